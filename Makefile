@@ -1,0 +1,49 @@
+# make demo | test | check | bench: each makes .venv on first use and reuses it until the requirements change.
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format bench clean
+
+# The first Python that is new enough; choose another with `make PYTHON=/path/to/python3 ...`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+    "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= ../shared/data
+ARGS ?=
+
+help:
+	@echo "make demo    fit 1021 cells from five batches, print the scores, draw the picture (scvi-demo/)"
+	@echo "make test    run the tests               (ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "make check   lint, formatting and types  (make format mends the formatting)"
+	@echo "make bench   quality and speed           (DATA=folder of the benchmark files)"
+
+demo: $(VENV)/plot.stamp
+	$(BIN)/scvi demo $(ARGS)
+
+test: $(VENV)/plot,test.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python benchmarks/train_step.py $(ARGS)
+	$(BIN)/python benchmarks/quality.py --data $(DATA) $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist scvi-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# A stamp is named after the extras it stands for.
+$(VENV)/%.stamp: $(VENV)/created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$*]"
+	@touch "$@"
+
+$(VENV)/created:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: say make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

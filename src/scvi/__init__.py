@@ -1,0 +1,56 @@
+"""Single-cell variational inference: probabilistic models of single-cell counts, fitted fast.
+
+>>> import scvi
+>>> scvi.SCVI.setup_anndata(adata, batch_key="batch")
+>>> model = scvi.SCVI(adata)
+>>> model.train()
+>>> adata.obsm["X_scVI"] = model.get_latent_representation()
+
+Everything but the settings is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from scvi._settings import set_seed, set_verbosity, settings
+
+if TYPE_CHECKING:
+    from scvi import dataset, demo, inference, model, models, plots, queries
+    from scvi.estimators import SCVI, LinearSCVI
+
+__version__ = "1.0.0.dev0"
+__author__ = "the scvi developers"
+
+__all__ = [
+    "SCVI",
+    "LinearSCVI",
+    "__version__",
+    "dataset",
+    "demo",
+    "inference",
+    "model",
+    "models",
+    "plots",
+    "queries",
+    "set_seed",
+    "set_verbosity",
+    "settings",
+]
+
+_ESTIMATORS = {"SCVI", "LinearSCVI"}
+_MODULES = {"dataset", "demo", "estimators", "inference", "kernels", "minibatch", "model", "models", "plots", "queries"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ESTIMATORS:
+        value = globals()[name] = getattr(import_module("scvi.estimators"), name)
+        return value
+    if name in _MODULES:
+        return import_module(f"scvi.{name}")
+    raise AttributeError(f"module 'scvi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

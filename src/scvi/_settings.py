@@ -1,0 +1,191 @@
+"""What holds for the whole session: logging, seed, threads, minibatch size, progress bars."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Literal, get_args
+
+ProgressBarStyle = Literal["tqdm", "none"]
+
+_LEVELS = {name: getattr(logging, name) for name in ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")}
+
+logger = logging.getLogger("scvi")
+logger.addHandler(logging.NullHandler())
+
+
+class DispatchingFormatter(logging.Formatter):
+    """Formats a record with the formatter of its logger, or of the nearest ancestor that has one.
+
+    Parameters
+    ----------
+    default_formatter
+        Used where no logger on the way to the root is named in `formatters`.
+    formatters
+        Formatters by logger name.
+    """
+
+    def __init__(
+        self, default_formatter: logging.Formatter, formatters: Mapping[str, logging.Formatter] | None = None
+    ) -> None:
+        super().__init__()
+        self._default_formatter = default_formatter
+        self._formatters = dict(formatters or {})
+
+    def format(self, record: logging.LogRecord) -> str:
+        name = record.name
+        while name and name not in self._formatters:
+            name = name.rpartition(".")[0]
+        return self._formatters.get(name, self._default_formatter).format(record)
+
+
+autotune_formatter = logging.Formatter(
+    "[%(asctime)s - %(processName)s - %(threadName)s] %(levelname)s - %(name)s\n%(message)s"
+)
+_formatter = DispatchingFormatter(
+    logging.Formatter("[%(asctime)s] %(levelname)s - %(name)s | %(message)s"),
+    {"scvi.inference.autotune": autotune_formatter},
+)
+
+
+class Settings:
+    """Session-wide defaults, the one object `scvi.settings`.
+
+    Attributes
+    ----------
+    seed
+        Seed of every fit and query that is given none; None (the default) means fresh entropy. Setting it also seeds
+        the global generators of torch and numpy and asks cuDNN for deterministic algorithms.
+    verbosity
+        Level of the logger "scvi", as a number. Setting it makes the messages visible on standard output.
+    num_threads
+        Number of CPU threads that torch and the kernels use.
+    batch_size
+        Cells in a minibatch where a method is given no `batch_size`; 128 unless changed.
+    progress_bar_style
+        'tqdm' (default) or 'none'.
+    """
+
+    def __init__(self) -> None:
+        self._seed: int | None = None
+        self._batch_size = 128
+        self._progress_bar_style: ProgressBarStyle = "tqdm"
+
+    @property
+    def seed(self) -> int | None:
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int | None) -> None:
+        if seed is not None:
+            seed = _integer("seed", seed, 0, 2**32 - 1)
+            _seed_generators(seed)
+        self._seed = seed
+
+    @property
+    def verbosity(self) -> int:
+        return logger.level
+
+    @verbosity.setter
+    def verbosity(self, level: int | str) -> None:
+        _show_messages(_level(level))
+
+    @property
+    def num_threads(self) -> int:
+        import torch
+
+        return torch.get_num_threads()
+
+    @num_threads.setter
+    def num_threads(self, num: int) -> None:
+        import torch
+
+        torch.set_num_threads(_integer("num_threads", num, 1, 2**15))
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int) -> None:
+        self._batch_size = _integer("batch_size", batch_size, 1, 2**31 - 1)
+
+    @property
+    def progress_bar_style(self) -> ProgressBarStyle:
+        return self._progress_bar_style
+
+    @progress_bar_style.setter
+    def progress_bar_style(self, style: ProgressBarStyle) -> None:
+        if style not in get_args(ProgressBarStyle):
+            raise ValueError(f"progress_bar_style={style!r} is not one of 'tqdm', 'none'")
+        self._progress_bar_style = style
+
+    def __repr__(self) -> str:
+        names = ("seed", "verbosity", "num_threads", "batch_size", "progress_bar_style")
+        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+settings = Settings()
+
+
+def set_verbosity(level: int | str) -> None:
+    """Shows the messages of this package from `level` on, on standard output.
+
+    Parameters
+    ----------
+    level
+        A level of `logging` as a number or by name: CRITICAL (50), ERROR (40), WARNING (30), INFO (20), DEBUG (10).
+    """
+    settings.verbosity = level  # type: ignore[assignment]
+
+
+def set_seed(seed: int = 0) -> None:
+    """Makes what follows repeatable; the same as ``scvi.settings.seed = seed``.
+
+    Parameters
+    ----------
+    seed
+        From 0 to 2**32 - 1. It seeds torch and numpy (not Python's `random`), and every fit and query that is given
+        no seed of its own starts from it.
+    """
+    settings.seed = seed
+
+
+def _seed_generators(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _show_messages(level: int) -> None:
+    logger.setLevel(level)
+    streams = [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)]
+    if streams:
+        for handler in streams:
+            handler.setLevel(level)
+        logger.info("Verbosity set to %s", logging.getLevelName(level))
+        return
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_formatter)
+    logger.addHandler(handler)
+    logger.propagate = False  # a handler of the root logger would print every message a second time
+
+
+def _level(level: int | str) -> int:
+    if isinstance(level, str) and level.upper() in _LEVELS:
+        return _LEVELS[level.upper()]
+    if isinstance(level, Integral) and not isinstance(level, bool) and level >= 0:
+        return int(level)
+    raise ValueError(f"verbosity {level!r} is neither a number from 0 on nor one of {', '.join(map(repr, _LEVELS))}")
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r} is not an integer from {low} to {high}")
+    return int(value)

@@ -1,0 +1,204 @@
+"""What is refused before any training time is spent, and how it is said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvi.dataset.counts import Counts, blocks, row_sums
+from scvi.kernels import find_bad_count
+
+__all__ = [
+    "category_names",
+    "checked_counts",
+    "checked_keys",
+    "codes_of",
+    "named",
+    "nearest",
+    "numbers",
+    "obs_column",
+    "refuse_repeated_genes",
+    "warn_of_empty_cells",
+]
+
+
+def named(names: Iterable[Any], limit: int = 5) -> str:
+    """The first names, quoted; how many more there are."""
+    names = list(names)
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def nearest(name: Any, known: Iterable[Any]) -> str:
+    """'; did you mean ...?', or '; there are ...' where nothing is near."""
+    known = [str(entry) for entry in known]
+    lowered = {entry.lower(): entry for entry in reversed(known)}
+    close = get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {lowered[close[0]]!r}?"
+    return f"; there are {named(known, 10)}" if known else "; there are none"
+
+
+def checked_keys(argument: str, keys: Sequence[str] | None) -> tuple[str, ...]:
+    """A list of columns as a tuple; a single string, which would be read letter by letter, is refused."""
+    if keys is None:
+        return ()
+    if isinstance(keys, str):
+        raise ValueError(f"{argument}={keys!r} is a string; pass a list: [{keys!r}]")
+    keys = tuple(keys)
+    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ValueError(f"{argument} names {named(repeated)} more than once")
+    return keys
+
+
+def obs_column(adata: AnnData, argument: str, key: str) -> pd.Series:
+    """A column of ``adata.obs``, or an error that suggests the nearest one."""
+    if key not in adata.obs:
+        raise ValueError(f"{argument}={key!r} is not a column of adata.obs{nearest(key, adata.obs.columns)}")
+    column = adata.obs[key]
+    if isinstance(column, pd.DataFrame):
+        raise ValueError(f"{argument}={key!r}: adata.obs has {column.shape[1]} columns of that name; rename them")
+    return column
+
+
+def category_names(column: pd.Series, argument: str) -> tuple[str, ...]:
+    """The categories that occur, as strings: in their own order, or sorted where the column has none."""
+    _refuse_missing(column, argument)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        values = column.cat.remove_unused_categories().cat.categories.tolist()
+    else:
+        values = column.unique().tolist()
+        try:
+            values = sorted(values)
+        except TypeError:  # numbers among strings
+            values = sorted(values, key=str)
+    return tuple(dict.fromkeys(str(value) for value in values))
+
+
+def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarray:
+    """(n,) int64 positions of the values in `names`; a value that is not there is refused by name."""
+    _refuse_missing(column, argument)
+    codes, values = pd.factorize(column)  # one look-up per category, not per cell
+    position = {name: code for code, name in enumerate(names)}
+    code_of_value = np.array([position.get(str(value), -1) for value in values], dtype=np.int64)
+    if (code_of_value < 0).any():
+        unknown = [str(value) for value, code in zip(values, code_of_value, strict=True) if code < 0]
+        cells = int((code_of_value[codes] < 0).sum())
+        raise ValueError(
+            f"{argument}={column.name!r}: {named(unknown)} ({cells} cells) unknown to the model"
+            f"{nearest(unknown[0], names)} It was set up with {named(names, 10)}"
+        )
+    return code_of_value[codes]
+
+
+def numbers(column: pd.Series, argument: str, positive: bool = False) -> np.ndarray:
+    """(n,) float32 finite numbers, above zero if `positive`."""
+    if not (pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)):
+        remedy = "convert it with pandas.to_numeric"
+        if not positive:
+            remedy += ", or name it in categorical_covariate_keys"
+        raise ValueError(f"{argument}: adata.obs[{column.name!r}] holds {column.dtype} values, not numbers; {remedy}")
+    with np.errstate(over="ignore"):
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
+    bad = ~np.isfinite(values) | (values <= 0 if positive else False)
+    if bad.any():
+        first = int(np.argmax(bad))
+        wanted = "positive and finite" if positive else "finite"
+        raise ValueError(
+            f"{argument}: adata.obs[{column.name!r}] must be {wanted}; it is {column.iloc[first]} in cell "
+            f"{str(column.index[first])!r} ({int(bad.sum())} such cells): correct or drop them"
+        )
+    return values
+
+
+def refuse_repeated_genes(names: pd.Index) -> None:
+    """Genes are told apart by name, so that no name may occur twice."""
+    if not names.is_unique:
+        repeated = names[names.duplicated()].unique()
+        raise ValueError(
+            f"adata.var_names has {len(repeated)} names that occur more than once: {named(repeated)}. "
+            "Call adata.var_names_make_unique() first"
+        )
+
+
+def checked_counts(
+    counts: Counts, name: str, cells: pd.Index, genes: pd.Index, read: np.ndarray | None, layers: Sequence[str]
+) -> np.ndarray:
+    """Looks at every stored value once and returns the cells' totals.
+
+    Parameters
+    ----------
+    counts
+        (n, stored genes).
+    name, cells, genes, layers
+        What the user calls the counts, the cells, the stored genes and the layers, for the message.
+    read
+        (stored genes,) 1 for genes that count towards the totals, 0 for others; None is all of them.
+
+    Returns
+    -------
+    (n,) float64
+
+    Raises
+    ------
+    ValueError
+        If a value is negative, not finite or not an integer.
+    """
+    totals = np.empty(counts.shape[0])
+    for start, block in blocks(counts):
+        values = block.data if sp.issparse(block) else block.reshape(-1)
+        bad = find_bad_count(values)
+        if bad is not None:
+            position, reason = bad
+            if sp.issparse(block):
+                row = int(np.searchsorted(block.indptr, position, side="right")) - 1
+                column = int(block.indices[position])
+            else:
+                row, column = divmod(position, block.shape[1])
+            raise ValueError(
+                f"{name} holds a {reason} value: {values[position]} in cell {str(cells[start + row])!r}, gene "
+                f"{str(genes[column])!r}. The model needs raw counts (non-negative integers), not normalised, "
+                f"log-transformed or scaled values: {_where_counts_may_be(name, layers)}"
+            )
+        totals[start : start + block.shape[0]] = row_sums(block, read)
+    return totals
+
+
+def warn_of_empty_cells(totals: np.ndarray, cells: pd.Index) -> None:
+    """One warning that counts the cells without any count and names some; an error if all are empty."""
+    empty = np.flatnonzero(totals == 0)
+    if len(empty) == 0:
+        return
+    if len(empty) == len(totals):
+        which = "the only cell has" if len(totals) == 1 else f"all {len(totals)} cells have"
+        raise ValueError(f"{which} no count in the genes that the model reads; check the counts and the genes")
+    warnings.warn(
+        f"{len(empty)} of {len(totals)} cells have no count in the genes that the model reads ({named(cells[empty])}); "
+        "they are kept, but say nothing: consider dropping them",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _where_counts_may_be(name: str, layers: Sequence[str]) -> str:
+    others = [layer for layer in layers if f"[{layer!r}]" not in name]
+    if others:
+        return f"if a layer holds them, pass layer='...' (there are {named(others)})"
+    return "keep them in adata.layers['counts'] before normalising, and pass layer='counts'"
+
+
+def _refuse_missing(column: pd.Series, argument: str) -> None:
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"{argument}: adata.obs[{column.name!r}] is missing (NaN) in {int(missing.sum())} cells: "
+            f"{named(column.index[missing])}. Drop these cells or give them a category of their own"
+        )

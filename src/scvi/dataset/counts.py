@@ -1,0 +1,167 @@
+"""Count matrices as they are stored, in memory or in an open .h5ad: read by rows, never densified whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+import scipy.sparse as sp
+from anndata.abc import CSCDataset, CSRDataset
+
+__all__ = ["Counts", "Rows", "as_rows", "blocks", "counts_hash", "gene_sums", "row_sums", "take"]
+
+logger = logging.getLogger(__name__)
+
+Rows: TypeAlias = sp.csr_matrix | sp.csr_array | np.ndarray
+"""Some cells in memory."""
+Counts: TypeAlias = Rows | CSRDataset | h5py.Dataset
+"""All cells, in memory or on disk."""
+
+_BLOCK_VALUES = 2**24  # cells x genes of a block: at most 64 MiB where a file holds dense float32
+_FIXED_POINT = 2**16  # resolution of counts_hash for values that are not integers
+
+
+def as_rows(counts: Any, name: str) -> Counts:
+    """The same counts in a layout that is read by rows.
+
+    Nothing is copied unless the layout forces it: counts stored by gene (CSC) become CSR, once, in memory.
+
+    Parameters
+    ----------
+    counts
+        (n, g) numpy array, scipy sparse matrix or array, or what anndata gives for an open .h5ad.
+    name
+        What the user calls them, for messages.
+
+    Raises
+    ------
+    TypeError
+        For anything else, and for values that are not numbers.
+    """
+    if isinstance(counts, CSCDataset):
+        logger.info("%s is stored by gene (CSC): reading it into memory, by cell. Write it as CSR to leave it on disk", name)
+        counts = counts.to_memory()
+    if not (sp.issparse(counts) or isinstance(counts, (np.ndarray, CSRDataset, h5py.Dataset))):
+        kind = f"{type(counts).__module__}.{type(counts).__qualname__}"
+        raise TypeError(
+            f"{name} is a {kind}; pass a numpy array, a scipy sparse matrix, or an AnnData opened with backed='r' "
+            "(a lazy array is read into memory with .compute(), an AnnData with .to_memory())"
+        )
+    if counts.dtype.kind not in "biuf":
+        raise TypeError(f"{name} holds {counts.dtype} values; pass counts as integers or floats")
+    if len(counts.shape) != 2:
+        raise ValueError(f"{name} has {len(counts.shape)} dimensions; counts have two, cells x genes")
+    return counts if isinstance(counts, (CSRDataset, h5py.Dataset)) else _plain(counts)
+
+
+def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
+    """Pairs of the first row and the rows of a block, from the first cell to the last; views where counts are in memory."""
+    n, g = counts.shape
+    step = max(1, _BLOCK_VALUES // max(g, 1))
+    for start in range(0, n, step):
+        yield start, _plain(counts[start : start + step])
+
+
+def take(counts: Counts, rows: np.ndarray) -> Rows:
+    """The given rows in the given order; rows may repeat.
+
+    A file is read in the order of the file and put into the order wanted afterwards.
+    """
+    if isinstance(counts, (CSRDataset, h5py.Dataset)):
+        wanted, order = np.unique(rows, return_inverse=True)
+        if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted):
+            stored = counts[int(wanted[0]) : int(wanted[-1]) + 1]
+        else:
+            stored = counts[wanted]
+        return _plain(stored)[order]
+    return counts[rows]
+
+
+def row_sums(rows: Rows, read: np.ndarray | None = None) -> np.ndarray:
+    """(n,) float64 totals; with `read` (stored genes,) of 0 and 1, over the genes that are read."""
+    weights = np.ones(rows.shape[1]) if read is None else read
+    return np.asarray(rows @ weights, dtype=np.float64)
+
+
+def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and sums of squares of each stored gene, float64."""
+    if isinstance(rows, np.ndarray):
+        values = rows.astype(np.float64)
+        return values.sum(axis=0), np.einsum("ng,ng->g", values, values)
+    rows = _without_repeats(rows)
+    values, g = rows.data.astype(np.float64), rows.shape[1]
+    return np.bincount(rows.indices, values, minlength=g), np.bincount(rows.indices, values**2, minlength=g)
+
+
+def counts_hash(counts: Any) -> int:
+    """A 64-bit hash of the values and their places, the same for every layout, dtype and order of storage.
+
+    It is linear in the counts (a sum of value x random row weight x random column weight, modulo 2**64), so zeros
+    that are stored, repeated entries and unsorted indices do not change it.
+    """
+    n, g = counts.shape
+    rows, columns = _weights(n, 1), _weights(g, 2)
+    total = np.zeros(1, dtype=np.uint64)
+    if isinstance(counts, CSCDataset) or (sp.issparse(counts) and counts.format == "csc"):
+        step = max(1, _BLOCK_VALUES // max(n, 1))
+        for start in range(0, g, step):
+            block = sp.csc_matrix(counts[:, start : start + step])
+            total += (rows * (_fixed_point(block) @ columns[start : start + step])).sum()
+    else:
+        for start, block in blocks(as_rows(counts, "the matrix")):
+            total += (rows[start : start + block.shape[0]] * (_fixed_point(block) @ columns)).sum()
+    return int(total[0])
+
+
+def _plain(counts: Any) -> Rows:
+    """Base classes (not anndata's views) and number types that compiled code reads; shares memory where it can."""
+    if not sp.issparse(counts):
+        return _readable(np.asarray(counts))
+    counts = counts.tocsr()
+    kind = sp.csr_array if isinstance(counts, sp.sparray) else sp.csr_matrix
+    data = _readable(np.asarray(counts.data))
+    if type(counts) is kind and data is counts.data:
+        return counts
+    return kind((data, np.asarray(counts.indices), np.asarray(counts.indptr)), shape=counts.shape)
+
+
+def _readable(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "b":
+        return values.view(np.uint8)
+    if values.dtype.kind == "f" and values.dtype.itemsize not in (4, 8):
+        return values.astype(np.float32 if values.dtype.itemsize == 2 else np.float64)
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+
+def _without_repeats(rows: sp.csr_matrix | sp.csr_array) -> sp.csr_matrix | sp.csr_array:
+    if rows.has_canonical_format:
+        return rows
+    rows = rows.copy()  # the summing works in place, on arrays that may be the user's
+    rows.sum_duplicates()
+    return rows
+
+
+def _fixed_point(block: Any) -> Any:
+    """The block in integers modulo 2**64, `_FIXED_POINT` to the unit."""
+    values = block.data if sp.issparse(block) else block
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no count may be anything here
+            fixed = (values.astype(np.float64) * _FIXED_POINT).astype(np.int64)
+    else:
+        fixed = values.astype(np.int64) * _FIXED_POINT
+    fixed = fixed.view(np.uint64)
+    if not sp.issparse(block):
+        return fixed
+    kind = sp.csc_matrix if block.format == "csc" else sp.csr_matrix
+    return kind((fixed, block.indices, block.indptr), shape=block.shape)
+
+
+def _weights(length: int, stream: int) -> np.ndarray:
+    """Fixed random odd numbers (splitmix64, Steele et al. 2014)."""
+    z = (np.arange(1, length + 1, dtype=np.uint64) + np.uint64(stream << 40)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))) | np.uint64(1)

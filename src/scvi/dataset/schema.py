@@ -1,0 +1,145 @@
+"""What a model reads from an AnnData, and how it is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+__all__ = ["Schema"]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The declaration that a model keeps: where its inputs are, and what every code means.
+
+    It holds plain values only, so that it can be written as JSON and read back without loss.
+
+    Attributes
+    ----------
+    layer
+        Key of ``adata.layers`` with the counts; None is ``adata.X``.
+    batch_key, labels_key, size_factor_key
+        Columns of ``adata.obs``; None where there is none.
+    categorical_covariate_keys, continuous_covariate_keys
+        Further columns of ``adata.obs``.
+    mask_var
+        Column of ``adata.var`` that chose the genes, if they were chosen that way.
+    genes
+        Names of the genes the model reads, in the model's order.
+    categories
+        Category names for each categorical column, in the order of their codes; only categories that occur.
+    library_prior
+        Mean and variance of the log total counts, one pair for each batch code.
+    size_factor_scale
+        Size factors are relative; times this number their mean is the mean total count.
+    """
+
+    layer: str | None = None
+    batch_key: str | None = None
+    labels_key: str | None = None
+    size_factor_key: str | None = None
+    categorical_covariate_keys: tuple[str, ...] = ()
+    continuous_covariate_keys: tuple[str, ...] = ()
+    mask_var: str | None = None
+    genes: tuple[str, ...] = ()
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    library_prior: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    size_factor_scale: float = 1.0
+
+    @property
+    def n_genes(self) -> int:
+        return len(self.genes)
+
+    @property
+    def batch_names(self) -> tuple[str, ...]:
+        """Names of the experimental batches in code order; ("0",) without a batch key."""
+        return self._names(self.batch_key)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels in code order; ("0",) without a labels key."""
+        return self._names(self.labels_key)
+
+    @property
+    def n_batch(self) -> int:
+        return len(self.batch_names)
+
+    @property
+    def n_labels(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def n_continuous(self) -> int:
+        return len(self.continuous_covariate_keys)
+
+    @property
+    def n_cats_per_cov(self) -> tuple[int, ...]:
+        return tuple(len(self._names(key)) for key in self.categorical_covariate_keys)
+
+    @property
+    def counts_name(self) -> str:
+        """The counts as a user writes them: ``adata.X`` or ``adata.layers['...']``."""
+        return "adata.X" if self.layer is None else f"adata.layers[{self.layer!r}]"
+
+    @property
+    def category_keys(self) -> tuple[str, ...]:
+        """The categorical columns, each once."""
+        keys = (self.batch_key, self.labels_key, *self.categorical_covariate_keys)
+        return tuple(dict.fromkeys(key for key in keys if key is not None))
+
+    def _names(self, key: str | None) -> tuple[str, ...]:
+        return ("0",) if key is None else self.categories[key]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["categories"] = {key: list(names) for key, names in values["categories"].items()}
+        values["library_prior"] = [list(pair) for pair in self.library_prior]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Schema:
+        """The inverse of :meth:`to_json`.
+
+        Raises
+        ------
+        ValueError
+            If an entry is missing, unknown or of the wrong type.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a schema is a mapping, not {type(values).__name__}")
+        names = {entry.name for entry in fields(cls)}
+        if set(values) != names:
+            wrong = sorted(set(values) ^ names)
+            raise ValueError(f"not a schema of this version of scvi: missing or unknown entries {wrong}")
+        try:
+            schema = cls(
+                **{name: _optional_text(name, values[name]) for name in _OPTIONAL_TEXTS},
+                **{name: _texts(name, values[name]) for name in _TEXT_LISTS},
+                categories={str(key): _texts(key, names) for key, names in dict(values["categories"]).items()},
+                library_prior=tuple((float(mean), float(var)) for mean, var in values["library_prior"]),
+                size_factor_scale=float(values["size_factor_scale"]),
+            )
+        except TypeError as error:
+            raise ValueError(f"not a schema: {error}") from error
+        lost = [key for key in schema.category_keys if not schema.categories.get(key)]
+        if lost or len(schema.library_prior) != schema.n_batch:
+            raise ValueError(f"not a schema: no categories for {lost}, or not one library prior for each batch")
+        return schema
+
+
+_OPTIONAL_TEXTS = ("layer", "batch_key", "labels_key", "size_factor_key", "mask_var")
+_TEXT_LISTS = ("categorical_covariate_keys", "continuous_covariate_keys", "genes")
+
+
+def _optional_text(name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"not a schema: {name} is {value!r}, not a string or null")
+    return value
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"not a schema: {name} is not a list of strings")
+    return tuple(values)

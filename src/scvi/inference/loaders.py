@@ -1,0 +1,79 @@
+"""How cells are split, and how minibatches follow one another in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from scvi.inference.posterior import Posterior
+
+
+def fold_tail(posterior: Posterior) -> Iterator[Sequence[Tensor]]:
+    """The minibatches of a posterior, the last joined to the one before if it is one cell or shorter than half.
+
+    So no step of training sees a single cell, from which batch norm cannot learn, and no cell is left out.
+    """
+    batch_size = posterior.data_loader.batch_size or 0
+    held: Sequence[Tensor] | None = None
+    for tensors in posterior:
+        n = len(tensors[0])
+        if held is None:
+            held = tensors
+        elif n == 1 or 2 * n < batch_size:
+            held = [torch.cat(pair) for pair in zip(held, tensors, strict=True)]
+        else:
+            yield held
+            held = tensors
+    if held is not None:
+        yield held
+
+
+def endless(posterior: Posterior) -> Iterator[Sequence[Tensor]]:
+    """Pass after pass over the minibatches of a posterior, in a new order if its order is random."""
+    while True:
+        yield from fold_tail(posterior)
+
+
+def split_sizes(n_cells: int, train_size: float | None, test_size: float | None) -> tuple[int, int]:
+    """Numbers of training and of test cells.
+
+    A float is a share of the cells (rounded down for training, up for test), an integer a number of cells, None what
+    the other leaves. ``train_size=1.0`` takes all cells whatever `test_size` is.
+    """
+    try:
+        n_train = _count(n_cells, train_size, math.floor)
+        n_test = _count(n_cells, test_size, math.ceil)
+        if n_train is None and n_test is None:
+            raise ValueError("both are None")
+        if n_test is None:
+            n_test = n_cells - n_train
+        elif n_train is None:
+            n_train = n_cells - n_test
+        if n_train < 1:
+            raise ValueError(f"no cell of {n_cells} is left for training")
+        if n_train + n_test > n_cells:
+            raise ValueError(f"{n_train} + {n_test} cells were asked for, the data set has {n_cells}")
+    except ValueError as error:
+        if train_size == 1.0:
+            return n_cells, 0
+        raise ValueError(
+            f"Choice of train_size={train_size!r} and test_size={test_size!r} not understood: {error}. Each is a share "
+            "between 0 and 1 (a float), a number of cells (an int) or None; train_size=1.0 takes all cells"
+        ) from None
+    return n_train, n_test
+
+
+def _count(n_cells: int, size: float | None, rounded: Callable[[float], int]) -> int | None:
+    if size is None:
+        return None
+    if isinstance(size, Integral) and 0 < size < n_cells:
+        return int(size)
+    if not isinstance(size, Integral) and 0 < size < 1:
+        return rounded(size * n_cells)
+    raise ValueError(f"{size!r} is out of range for {n_cells} cells")

@@ -1,0 +1,367 @@
+"""A subset of the cells of a data set, seen through a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
+
+from scvi import queries
+from scvi.inference import posterior_utils
+from scvi.minibatch import Minibatch
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+
+    from scvi.dataset import GeneExpressionDataset
+
+__all__ = ["Posterior", "SequentialSubsetSampler"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Self = TypeVar("Self", bound="Posterior")
+
+
+def metric(mode: Literal["min", "max"]) -> Callable[[Method], Method]:
+    """Marks a method of a posterior as one to monitor: are low ('min') or high ('max') values good?"""
+
+    def mark(method: Method) -> Method:
+        method.mode = mode  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+class SequentialSubsetSampler(SubsetRandomSampler):
+    """Yields the indices in the order in which they were given."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+class Posterior:
+    """Cells of a data set as minibatches, and what a model says of them.
+
+    .. warning::
+       **The order of the cells is random**, and another one in every pass, when `indices` are given, even for
+       ``indices=np.arange(n)``. Call `sequential` first wherever the result must line up with the data set::
+
+           latent, batches, labels = posterior.sequential().get_latent()
+
+       Without `indices` the order is that of the data set, or random with `shuffle`.
+
+    Iterating yields lists of tensors on the device of the model: counts (n, g), mean and variance of the log library
+    size in the cell's batch (n, 1), batch codes (n, 1), label codes (n, 1).
+
+    Parameters
+    ----------
+    model
+        The fitted network.
+    gene_dataset
+        The data.
+    shuffle
+        Visit all cells in random order; not together with `indices`.
+    indices
+        Positions of the cells, or a boolean mask over all cells; None for all cells.
+    use_cuda
+        Pin memory for a GPU if there is one. Minibatches go to wherever the model is.
+    data_loader_kwargs
+        Arguments of `torch.utils.data.DataLoader`; ``batch_size`` is 128 unless given.
+
+    Attributes
+    ----------
+    to_monitor
+        Names of metrics that a trainer computes on this posterior beside its own.
+    data_loader
+        The torch DataLoader behind the iteration.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        gene_dataset: GeneExpressionDataset,
+        shuffle: bool = False,
+        indices: npt.ArrayLike | None = None,
+        use_cuda: bool = True,
+        data_loader_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if indices is not None and shuffle:
+            raise ValueError("indices is mutually exclusive with shuffle: pass one of them")
+        self.model = model
+        self.gene_dataset = gene_dataset
+        self.use_cuda = use_cuda and torch.cuda.is_available()
+        self.to_monitor: list[str] = []
+        sampler: Sampler[int]
+        if indices is not None:
+            sampler = SubsetRandomSampler(_positions(indices, len(gene_dataset)))
+        else:
+            sampler = RandomSampler(gene_dataset) if shuffle else SequentialSampler(gene_dataset)
+        self.data_loader_kwargs: dict[str, Any] = {"batch_size": 128, **(data_loader_kwargs or {})}
+        self.data_loader = self._loader(sampler, _Collate(gene_dataset))
+        self.original_indices = self.indices
+
+    # Cells --------------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        return (self.to_cuda(tensors) for tensors in self.data_loader)
+
+    def minibatches(self) -> Iterator[Minibatch]:
+        """The same cells in the same order as `Minibatch` records."""
+        return (Minibatch.from_tensors(tensors) for tensors in self)
+
+    def to_cuda(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Moves tensors to the device of the model."""
+        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        return [tensor.to(device, non_blocking=self.use_cuda) for tensor in tensors]
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """Positions of the cells in the data set, (n,), in the order given (not that of the iteration)."""
+        if isinstance(self.data_loader.sampler, SubsetRandomSampler):
+            return np.asarray(self.data_loader.sampler.indices)
+        return np.arange(len(self.gene_dataset))
+
+    @property
+    def nb_cells(self) -> int:
+        """Number of cells."""
+        return len(self.indices)
+
+    @property
+    def posterior_type(self) -> str:
+        """Name of the class."""
+        return type(self).__name__
+
+    def update(self: Self, data_loader_kwargs: Mapping[str, Any]) -> Self:
+        """The same cells with other arguments of the DataLoader; ``sampler`` and ``collate_fn`` may be among them."""
+        options = dict(data_loader_kwargs)
+        sampler = options.pop("sampler", self.data_loader.sampler)
+        collate = options.pop("collate_fn", self.data_loader.collate_fn)
+        posterior = copy(self)
+        posterior.data_loader_kwargs = self.data_loader_kwargs | options
+        posterior.data_loader = posterior._loader(sampler, collate)
+        return posterior
+
+    def sequential(self: Self, batch_size: int | None = None) -> Self:
+        """The same cells in the order of `indices`, so that results line up with the data set.
+
+        `batch_size` is that of this posterior unless given.
+        """
+        options = {} if batch_size is None else {"batch_size": batch_size}
+        return self.update({"sampler": SequentialSubsetSampler(self.indices), **options})  # type: ignore[arg-type]
+
+    def corrupted(self: Self) -> Self:
+        """The same cells with the corrupted counts, see `GeneExpressionDataset.corrupt`."""
+        return self.update({"collate_fn": _Collate(self.gene_dataset, corrupted=True)})
+
+    def uncorrupted(self: Self) -> Self:
+        """The same cells with the true counts."""
+        return self.update({"collate_fn": _Collate(self.gene_dataset)})
+
+    def update_sampler_indices(self, idx: npt.ArrayLike) -> None:
+        """Visits the cells `idx` (positions, duplicates allowed) in random order from now on, in place.
+
+        Everything that depends on the cells is in `data_loader`: to undo this, put the former loader back.
+        """
+        self.data_loader = self._loader(
+            SubsetRandomSampler(_positions(idx, len(self.gene_dataset))), self.data_loader.collate_fn
+        )
+
+    def raw_data(self) -> tuple[Any, npt.NDArray[np.uint16]]:
+        """Counts (n, g), in the layout of the data set, and label codes (n,), in the order of `indices`."""
+        return self.gene_dataset.X[self.indices], self.gene_dataset.labels[self.indices].ravel()
+
+    # Scores -------------------------------------------------------------------------------------------------------
+
+    @metric("min")
+    def elbo(self) -> float:
+        """Negative evidence lower bound, mean over cells, in nats; lower is better."""
+        return -float(queries.elbo(self.model, self.minibatches()).mean())
+
+    @metric("min")
+    def reconstruction_error(self) -> float:
+        """Negative log-likelihood of the counts given a draw of the latent variables, mean over cells, in nats."""
+        return -float(queries.reconstruction(self.model, self.minibatches()).mean())
+
+    @metric("min")
+    def marginal_ll(self, n_mc_samples: int = 1000) -> float:
+        """Negative log-likelihood of the counts by importance sampling, mean over cells, in nats.
+
+        Parameters
+        ----------
+        n_mc_samples
+            Draws from the variational posterior for each cell: the more, the tighter the bound.
+        """
+        return -float(queries.marginal(self.model, self.minibatches(), n_mc_samples=n_mc_samples).mean())
+
+    @metric("max")
+    def entropy_batch_mixing(self, **kwargs: Any) -> float | None:
+        """Entropy of the batch among neighbours in the latent space, ln 2 when mixed; None unless there are 2 batches.
+
+        `kwargs` go to `scvi.inference.posterior_utils.entropy_batch_mixing`.
+        """
+        if self.gene_dataset.n_batches != 2:
+            return None
+        latent, batch_indices, _ = self.get_latent()
+        return posterior_utils.entropy_batch_mixing(latent, batch_indices.ravel(), **kwargs)
+
+    # Latent space and expression ----------------------------------------------------------------------------------
+
+    def get_latent(
+        self, give_mean: bool = True
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where the model places each cell.
+
+        Parameters
+        ----------
+        give_mean
+            Mean of the variational posterior; otherwise one draw.
+
+        Returns
+        -------
+        latent (n, d), batch codes (n, 1), label codes (n,); in the order of the iteration, see the class.
+        """
+        seen: list[Minibatch] = []
+
+        def remembered() -> Iterator[Minibatch]:
+            for minibatch in self.minibatches():
+                seen.append(Minibatch(minibatch.x[:, :0], minibatch.batch, minibatch.labels))
+                yield minibatch
+
+        latent = queries.latent(self.model, remembered(), give_mean=give_mean)
+        batch_indices = torch.cat([minibatch.batch for minibatch in seen]).cpu().numpy()
+        labels = torch.cat([minibatch.labels for minibatch in seen]).cpu().numpy()
+        return latent, batch_indices, labels.ravel()
+
+    def get_stats(self) -> npt.NDArray[np.float32]:
+        """One draw of the log library size of each cell, (n,), in the order of `indices`."""
+        return queries.library(self.model, self.sequential().minibatches(), give_mean=False).ravel()
+
+    def get_sample_scale(
+        self,
+        transform_batch: int | None = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float = 1,
+        return_df: bool | None = None,
+        n_samples: int = 1,
+        return_mean: bool = True,
+    ) -> npt.NDArray[np.float32] | pd.DataFrame:
+        """Normalised expression: the share of each gene in a cell's counts, as the model explains them.
+
+        Parameters
+        ----------
+        transform_batch
+            Decode every cell as if it came from this batch; None for its own.
+        gene_list
+            Names of genes; None for all. Columns come in the order of the data set.
+        library_size
+            Total count to which the shares are scaled.
+        return_df
+            A DataFrame with gene names as columns; None for one when `gene_list` selects more than one gene.
+        n_samples
+            Draws from the variational posterior of each cell.
+        return_mean
+            Average the draws.
+
+        Returns
+        -------
+        (n, g), or (s, n, g) for s > 1 draws that are not averaged; in the order of the iteration, see the class.
+        """
+        all_draws = n_samples > 1 and not return_mean
+        if all_draws and return_df:
+            raise ValueError("return_df=True needs return_mean=True: a table has no axis for the draws")
+        genes = None if gene_list is None else self._gene_positions(gene_list)
+        scale = queries.normalized(
+            self.model,
+            self.minibatches(),
+            transform_batch=transform_batch,
+            genes=genes,
+            library_size=library_size,
+            n_samples=n_samples,
+            return_mean=return_mean,
+        )
+        as_table = genes is not None and len(genes) > 1 and not all_draws if return_df is None else return_df
+        if not as_table:
+            return scale
+        import pandas as pd
+
+        return pd.DataFrame(scale, columns=self.gene_dataset.gene_names[slice(None) if genes is None else genes])
+
+    def imputation(
+        self, n_samples: int = 1, transform_batch: int | Sequence[int] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Expected counts of each gene in each cell, given draws of its latent variables.
+
+        Parameters
+        ----------
+        n_samples
+            Draws from the variational posterior of each cell.
+        transform_batch
+            Decode every cell as if it came from this batch, or the average over several; None for its own.
+
+        Returns
+        -------
+        (n, g), or (s, n, g) for s > 1 draws; in the order of the iteration, see the class.
+        """
+        return queries.rate(self.model, self.minibatches(), n_samples=n_samples, transform_batch=transform_batch)
+
+    # Files --------------------------------------------------------------------------------------------------------
+
+    def save_posterior(self, dir_path: str | Path) -> None:
+        """Writes data, weights and cells to a new directory, from which `load_posterior` makes this posterior again.
+
+        The directory appears only when complete. Nothing in it is code: h5ad, safetensors and JSON.
+
+        Raises
+        ------
+        ValueError
+            If the directory exists.
+        """
+        posterior_utils.write_posterior(self, Path(dir_path))
+
+    def _gene_positions(self, gene_list: Sequence[str]) -> npt.NDArray[np.int64]:
+        unknown = sorted(set(gene_list).difference(self.gene_dataset.gene_names))
+        if unknown:
+            raise ValueError(
+                f"gene_list has {len(unknown)} unknown genes, such as {', '.join(map(repr, unknown[:5]))}: "
+                "pass names from gene_dataset.gene_names"
+            )
+        return np.flatnonzero(np.isin(self.gene_dataset.gene_names, list(gene_list)))
+
+    def _loader(self, sampler: Sampler[int], collate: Callable[[list[int]], list[Tensor]]) -> DataLoader[int]:
+        options = dict(self.data_loader_kwargs)
+        # torch warns of pinned memory without a GPU
+        options["pin_memory"] = bool(options.get("pin_memory")) and torch.cuda.is_available()
+        return DataLoader(self.gene_dataset, sampler=sampler, collate_fn=collate, **options)
+
+
+class _Collate:
+    """Turns positions of cells into their tensors; a class, so that loaders can be pickled."""
+
+    def __init__(self, gene_dataset: GeneExpressionDataset, corrupted: bool = False) -> None:
+        self.cells = gene_dataset.cell_data(corrupted=corrupted)
+
+    def __call__(self, positions: list[int]) -> list[Tensor]:
+        return self.cells.minibatch(np.asarray(positions, dtype=np.int64)).tensors()
+
+
+def _positions(indices: npt.ArrayLike, n_cells: int) -> npt.NDArray[np.int64]:
+    """Positions of cells from positions or a boolean mask."""
+    values = np.asarray(indices).ravel()
+    if values.dtype == bool:
+        if len(values) != n_cells:
+            raise ValueError(f"the mask of indices has {len(values)} values, the data set {n_cells} cells")
+        return np.flatnonzero(values)
+    if values.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"indices are of type {values.dtype}: pass integer positions or a boolean mask")
+    outside = values[(values < 0) | (values >= n_cells)]
+    if outside.size:
+        raise IndexError(f"indices has {outside.size} positions outside 0 to {n_cells - 1}, such as {outside[0]}")
+    return values.astype(np.int64)

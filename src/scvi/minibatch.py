@@ -1,0 +1,50 @@
+"""The one record that crosses from the data to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Minibatch"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Minibatch:
+    """Cells drawn for one step: n cells, g genes.
+
+    Codes are integer columns, never one-hot; what a data set does not have is None.
+    """
+
+    x: Tensor  # (n, g) float32 counts
+    batch: Tensor  # (n, 1) int64 codes of the experimental batch
+    labels: Tensor  # (n, 1) int64 codes of the cell type
+    l_mean: Tensor | None = None  # (n, 1) prior mean of the log library size
+    l_var: Tensor | None = None  # (n, 1) its variance
+    log_size: Tensor | None = None  # (n, 1) log of a given size factor; None: the cell's total is the size
+    continuous: Tensor | None = None  # (n, c) continuous covariates
+    categorical: Tensor | None = None  # (n, m) int64 codes, a column for each categorical covariate
+    indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def to(self, device: torch.device | str) -> Minibatch:
+        """The same minibatch on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in moved.items() if value is not None})
+
+    def tensors(self) -> list[Tensor]:
+        """The five tensors that the 2020 trainers and posteriors pass around."""
+        missing = [name for name in ("l_mean", "l_var") if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"this minibatch has no {' and no '.join(missing)}: its data set has no library-size prior")
+        return [self.x, self.l_mean, self.l_var, self.batch, self.labels]  # type: ignore[list-item]
+
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[Tensor]) -> Minibatch:
+        """The inverse of :meth:`tensors`; further tensors (a model's own) are left out."""
+        x, l_mean, l_var, batch, labels = tensors[:5]
+        return cls(x=x, batch=batch, labels=labels, l_mean=l_mean, l_var=l_var)

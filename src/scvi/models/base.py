@@ -1,0 +1,81 @@
+"""What every model has in common: a loss made of named terms, and draws from Gaussians."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from scvi.minibatch import Minibatch
+
+__all__ = ["Elbo", "Model", "draw", "standard_normal_kl"]
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """The terms of a negative evidence lower bound; each tensor is (n,), in nats per cell.
+
+    Attributes
+    ----------
+    reconstruction
+        Negative expected log-likelihoods, by modality.
+    kl
+        Kullback-Leibler divergences of the cells' latent variables, by variable.
+    annealed
+        The keys of `kl` that are multiplied by the warm-up weight in training.
+    global_kl
+        Divergence of variables that all cells share, in nats for the whole data set.
+    """
+
+    reconstruction: dict[str, Tensor]
+    kl: dict[str, Tensor]
+    annealed: tuple[str, ...] = ("z",)
+    global_kl: Tensor | float = 0.0
+
+    def fixed(self) -> Tensor:
+        """(n,) the terms that are never annealed."""
+        others = [value for name, value in self.kl.items() if name not in self.annealed]
+        return _total([*self.reconstruction.values(), *others])
+
+    def warmed(self) -> Tensor:
+        """(n,) the terms that are annealed."""
+        return _total([self.kl[name] for name in self.annealed])
+
+    def per_cell(self) -> Tensor:
+        """(n,) negative ELBO with full weights, without the global term."""
+        return self.fixed() + self.warmed()
+
+    def objective(self, kl_weight: float = 1.0) -> Tensor:
+        """The mean over cells that training minimises, without the global term."""
+        return (self.fixed() + kl_weight * self.warmed()).mean()
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+class Model(nn.Module, ABC):
+    """A probabilistic model of counts: networks and densities, no data access."""
+
+    @abstractmethod
+    def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
+        """The negative ELBO of a minibatch, one posterior draw for each cell."""
+
+
+def draw(q: Normal, n_samples: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+    """Reparameterised draws, (n, d) or (s, n, d); `generator` None is torch's global one."""
+    shape = q.loc.shape if n_samples is None else (n_samples, *q.loc.shape)
+    noise = torch.randn(shape, generator=generator, device=q.loc.device, dtype=q.loc.dtype)
+    return q.loc + q.scale * noise
+
+
+def standard_normal_kl(q: Normal) -> Tensor:
+    """KL(q || N(0, I)), summed over the last axis."""
+    variance = q.scale.square()
+    return 0.5 * (q.loc.square() + variance - 1 - variance.log()).sum(-1)

@@ -1,0 +1,109 @@
+"""Fully connected layers that see covariates, and Gaussian draws."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from scvi.models.base import draw
+from scvi.models.utils import one_hot
+
+__all__ = ["FCLayers", "identity", "reparameterize_gaussian"]
+
+
+def reparameterize_gaussian(mu: Tensor, var: Tensor) -> Tensor:
+    """A differentiable draw from N(mu, var)."""
+    return draw(Normal(mu, var.sqrt(), validate_args=False))
+
+
+def identity(x: Tensor) -> Tensor:
+    """Returns `x`."""
+    return x
+
+
+class FCLayers(nn.Module):
+    """Linear -> batch norm -> ReLU -> dropout, `n_layers` times; covariates enter every layer.
+
+    Parameters
+    ----------
+    n_in, n_out, n_hidden
+        Widths of input, output and the layers between.
+    n_cat_list
+        Category counts of the covariates; 0 and 1 stand for no covariate.
+    n_layers
+        Number of layers, at least one.
+    dropout_rate, use_batch_norm, use_relu, bias
+        Parts of each layer; one that is off keeps its place in the state dict.
+    n_cont
+        Number of continuous covariates.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_cat_list: Sequence[int] | None = None,
+        n_layers: int = 1,
+        n_hidden: int = 128,
+        dropout_rate: float = 0.1,
+        use_batch_norm: bool = True,
+        use_relu: bool = True,
+        bias: bool = True,
+        *,
+        n_cont: int = 0,
+    ):
+        super().__init__()
+        self.n_cat_list = [n if n > 1 else 0 for n in n_cat_list or []]
+        self.n_cont = n_cont
+        widths = [n_in] + [n_hidden] * (n_layers - 1) + [n_out]
+        extra = sum(self.n_cat_list) + n_cont
+
+        def layer(width_in: int, width_out: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(width_in + extra, width_out, bias=bias),
+                nn.BatchNorm1d(width_out, momentum=0.01, eps=0.001) if use_batch_norm else nn.Identity(),
+                nn.ReLU() if use_relu else nn.Identity(),
+                nn.Dropout(dropout_rate) if dropout_rate > 0 else nn.Identity(),
+            )
+
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.fc_layers = nn.Sequential(OrderedDict((f"Layer {i}", layer(*pair)) for i, pair in enumerate(pairs)))
+
+    def forward(self, x: Tensor, *cat_list: Tensor | None, instance_id: int = 0, cont: Tensor | None = None) -> Tensor:
+        """(..., n, n_in) -> (..., n, n_out); categories (n, 1) codes or (n, k) one-hot, `cont` (n, n_cont)."""
+        covariates = self._covariates(cat_list, cont)
+        for layer in self.fc_layers:
+            linear, norm, relu, dropout = layer
+            if covariates:
+                x = torch.cat([x, *(c.expand(*x.shape[:-1], -1) for c in covariates)], dim=-1)
+            x = dropout(relu(_each_draw(norm, linear(x))))
+        return x
+
+    def _covariates(self, cat_list: tuple[Tensor | None, ...], cont: Tensor | None) -> list[Tensor]:
+        if len(cat_list) < len(self.n_cat_list):
+            raise AssertionError("nb. categorical args provided doesn't match init. params.")
+        covariates = []
+        for n_cat, cat in zip(self.n_cat_list, cat_list, strict=False):
+            if n_cat == 0:
+                continue
+            if cat is None:
+                raise AssertionError("cat not provided while n_cat != 0 in init. params.")
+            covariates.append(cat.float() if cat.shape[1] == n_cat else one_hot(cat, n_cat))
+        if self.n_cont:
+            if cont is None:
+                raise ValueError(f"{self.n_cont} continuous covariates are expected, none came")
+            covariates.append(cont)
+        return covariates
+
+
+def _each_draw(norm: nn.Module, x: Tensor) -> Tensor:
+    """Batch norm with statistics of one draw at a time: (s, n, d) -> (s, n, d)."""
+    if x.dim() == 2 or isinstance(norm, nn.Identity):
+        return norm(x)
+    if not norm.training:
+        return norm(x.flatten(0, -2)).view_as(x)
+    return torch.stack([norm(one) for one in x])

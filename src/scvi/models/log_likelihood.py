@@ -1,0 +1,126 @@
+"""Elementwise log densities with their 2020 names, and the objectives over a whole posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, logsumexp
+from torch.nn.functional import softplus
+
+from scvi.minibatch import Minibatch
+
+if TYPE_CHECKING:
+    from scvi.models.vae import VAE
+
+__all__ = [
+    "compute_elbo",
+    "compute_marginal_log_likelihood_scvi",
+    "compute_reconstruction_error",
+    "importance_log_likelihood",
+    "log_mixture_nb",
+    "log_nb_positive",
+    "log_zinb_positive",
+    "logsumexp",
+]
+
+_MAX_ELEMENTS = 2**23  # of one decoded block of draws, (s, n, g)
+
+
+def log_nb_positive(x: Tensor, mu: Tensor, theta: Tensor, eps: float = 1e-8) -> Tensor:
+    """Elementwise log NB(x; mean mu, inverse dispersion theta); `eps` keeps the logarithms finite."""
+    theta = theta.view(1, -1) if theta.dim() == 1 else theta
+    log_total = torch.log(theta + mu + eps)
+    choose = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    return theta * (torch.log(theta + eps) - log_total) + x * (torch.log(mu + eps) - log_total) + choose
+
+
+def log_zinb_positive(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor, eps: float = 1e-8) -> Tensor:
+    """Elementwise log ZINB; `pi` are the logits of the dropout probability."""
+    theta = theta.view(1, -1) if theta.dim() == 1 else theta
+    log_total = torch.log(theta + mu + eps)
+    kept_zero = -pi + theta * (torch.log(theta + eps) - log_total)
+    choose = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    zero = softplus(kept_zero) - softplus(-pi)
+    seen = -softplus(-pi) + kept_zero + x * (torch.log(mu + eps) - log_total) + choose
+    return torch.where(x < eps, zero, seen)
+
+
+def log_mixture_nb(
+    x: Tensor, mu_1: Tensor, mu_2: Tensor, theta_1: Tensor, theta_2: Tensor | None, pi: Tensor, eps: float = 1e-8
+) -> Tensor:
+    """Elementwise log of a mixture of two NB; `pi` are the logits of belonging to the first component.
+
+    `theta_2` None: both components share `theta_1`.
+    """
+    theta_2 = theta_1 if theta_2 is None else theta_2
+    first = log_nb_positive(x, mu_1, theta_1, eps)
+    second = log_nb_positive(x, mu_2, theta_2, eps)
+    return torch.logaddexp(first, second - pi) - softplus(-pi)
+
+
+def compute_elbo(vae: Any, posterior: Any, **kwargs: Any) -> float:
+    """Negative ELBO per cell, full KL weights.
+
+    Parameters
+    ----------
+    vae
+        A model whose call returns (reconstruction, local KL, global KL).
+    posterior
+        Iterable of 2020 tensor lists with an attribute `indices`.
+    **kwargs
+        Passed to the model.
+    """
+    total, kl_global = 0.0, 0.0
+    for x, l_mean, l_var, batch_index, labels in _first_five(posterior):
+        rec, kl_local, kl_global = vae(x, l_mean, l_var, batch_index=batch_index, y=labels, **kwargs)
+        total += float((rec + kl_local).sum())
+    return (total + float(kl_global)) / len(posterior.indices)
+
+
+def compute_reconstruction_error(vae: Any, posterior: Any, **kwargs: Any) -> float:
+    """Mean over cells of the negative log-likelihood at one posterior draw; arguments as :func:`compute_elbo`."""
+    total = 0.0
+    for x, _, _, batch_index, labels in _first_five(posterior):
+        out = vae.inference(x, batch_index, labels, **kwargs)
+        extra = {**kwargs, "bernoulli_params": out.get("bernoulli_params")}
+        parameters = out["px_rate"], out["px_r"], out["px_dropout"]
+        total += float(vae.get_reconstruction_loss(x, *parameters, **extra).sum())
+    return total / len(posterior.indices)
+
+
+def compute_marginal_log_likelihood_scvi(vae: VAE, posterior: Any, n_samples_mc: int = 100) -> float:
+    """Minus the mean over cells of the importance-weighted log-likelihood (Burda et al. 2016)."""
+    total = 0.0
+    for tensors in _first_five(posterior):
+        mb = Minibatch.from_tensors(tensors)
+        total += float(importance_log_likelihood(vae, mb, n_samples_mc).sum())
+    return -total / len(posterior.indices)
+
+
+def _first_five(posterior: Iterable[Sequence[Tensor]]) -> Iterable[Sequence[Tensor]]:
+    return (tensors[:5] for tensors in posterior)
+
+
+@torch.no_grad()
+def importance_log_likelihood(
+    model: VAE, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """log p(x_n), estimated from below by `n_draws` importance-weighted draws from the posterior.
+
+    Draws are decoded in blocks, so that memory does not grow with their number.
+
+    Returns
+    -------
+    (n,) float64
+    """
+    if n_draws < 1:
+        raise ValueError(f"the number of Monte-Carlo draws must be at least 1, got {n_draws}")
+    block = max(1, _MAX_ELEMENTS // mb.x.numel())
+    log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.x.device)
+    q = model.variational(mb)
+    for start in range(0, n_draws, block):
+        log_weights = model.importance_log_weights(mb, q, min(block, n_draws - start), generator)
+        log_total = torch.logaddexp(log_total, torch.logsumexp(log_weights.double(), dim=0))
+    return log_total - torch.log(torch.tensor(float(n_draws), dtype=torch.float64))

@@ -1,0 +1,337 @@
+"""scVI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from scvi.minibatch import Minibatch
+from scvi.models.base import Elbo, Model, draw, standard_normal_kl
+from scvi.models.likelihood import Decoded, make_dispersion, make_likelihood
+from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
+from scvi.models.utils import check_choice
+
+__all__ = ["VAE", "Variational"]
+
+_LIBRARY_OF_SCALE_FROM_Z = 4.0  # the constant that 2020's scale_from_z decodes with; frequencies do not depend on it
+_DRAWS_AT_ONCE = 256
+
+
+class Variational(NamedTuple):
+    """q(z | x), before any transformation, and q(l | x); `l` is None where the library size is observed."""
+
+    z: Normal
+    l: Normal | None  # noqa: E741 - the paper's symbol
+
+
+class VAE(Model):
+    r"""scVI (Lopez et al., Nature Methods 2018).
+
+        z_n    ~ Normal(0, I)                          cell state
+        l_n    ~ Normal(mean[s_n], var[s_n])           log library size
+        rho_n  = f(z_n, s_n)                           expected frequencies, sum to 1
+        pi_n   = h(z_n, s_n)                           dropout logits
+        x_ng   ~ ZINB(exp(l_n) rho_ng, theta_g, pi_ng)
+
+    approximated by q(z_n | x_n) q(l_n | x_n). With ``latent_distribution='ln'`` f and h see softmax(z_n).
+
+    Parameters
+    ----------
+    n_input
+        Number of genes g.
+    n_batch, n_labels
+        Numbers of batches and labels; 0 and 1 stand for none.
+    n_hidden, n_latent, n_layers, dropout_rate
+        Width, latent dimension, depth and dropout rate of the networks.
+    dispersion
+        'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
+    log_variational
+        Encode log(1 + x) instead of x.
+    reconstruction_loss
+        'zinb', 'nb' or 'poisson'.
+    latent_distribution
+        'normal' or 'ln'.
+    use_observed_lib_size
+        Take the cell's total (or its given size factor) as its library size; there is no l_encoder then.
+    n_continuous_cov, n_cats_per_cov
+        Further covariates, which enter wherever the batch enters.
+    encode_covariates
+        Show batch and covariates to the encoder of z, too.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_batch: int = 0,
+        n_labels: int = 0,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: str = "gene",
+        log_variational: bool = True,
+        reconstruction_loss: str = "zinb",
+        latent_distribution: str = "normal",
+        *,
+        use_observed_lib_size: bool = False,
+        n_continuous_cov: int = 0,
+        n_cats_per_cov: Sequence[int] | None = None,
+        encode_covariates: bool = False,
+    ):
+        super().__init__()
+        _check_sizes(n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
+        if not 0 <= dropout_rate < 1:
+            raise ValueError(f"dropout_rate={dropout_rate} is not in [0, 1)")
+        check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
+        self.n_batch, self.n_labels, self.n_latent = n_batch, n_labels, n_latent
+        self.dispersion = dispersion
+        self.log_variational = log_variational
+        self.reconstruction_loss = reconstruction_loss
+        self.latent_distribution = latent_distribution
+        self.use_observed_lib_size = use_observed_lib_size
+        self.encode_covariates = encode_covariates
+        self.likelihood = make_likelihood(reconstruction_loss)
+        self.dispersion_of = make_dispersion(dispersion)
+        shape = self.dispersion_of.shape(n_input, n_batch, n_labels)
+        if shape is not None:
+            self.px_r = nn.Parameter(torch.randn(shape))
+        self.n_cat_list = [n_batch, *(n_cats_per_cov or [])]
+        covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
+        self.z_encoder = Encoder(
+            n_input,
+            n_latent,
+            n_layers=n_layers,
+            n_hidden=n_hidden,
+            dropout_rate=dropout_rate,
+            distribution=latent_distribution,
+            **(covariates if encode_covariates else {}),
+        )
+        if not use_observed_lib_size:
+            self.l_encoder = Encoder(n_input, 1, n_layers=1, n_hidden=n_hidden, dropout_rate=dropout_rate)
+        self.decoder: DecoderSCVI | LinearDecoderSCVI = self.make_decoder(n_input, n_layers, n_hidden, covariates)
+
+    def make_decoder(
+        self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]
+    ) -> DecoderSCVI | LinearDecoderSCVI:
+        """The network behind f and h."""
+        return DecoderSCVI(self.n_latent, n_input, n_layers=n_layers, n_hidden=n_hidden, **covariates)
+
+    # ---- the model -------------------------------------------------------------------------------------------------
+
+    def variational(self, mb: Minibatch) -> Variational:
+        """q(z | x) and q(l | x)."""
+        x = torch.log1p(mb.x) if self.log_variational else mb.x
+        qz = self.z_encoder.encode(x, *self._categories(mb, mb.batch), cont=mb.continuous)
+        return Variational(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))
+
+    def generative(self, z: Tensor, log_library: Tensor, mb: Minibatch, transform_batch: int | None = None) -> Decoded:
+        """p(x | z, l): z (..., n, d) before its transformation, log_library (..., n, 1)."""
+        batch = mb.batch if transform_batch is None else torch.full_like(mb.batch, transform_batch)
+        logits, decoded_r, dropout = self.decoder.heads(
+            self.z_encoder.z_transformation(z),
+            *self._categories(mb, batch),
+            cont=mb.continuous,
+            r=self.dispersion_of.per_cell,
+            dropout=self.likelihood.has_dropout,
+        )
+        px_r = None if self.dispersion_of.per_cell else self.px_r
+        log_theta = self.dispersion_of.log_theta(px_r, decoded_r, batch, mb.labels)  # type: ignore[arg-type]
+        return Decoded(logits, log_library, log_theta, dropout)
+
+    def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
+        """The negative ELBO, one draw a cell; KL(z) is annealed, KL(l) is not."""
+        q = self.variational(mb)
+        log_library = observed_log_library(mb) if q.l is None else draw(q.l, generator=generator)
+        decoded = self.generative(draw(q.z, generator=generator), log_library, mb)
+        kl = {"z": standard_normal_kl(q.z)}
+        if q.l is not None:
+            kl["l"] = kl_divergence(q.l, library_prior(mb)).sum(-1)
+        return Elbo({"genes": self.likelihood.nll(mb.x, decoded, weight=1 / len(mb))}, kl)
+
+    def importance_log_weights(
+        self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """log p(x, z, l) - log q(z, l | x) at draws from q; (s, n).
+
+        z is the untransformed variable, with density N(0, I), so this holds for 'normal' and 'ln' alike.
+        """
+        z = draw(q.z, n_draws, generator)
+        prior = Normal(torch.zeros_like(q.z.loc), 1.0)
+        log_weights = (prior.log_prob(z) - q.z.log_prob(z)).sum(-1)
+        if q.l is None:
+            log_library = observed_log_library(mb)
+        else:
+            log_library = draw(q.l, n_draws, generator)
+            log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
+        decoded = self.generative(z, log_library, mb)
+        return log_weights - self.likelihood.nll(mb.x, decoded)
+
+    def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
+        """Start the decoder at the data's mean frequencies (g,) and the dispersion at `log_theta` (g,)."""
+        with torch.no_grad():
+            bias = self.decoder.scale_bias()
+            if bias is not None:
+                bias.copy_(frequencies.clamp(min=1e-8).log())
+            if not self.dispersion_of.per_cell:
+                self.px_r.copy_(log_theta if self.px_r.dim() == 1 else log_theta[:, None].expand_as(self.px_r))
+
+    def _categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
+        others = () if mb.categorical is None else mb.categorical.split(1, dim=1)
+        return batch, *others
+
+    # ---- the 2020 methods ------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Tensor,
+        local_l_mean: Tensor,
+        local_l_var: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """(reconstruction loss + KL(l), KL(z), 0.0), the first two (n,)."""
+        mb = Minibatch(x, self._batch(x, batch_index), y, local_l_mean, local_l_var)  # type: ignore[arg-type]
+        elbo = self.loss(mb)
+        return elbo.fixed(), elbo.warmed(), elbo.global_kl
+
+    def inference(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: int | None = None,
+    ) -> dict[str, Tensor | None]:
+        """Everything the model says of these cells.
+
+        Parameters
+        ----------
+        x
+            (n, g) counts.
+        batch_index, y
+            (n, 1) codes.
+        n_samples
+            Draws s; with more than one, all results but `px_r` get a leading axis s.
+        transform_batch
+            Decode as if all cells came from this batch.
+
+        Returns
+        -------
+        dict
+            px_scale, px_r (inverse dispersion), px_rate, px_dropout (logits): (n, g); qz_m, qz_v, z: (n, d);
+            ql_m, ql_v, library (the log library size): (n, 1).
+        """
+        mb = Minibatch(x, self._batch(x, batch_index), y)  # type: ignore[arg-type]
+        q = self.variational(mb)
+        draws = None if n_samples == 1 else n_samples
+        z = draw(q.z, draws)
+        log_library = observed_log_library(mb) if q.l is None else draw(q.l, draws)
+        if draws is not None:
+            z, log_library = z.detach(), log_library.detach().expand(draws, -1, -1)
+        decoded = self.generative(z, log_library, mb, transform_batch)
+        wide = (lambda t: t) if draws is None else (lambda t: t.expand(draws, *t.shape))
+        return {
+            "px_scale": decoded.scale,
+            "px_r": decoded.theta,
+            "px_rate": decoded.rate,
+            "px_dropout": decoded.dropout,
+            "qz_m": wide(q.z.loc),
+            "qz_v": wide(q.z.scale.square()),
+            "z": self.z_encoder.z_transformation(z),
+            "ql_m": None if q.l is None else wide(q.l.loc),
+            "ql_v": None if q.l is None else wide(q.l.scale.square()),
+            "library": log_library,
+        }
+
+    def get_reconstruction_loss(
+        self, x: Tensor, px_rate: Tensor, px_r: Tensor, px_dropout: Tensor | None, **kwargs: Any
+    ) -> Tensor:
+        """(..., n) negative log-likelihood summed over genes, from expected counts and inverse dispersion."""
+        return -self.likelihood.distribution(px_rate, px_r, px_dropout).log_prob(x).sum(-1)
+
+    def get_latents(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
+        """[a draw of z]."""
+        return [self.sample_from_posterior_z(x, y)]
+
+    def sample_from_posterior_z(
+        self, x: Tensor, y: Tensor | None = None, give_mean: bool = False, n_samples: int = 5000
+    ) -> Tensor:
+        """(n, d): a draw of z, or its mean (over `n_samples` draws where the latent distribution is 'ln')."""
+        q = self.variational(Minibatch(x, self._batch(x, None), y))  # type: ignore[arg-type]
+        return self.latent_mean(q.z, n_samples) if give_mean else self.z_encoder.z_transformation(draw(q.z))
+
+    def latent_mean(self, qz: Normal, n_samples: int = 5000, generator: torch.Generator | None = None) -> Tensor:
+        """(n, d) E[z]; for 'ln' the mean of softmax(z) over `n_samples` draws."""
+        if self.latent_distribution == "normal":
+            return qz.loc
+        total = torch.zeros_like(qz.loc)
+        for start in range(0, n_samples, _DRAWS_AT_ONCE):
+            draws = draw(qz, min(_DRAWS_AT_ONCE, n_samples - start), generator)
+            total += self.z_encoder.z_transformation(draws).sum(0)
+        return total / n_samples
+
+    def sample_from_posterior_l(self, x: Tensor) -> Tensor:
+        """(n, 1) a draw of the log library size (the observed one where it is observed)."""
+        mb = Minibatch(x, self._batch(x, None), None)  # type: ignore[arg-type]
+        q = self.variational(mb)
+        return observed_log_library(mb) if q.l is None else draw(q.l)
+
+    def get_sample_scale(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: int | None = None,
+    ) -> Tensor:
+        """(n, g) expected frequencies; arguments as :meth:`inference`."""
+        return self.inference(x, batch_index, y, n_samples, transform_batch)["px_scale"]  # type: ignore[return-value]
+
+    def get_sample_rate(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: int | None = None,
+    ) -> Tensor:
+        """(n, g) expected counts; arguments as :meth:`inference`."""
+        return self.inference(x, batch_index, y, n_samples, transform_batch)["px_rate"]  # type: ignore[return-value]
+
+    def scale_from_z(self, sample_batch: Tensor, fixed_batch: int) -> Tensor:
+        """(n, g) expected frequencies of these cells at a draw of z, decoded in batch `fixed_batch` (0.5 name)."""
+        any_code = self._batch(sample_batch, None)
+        mb = Minibatch(sample_batch, any_code, any_code)
+        z = draw(self.variational(mb).z)
+        library = torch.full_like(z[:, :1], _LIBRARY_OF_SCALE_FROM_Z)
+        return self.generative(z, library, mb, transform_batch=fixed_batch).scale
+
+    def _batch(self, x: Tensor, batch_index: Tensor | None) -> Tensor:
+        """The given codes, or the only batch there is."""
+        if batch_index is not None:
+            return batch_index
+        return torch.zeros(x.shape[0], 1, dtype=torch.long, device=x.device)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name}={value!r} must be a positive integer")
+
+
+def observed_log_library(mb: Minibatch) -> Tensor:
+    """(n, 1) log of the given size factor or of the cell's total, which is taken as 1 for an empty cell."""
+    if mb.log_size is not None:
+        return mb.log_size
+    return mb.x.sum(1, keepdim=True).clamp(min=1).log()
+
+
+def library_prior(mb: Minibatch) -> Normal:
+    """p(l): Normal(mean, var) of the cell's batch, each (n, 1)."""
+    if mb.l_mean is None or mb.l_var is None:
+        raise ValueError("a latent library size needs its prior, l_mean and l_var; this minibatch has none")
+    return Normal(mb.l_mean, mb.l_var.sqrt(), validate_args=False)

@@ -1,0 +1,175 @@
+"""What a model expects of every gene in every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scvi.minibatch import Minibatch
+from scvi.models.base import draw
+from scvi.models.likelihood import Decoded
+from scvi.models.vae import VAE, observed_log_library
+from scvi.queries.evaluation import evaluating
+
+__all__ = ["expected", "likelihood_parameters", "normalized", "rate"]
+
+_MAX_ELEMENTS = 2**23  # of one decoded block of draws, (s, n, g)
+
+
+def normalized(
+    model: VAE,
+    minibatches: Iterable[Minibatch],
+    *,
+    transform_batch: int | Sequence[int] | None = None,
+    genes: np.ndarray | None = None,
+    library_size: float | str = 1,
+    n_samples: int = 1,
+    return_mean: bool = True,
+    generator: torch.Generator | None = None,
+) -> np.ndarray:
+    """Expected frequencies times a library size.
+
+    Parameters
+    ----------
+    transform_batch
+        Code of the batch to decode in, or several, over which the result is averaged; None: each cell's own.
+    genes
+        Positions of the genes wanted.
+    library_size
+        A number, which makes cells comparable, or 'latent' for each cell's own library size.
+    n_samples
+        Posterior draws a cell.
+    return_mean
+        Average over the draws.
+
+    Returns
+    -------
+    (n, g), or (n_samples, n, g) where the draws are kept.
+    """
+
+    def value(decoded: Decoded) -> Tensor:
+        scale = decoded.rate if library_size == "latent" else decoded.scale * float(library_size)
+        return scale if genes is None else scale[..., genes]
+
+    return expected(
+        model,
+        minibatches,
+        value,
+        transform_batch=transform_batch,
+        n_samples=n_samples,
+        return_mean=return_mean,
+        generator=generator,
+    )
+
+
+def rate(
+    model: VAE,
+    minibatches: Iterable[Minibatch],
+    *,
+    transform_batch: int | Sequence[int] | None = None,
+    n_samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> np.ndarray:
+    """Expected counts before dropout, (n, g) or with more than one draw (n_samples, n, g)."""
+    return expected(
+        model,
+        minibatches,
+        lambda decoded: decoded.rate,
+        transform_batch=transform_batch,
+        n_samples=n_samples,
+        return_mean=False,
+        generator=generator,
+    )
+
+
+def expected(
+    model: VAE,
+    minibatches: Iterable[Minibatch],
+    value: Callable[[Decoded], Tensor],
+    *,
+    transform_batch: int | Sequence[int] | None = None,
+    n_samples: int = 1,
+    return_mean: bool = True,
+    generator: torch.Generator | None = None,
+) -> np.ndarray:
+    """Any function of the decoder's output, averaged over batches and, if wanted, over draws."""
+    batches = list(transform_batch) if isinstance(transform_batch, Sequence) else [transform_batch]
+    with evaluating(model):
+        parts = [_draws(model, mb, value, batches, n_samples, return_mean, generator) for mb in minibatches]
+    result = np.concatenate(parts, axis=-2)
+    return result[0] if return_mean or n_samples == 1 else result
+
+
+def _draws(
+    model: VAE,
+    mb: Minibatch,
+    value: Callable[[Decoded], Tensor],
+    batches: list[int | None],
+    n_samples: int,
+    return_mean: bool,
+    generator: torch.Generator | None,
+) -> np.ndarray:
+    """(s, n, g) of one minibatch, s = 1 for the mean."""
+    kept: list[np.ndarray] = []
+    total: Tensor | float = 0.0
+    for z, log_library in _posterior_draws(model, mb, n_samples, generator):
+        values = [value(model.generative(z, log_library, mb, b)) for b in batches]
+        block = torch.stack(values).mean(0) if len(values) > 1 else values[0]
+        if return_mean:
+            total = total + block.sum(0, keepdim=True)
+        else:
+            kept.append(block.cpu().numpy())
+    return (total / n_samples).cpu().numpy() if return_mean else np.concatenate(kept)  # type: ignore[union-attr]
+
+
+def _posterior_draws(
+    model: VAE, mb: Minibatch, n_samples: int, generator: torch.Generator | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of (z, log library), each (s, n, .), small enough to be decoded at once."""
+    q = model.variational(mb)
+    block = max(1, _MAX_ELEMENTS // mb.x.numel())
+    for start in range(0, n_samples, block):
+        s = min(block, n_samples - start)
+        z = draw(q.z, s, generator)
+        log_library = observed_log_library(mb).expand(s, -1, -1) if q.l is None else draw(q.l, s, generator)
+        yield z, log_library
+
+
+def likelihood_parameters(
+    model: VAE,
+    minibatches: Iterable[Minibatch],
+    *,
+    n_samples: int = 1,
+    give_mean: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, np.ndarray]:
+    """Parameters of p(x | z, l) at posterior draws.
+
+    Returns
+    -------
+    dict
+        'mean' (expected counts before dropout), 'dispersions' (inverse, not for Poisson) and 'dropout' (logits, only for
+        zero-inflated likelihoods): (n, g), or (n_samples, n, g) for more than one draw that is not averaged.
+    """
+    names = ["mean"]
+    if model.reconstruction_loss != "poisson":
+        names.append("dispersions")
+    if model.likelihood.has_dropout:
+        names.append("dropout")
+
+    def value(decoded: Decoded) -> Tensor:
+        parts = {"mean": decoded.rate, "dispersions": decoded.theta, "dropout": decoded.dropout}
+        return torch.stack([parts[name].expand_as(decoded.logits) for name in names])  # type: ignore[union-attr]
+
+    with evaluating(model):
+        blocks = [
+            [value(model.generative(z, l, mb)).cpu().numpy() for z, l in _posterior_draws(model, mb, n_samples, generator)]
+            for mb in minibatches
+        ]
+    stacked = np.concatenate([np.concatenate(draws, axis=1) for draws in blocks], axis=2)  # (parameter, s, n, g)
+    if give_mean or n_samples == 1:
+        stacked = stacked.mean(axis=1)
+    return dict(zip(names, stacked, strict=True))

@@ -1,0 +1,58 @@
+"""The latent variables of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from scvi.minibatch import Minibatch
+from scvi.models.base import draw
+from scvi.models.vae import VAE, observed_log_library
+from scvi.queries.evaluation import evaluating
+
+__all__ = ["latent", "latent_distribution", "library"]
+
+
+def latent(
+    model: VAE, minibatches: Iterable[Minibatch], give_mean: bool = True, generator: torch.Generator | None = None
+) -> np.ndarray:
+    """(n, d) posterior means of z, or one draw of each; on the simplex where the latent distribution is 'ln'."""
+    parts = []
+    with evaluating(model):
+        for mb in minibatches:
+            qz = model.variational(mb).z
+            if give_mean:
+                z = model.latent_mean(qz, generator=generator)
+            else:
+                z = model.z_encoder.z_transformation(draw(qz, generator=generator))
+            parts.append(z.cpu().numpy())
+    return np.concatenate(parts)
+
+
+def latent_distribution(model: VAE, minibatches: Iterable[Minibatch]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the (untransformed) Gaussian q(z | x), each (n, d)."""
+    means, variances = [], []
+    with evaluating(model):
+        for mb in minibatches:
+            qz = model.variational(mb).z
+            means.append(qz.loc.cpu().numpy())
+            variances.append(qz.scale.square().cpu().numpy())
+    return np.concatenate(means), np.concatenate(variances)
+
+
+def library(
+    model: VAE, minibatches: Iterable[Minibatch], give_mean: bool = True, generator: torch.Generator | None = None
+) -> np.ndarray:
+    """(n, 1) log library sizes: observed where the model observes them, else posterior means or draws."""
+    parts = []
+    with evaluating(model):
+        for mb in minibatches:
+            ql = model.variational(mb).l
+            if ql is None:
+                log_library = observed_log_library(mb)
+            else:
+                log_library = ql.loc if give_mean else draw(ql, generator=generator)
+            parts.append(log_library.cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,121 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+import scvi
+from scvi._settings import DispatchingFormatter, Settings, autotune_formatter
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Gives back the logger, the settings and the state of the global generators."""
+    logger = logging.getLogger("scvi")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    fields, threads = dict(vars(scvi.settings)), torch.get_num_threads()
+    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
+    vars(scvi.settings).update(fields)
+    torch.set_num_threads(threads)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(torch_state)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+def test_defaults():
+    fresh = Settings()
+    assert (fresh.seed, fresh.batch_size, fresh.progress_bar_style) == (None, 128, "tqdm")
+    assert fresh.num_threads == torch.get_num_threads()
+    assert "seed=None" in repr(fresh)
+
+
+@pytest.mark.parametrize("seed_by", [scvi.set_seed, lambda seed: setattr(scvi.settings, "seed", seed)])
+def test_a_seed_is_remembered_and_seeds_torch_and_numpy(seed_by):
+    draws = []
+    for _ in range(2):
+        seed_by(np.int64(7))
+        draws.append((torch.rand(3).tolist(), np.random.rand(3).tolist()))
+    assert draws[0] == draws[1]
+    assert draws[0][1] == np.random.RandomState(7).rand(3).tolist()
+    assert scvi.settings.seed == 7
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_no_seed_leaves_the_generators_alone():
+    scvi.set_seed(7)
+    expected = np.random.RandomState(7).rand()
+    scvi.settings.seed = None
+    assert scvi.settings.seed is None
+    assert np.random.rand() == expected
+
+
+def test_set_seed_defaults_to_zero():
+    scvi.set_seed()
+    assert scvi.settings.seed == 0
+
+
+def test_values_are_kept():
+    scvi.settings.batch_size = np.int32(64)
+    scvi.settings.progress_bar_style = "none"
+    scvi.settings.num_threads = 1
+    assert (scvi.settings.batch_size, scvi.settings.progress_bar_style, torch.get_num_threads()) == (64, "none", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", 2**32),
+        ("batch_size", 0),
+        ("batch_size", 12.0),
+        ("batch_size", None),
+        ("num_threads", 0),
+        ("num_threads", "2"),
+        ("progress_bar_style", "rich"),
+        ("verbosity", "LOUD"),
+        ("verbosity", -1),
+        ("verbosity", 1.5),
+    ],
+)
+def test_bad_values_are_refused_by_name_and_change_nothing(name, value):
+    before = repr(scvi.settings)
+    with pytest.raises(ValueError, match=f"{name}.*{value!r}"):
+        setattr(scvi.settings, name, value)
+    assert repr(scvi.settings) == before
+
+
+def test_verbosity_adds_one_handler_on_standard_output(capsys):
+    logger = logging.getLogger("scvi")
+    scvi.set_verbosity("info")
+    logging.getLogger("scvi.models").info("hello")
+    logging.getLogger("scvi.models").debug("not shown")
+    streams = [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)]
+    assert len(streams) == 1
+    assert streams[0].level == logging.NOTSET
+    assert not logger.propagate
+    shown = capsys.readouterr().out
+    assert "INFO - scvi.models | hello" in shown
+    assert "not shown" not in shown
+
+    scvi.settings.verbosity = logging.DEBUG
+    assert [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)] == streams
+    assert streams[0].level == logging.DEBUG == scvi.settings.verbosity
+
+
+def test_the_formatter_of_the_nearest_ancestor_is_used():
+    plain, special = logging.Formatter("plain %(message)s"), logging.Formatter("special %(message)s")
+    formatter = DispatchingFormatter(plain, {"scvi.inference.autotune": special})
+
+    def record(name):
+        return logging.LogRecord(name, logging.INFO, __file__, 1, "text", None, None)
+
+    assert formatter.format(record("scvi.inference.autotune.worker")) == "special text"
+    assert formatter.format(record("scvi.inference")) == "plain text"
+    assert autotune_formatter.format(record("x")).endswith("INFO - x\ntext")
