@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
-    from scvi import dataset, demo, inference, model, models, plots, queries
+    from scvi import dataset, inference, model, models
     from scvi.estimators import SCVI, LinearSCVI
 
 __version__ = "1.0.0.dev0"
@@ -28,12 +28,9 @@ __all__ = [
     "LinearSCVI",
     "__version__",
     "dataset",
-    "demo",
     "inference",
     "model",
     "models",
-    "plots",
-    "queries",
     "set_seed",
     "set_verbosity",
     "settings",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from numbers import Integral
+from operator import index
 from typing import Literal, get_args
 
 ProgressBarStyle = Literal["tqdm", "none"]
@@ -138,7 +138,7 @@ def set_verbosity(level: int | str) -> None:
     level
         A level of `logging` as a number or by name: CRITICAL (50), ERROR (40), WARNING (30), INFO (20), DEBUG (10).
     """
-    settings.verbosity = level  # type: ignore[assignment]
+    settings.verbosity = level
 
 
 def set_seed(seed: int = 0) -> None:
@@ -180,12 +180,15 @@ def _show_messages(level: int) -> None:
 def _level(level: int | str) -> int:
     if isinstance(level, str) and level.upper() in _LEVELS:
         return _LEVELS[level.upper()]
-    if isinstance(level, Integral) and not isinstance(level, bool) and level >= 0:
-        return int(level)
-    raise ValueError(f"verbosity {level!r} is neither a number from 0 on nor one of {', '.join(map(repr, _LEVELS))}")
+    try:
+        return _integer("verbosity", level, 0, 2**31 - 1)
+    except ValueError:
+        names = ", ".join(map(repr, _LEVELS))
+        raise ValueError(f"verbosity={level!r} is neither a number from 0 on nor one of {names}") from None
 
 
 def _integer(name: str, value: object, low: int, high: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+    number = index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
+    if number is None or not low <= number <= high:
         raise ValueError(f"{name}={value!r} is not an integer from {low} to {high}")
-    return int(value)
+    return number

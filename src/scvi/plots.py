@@ -128,8 +128,10 @@ def _need_extra() -> None:
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -154,9 +156,8 @@ def _scatter(axes: Axes, places: npt.NDArray[np.float32], values: npt.ArrayLike)
     _, codes, colours = _groups(values)
     order = np.random.default_rng(0).permutation(len(places))  # no group hides another
     size = float(np.clip(12_000 / len(places), 1.0, 24.0))
-    axes.scatter(
-        *places[order].T, s=size, c=np.array(colours)[codes[order]], alpha=0.85, linewidths=0, rasterized=True
-    )
+    x, y = places[order].T
+    axes.scatter(x, y, s=size, c=np.array(colours)[codes[order]], alpha=0.85, linewidths=0, rasterized=True)
     axes.set(xticks=[], yticks=[], box_aspect=1)
     axes.margins(0.04)
     axes.title.set(fontsize=15, color=INK)

@@ -9,22 +9,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.dataset.counts import Counts, blocks, row_sums
+from scvi.dataset.counts import Counts, Rows, blocks, row_sums
 from scvi.kernels import find_bad_count
 
 __all__ = [
     "category_names",
     "checked_counts",
     "checked_keys",
+    "chosen_genes",
     "codes_of",
     "named",
     "nearest",
     "numbers",
     "obs_column",
     "refuse_repeated_genes",
+    "stored_counts",
     "warn_of_empty_cells",
 ]
 
@@ -69,6 +70,17 @@ def obs_column(adata: AnnData, argument: str, key: str) -> pd.Series:
     return column
 
 
+def stored_counts(adata: AnnData, layer: str | None) -> Any:
+    """The counts as anndata gives them."""
+    if layer is None:
+        if adata.X is None:
+            raise ValueError(f"adata.X is None; pass layer='...' (there are {named(adata.layers) or 'no layers'})")
+        return adata.X
+    if layer not in adata.layers:
+        raise ValueError(f"layer={layer!r} is not in adata.layers{nearest(layer, adata.layers)}")
+    return adata.layers[layer]
+
+
 def category_names(column: pd.Series, argument: str) -> tuple[str, ...]:
     """The categories that occur, as strings: in their own order, or sorted where the column has none."""
     _refuse_missing(column, argument)
@@ -93,8 +105,8 @@ def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarr
         unknown = [str(value) for value, code in zip(values, code_of_value, strict=True) if code < 0]
         cells = int((code_of_value[codes] < 0).sum())
         raise ValueError(
-            f"{argument}={column.name!r}: {named(unknown)} ({cells} cells) unknown to the model"
-            f"{nearest(unknown[0], names)} It was set up with {named(names, 10)}"
+            f"{argument}={column.name!r} holds categories that the model has never seen: {named(unknown)} "
+            f"({cells} cells){nearest(unknown[0], names)}"
         )
     return code_of_value[codes]
 
@@ -129,6 +141,39 @@ def refuse_repeated_genes(names: pd.Index) -> None:
         )
 
 
+def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd.Series | None) -> list[str]:
+    """Names of the genes that `mask_var` chooses, in the order of ``adata.var_names``.
+
+    Parameters
+    ----------
+    mask_var
+        A boolean column of ``adata.var``, a list of gene names, or a boolean mask of all genes; None chooses all.
+    """
+    names = adata.var_names
+    refuse_repeated_genes(names)
+    if mask_var is None:
+        return names.tolist()
+    if isinstance(mask_var, str):
+        return names[_mask_column(adata, mask_var)].tolist()
+    if isinstance(mask_var, pd.Series) and pd.api.types.is_bool_dtype(mask_var.dtype):
+        mask_var = mask_var.reindex(names) if set(mask_var.index) == set(names) else mask_var
+    chosen = np.asarray(mask_var)
+    if chosen.dtype.kind == "b" or (chosen.size and all(isinstance(value, bool) for value in chosen.tolist())):
+        if chosen.shape != (adata.n_vars,):
+            raise ValueError(
+                f"mask_var has shape {chosen.shape}; a mask has one value for each of {adata.n_vars} genes"
+            )
+        return names[chosen.astype(bool)].tolist()
+    wanted = pd.Index([str(name) for name in chosen.tolist()])
+    if not wanted.is_unique:
+        raise ValueError(f"mask_var names {named(wanted[wanted.duplicated()].unique())} more than once")
+    unknown = wanted.difference(names, sort=False)
+    if len(unknown):
+        hint = nearest(unknown[0], names)
+        raise ValueError(f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}{hint}")
+    return names[names.isin(wanted)].tolist()
+
+
 def checked_counts(
     counts: Counts, name: str, cells: pd.Index, genes: pd.Index, read: np.ndarray | None, layers: Sequence[str]
 ) -> np.ndarray:
@@ -154,15 +199,11 @@ def checked_counts(
     """
     totals = np.empty(counts.shape[0])
     for start, block in blocks(counts):
-        values = block.data if sp.issparse(block) else block.reshape(-1)
+        values = block.reshape(-1) if isinstance(block, np.ndarray) else block.data
         bad = find_bad_count(values)
         if bad is not None:
             position, reason = bad
-            if sp.issparse(block):
-                row = int(np.searchsorted(block.indptr, position, side="right")) - 1
-                column = int(block.indices[position])
-            else:
-                row, column = divmod(position, block.shape[1])
+            row, column = _place(block, position)
             raise ValueError(
                 f"{name} holds a {reason} value: {values[position]} in cell {str(cells[start + row])!r}, gene "
                 f"{str(genes[column])!r}. The model needs raw counts (non-negative integers), not normalised, "
@@ -173,19 +214,22 @@ def checked_counts(
 
 
 def warn_of_empty_cells(totals: np.ndarray, cells: pd.Index) -> None:
-    """One warning that counts the cells without any count and names some; an error if all are empty."""
+    """One warning that counts the cells without any count and names some."""
     empty = np.flatnonzero(totals == 0)
-    if len(empty) == 0:
-        return
-    if len(empty) == len(totals):
-        which = "the only cell has" if len(totals) == 1 else f"all {len(totals)} cells have"
-        raise ValueError(f"{which} no count in the genes that the model reads; check the counts and the genes")
-    warnings.warn(
-        f"{len(empty)} of {len(totals)} cells have no count in the genes that the model reads ({named(cells[empty])}); "
-        "they are kept, but say nothing: consider dropping them",
-        UserWarning,
-        stacklevel=2,
-    )
+    if len(empty):
+        warnings.warn(
+            f"{len(empty)} of {len(totals)} cells have no count in the genes that the model reads "
+            f"({named(cells[empty])}); they are kept, but nothing can be learnt about them: consider dropping them",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _place(rows: Rows, position: int) -> tuple[int, int]:
+    """Row and column of a stored value."""
+    if isinstance(rows, np.ndarray):
+        return divmod(position, rows.shape[1])
+    return int(np.searchsorted(rows.indptr, position, side="right")) - 1, int(rows.indices[position])
 
 
 def _where_counts_may_be(name: str, layers: Sequence[str]) -> str:
@@ -193,6 +237,15 @@ def _where_counts_may_be(name: str, layers: Sequence[str]) -> str:
     if others:
         return f"if a layer holds them, pass layer='...' (there are {named(others)})"
     return "keep them in adata.layers['counts'] before normalising, and pass layer='counts'"
+
+
+def _mask_column(adata: AnnData, key: str) -> np.ndarray:
+    if key not in adata.var:
+        raise ValueError(f"mask_var={key!r} is not a column of adata.var{nearest(key, adata.var.columns)}")
+    column = adata.var[key]
+    if not pd.api.types.is_bool_dtype(column.dtype) or column.isna().any():
+        raise ValueError(f"mask_var={key!r}: the column must be True or False for each gene; it holds {column.dtype}")
+    return column.to_numpy(dtype=bool)
 
 
 def _refuse_missing(column: pd.Series, argument: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
-__all__ = ["Counts", "Rows", "as_rows", "blocks", "counts_hash", "gene_sums", "row_sums", "take"]
+__all__ = ["Counts", "Rows", "as_rows", "blocks", "counts_hash", "gene_sums", "row_sums", "take", "without_repeats"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ def as_rows(counts: Any, name: str) -> Counts:
         For anything else, and for values that are not numbers.
     """
     if isinstance(counts, CSCDataset):
-        logger.info("%s is stored by gene (CSC): reading it into memory, by cell. Write it as CSR to leave it on disk", name)
+        logger.info(
+            "%s is stored by gene (CSC): reading it into memory, by cell. Write it as CSR to leave it on disk", name
+        )
         counts = counts.to_memory()
     if not (sp.issparse(counts) or isinstance(counts, (np.ndarray, CSRDataset, h5py.Dataset))):
         kind = f"{type(counts).__module__}.{type(counts).__qualname__}"
@@ -58,7 +60,7 @@ def as_rows(counts: Any, name: str) -> Counts:
 
 
 def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
-    """Pairs of the first row and the rows of a block, from the first cell to the last; views where counts are in memory."""
+    """Pairs of the first row and the rows of a block, from the first cell to the last; views of counts in memory."""
     n, g = counts.shape
     step = max(1, _BLOCK_VALUES // max(g, 1))
     for start in range(0, n, step):
@@ -91,7 +93,7 @@ def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(rows, np.ndarray):
         values = rows.astype(np.float64)
         return values.sum(axis=0), np.einsum("ng,ng->g", values, values)
-    rows = _without_repeats(rows)
+    rows = without_repeats(rows)
     values, g = rows.data.astype(np.float64), rows.shape[1]
     return np.bincount(rows.indices, values, minlength=g), np.bincount(rows.indices, values**2, minlength=g)
 
@@ -136,7 +138,8 @@ def _readable(values: np.ndarray) -> np.ndarray:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def _without_repeats(rows: sp.csr_matrix | sp.csr_array) -> sp.csr_matrix | sp.csr_array:
+def without_repeats(rows: sp.csr_matrix | sp.csr_array) -> sp.csr_matrix | sp.csr_array:
+    """The same rows with one entry for each place; the same object where there is nothing to add up."""
     if rows.has_canonical_format:
         return rows
     rows = rows.copy()  # the summing works in place, on arrays that may be the user's

@@ -113,10 +113,11 @@ class Schema:
         if set(values) != names:
             wrong = sorted(set(values) ^ names)
             raise ValueError(f"not a schema of this version of scvi: missing or unknown entries {wrong}")
+        plain: dict[str, Any] = {name: _optional_text(name, values[name]) for name in _OPTIONAL_TEXTS}
+        plain |= {name: _texts(name, values[name]) for name in _TEXT_LISTS}
         try:
             schema = cls(
-                **{name: _optional_text(name, values[name]) for name in _OPTIONAL_TEXTS},
-                **{name: _texts(name, values[name]) for name in _TEXT_LISTS},
+                **plain,
                 categories={str(key): _texts(key, names) for key, names in dict(values["categories"]).items()},
                 library_prior=tuple((float(mean), float(var)) for mean, var in values["library_prior"]),
                 size_factor_scale=float(values["size_factor_scale"]),

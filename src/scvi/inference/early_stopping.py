@@ -114,7 +114,8 @@ def _mode_of(metric: str | None, posterior_class: type[Posterior]) -> Mode | Non
         return mode
     known = sorted(name for name in dir(posterior_class) if hasattr(getattr(posterior_class, name), "mode"))
     raise NotImplementedError(
-        f"{metric!r} is not a metric of {posterior_class.__name__} with a mode 'min' or 'max'; it has {', '.join(known)}"
+        f"{metric!r} is not a metric of {posterior_class.__name__} with a mode 'min' or 'max'; "
+        f"it has {', '.join(known)}"
     )
 
 

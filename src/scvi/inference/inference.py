@@ -50,6 +50,10 @@ class UnsupervisedTrainer(Trainer):
 
     default_metrics_to_monitor = ("elbo",)
 
+    train_set: Posterior
+    test_set: Posterior
+    validation_set: Posterior
+
     def __init__(
         self,
         model: nn.Module,

@@ -47,14 +47,12 @@ def split_sizes(n_cells: int, train_size: float | None, test_size: float | None)
     the other leaves. ``train_size=1.0`` takes all cells whatever `test_size` is.
     """
     try:
-        n_train = _count(n_cells, train_size, math.floor)
-        n_test = _count(n_cells, test_size, math.ceil)
-        if n_train is None and n_test is None:
-            raise ValueError("both are None")
-        if n_test is None:
-            n_test = n_cells - n_train
-        elif n_train is None:
+        if train_size is None:
+            n_test = _count(n_cells, test_size, math.ceil)
             n_train = n_cells - n_test
+        else:
+            n_train = _count(n_cells, train_size, math.floor)
+            n_test = n_cells - n_train if test_size is None else _count(n_cells, test_size, math.ceil)
         if n_train < 1:
             raise ValueError(f"no cell of {n_cells} is left for training")
         if n_train + n_test > n_cells:
@@ -69,9 +67,9 @@ def split_sizes(n_cells: int, train_size: float | None, test_size: float | None)
     return n_train, n_test
 
 
-def _count(n_cells: int, size: float | None, rounded: Callable[[float], int]) -> int | None:
+def _count(n_cells: int, size: float | None, rounded: Callable[[float], int]) -> int:
     if size is None:
-        return None
+        raise ValueError("both are None")
     if isinstance(size, Integral) and 0 < size < n_cells:
         return int(size)
     if not isinstance(size, Integral) and 0 < size < 1:

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 
-from scvi import queries
 from scvi.inference import posterior_utils
 from scvi.minibatch import Minibatch
+from scvi.models.log_likelihood import compute_elbo, compute_reconstruction_error
+from scvi.queries import evaluating
+from scvi.queries.expression import normalized, rate
+from scvi.queries.latent import latent, library
+from scvi.queries.likelihood import marginal
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -80,6 +84,8 @@ class Posterior:
         Names of metrics that a trainer computes on this posterior beside its own.
     data_loader
         The torch DataLoader behind the iteration.
+    reads_corrupted
+        Whether the counts are the corrupted ones.
     """
 
     def __init__(
@@ -93,13 +99,14 @@ class Posterior:
     ) -> None:
         if indices is not None and shuffle:
             raise ValueError("indices is mutually exclusive with shuffle: pass one of them")
-        self.model = model
+        self.model: Any = model
         self.gene_dataset = gene_dataset
         self.use_cuda = use_cuda and torch.cuda.is_available()
         self.to_monitor: list[str] = []
+        self.reads_corrupted = False
         sampler: Sampler[int]
         if indices is not None:
-            sampler = SubsetRandomSampler(_positions(indices, len(gene_dataset)))
+            sampler = SubsetRandomSampler(self._positions(indices))  # type: ignore[arg-type]
         else:
             sampler = RandomSampler(gene_dataset) if shuffle else SequentialSampler(gene_dataset)
         self.data_loader_kwargs: dict[str, Any] = {"batch_size": 128, **(data_loader_kwargs or {})}
@@ -157,20 +164,19 @@ class Posterior:
 
     def corrupted(self: Self) -> Self:
         """The same cells with the corrupted counts, see `GeneExpressionDataset.corrupt`."""
-        return self.update({"collate_fn": _Collate(self.gene_dataset, corrupted=True)})
+        return self._reading(corrupted=True)
 
     def uncorrupted(self: Self) -> Self:
         """The same cells with the true counts."""
-        return self.update({"collate_fn": _Collate(self.gene_dataset)})
+        return self._reading(corrupted=False)
 
     def update_sampler_indices(self, idx: npt.ArrayLike) -> None:
         """Visits the cells `idx` (positions, duplicates allowed) in random order from now on, in place.
 
         Everything that depends on the cells is in `data_loader`: to undo this, put the former loader back.
         """
-        self.data_loader = self._loader(
-            SubsetRandomSampler(_positions(idx, len(self.gene_dataset))), self.data_loader.collate_fn
-        )
+        sampler = SubsetRandomSampler(self._positions(idx))  # type: ignore[arg-type]
+        self.data_loader = self._loader(sampler, self.data_loader.collate_fn)
 
     def raw_data(self) -> tuple[Any, npt.NDArray[np.uint16]]:
         """Counts (n, g), in the layout of the data set, and label codes (n,), in the order of `indices`."""
@@ -181,12 +187,16 @@ class Posterior:
     @metric("min")
     def elbo(self) -> float:
         """Negative evidence lower bound, mean over cells, in nats; lower is better."""
-        return -float(queries.elbo(self.model, self.minibatches()).mean())
+        self._refuse_no_cells()
+        with evaluating(self.model):
+            return compute_elbo(self.model, self)
 
     @metric("min")
     def reconstruction_error(self) -> float:
         """Negative log-likelihood of the counts given a draw of the latent variables, mean over cells, in nats."""
-        return -float(queries.reconstruction(self.model, self.minibatches()).mean())
+        self._refuse_no_cells()
+        with evaluating(self.model):
+            return compute_reconstruction_error(self.model, self)
 
     @metric("min")
     def marginal_ll(self, n_mc_samples: int = 1000) -> float:
@@ -197,7 +207,8 @@ class Posterior:
         n_mc_samples
             Draws from the variational posterior for each cell: the more, the tighter the bound.
         """
-        return -float(queries.marginal(self.model, self.minibatches(), n_mc_samples=n_mc_samples).mean())
+        self._refuse_no_cells()
+        return -float(marginal(self.model, self.minibatches(), n_mc_samples=n_mc_samples).mean())
 
     @metric("max")
     def entropy_batch_mixing(self, **kwargs: Any) -> float | None:
@@ -207,8 +218,8 @@ class Posterior:
         """
         if self.gene_dataset.n_batches != 2:
             return None
-        latent, batch_indices, _ = self.get_latent()
-        return posterior_utils.entropy_batch_mixing(latent, batch_indices.ravel(), **kwargs)
+        means, batch_indices, _ = self.get_latent()
+        return posterior_utils.entropy_batch_mixing(means, batch_indices.ravel(), **kwargs)
 
     # Latent space and expression ----------------------------------------------------------------------------------
 
@@ -226,21 +237,22 @@ class Posterior:
         -------
         latent (n, d), batch codes (n, 1), label codes (n,); in the order of the iteration, see the class.
         """
-        seen: list[Minibatch] = []
+        self._refuse_no_cells()
+        codes: list[tuple[Tensor, Tensor]] = []
 
-        def remembered() -> Iterator[Minibatch]:
+        def remembered() -> Iterator[Minibatch]:  # the next pass may be in another order
             for minibatch in self.minibatches():
-                seen.append(Minibatch(minibatch.x[:, :0], minibatch.batch, minibatch.labels))
+                codes.append((minibatch.batch, minibatch.labels))
                 yield minibatch
 
-        latent = queries.latent(self.model, remembered(), give_mean=give_mean)
-        batch_indices = torch.cat([minibatch.batch for minibatch in seen]).cpu().numpy()
-        labels = torch.cat([minibatch.labels for minibatch in seen]).cpu().numpy()
-        return latent, batch_indices, labels.ravel()
+        z = latent(self.model, remembered(), give_mean=give_mean)
+        batch_indices, labels = (torch.cat(column).cpu().numpy() for column in zip(*codes, strict=True))
+        return z, batch_indices, labels.ravel()
 
     def get_stats(self) -> npt.NDArray[np.float32]:
         """One draw of the log library size of each cell, (n,), in the order of `indices`."""
-        return queries.library(self.model, self.sequential().minibatches(), give_mean=False).ravel()
+        self._refuse_no_cells()
+        return library(self.model, self.sequential().minibatches(), give_mean=False).ravel()
 
     def get_sample_scale(
         self,
@@ -275,11 +287,12 @@ class Posterior:
         all_draws = n_samples > 1 and not return_mean
         if all_draws and return_df:
             raise ValueError("return_df=True needs return_mean=True: a table has no axis for the draws")
+        self._refuse_no_cells()
         genes = None if gene_list is None else self._gene_positions(gene_list)
-        scale = queries.normalized(
+        scale = normalized(
             self.model,
             self.minibatches(),
-            transform_batch=transform_batch,
+            transform_batch=self._batch_codes(transform_batch),
             genes=genes,
             library_size=library_size,
             n_samples=n_samples,
@@ -308,7 +321,13 @@ class Posterior:
         -------
         (n, g), or (s, n, g) for s > 1 draws; in the order of the iteration, see the class.
         """
-        return queries.rate(self.model, self.minibatches(), n_samples=n_samples, transform_batch=transform_batch)
+        self._refuse_no_cells()
+        return rate(
+            self.model,
+            self.minibatches(),
+            transform_batch=self._batch_codes(transform_batch),
+            n_samples=n_samples,
+        )
 
     # Files --------------------------------------------------------------------------------------------------------
 
@@ -333,6 +352,30 @@ class Posterior:
             )
         return np.flatnonzero(np.isin(self.gene_dataset.gene_names, list(gene_list)))
 
+    def _batch_codes(self, transform_batch: int | Sequence[int] | None) -> list[int] | None:
+        if transform_batch is None:
+            return None
+        codes = [int(code) for code in np.ravel(transform_batch)]
+        unknown = [code for code in codes if not 0 <= code < self.gene_dataset.n_batches]
+        if unknown or not codes:
+            raise ValueError(
+                f"transform_batch={transform_batch!r} is not among the codes of the {self.gene_dataset.n_batches} "
+                f"batches of the data set, 0 to {self.gene_dataset.n_batches - 1}"
+            )
+        return codes
+
+    def _positions(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        return self.gene_dataset.cell_data().positions(np.ravel(indices))
+
+    def _reading(self: Self, corrupted: bool) -> Self:
+        posterior = self.update({"collate_fn": _Collate(self.gene_dataset, corrupted)})
+        posterior.reads_corrupted = corrupted
+        return posterior
+
+    def _refuse_no_cells(self) -> None:
+        if self.nb_cells == 0:
+            raise ValueError("this posterior has no cells: a split with train_size=1.0 leaves none for the test set")
+
     def _loader(self, sampler: Sampler[int], collate: Callable[[list[int]], list[Tensor]]) -> DataLoader[int]:
         options = dict(self.data_loader_kwargs)
         # torch warns of pinned memory without a GPU
@@ -348,20 +391,3 @@ class _Collate:
 
     def __call__(self, positions: list[int]) -> list[Tensor]:
         return self.cells.minibatch(np.asarray(positions, dtype=np.int64)).tensors()
-
-
-def _positions(indices: npt.ArrayLike, n_cells: int) -> npt.NDArray[np.int64]:
-    """Positions of cells from positions or a boolean mask."""
-    values = np.asarray(indices).ravel()
-    if values.dtype == bool:
-        if len(values) != n_cells:
-            raise ValueError(f"the mask of indices has {len(values)} values, the data set {n_cells} cells")
-        return np.flatnonzero(values)
-    if values.size == 0:
-        return np.zeros(0, dtype=np.int64)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"indices are of type {values.dtype}: pass integer positions or a boolean mask")
-    outside = values[(values < 0) | (values >= n_cells)]
-    if outside.size:
-        raise IndexError(f"indices has {outside.size} positions outside 0 to {n_cells - 1}, such as {outside[0]}")
-    return values.astype(np.int64)

@@ -10,12 +10,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from numbers import Integral
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["EarlyStopping", "SequentialSubsetSampler", "Trainer"]
 
 logger = logging.getLogger(__name__)
-
-PosteriorT = TypeVar("PosteriorT", bound=Posterior)
 
 MIN_CELLS_TO_MONITOR = 5  # smaller posteriors are left out of the history
 
@@ -121,7 +119,7 @@ class Trainer(ABC):
         self._posteriors: dict[str, Posterior] = {}
         self.device = torch.device(device)
         self.use_cuda = self.device.type == "cuda"
-        self.model = model.to(self.device)
+        self.model: Any = model.to(self.device)
         self.gene_dataset = gene_dataset
         self.batch_size = batch_size
         self.data_loader_kwargs = {"batch_size": batch_size, "pin_memory": use_cuda, **(data_loader_kwargs or {})}
@@ -138,7 +136,7 @@ class Trainer(ABC):
         if self.early_stopping.early_stopping_metric is not None:
             self.metrics_to_monitor.add(self.early_stopping.early_stopping_metric)
 
-        self.history: defaultdict[str, list[float]] = defaultdict(list)
+        self.history: defaultdict[str, list[Any]] = defaultdict(list)
         self._fresh_metrics: dict[str, float] = {}  # of this epoch
         self.optimizer: torch.optim.Optimizer | None = None
         self.n_epochs: int | None = None
@@ -225,11 +223,17 @@ class Trainer(ABC):
         fused = all(isinstance(p, Tensor) and p.device.type in ("cpu", "cuda") for p in params)
         return torch.optim.Adam(params, lr=lr, eps=eps, weight_decay=self.weight_decay, fused=fused or None)
 
-    def progress(self, epochs: range) -> Iterator[int]:
+    def progress(self, epochs: range) -> Generator[int]:
         """Yields the epochs to run while showing a progress bar. What follows the yield runs after the epoch."""
         hidden = not self.show_progbar or settings.progress_bar_style == "none"
         with tqdm(epochs, desc="training", file=sys.stdout, disable=hidden) as bar:
-            yield from bar
+            for epoch in bar:
+                yield epoch
+                bar.set_postfix(self.progress_values(), refresh=False)
+
+    def progress_values(self) -> dict[str, str]:
+        """What the progress bar shows beside the epoch."""
+        return {}
 
     def training_extras_init(self, **extras_kwargs: Any) -> None:
         """Prepares what a subclass trains beside the model, from the extra arguments of `train`."""
@@ -275,7 +279,7 @@ class Trainer(ABC):
         self.check_training_status()
         self.n_iter += 1
 
-    def on_training_loop(self, tensors_list: Sequence[Sequence[Tensor]]) -> None:
+    def on_training_loop(self, tensors_list: Sequence[Any]) -> None:
         """One step: loss of one minibatch of each posterior of `posteriors_loop`, gradient, new weights."""
         loss = self.loss(*tensors_list)
         self.current_loss = loss.detach()
@@ -303,7 +307,7 @@ class Trainer(ABC):
     def posteriors_loop(self) -> Sequence[str]:
         """Names of the posteriors of which each step gets one minibatch; the first one defines an epoch."""
 
-    def data_loaders_loop(self) -> Iterator[Sequence[Sequence[Tensor]]]:
+    def data_loaders_loop(self) -> Iterator[Sequence[Any]]:
         """One epoch of minibatches: a pass over the first posterior, beside it the others again and again."""
         first, *others = (self._posteriors[name] for name in self.posteriors_loop)
         return zip(fold_tail(first), *(endless(other) for other in others), strict=False)
@@ -394,8 +398,8 @@ class Trainer(ABC):
         gene_dataset: GeneExpressionDataset | None = None,
         shuffle: bool = False,
         indices: npt.ArrayLike | None = None,
-        type_class: type[PosteriorT] = Posterior,
-    ) -> PosteriorT:
+        type_class: type[Posterior] = Posterior,
+    ) -> Posterior:
         """A posterior of this trainer's model and data set, unless others are given; see `Posterior` for the order."""
         return type_class(
             self.model if model is None else model,
@@ -410,10 +414,10 @@ class Trainer(ABC):
         self,
         model: nn.Module | None = None,
         gene_dataset: GeneExpressionDataset | None = None,
-        train_size: float = 0.1,
+        train_size: float | None = 0.1,
         test_size: float | None = None,
-        type_class: type[PosteriorT] = Posterior,
-    ) -> tuple[PosteriorT, PosteriorT, PosteriorT]:
+        type_class: type[Posterior] = Posterior,
+    ) -> tuple[Posterior, Posterior, Posterior]:
         """Splits the cells at random, by `seed`, into posteriors for training, test and validation.
 
         Parameters
@@ -475,14 +479,15 @@ class Trainer(ABC):
             loader = posterior.data_loader
             if posterior.nb_cells < 2:
                 raise ValueError(
-                    f"{name} has {posterior.nb_cells} cell{'s' * (posterior.nb_cells != 1)}, training needs at least 2: "
-                    "train on more cells (train_size=1.0 takes all of them, train_size=1 takes one)"
+                    f"{name} has {posterior.nb_cells} cell{'s' * (posterior.nb_cells != 1)}, training needs at least "
+                    "2: train on more cells (train_size=1.0 takes all of them, train_size=1 takes one)"
                 )
             if loader.batch_size == 1:
                 raise ValueError(f"batch_size=1 for {name}, training needs minibatches of at least 2 cells")
             if len(loader) == 0:
                 raise ValueError(
-                    f"drop_last drops all {posterior.nb_cells} cells of {name}, fewer than batch_size={loader.batch_size}"
+                    f"drop_last drops all {posterior.nb_cells} cells of {name}, "
+                    f"which are fewer than batch_size={loader.batch_size}"
                 )
         stopping = self.early_stopping
         if (stopping.early_stopping_metric or stopping.save_best_state_metric) and not (

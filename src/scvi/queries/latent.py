@@ -16,15 +16,22 @@ __all__ = ["latent", "latent_distribution", "library"]
 
 
 def latent(
-    model: VAE, minibatches: Iterable[Minibatch], give_mean: bool = True, generator: torch.Generator | None = None
+    model: VAE,
+    minibatches: Iterable[Minibatch],
+    give_mean: bool = True,
+    generator: torch.Generator | None = None,
+    n_draws: int = 5000,
 ) -> np.ndarray:
-    """(n, d) posterior means of z, or one draw of each; on the simplex where the latent distribution is 'ln'."""
+    """(n, d) posterior means of z, or one draw of each.
+
+    Where the latent distribution is 'ln' these are points of the simplex, the means taken over `n_draws` draws.
+    """
     parts = []
     with evaluating(model):
         for mb in minibatches:
             qz = model.variational(mb).z
             if give_mean:
-                z = model.latent_mean(qz, generator=generator)
+                z = model.latent_mean(qz, n_draws, generator)
             else:
                 z = model.z_encoder.z_transformation(draw(qz, generator=generator))
             parts.append(z.cpu().numpy())

@@ -1,0 +1,354 @@
+"""From an AnnData to minibatches: declare what a model reads, encode it, slice it.
+
+``declare`` -> ``Schema`` -> ``encode`` -> ``CellData`` -> ``minibatch`` -> ``Minibatch``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+
+from scvi.dataset import checks
+from scvi.dataset.counts import Counts, Rows, as_rows, blocks, gene_sums, row_sums, take
+from scvi.dataset.registry import fingerprint, register, registered
+from scvi.dataset.schema import Schema
+from scvi.kernels import rows_to_dense
+from scvi.minibatch import Minibatch
+
+__all__ = [
+    "VARIANCE_FLOOR",
+    "CellData",
+    "Schema",
+    "declare",
+    "draw_minibatches",
+    "encode",
+    "fingerprint",
+    "log_total_moments",
+    "register",
+    "registered",
+]
+
+VARIANCE_FLOOR = 1e-4
+"""Smallest prior variance of a log library size: at 0 the KL divergence is infinite."""
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class CellData:
+    """Cells as a model reads them: aligned arrays, integer codes, and counts in memory or on disk.
+
+    Nothing here is ever densified whole. n cells, g genes that are read, of s stored ones.
+    """
+
+    counts: Counts  # (n, s)
+    columns: (
+        np.ndarray | None
+    )  # (s,) int32 position of each stored gene among those read, -1: not read; None: as stored
+    batch: np.ndarray  # (n,) integer codes of the experimental batch
+    labels: np.ndarray  # (n,) integer codes of the cell type
+    l_mean: np.ndarray  # (n,) prior mean of the log library size
+    l_var: np.ndarray  # (n,) its variance
+    log_size: np.ndarray | None  # (n,) log of a given size factor
+    continuous: np.ndarray | None  # (n, c)
+    categorical: np.ndarray | None  # (n, m) codes
+    cell_names: np.ndarray  # (n,)
+    gene_names: np.ndarray  # (g,)
+
+    def __len__(self) -> int:
+        return self.counts.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        return len(self.gene_names)
+
+    def positions(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """(k,) int64 positions of cells, in the order given; None is all cells, a mask is turned into positions.
+
+        Raises
+        ------
+        ValueError
+            If they are not integers or no mask of n values.
+        IndexError
+            If one is out of range; negative positions are.
+        """
+        if indices is None:
+            return np.arange(len(self))
+        given = np.asarray(indices)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
+            raise ValueError(
+                f"indices must be a list of cell positions or a mask; got {given.dtype} of shape {given.shape}"
+            )
+        if given.dtype.kind == "b":
+            if len(given) != len(self):
+                raise ValueError(f"the mask in indices has {len(given)} values for {len(self)} cells")
+            return np.flatnonzero(given)
+        outside = (given < 0) | (given >= len(self))
+        if outside.any():
+            raise IndexError(
+                f"indices holds {given[outside][0]}; there are {len(self)} cells, numbered from 0 to {len(self) - 1}"
+            )
+        return given.astype(np.int64)
+
+    def minibatch(self, indices: np.ndarray) -> Minibatch:
+        """The cells at `indices`, in that order; positions may repeat."""
+        rows = self.positions(indices)
+        if isinstance(self.counts, (np.ndarray, sp.csr_matrix, sp.csr_array)):
+            x = rows_to_dense(self.counts, rows, self.columns, self.n_genes)
+        else:
+            x = rows_to_dense(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
+        return Minibatch(
+            x=x,
+            batch=_column(self.batch[rows], np.int64),
+            labels=_column(self.labels[rows], np.int64),
+            l_mean=_column(self.l_mean[rows], np.float32),
+            l_var=_column(self.l_var[rows], np.float32),
+            log_size=None if self.log_size is None else _column(self.log_size[rows], np.float32),
+            continuous=None if self.continuous is None else torch.from_numpy(self.continuous[rows]),
+            categorical=None if self.categorical is None else torch.from_numpy(self.categorical[rows]),
+            indices=torch.from_numpy(rows),
+        )
+
+    def minibatches(
+        self, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 128
+    ) -> Iterator[Minibatch]:
+        """The cells at `indices` (None: all), in that order, `batch_size` at a time."""
+        rows = self.positions(indices)
+        for start in range(0, len(rows), batch_size):
+            yield self.minibatch(rows[start : start + batch_size])
+
+    def totals(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """(k,) float64 total counts of the cells over the genes that are read."""
+        totals = [row_sums(rows, self._read) for rows in self._row_blocks(indices)]
+        return np.concatenate(totals) if totals else np.empty(0)
+
+    def gene_moments(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(g,) float64 means and population variances of the counts of each gene, over the cells at `indices`."""
+        first = np.zeros(self.counts.shape[1])
+        second = np.zeros(self.counts.shape[1])
+        n = 0
+        for rows in self._row_blocks(indices):
+            sums, squares = gene_sums(rows)
+            first += sums
+            second += squares
+            n += rows.shape[0]
+        mean = first / max(n, 1)
+        variance = np.maximum(second / max(n, 1) - mean**2, 0.0)
+        if self.columns is None:
+            return mean, variance
+        read = self.columns >= 0
+        order = np.argsort(self.columns[read])
+        return mean[read][order], variance[read][order]
+
+    @property
+    def _read(self) -> np.ndarray | None:
+        return None if self.columns is None else (self.columns >= 0).astype(np.float64)
+
+    def _row_blocks(self, indices: Sequence[int] | np.ndarray | None) -> Iterator[Rows]:
+        if indices is None:
+            yield from (rows for _, rows in blocks(self.counts))
+            return
+        wanted = self.positions(indices)
+        for start in range(0, len(wanted), _ROWS_AT_ONCE):
+            yield take(self.counts, wanted[start : start + _ROWS_AT_ONCE])
+
+
+def _column(values: np.ndarray, dtype: type) -> torch.Tensor:
+    return torch.from_numpy(values.astype(dtype, copy=False)).unsqueeze(1)
+
+
+def draw_minibatches(indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One epoch: `indices` shuffled and cut into minibatches of `batch_size` cells.
+
+    What is left over is folded into the last minibatch if it is less than half of one, and always if it is a single
+    cell, which has no variance for batch normalisation. For the same reason `batch_size` is read as at least 2.
+    """
+    size = max(batch_size, 2)
+    shuffled = rng.permutation(indices)
+    starts = list(range(0, len(shuffled), size))
+    left = len(shuffled) - starts[-1] if starts else 0
+    if len(starts) > 1 and (left == 1 or 2 * left < size):
+        starts.pop()
+    return np.split(shuffled, starts[1:]) if starts else []
+
+
+def declare(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    size_factor_key: str | None = None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
+    mask_var: str | Sequence[str] | np.ndarray | pd.Series | None = None,
+) -> tuple[Schema, str]:
+    """Checks everything that a model is going to read, and describes it. `adata` is not changed.
+
+    Parameters
+    ----------
+    layer
+        Key of ``adata.layers`` with the raw counts; None is ``adata.X``.
+    batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys
+        Columns of ``adata.obs``.
+    mask_var
+        Which genes to read: a boolean column of ``adata.var``, a list of gene names, or a boolean mask. They are read
+        in the order of ``adata.var_names``.
+
+    Returns
+    -------
+    The schema, and the fingerprint of the cells, genes and counts it was made for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For whatever cannot be fitted: see :mod:`scvi.dataset.checks`.
+    """
+    _refuse_other_types(adata)
+    if adata.n_obs < 2:
+        raise ValueError(f"adata has {adata.n_obs} cells; a model is fitted to two or more")
+    genes = checks.chosen_genes(adata, mask_var)
+    if len(genes) < 2:
+        raise ValueError(f"{len(genes)} of the {adata.n_vars} genes of adata would be read; a model reads two or more")
+    schema = Schema(
+        layer=layer,
+        batch_key=batch_key,
+        labels_key=labels_key,
+        size_factor_key=size_factor_key,
+        categorical_covariate_keys=checks.checked_keys("categorical_covariate_keys", categorical_covariate_keys),
+        continuous_covariate_keys=checks.checked_keys("continuous_covariate_keys", continuous_covariate_keys),
+        mask_var=mask_var if isinstance(mask_var, str) else None,
+        genes=tuple(genes),
+    )
+    named = {
+        key: checks.category_names(checks.obs_column(adata, argument, key), argument)
+        for argument, key in _categorical(schema)
+    }
+    schema = replace(schema, categories=named)
+    schema = replace(schema, library_prior=((0.0, 1.0),) * schema.n_batch)  # until the totals are known
+    cells, totals = _encoded(adata, schema, validate=True)
+    if not totals.any():
+        raise ValueError(
+            f"every count of {schema.counts_name} is zero in the genes to be read; there is nothing to fit"
+        )
+    schema = replace(schema, library_prior=_library_prior(totals, cells.batch, schema.n_batch))
+    if cells.log_size is not None:
+        schema = replace(
+            schema, size_factor_scale=float(totals.mean() / np.exp(cells.log_size, dtype=np.float64).mean())
+        )
+    return schema, fingerprint(adata, schema)
+
+
+def encode(adata: AnnData, schema: Schema, *, validate: bool = True) -> CellData:
+    """The cells of `adata` in the codes of `schema`; genes are found by name, in any order, further genes ignored.
+
+    Parameters
+    ----------
+    validate
+        Look at every stored count, and warn of empty cells. Not needed for an `adata` that was declared and has not
+        changed since.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For keys, genes or categories that do not fit the schema, and for counts that are none.
+    """
+    return _encoded(adata, schema, validate)[0]
+
+
+def _encoded(adata: AnnData, schema: Schema, validate: bool) -> tuple[CellData, np.ndarray]:
+    """The cells and, if validated, their totals."""
+    _refuse_other_types(adata)
+    if adata.n_obs < 1:
+        raise ValueError("adata has no cells")
+    columns = _stored_columns(adata, schema)
+    covariates = [_codes(adata, schema, "categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
+    continuous = [
+        checks.numbers(checks.obs_column(adata, "continuous_covariate_keys", key), "continuous_covariate_keys")
+        for key in schema.continuous_covariate_keys
+    ]
+    batch = _codes(adata, schema, "batch_key", schema.batch_key)
+    prior = np.array(schema.library_prior, dtype=np.float32)[batch]  # (n, 2)
+    counts = as_rows(checks.stored_counts(adata, schema.layer), schema.counts_name)
+    cells = CellData(
+        counts=counts,
+        columns=columns,
+        batch=batch,
+        labels=_codes(adata, schema, "labels_key", schema.labels_key),
+        l_mean=prior[:, 0],
+        l_var=prior[:, 1],
+        log_size=_log_size(adata, schema),
+        continuous=np.stack(continuous, axis=1) if continuous else None,
+        categorical=np.stack(covariates, axis=1) if covariates else None,
+        cell_names=adata.obs_names.to_numpy(),
+        gene_names=np.array(schema.genes, dtype=object),
+    )
+    if not validate:
+        return cells, np.empty(0)
+    totals = checks.checked_counts(
+        counts, schema.counts_name, adata.obs_names, adata.var_names, cells._read, list(adata.layers)
+    )
+    checks.warn_of_empty_cells(totals, adata.obs_names)
+    return cells, totals
+
+
+def _refuse_other_types(adata: AnnData) -> None:
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata is a {type(adata).__name__}; pass an anndata.AnnData")
+
+
+def _categorical(schema: Schema) -> list[tuple[str, str]]:
+    """Pairs of the argument and the column for everything that has categories."""
+    pairs = [("batch_key", schema.batch_key), ("labels_key", schema.labels_key)]
+    pairs += [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
+    return [(argument, key) for argument, key in pairs if key is not None]
+
+
+def _codes(adata: AnnData, schema: Schema, argument: str, key: str | None) -> np.ndarray:
+    if key is None:
+        return np.zeros(adata.n_obs, dtype=np.int64)
+    return checks.codes_of(checks.obs_column(adata, argument, key), schema.categories[key], argument)
+
+
+def _log_size(adata: AnnData, schema: Schema) -> np.ndarray | None:
+    key = schema.size_factor_key
+    if key is None:
+        return None
+    factors = checks.numbers(checks.obs_column(adata, "size_factor_key", key), "size_factor_key", positive=True)
+    return np.log(factors * np.float64(schema.size_factor_scale)).astype(np.float32)
+
+
+def _stored_columns(adata: AnnData, schema: Schema) -> np.ndarray | None:
+    """(s,) int32, see :class:`CellData`."""
+    checks.refuse_repeated_genes(adata.var_names)
+    stored = adata.var_names.get_indexer(pd.Index(schema.genes))
+    missing = [gene for gene, position in zip(schema.genes, stored, strict=True) if position < 0]
+    if missing:
+        raise ValueError(
+            f"adata lacks {len(missing)} of the {schema.n_genes} genes that the model reads: {checks.named(missing)}"
+            f"{checks.nearest(missing[0], adata.var_names)}"
+        )
+    if len(stored) == adata.n_vars and (stored == np.arange(len(stored))).all():
+        return None
+    columns = np.full(adata.n_vars, -1, dtype=np.int32)
+    columns[stored] = np.arange(len(stored), dtype=np.int32)
+    return columns
+
+
+def _library_prior(totals: np.ndarray, batch: np.ndarray, n_batch: int) -> tuple[tuple[float, float], ...]:
+    """Mean and variance of the log totals in each batch; a batch of empty cells gets those of all cells."""
+    overall = log_total_moments(totals)
+    pairs = [log_total_moments(totals[batch == code]) or overall for code in range(n_batch)]
+    return tuple((mean, max(variance, VARIANCE_FLOOR)) for mean, variance in pairs)  # type: ignore[misc]
+
+
+def log_total_moments(totals: np.ndarray) -> tuple[float, float] | None:
+    """Mean and population variance of the logs of the totals above zero; None if there are none."""
+    logs = np.log(totals[totals > 0])
+    return (float(logs.mean()), float(logs.var())) if len(logs) else None

@@ -1,0 +1,89 @@
+"""The one thing that is written to the user's AnnData: an entry of ``adata.uns["_scvi"]`` for each class."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from typing import Any
+
+from anndata import AnnData, ImplicitModificationWarning
+
+from scvi.dataset.checks import named, stored_counts
+from scvi.dataset.counts import counts_hash
+from scvi.dataset.schema import Schema
+
+__all__ = ["fingerprint", "register", "registered"]
+
+_UNS_KEY = "_scvi"
+
+
+def fingerprint(adata: AnnData, schema: Schema) -> str:
+    """Changes with the names of the cells, the names of the genes and the counts that `schema` reads.
+
+    How the counts are stored (layout, number type, order of sparse indices) does not matter.
+    """
+    counts = stored_counts(adata, schema.layer)
+    digest = hashlib.blake2b(digest_size=16)
+    for names in (adata.obs_names, adata.var_names):
+        digest.update("\n".join(map(str, names)).encode())
+        digest.update(b"\0")
+    digest.update(f"{counts.shape} {counts_hash(counts)}".encode())
+    return digest.hexdigest()
+
+
+def register(adata: AnnData, class_name: str, schema: Schema, fingerprint: str) -> None:
+    """Writes the entry of one class and leaves those of other classes alone.
+
+    anndata turns a view into an actual copy when its `uns` is written to; the caller's variable stays the same object.
+
+    Raises
+    ------
+    ValueError
+        If `adata` is a view of an open file, which cannot hold an entry, or if other software has taken its place.
+    """
+    if adata.is_view and adata.isbacked:
+        raise ValueError(
+            "adata is a part of an AnnData that is open on disk, and cannot be set up by itself: "
+            "pass the whole AnnData, or call adata.to_memory() first"
+        )
+    entry = json.dumps({"fingerprint": fingerprint, "schema": schema.to_json()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        adata.uns[_UNS_KEY] = {**_entries(adata), class_name: entry}
+
+
+def registered(adata: AnnData, class_name: str) -> Schema:
+    """The schema that was registered for a class.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or if the cells, genes or counts of `adata` have changed since.
+    """
+    again = f"call {class_name}.setup_anndata(adata, ...)"
+    entries = _entries(adata)
+    if class_name not in entries:
+        others = f" (it was for {named(entries)})" if entries else ""
+        raise ValueError(f"adata was not set up for {class_name}{others}; {again} first")
+    try:
+        entry = json.loads(entries[class_name])
+        schema, expected = Schema.from_json(entry["schema"]), entry["fingerprint"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"adata.uns[{_UNS_KEY!r}][{class_name!r}] cannot be read ({error}); {again} again") from error
+    if fingerprint(adata, schema) != expected:
+        raise ValueError(
+            f"adata has changed since it was set up for {class_name}: its cells, genes or counts are not the same; "
+            f"{again} again"
+        )
+    return schema
+
+
+def _entries(adata: AnnData) -> dict[str, Any]:
+    entries = adata.uns.get(_UNS_KEY, {})
+    if not hasattr(entries, "keys"):
+        raise ValueError(
+            f"adata.uns[{_UNS_KEY!r}] holds a {type(entries).__name__} that scvi did not write; "
+            f"remove it: del adata.uns[{_UNS_KEY!r}]"
+        )
+    return dict(entries)

@@ -1,0 +1,6 @@
+"""AnnData-first models."""
+
+from scvi.estimators.linear_scvi import LinearSCVI
+from scvi.estimators.scvi import SCVI
+
+__all__ = ["SCVI", "LinearSCVI"]

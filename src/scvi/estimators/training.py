@@ -1,0 +1,160 @@
+"""From the arguments of `train` to a plan, a split of the cells, a device and starting values."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from scvi.dataset.cell_data import CellData
+from scvi.inference import checkpoint
+from scvi.inference.plan import Plan
+from scvi.models.vae import VAE
+
+__all__ = [
+    "check_monitor",
+    "check_options",
+    "initialise",
+    "plan_options",
+    "resolve_device",
+    "split_cells",
+    "stored_seed",
+]
+
+_SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
+_PLAN_KEYS = (*_SAME_NAME, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau")
+_THETA_RANGE = (0.05, 100.0)
+
+
+def plan_options(plan_kwargs: Mapping[str, Any] | None, max_epochs: int, n_cells: int, batch_size: int) -> dict[str, Any]:
+    """The `plan_kwargs` of scripts that exist, as options of :class:`scvi.inference.plan.Plan`.
+
+    A warm-up in epochs or steps becomes a share of the planned steps, at most all of them.
+    """
+    given = dict(plan_kwargs or {})
+    unknown = sorted(set(given) - set(_PLAN_KEYS))
+    if unknown:
+        raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(_PLAN_KEYS)}")
+    options = {name: given[name] for name in _SAME_NAME if given.get(name) is not None}
+    if given.get("reduce_lr_on_plateau"):
+        options["lr_schedule"] = "plateau"
+    n_steps = max_epochs * max(1, round(n_cells / batch_size))
+    if given.get("n_epochs_kl_warmup") is not None:
+        options["kl_warmup"] = min(1.0, given["n_epochs_kl_warmup"] / max_epochs)
+    elif given.get("n_steps_kl_warmup") is not None:
+        options["kl_warmup"] = min(1.0, given["n_steps_kl_warmup"] / n_steps)
+    return options
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuses wrong values before any data is read."""
+    Plan(**{"max_epochs": 1, **options})
+
+
+def split_cells(
+    n_cells: int,
+    train_size: float,
+    validation_size: float | None,
+    validation_indices: np.ndarray | None,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the training and the validation cells.
+
+    Parameters
+    ----------
+    train_size, validation_size
+        Shares of the cells; None is what the other leaves.
+    validation_indices
+        Positions of the validation cells, in place of the two; all others are trained on.
+    """
+    if validation_indices is not None:
+        train = np.setdiff1d(np.arange(n_cells), validation_indices)
+        validation = np.asarray(validation_indices)
+    else:
+        n_train, n_validation = _split_sizes(n_cells, train_size, validation_size)
+        order = np.random.default_rng([seed, 1]).permutation(n_cells)
+        train, validation = np.sort(order[n_validation : n_validation + n_train]), np.sort(order[:n_validation])
+    if len(train) < 2:
+        raise ValueError(
+            f"{len(train)} of {n_cells} cells are left for training (train_size={train_size!r}), at least 2 are needed: "
+            "raise train_size; train_size=1.0 takes all cells"
+        )
+    return train, validation
+
+
+def _split_sizes(n_cells: int, train_size: float, validation_size: float | None) -> tuple[int, int]:
+    if not _is_share(train_size) or train_size == 0:
+        raise ValueError(f"train_size={train_size!r} is not a share of the cells, a number above 0 and at most 1")
+    if validation_size is not None and not _is_share(validation_size):
+        raise ValueError(f"validation_size={validation_size!r} is not a share of the cells, a number from 0 to 1")
+    if validation_size is not None and train_size + validation_size > 1 + 1e-9:
+        raise ValueError(f"train_size={train_size!r} and validation_size={validation_size!r} add up to more than 1")
+    n_train = math.ceil(train_size * n_cells - 1e-9)
+    n_validation = n_cells - n_train if validation_size is None else math.floor(validation_size * n_cells)
+    return n_train, min(n_validation, n_cells - n_train)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torch.device:
+    """One device to work on; 'auto' is a CUDA GPU where there is one and the CPU elsewhere."""
+    known = ("auto", "cpu", "gpu", "cuda", "mps")
+    if accelerator not in known:
+        raise ValueError(f"accelerator={accelerator!r} is not one of {', '.join(map(repr, known))}")
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu":
+        accelerator = "cuda"
+    if accelerator == "cpu":
+        return torch.device("cpu")
+    available = torch.cuda.is_available() if accelerator == "cuda" else torch.backends.mps.is_available()
+    if not available:
+        raise ValueError(f"accelerator={accelerator!r} is not available on this machine; use accelerator='cpu'")
+    return torch.device(accelerator, _device_number(devices))
+
+
+def _device_number(devices: str | int | Sequence[int]) -> int:
+    if devices in ("auto", 1, -1, "1"):
+        return 0
+    if isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices) == 1:
+        return int(devices[0])
+    raise ValueError(f"devices={devices!r}: a model is fitted on one device; give 'auto', 1 or a list of one number")
+
+
+def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
+    """Starts the decoder at the mean frequencies and the dispersion at its moment estimate.
+
+    With library sizes l_n and frequencies f_g, ``var x = E[l] f + var(l) f**2 + E[l**2] f**2 / theta``.
+    """
+    mean, variance = data.gene_moments(indices)
+    totals = data.totals(indices)
+    frequency = mean / max(mean.sum(), 1.0)
+    spread = variance - mean - totals.var() * frequency**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        theta = np.where(spread > 0, (totals**2).mean() * frequency**2 / spread, np.inf)
+    theta = np.clip(np.nan_to_num(theta, nan=1.0), *_THETA_RANGE)
+    device = next(module.parameters()).device
+    as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
+    module.initialise(as_tensor(frequency), as_tensor(np.log(theta)))
+
+
+def check_monitor(plan: Plan, n_validation: int) -> None:
+    """Refuses to follow a value that will not be in the history."""
+    follows = plan.early_stopping or plan.lr_schedule == "plateau"
+    known = [f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")]
+    if plan.early_stopping_monitor not in known:
+        raise ValueError(f"early_stopping_monitor={plan.early_stopping_monitor!r} is not one of {', '.join(map(repr, known))}")
+    if follows and n_validation == 0:
+        raise ValueError("early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: lower train_size")
+
+
+def stored_seed(directory: str | os.PathLike[str]) -> int | None:
+    """The seed of the fit whose checkpoint is in a directory, None without one."""
+    found = checkpoint.read(directory)
+    return None if found is None else int(found[1]["seed"])

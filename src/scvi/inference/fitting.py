@@ -1,0 +1,426 @@
+"""The trainer behind the AnnData door: schedules in steps, a validation curve, recovery, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from scvi.dataset.cell_data import CellData, draw_minibatches
+from scvi.inference import checkpoint
+from scvi.inference.plan import Plan
+from scvi.inference.trainer import Trainer
+from scvi.minibatch import Minibatch
+from scvi.models.base import Elbo, Model
+from scvi.queries import evaluating
+
+__all__ = ["Fit"]
+
+logger = logging.getLogger(__name__)
+
+_MAX_RECOVERIES = 5
+_STEPS_BETWEEN_SNAPSHOTS = 50
+_VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
+
+
+class Fit(Trainer):
+    """Fits a model to cells by a plan.
+
+    Parameters
+    ----------
+    model
+        The network.
+    data
+        All cells.
+    train_indices, validation_indices
+        Positions of the cells to fit, and of those only looked at.
+    plan
+        What to do.
+    seed
+        Seed of order, dropout and draws. The same seed gives the same weights, bit for bit, on the same machine with the
+        same number of threads.
+    device
+        Where to train.
+    show_progbar
+        Show a progress bar.
+    checkpoint_dir
+        Directory of checkpoints; None for none. One is written after an epoch, at most every 50 steps.
+
+    Attributes
+    ----------
+    history
+        Lists of (epoch, value); losses in nats per cell.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: CellData,
+        train_indices: np.ndarray,
+        validation_indices: np.ndarray,
+        plan: Plan,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        show_progbar: bool = True,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(
+            model, None, weight_decay=plan.weight_decay, show_progbar=show_progbar, batch_size=plan.batch_size, device=device
+        )
+        self.data, self.plan, self.seed = data, plan, seed
+        self.train_indices, self.validation_indices = train_indices, validation_indices
+        self.checkpoint_dir = checkpoint_dir
+        self.steps_per_epoch = len(draw_minibatches(train_indices, plan.batch_size, np.random.default_rng(0)))
+        self.n_steps = plan.max_epochs * self.steps_per_epoch
+        self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
+        self.kl_weight = plan.min_kl_weight
+        self.lr_scale = 1.0  # lowered by recoveries and plateaus
+        self.recoveries = 0
+        self.stopping = Patience(plan.early_stopping_patience, plan.early_stopping_min_delta)
+        self.plateau = Patience(plan.lr_patience, plan.early_stopping_min_delta)
+        self._sums: dict[str, Tensor] = {}
+        self._good: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+        self._resume_from: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    # ---- one fit -----------------------------------------------------------------------------------------------------
+
+    def fit(self, resume: bool = False) -> None:
+        """Runs the plan, or the rest of it from the checkpoint. Global random state is put back afterwards."""
+        if self.checkpoint_dir is not None:
+            self._look_for_checkpoint(resume)
+        self._log_plan()
+        devices = [self.device.index or 0] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.seed)
+            self.train(self.plan.max_epochs, self.plan.lr, self.plan.eps)
+
+    def _log_plan(self) -> None:
+        plan = self.plan
+        logger.info(
+            "Training on %d cells, validating on %d: %d epochs of %d steps of %d cells; the KL weight reaches %g after %d steps.",
+            len(self.train_indices),
+            len(self.validation_indices),
+            plan.max_epochs,
+            self.steps_per_epoch,
+            plan.batch_size,
+            plan.max_kl_weight,
+            math.ceil(plan.kl_warmup * self.n_steps),
+        )
+
+    @property
+    def posteriors_loop(self) -> Sequence[str]:
+        """No posteriors: the minibatches come from `data`."""
+        return ()
+
+    def _check_posteriors(self) -> None:
+        """Cells are checked before a fit is made."""
+
+    def on_training_begin(self) -> None:
+        """Goes back to the checkpoint that `fit` found."""
+        if self._resume_from is not None:
+            self._load_state(*self._resume_from)
+        self._good = self._snapshot()
+
+    def data_loaders_loop(self) -> Iterator[tuple[Minibatch]]:
+        """One epoch, in an order that depends on the seed and the epoch's number only."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        for indices in draw_minibatches(self.train_indices, self.plan.batch_size, rng):
+            yield (self._minibatch(indices),)
+
+    def _minibatch(self, indices: np.ndarray) -> Minibatch:
+        mb = self.data.minibatch(indices)
+        return mb if self.device.type == "cpu" else mb.to(self.device)
+
+    def on_epoch_begin(self) -> None:
+        """Forgets the sums of the epoch before."""
+        self._sums = {}
+
+    def on_iteration_begin(self) -> None:
+        """Sets the step's learning rate and KL weight."""
+        self.kl_weight = self.plan.kl_weight_at(self.n_iter, self.n_steps)
+        for group in self.optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] = self.lr_scale * self.plan.lr_at(self.n_iter, self.n_steps)
+
+    def loss(self, mb: Minibatch) -> Tensor:  # type: ignore[override]
+        """What a step minimises: the negative ELBO per cell with the step's KL weight."""
+        elbo = self.model.loss(mb)
+        loss = elbo.objective(self.kl_weight) + elbo.global_kl / len(self.train_indices)
+        self._add_to_sums(elbo, loss, len(mb))
+        return loss
+
+    def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:  # type: ignore[override]
+        """One step; a non-finite loss or gradient is not followed but recovered from."""
+        self.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        loss = self.loss(*tensors_list)
+        self.current_loss = loss.detach()
+        if math.isfinite(self.current_loss):
+            loss.backward()
+            if self._clip():
+                self.optimizer.step()  # type: ignore[union-attr]
+                return
+        self._recover(tensors_list[0])
+
+    def check_training_status(self) -> None:
+        """Non-finite losses were dealt with in the step."""
+
+    def _clip(self) -> bool:
+        """Shortens the gradient to the plan's norm; False if it is not finite."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+        if not math.isfinite(norm):
+            return False
+        if self.plan.gradient_clip is not None and norm > self.plan.gradient_clip:
+            torch._foreach_mul_(gradients, self.plan.gradient_clip / norm)
+        return True
+
+    # ---- history -------------------------------------------------------------------------------------------------------
+
+    def _add_to_sums(self, elbo: Elbo, loss: Tensor, n: int) -> None:
+        with torch.no_grad():
+            terms = {**_terms(elbo), "train_loss_epoch": loss * n, "cells": torch.tensor(float(n))}
+            for name, value in terms.items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value.detach()
+
+    def on_epoch_end(self) -> bool:
+        """Writes the history, then decides: stop, lower the learning rate, keep these weights."""
+        self._record()
+        monitored = self.history.get(self.plan.early_stopping_monitor)
+        go_on = True
+        if monitored and monitored[-1][0] == self.epoch and self._weight_reached():
+            go_on = self._follow(monitored[-1][1])
+        last = self.epoch + 1 == self.plan.max_epochs or not go_on
+        if last or (self.epoch + 1) % self.snapshot_every == 0:
+            self._good = self._snapshot()
+            self._write_checkpoint(finished=last)
+        return go_on
+
+    def _record(self) -> None:
+        cells = float(self._sums.pop("cells", torch.tensor(math.nan)))
+        values = {name: float(total) / cells for name, total in self._sums.items()}
+        record = {f"{name}_train": values[name] for name in values if name != "train_loss_epoch"}
+        record["train_loss_epoch"] = values.get("train_loss_epoch", math.nan)
+        if len(self.validation_indices) and self._validation_due():
+            record |= {f"{name}_validation": value for name, value in self._validate().items()}
+        record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}  # type: ignore[union-attr]
+        for name, value in record.items():
+            self.history[name].append((self.epoch, value))  # type: ignore[arg-type]
+
+    def _validation_due(self) -> bool:
+        epoch = self.epoch + 1
+        return epoch % self.plan.check_val_every_n_epoch == 0 or epoch == self.plan.max_epochs
+
+    def _validate(self) -> dict[str, float]:
+        """Mean terms over the validation cells, full KL weight."""
+        generator = torch.Generator(self.device).manual_seed(_VALIDATION_DRAWS_SEED)
+        sums: dict[str, float] = {}
+        with evaluating(self.model):
+            for start in range(0, len(self.validation_indices), self.plan.batch_size):
+                mb = self._minibatch(self.validation_indices[start : start + self.plan.batch_size])
+                for name, value in _terms(self.model.loss(mb, generator)).items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        return {name: total / len(self.validation_indices) for name, total in sums.items()}
+
+    def frames(self, first_epoch: int = 0) -> dict[str, pd.DataFrame]:
+        """The history as one-column tables indexed by epoch, counted from `first_epoch`."""
+        tables = {}
+        for name, rows in self.history.items():
+            epochs, values = zip(*rows, strict=True)  # type: ignore[misc]
+            index = pd.Index([first_epoch + epoch for epoch in epochs], name="epoch")
+            tables[name] = pd.DataFrame({name: list(values)}, index=index)
+        return tables
+
+    def progress_values(self) -> dict[str, str]:
+        """The latest losses."""
+        shown = {"train": self.history.get("elbo_train"), "validation": self.history.get("elbo_validation")}
+        return {name: f"{rows[-1][1]:.1f}" for name, rows in shown.items() if rows}  # type: ignore[index]
+
+    # ---- decisions -----------------------------------------------------------------------------------------------------
+
+    def _weight_reached(self) -> bool:
+        return self.kl_weight >= self.plan.max_kl_weight
+
+    def _follow(self, value: float) -> bool:
+        """Patience of early stopping and of the plateau schedule; False to stop."""
+        plan = self.plan
+        if plan.lr_schedule == "plateau" and not self.plateau.update(value):
+            self.lr_scale *= plan.lr_factor
+            self.plateau.wait = 0
+            logger.info("No improvement in %d epochs: learning rate times %g.", plan.lr_patience, plan.lr_factor)
+        if not plan.early_stopping:
+            return True
+        go_on = self.stopping.update(value)
+        if self.stopping.wait == 0:
+            self.best_state_dict = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+            self.best_epoch = self.epoch
+        if not go_on:
+            logger.info("Stopping early: no improvement in %d epochs.", plan.early_stopping_patience)
+        return go_on
+
+    def _restore_best_state(self) -> None:
+        if self.best_state_dict is not None:
+            self.model.load_state_dict(self.best_state_dict)
+
+    def on_training_end(self) -> None:
+        """Warns where the KL weight did not get to its maximum."""
+        if self.n_iter and self.plan.kl_weight_at(self.n_iter, self.n_steps) < self.plan.max_kl_weight:
+            logger.warning(
+                "Training stopped at KL weight %.3g of %g: the latent space is under-regularised. Train on, or shorten "
+                "the warm-up (kl_warmup=%g of the planned steps).",
+                self.kl_weight,
+                self.plan.max_kl_weight,
+                self.plan.kl_warmup,
+            )
+
+    def _recover(self, mb: Minibatch) -> None:
+        """Back to the last good weights with half the learning rate; names what was at fault."""
+        self.recoveries += 1
+        fault = describe_fault(self.model, mb, self.data.cell_names, self.data.gene_names)
+        where = f"non-finite loss in epoch {self.epoch + 1}, {fault}"
+        if self.recoveries > _MAX_RECOVERIES:
+            self._go_back()
+            raise RuntimeError(
+                f"Training was given up after {_MAX_RECOVERIES} recoveries: {where}. The model has its last good weights. "
+                f"Look at these cells, or train with a lower learning rate than lr={self.plan.lr:g}."
+            )
+        self.lr_scale *= 0.5
+        self._go_back()
+        logger.warning("Recovered from a %s: back to the last good weights, learning rate halved.", where)
+
+    # ---- state -----------------------------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+        moments = checkpoint.optimizer_tensors(self.optimizer)  # type: ignore[arg-type]
+        return weights, {name: t.detach().clone() for name, t in moments.items()}
+
+    def _go_back(self) -> None:
+        weights, moments = self._good  # type: ignore[misc]
+        self.model.load_state_dict(weights)
+        checkpoint.load_optimizer(self.optimizer, moments)  # type: ignore[arg-type]
+
+    def _write_checkpoint(self, finished: bool) -> None:
+        if self.checkpoint_dir is None:
+            return
+        weights, moments = self._good  # type: ignore[misc]
+        tensors = {
+            **checkpoint.flatten("model", weights),
+            **checkpoint.flatten("optimizer", moments),
+            **checkpoint.flatten("best", self.best_state_dict or {}),
+            "random/cpu": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.write(self.checkpoint_dir, tensors, {**self._identity(), **self._progress_state(finished)})
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a fit to be the continuation of another."""
+        return {
+            "plan": self.plan.to_json(),
+            "seed": self.seed,
+            "train_cells": [len(self.train_indices), _digest(self.train_indices)],
+            "validation_cells": [len(self.validation_indices), _digest(self.validation_indices)],
+        }
+
+    def _progress_state(self, finished: bool) -> dict[str, Any]:
+        return {
+            "first_epoch": self.plan.max_epochs if finished else self.epoch + 1,
+            "n_iter": self.n_iter,
+            "kl_weight": self.kl_weight,
+            "lr_scale": self.lr_scale,
+            "recoveries": self.recoveries,
+            "best_epoch": self.best_epoch,
+            "stopping": [self.stopping.best, self.stopping.wait],
+            "plateau": [self.plateau.best, self.plateau.wait],
+            "history": dict(self.history),
+        }
+
+    def _look_for_checkpoint(self, resume: bool) -> None:
+        found = checkpoint.read(self.checkpoint_dir)  # type: ignore[arg-type]
+        path = Path(self.checkpoint_dir) / checkpoint.FILE_NAME  # type: ignore[arg-type]
+        if found is None:
+            if resume:
+                logger.warning("%s does not exist: training starts from the beginning.", path)
+            return
+        if not resume:
+            raise FileExistsError(f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it")
+        tensors, state = found
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"{path} belongs to another fit: its {name} is {state.get(name)!r}, here it is {value!r}. "
+                    "Train with the same data, options and seed, or without resume."
+                )
+        self._resume_from = tensors, state
+        self.first_epoch = state["first_epoch"]
+
+    def _load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.model.load_state_dict(checkpoint.unflatten("model", tensors))
+        checkpoint.load_optimizer(self.optimizer, checkpoint.unflatten("optimizer", tensors))  # type: ignore[arg-type]
+        self.best_state_dict = checkpoint.unflatten("best", tensors) or None
+        self.best_epoch = state["best_epoch"]
+        self.n_iter, self.kl_weight = state["n_iter"], state["kl_weight"]
+        self.lr_scale, self.recoveries = state["lr_scale"], state["recoveries"]
+        self.stopping.best, self.stopping.wait = state["stopping"]
+        self.plateau.best, self.plateau.wait = state["plateau"]
+        self.history.update({name: [tuple(row) for row in rows] for name, rows in state["history"].items()})
+        torch.set_rng_state(tensors["random/cpu"])
+        if "random/cuda" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
+
+
+class Patience:
+    """Counts epochs without improvement of a value that should fall."""
+
+    def __init__(self, patience: int, min_delta: float):
+        self.patience, self.min_delta = patience, min_delta
+        self.best, self.wait = math.inf, 0
+
+    def update(self, value: float) -> bool:
+        """False when patience has run out."""
+        if value < self.best - self.min_delta:
+            self.best, self.wait = value, 0
+        else:
+            self.wait += 1
+        return self.wait < self.patience
+
+
+def _terms(elbo: Elbo) -> dict[str, Tensor]:
+    """Sums over cells of what the history shows."""
+    reconstruction = sum(elbo.reconstruction.values())
+    kl = sum(elbo.kl.values())
+    terms = {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
+    return {name: value.sum() for name, value in terms.items()}  # type: ignore[union-attr]
+
+
+def _digest(indices: np.ndarray) -> int:
+    """Tells two sets of cells apart."""
+    return zlib.crc32(np.ascontiguousarray(indices, dtype=np.int64).tobytes())
+
+
+def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.ndarray) -> str:
+    """Which cells of a minibatch have a non-finite loss (or the largest), and the genes with their largest counts."""
+    with evaluating(model):
+        per_cell = model.loss(mb).per_cell()
+    bad = (~torch.isfinite(per_cell)).nonzero()[:, 0]
+    kind = "cells with a non-finite likelihood"
+    if len(bad) == 0:
+        bad, kind = per_cell.topk(min(3, len(mb))).indices, "cells with the largest loss"
+    elif len(bad) == len(mb):
+        kind = "all cells of the minibatch, among them"
+        bad = mb.x[bad].sum(1).topk(min(3, len(mb))).indices
+    named = [str(cells[mb.indices[i]]) if mb.indices is not None else str(int(i)) for i in bad[:3]]
+    counts = mb.x[bad].amax(0)
+    top = counts.topk(min(3, counts.shape[0])).indices
+    largest = ", ".join(f"{genes[j]} ({counts[j]:g})" for j in top.tolist())
+    return f"{len(bad)} {kind}: {', '.join(named)}; their largest counts are in genes {largest}"
+

@@ -1,0 +1,113 @@
+"""What one fit will do, decided and checked before it starts; schedules are functions of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+__all__ = ["Plan", "Schedule", "default_max_epochs", "one_cycle"]
+
+Schedule = Literal["one-cycle", "constant", "plateau"]
+
+_MAX_EPOCHS, _MIN_EPOCHS = 50, 10
+_STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
+
+
+def default_max_epochs(n_cells: int, batch_size: int) -> int:
+    """Passes over the data: 50, and fewer, down to 10, where they would be more than 20,000 steps."""
+    steps = max(1, n_cells // batch_size)
+    return int(min(_MAX_EPOCHS, max(_MIN_EPOCHS, _STEPS_WANTED // steps)))
+
+
+def one_cycle(progress: float) -> float:
+    """Share of the peak learning rate at `progress` in [0, 1]: up along a cosine for 30 %, then down to 0.
+
+    Smith and Topin 2019; the shape is that of common practice, from 1/25 of the peak.
+    """
+    rise = 0.3
+    if progress < rise:
+        return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * progress / rise))
+    return 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Options of a fit.
+
+    Attributes
+    ----------
+    max_epochs, batch_size
+        Passes over the training cells, and cells in a step.
+    lr, lr_schedule
+        Peak learning rate, and what becomes of it: 'one-cycle', 'constant' or 'plateau' (times `lr_factor` after
+        `lr_patience` epochs without improvement of the monitored value).
+    weight_decay, eps, gradient_clip
+        L2 penalty and epsilon of Adam, and the largest norm of a gradient; None does not clip.
+    kl_warmup
+        Share of the planned steps over which the KL weight rises from `min_kl_weight` to `max_kl_weight`.
+    check_val_every_n_epoch
+        Epochs between two evaluations of the validation cells.
+    early_stopping, early_stopping_monitor, early_stopping_patience, early_stopping_min_delta
+        Stop when the monitored value of the history has not fallen by `min_delta` nats in `patience` epochs, and go back
+        to the weights at its minimum. The patience starts when the KL weight has reached its maximum.
+    """
+
+    max_epochs: int
+    batch_size: int = 128
+    lr: float = 6e-3
+    lr_schedule: Schedule = "one-cycle"
+    weight_decay: float = 1e-6
+    eps: float = 1e-8
+    gradient_clip: float | None = 100.0
+    kl_warmup: float = 0.2
+    min_kl_weight: float = 0.0
+    max_kl_weight: float = 1.0
+    check_val_every_n_epoch: int = 1
+    early_stopping: bool = False
+    early_stopping_monitor: str = "elbo_validation"
+    early_stopping_patience: int = 45
+    early_stopping_min_delta: float = 0.0
+    lr_patience: int = 10
+    lr_factor: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "check_val_every_n_epoch", "early_stopping_patience", "lr_patience"):
+            _check(name, getattr(self, name), _is_integer(getattr(self, name)), "a positive integer", above=0)
+        _check("batch_size", self.batch_size, _is_integer(self.batch_size), "an integer of at least 2", above=1)
+        for name in ("lr", "eps", "lr_factor"):
+            _check(name, getattr(self, name), True, "a positive number", above=0)
+        for name in ("weight_decay", "min_kl_weight", "max_kl_weight", "early_stopping_min_delta", "kl_warmup"):
+            _check(name, getattr(self, name), True, "a number of at least 0", least=0)
+        if self.gradient_clip is not None:
+            _check("gradient_clip", self.gradient_clip, True, "a positive number or None", above=0)
+        if self.kl_warmup > 1:
+            raise ValueError(f"kl_warmup={self.kl_warmup!r} is not a share of the planned steps, a number from 0 to 1")
+        if self.min_kl_weight > self.max_kl_weight:
+            raise ValueError(f"min_kl_weight={self.min_kl_weight!r} is above max_kl_weight={self.max_kl_weight!r}")
+        if self.lr_schedule not in get_args(Schedule):
+            raise ValueError(f"lr_schedule={self.lr_schedule!r} is not one of {', '.join(map(repr, get_args(Schedule)))}")
+
+    def lr_at(self, step: int, n_steps: int) -> float:
+        """Learning rate of a step, before any reduction on a plateau."""
+        return self.lr * (one_cycle(step / n_steps) if self.lr_schedule == "one-cycle" else 1.0)
+
+    def kl_weight_at(self, step: int, n_steps: int) -> float:
+        """KL weight of a step."""
+        warmup = self.kl_warmup * n_steps
+        share = min(1.0, step / warmup) if warmup > 0 else 1.0
+        return self.min_kl_weight + share * (self.max_kl_weight - self.min_kl_weight)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def _is_integer(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int)
+
+
+def _check(name: str, value: Any, right_type: bool, wanted: str, above: float = -math.inf, least: float = -math.inf) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not (right_type and number and value > above and value >= least):
+        raise ValueError(f"{name}={value!r} is not {wanted}")

@@ -1,0 +1,308 @@
+"""Saving and loading a posterior, and scores of a latent space."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import scvi
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from anndata import AnnData
+
+    from scvi.dataset import GeneExpressionDataset
+    from scvi.inference.posterior import Posterior
+
+__all__ = ["entropy_batch_mixing", "entropy_from_indices", "load_posterior"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+INFO, DATA, CELLS, WEIGHTS = "posterior.json", "anndata_dataset.h5ad", "cells.safetensors", "weights.safetensors"
+INFO_2020, INDICES_2020, WEIGHTS_2020 = "posterior_type.txt", "indices.npy", "model_params.pt"
+CORRUPTED_LAYER = "corrupted_X"
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def write_posterior(posterior: Posterior, dir_path: Path) -> None:
+    """Writes what `load_posterior` reads: h5ad for the data, safetensors for codes and weights, JSON for the rest."""
+    from safetensors.numpy import save_file as save_arrays
+    from safetensors.torch import save_file as save_tensors
+
+    data_set = posterior.gene_dataset
+    info = {
+        "format": FORMAT,
+        "scvi": scvi.__version__,
+        "posterior_type": posterior.posterior_type,
+        "data_loader_kwargs": _plain(posterior.data_loader_kwargs),
+        "corrupted": posterior.reads_corrupted,
+        "categorical": sorted(data_set.cell_categorical_attribute_names),
+        "mappings": {
+            source: {name: [str(value) for value in getattr(data_set, name)] for name in dict.fromkeys(names)}
+            for source, names in data_set.attribute_mappings.items()
+        },
+    }
+    cells = {"indices": posterior.indices.astype(np.int64)}
+    for name in ("batch_indices", "labels", "local_means", "local_vars"):
+        cells[name] = np.ascontiguousarray(getattr(data_set, name))
+    adata = data_set.to_anndata()
+    if data_set.corrupted_X is not None:
+        adata.layers[CORRUPTED_LAYER] = data_set.corrupted_X
+    with new_directory(dir_path) as folder:
+        adata.write_h5ad(folder / DATA, compression="lzf")
+        save_arrays(cells, folder / CELLS)
+        weights = {name: value.detach().cpu().contiguous() for name, value in posterior.model.state_dict().items()}
+        save_tensors(weights, folder / WEIGHTS)
+        (folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
+
+
+def load_posterior(
+    dir_path: str | Path, model: nn.Module, use_cuda: bool | Literal["auto"] = "auto", **posterior_kwargs: Any
+) -> Posterior:
+    """Reads what `Posterior.save_posterior` wrote; runs no code from the files.
+
+    Cells, their order in `indices` and all codes are as they were. The order of the iteration is random, as for any
+    posterior with indices: call `sequential`. Directories of 2020 are read too, but for the options of their loader;
+    their batch and label names are numbered by first appearance.
+
+    Parameters
+    ----------
+    dir_path
+        The directory.
+    model
+        A network of the saved model's class and sizes, which receives the saved weights.
+    use_cuda
+        Move the model to a GPU if there is one.
+    **posterior_kwargs
+        Further arguments of the posterior's class.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such directory.
+    ValueError
+        If its files are damaged or of another origin, or the weights do not fit the model.
+    """
+    # Posterior itself uses this module
+    from scvi.inference.posterior import Posterior
+
+    dir_path = Path(dir_path)
+    if not dir_path.is_dir():
+        raise FileNotFoundError(f"there is no directory {str(dir_path)!r}; save_posterior makes one")
+    kinds = {kind.__name__: kind for kind in _with_subclasses(Posterior)}
+    with _blaming(dir_path):
+        info, cells, weights = _read(dir_path)
+        name = info["posterior_type"]
+        if name in kinds:
+            data_set = _read_data_set(dir_path / DATA, info, cells)
+    if name not in kinds:
+        raise ValueError(f"Posterior type {name!r} is not eligible for loading; known types: {', '.join(kinds)}")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {str(dir_path)!r} are of another model than the one given: {error}") from None
+    if use_cuda and torch.cuda.is_available():
+        model.cuda()
+    model.eval()
+    posterior = kinds[name](
+        model,
+        data_set,
+        indices=cells["indices"],
+        use_cuda=bool(use_cuda),
+        data_loader_kwargs=info["data_loader_kwargs"],
+        **posterior_kwargs,
+    )
+    return posterior.corrupted() if info["corrupted"] else posterior
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill, which takes its name only when the block ends without an error.
+
+    Raises
+    ------
+    ValueError
+        If the path exists.
+    """
+    if path.exists():
+        raise ValueError(f"{str(path)!r} already exists: choose another directory or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent / f".{path.name}-{uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+        os.rename(folder, path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _read(dir_path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray], dict[str, Tensor]]:
+    """Description, arrays over cells, weights."""
+    if not (dir_path / INFO).exists():
+        return _read_2020(dir_path)
+    from safetensors.numpy import load_file as load_arrays
+    from safetensors.torch import load_file as load_tensors
+
+    info = json.loads((dir_path / INFO).read_text(encoding="utf-8"))
+    if info["format"] != FORMAT:
+        raise ValueError(f"it has format {info['format']!r}, this version of scvi reads {FORMAT}")
+    return info, load_arrays(dir_path / CELLS), load_tensors(dir_path / WEIGHTS)
+
+
+def _read_2020(dir_path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray], dict[str, Tensor]]:
+    info = {
+        "posterior_type": (dir_path / INFO_2020).read_text(encoding="utf-8").strip(),
+        "data_loader_kwargs": {},
+        "corrupted": False,
+        "categorical": [],
+        "mappings": {},
+    }
+    cells = {"indices": np.load(dir_path / INDICES_2020, allow_pickle=False)}
+    weights = torch.load(dir_path / WEIGHTS_2020, map_location="cpu", weights_only=True)
+    logger.info("The options of the data loader of 2020 are not read; use update({'batch_size': ...}).")
+    return info, cells, weights
+
+
+def _read_data_set(path: Path, info: Mapping[str, Any], cells: Mapping[str, npt.NDArray]) -> GeneExpressionDataset:
+    """The data set as it was saved: no cell is left out, no code is renumbered."""
+    import anndata
+
+    from scvi.dataset import CellMeasurement, GeneExpressionDataset
+
+    adata = anndata.read_h5ad(path)
+    cells, mappings = _codes(adata, cells, info["mappings"])
+    columns = adata.uns.get("cell_measurements_col_mappings", {})
+    data_set = GeneExpressionDataset()
+    data_set.populate_from_data(
+        adata.X,
+        Ys=[CellMeasurement(name, adata.obsm[name], column, adata.uns[column]) for name, column in columns.items()],
+        batch_indices=cells["batch_indices"],
+        labels=cells["labels"],
+        gene_names=np.asarray(adata.var_names),
+        cell_types=mappings.get("labels", {}).get("cell_types"),
+        gene_attributes_dict={name: np.asarray(adata.var[name]) for name in adata.var},
+        remap_attributes=False,
+    )
+    for name in set(adata.obs).difference(("batch_indices", "labels", "cell_types")):
+        values = np.asarray(adata.obs[name])
+        data_set.initialize_cell_attribute(name, values, categorical=name in info["categorical"])
+    for source, names in mappings.items():
+        for name in set(names).difference(["cell_types"]):
+            data_set.initialize_mapped_attribute(source, name, names[name])
+    for name in {"local_means", "local_vars"}.intersection(cells):
+        setattr(data_set, name, cells[name])
+    if CORRUPTED_LAYER in adata.layers:
+        data_set.corrupted_X = adata.layers[CORRUPTED_LAYER]
+    return data_set
+
+
+def _codes(
+    adata: AnnData, cells: Mapping[str, npt.NDArray], mappings: Mapping[str, Any]
+) -> tuple[Mapping[str, npt.NDArray], Mapping[str, Any]]:
+    """Batch and label codes as saved; for a directory of 2020, from the columns of its data."""
+    if "labels" in cells:
+        return cells, mappings
+    import pandas as pd
+
+    codes = {"batch_indices": np.asarray(adata.obs["batch_indices"])}
+    if "cell_types" not in adata.obs:
+        return {**cells, **codes, "labels": np.asarray(adata.obs["labels"])}, mappings
+    codes["labels"], names = pd.factorize(adata.obs["cell_types"])
+    return {**cells, **codes}, {"labels": {"cell_types": [str(name) for name in names]}}
+
+
+@contextmanager
+def _blaming(dir_path: Path) -> Iterator[None]:
+    """Names the directory in whatever goes wrong while reading its files; readers of foreign files raise anything."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{str(dir_path)!r} is no complete directory of save_posterior: {reason}") from error
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that JSON can hold."""
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+    plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str, NoneType))}
+    dropped = sorted(set(options) - set(plain))
+    if dropped:
+        logger.warning("Options of the data loader that are objects are not saved: %s", ", ".join(dropped))
+    return plain
+
+
+def _with_subclasses(kind: type[Posterior]) -> Iterator[type[Posterior]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)
+
+
+# Scores ---------------------------------------------------------------------------------------------------------------
+
+
+def entropy_batch_mixing(
+    latent_space: npt.ArrayLike,
+    batches: npt.ArrayLike,
+    n_neighbors: int = 50,
+    n_pools: int = 50,
+    n_samples_per_pool: int = 100,
+    *,
+    seed: int | None = None,
+) -> float:
+    """Mean entropy, in nats, of the batch among the nearest neighbours of a cell, for two batches.
+
+    Parameters
+    ----------
+    latent_space
+        (n, d)
+    batches
+        (n,) at most two distinct values.
+    n_neighbors
+        Neighbours of a cell, itself not counted; at most n - 1.
+    n_pools, n_samples_per_pool
+        The mean is taken over so many cells, drawn with replacement, and averaged over so many draws.
+    seed
+        Seed of these draws; None for torch's global generator, which `scvi.set_seed` seeds.
+
+    Returns
+    -------
+    0 where no neighbourhood is mixed, up to ln 2 = 0.693.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    latent, values = np.asarray(latent_space), np.asarray(batches).ravel()
+    distinct = np.unique(values)
+    if len(distinct) > 2:
+        raise ValueError(f"entropy_batch_mixing compares two batches, got {len(distinct)}")
+    if len(latent) != len(values) or len(latent) < 2:
+        raise ValueError(f"latent_space has {len(latent)} cells and batches {len(values)}: pass the same, 2 or more")
+    k = min(n_neighbors, len(latent) - 1)
+    neighbours = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(return_distance=False)  # (n, k)
+    share = (values == distinct[-1])[neighbours].mean(axis=1)  # (n,)
+    shares = np.stack([share, 1 - share])
+    entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=0)
+    rng = np.random.default_rng(int(torch.randint(2**31, ())) if seed is None else seed)
+    return float(rng.choice(entropy, size=(n_pools, n_samples_per_pool)).mean())
+
+
+def entropy_from_indices(indices: npt.ArrayLike) -> float:
+    """Entropy, in nats, of the histogram of the values."""
+    counts = np.unique(np.asarray(indices), return_counts=True)[1]
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum())

@@ -1,0 +1,309 @@
+import pickle
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scvi.inference import Posterior
+from scvi.inference.posterior import SequentialSubsetSampler
+from scvi.inference.posterior_utils import entropy_batch_mixing, entropy_from_indices
+from scvi.inference.trainer import SequentialSubsetSampler as ByItsOldPath
+from scvi.minibatch import Minibatch
+
+
+@pytest.fixture
+def posterior(vae, dataset):
+    vae.eval()
+    return Posterior(vae, dataset, indices=np.arange(60), data_loader_kwargs={"batch_size": 25})
+
+
+def counts(posterior):
+    return torch.cat([x for x, *_ in posterior]).numpy()
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------
+
+
+def test_tensors_and_minibatches(posterior, dataset):
+    x, l_mean, l_var, batch, labels = next(iter(posterior.sequential()))
+    assert np.array_equal(x, dataset.X[:25])
+    assert np.allclose(l_mean, dataset.local_means[:25])
+    assert np.allclose(l_var, dataset.local_vars[:25])
+    assert np.array_equal(batch, dataset.batch_indices[:25])
+    assert np.array_equal(labels, dataset.labels[:25])
+    assert [tensor.dtype for tensor in (x, l_mean, l_var, batch, labels)] == [torch.float32] * 3 + [torch.int64] * 2
+    minibatches = list(posterior.sequential().minibatches())
+    assert [len(minibatch) for minibatch in minibatches] == [25, 25, 10]
+    assert isinstance(minibatches[0], Minibatch)
+    assert torch.equal(minibatches[0].x, x)
+
+
+def test_with_indices_the_order_is_random_every_time(posterior, dataset):
+    first, second = counts(posterior), counts(posterior)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, dataset.X)
+    assert np.array_equal(first.sum(0), dataset.X.sum(0))
+
+
+def test_without_indices_the_order_is_that_of_the_data_set_unless_shuffled(vae, dataset):
+    assert np.array_equal(counts(Posterior(vae, dataset)), dataset.X)
+    shuffled = Posterior(vae, dataset, shuffle=True)
+    assert not np.array_equal(counts(shuffled), dataset.X)
+    assert np.array_equal(shuffled.indices, np.arange(60))
+    with pytest.raises(ValueError, match="indices is mutually exclusive with shuffle"):
+        Posterior(vae, dataset, shuffle=True, indices=[0])
+
+
+def test_sequential_keeps_the_order_given(vae, dataset):
+    chosen = [7, 3, 3, 59]
+    posterior = Posterior(vae, dataset, indices=chosen)
+    assert np.array_equal(counts(posterior.sequential()), dataset.X[chosen])
+    assert isinstance(posterior.sequential().data_loader.sampler, SequentialSubsetSampler)
+    assert ByItsOldPath is SequentialSubsetSampler
+
+
+def test_sequential_keeps_the_batch_size_unless_given(posterior):
+    assert posterior.update({"batch_size": 32}).sequential().data_loader.batch_size == 32
+    assert posterior.sequential(batch_size=3).data_loader.batch_size == 3
+    assert posterior.data_loader.batch_size == 25
+
+
+def test_the_batch_size_is_128_unless_given(vae, dataset):
+    assert Posterior(vae, dataset).data_loader.batch_size == 128
+
+
+def test_masks(vae, dataset):
+    mask = dataset.labels == 1  # (n, 1)
+    posterior = Posterior(vae, dataset, indices=mask)
+    assert np.array_equal(posterior.indices, np.flatnonzero(mask))
+    assert np.array_equal(posterior.original_indices, posterior.indices)
+    assert posterior.nb_cells == mask.sum()
+    assert posterior.posterior_type == "Posterior"
+
+
+@pytest.mark.parametrize(
+    ("indices", "error"),
+    [([0, 60], IndexError), ([-1], IndexError), ([0.5], ValueError), ([True, False], ValueError), (["a"], ValueError)],
+)
+def test_bad_indices_are_refused(vae, dataset, indices, error):
+    with pytest.raises(error, match="indices"):
+        Posterior(vae, dataset, indices=indices)
+
+
+def test_other_cells_in_place_and_back(posterior, dataset):
+    former = posterior.data_loader
+    posterior.update_sampler_indices([5, 5, 9])
+    assert np.array_equal(posterior.indices, [5, 5, 9])
+    assert np.array_equal(counts(posterior).sum(0), dataset.X[[5, 5, 9]].sum(0))
+    assert posterior.update({"batch_size": 2}).nb_cells == 3
+    posterior.data_loader = former
+    assert posterior.corrupted.__self__.nb_cells == posterior.update({"batch_size": 2}).nb_cells == 60
+
+
+def test_derived_posteriors_leave_the_first_alone(posterior):
+    kwargs = dict(posterior.data_loader_kwargs)
+    posterior.update({"batch_size": 2, "drop_last": True}).sequential()
+    assert posterior.data_loader_kwargs == kwargs
+    assert not isinstance(posterior.data_loader.sampler, SequentialSubsetSampler)
+
+
+def test_corrupted_and_uncorrupted(posterior, dataset):
+    dataset.corrupt(rate=0.5, corruption="binomial")
+    corrupted = posterior.corrupted().sequential()
+    assert np.array_equal(counts(corrupted), dataset.corrupted_X)
+    assert not np.array_equal(dataset.corrupted_X, dataset.X)
+    assert np.array_equal(counts(corrupted.uncorrupted()), dataset.X)
+    assert corrupted.reads_corrupted
+    assert not posterior.reads_corrupted
+
+
+def test_loader_options_of_torch(posterior, dataset):
+    assert [len(x) for x, *_ in posterior.update({"drop_last": True})] == [25, 25]
+    workers = posterior.sequential().update({"num_workers": 2, "pin_memory": True})
+    assert np.array_equal(counts(workers), dataset.X)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda posterior: pickle.loads(pickle.dumps(posterior))])
+def test_copies(posterior, dataset, copied):
+    assert np.array_equal(counts(copied(posterior).sequential()), dataset.X)
+
+
+def test_raw_data(vae, dataset):
+    x, labels = Posterior(vae, dataset, indices=[4, 2]).raw_data()
+    assert np.array_equal(x, dataset.X[[4, 2]])
+    assert np.array_equal(labels, dataset.labels.ravel()[[4, 2]])
+
+
+# Scores ---------------------------------------------------------------------------------------------------------------
+
+
+def test_modes():
+    modes = {name: getattr(Posterior, name).mode for name in ("elbo", "reconstruction_error", "marginal_ll")}
+    assert set(modes.values()) == {"min"}
+    assert Posterior.entropy_batch_mixing.mode == "max"
+
+
+def test_scores_agree_with_a_loop_over_the_cells(posterior, vae):
+    posterior = posterior.sequential()
+    total = {"elbo": 0.0, "reconstruction_error": 0.0}
+    torch.manual_seed(3)
+    for x, l_mean, l_var, batch, labels in posterior:
+        rest, kl, _ = vae(x, l_mean, l_var, batch, labels)
+        total["elbo"] += (rest + kl).sum().item()
+    torch.manual_seed(3)
+    for x, _, _, batch, labels in posterior:
+        out = vae.inference(x, batch, labels)
+        loss = vae.get_reconstruction_loss(x, out["px_rate"], out["px_r"], out["px_dropout"])
+        total["reconstruction_error"] += loss.sum().item()
+    for name, value in total.items():
+        torch.manual_seed(3)
+        assert getattr(posterior, name)() == pytest.approx(value / 60, rel=1e-5)
+        assert isinstance(getattr(posterior, name)(), float)
+
+
+def test_more_draws_tighten_the_marginal_likelihood(posterior):
+    few, more = (np.mean([posterior.marginal_ll(n_mc_samples=n) for _ in range(5)]) for n in (1, 50))
+    elbo = np.mean([posterior.elbo() for _ in range(5)])
+    assert more < few
+    assert more < elbo
+
+
+def test_scores_leave_a_training_model_as_it_is(posterior, vae):
+    vae.train()
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    posterior.elbo(), posterior.get_latent(), posterior.imputation(), posterior.get_stats()
+    assert vae.training
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+def test_a_posterior_without_cells_says_so(vae, dataset):
+    empty = Posterior(vae, dataset, indices=[])
+    assert empty.nb_cells == 0
+    for method in (empty.elbo, empty.reconstruction_error, empty.marginal_ll, empty.get_latent, empty.imputation):
+        with pytest.raises(ValueError, match="this posterior has no cells"):
+            method()
+
+
+def test_entropy_of_batch_mixing(posterior, vae, make_dataset):
+    assert 0 <= posterior.entropy_batch_mixing() <= np.log(2) + 1e-9
+    assert Posterior(vae, make_dataset(n_batches=3)).entropy_batch_mixing() is None
+
+
+def test_entropy_batch_mixing_of_mixed_and_separate_batches():
+    rng = np.random.default_rng(0)
+    latent, batches = rng.normal(size=(400, 2)), np.arange(400) % 2
+    assert entropy_batch_mixing(latent, batches, seed=0) == pytest.approx(np.log(2), abs=0.02)
+    assert entropy_batch_mixing(latent + 100 * batches[:, None], batches, seed=0) == 0
+    assert entropy_batch_mixing(latent, batches * 0) == 0
+    assert entropy_batch_mixing(latent[:3], [0, 1, 1], seed=0) <= np.log(2)  # two neighbours each
+    torch.manual_seed(1)
+    first = entropy_batch_mixing(latent, batches)
+    torch.manual_seed(1)
+    assert entropy_batch_mixing(latent, batches) == first
+    with pytest.raises(ValueError, match="compares two batches, got 3"):
+        entropy_batch_mixing(latent, np.arange(400) % 3)
+    with pytest.raises(ValueError, match="400 cells and batches 3"):
+        entropy_batch_mixing(latent, [0, 1, 1])
+
+
+def test_entropy_from_indices():
+    assert entropy_from_indices([3, 3, 3]) == 0
+    assert entropy_from_indices([0, 1, 2, 3]) == pytest.approx(np.log(4))
+
+
+# Latent space and expression ------------------------------------------------------------------------------------------
+
+
+def test_the_latent_space_lines_up_with_the_codes(posterior, vae, dataset):
+    latent, batches, labels = posterior.sequential().get_latent()
+    assert (latent.shape, batches.shape, labels.shape) == ((60, 3), (60, 1), (60,))
+    assert np.array_equal(batches, dataset.batch_indices)
+    assert np.array_equal(labels, dataset.labels.ravel())
+    x = torch.tensor(dataset.X)
+    assert np.allclose(latent, vae.sample_from_posterior_z(x, give_mean=True).detach(), atol=1e-5)
+
+    shuffled, batches, labels = posterior.get_latent()  # in one and the same random order
+    order = [int(np.argmin(np.abs(latent - row).sum(1))) for row in shuffled]
+    assert sorted(order) == list(range(60))
+    assert np.array_equal(batches, dataset.batch_indices[order])
+    assert np.array_equal(labels, dataset.labels.ravel()[order])
+
+
+def test_draws_of_the_latent_space(posterior):
+    means, *_ = posterior.sequential().get_latent()
+    draws, *_ = posterior.sequential().get_latent(give_mean=False)
+    assert draws.shape == means.shape
+    assert not np.allclose(draws, means, atol=1e-3)
+
+
+def test_library_sizes(posterior, vae, dataset):
+    stats = posterior.get_stats()
+    assert stats.shape == (60,)
+    torch.manual_seed(0)
+    many = np.mean([posterior.get_stats() for _ in range(200)], axis=0)
+    x = torch.tensor(dataset.X)
+    means, variances, _ = vae.l_encoder(torch.log1p(x))
+    assert np.allclose(many, means.detach().ravel(), atol=5 * (variances.max().sqrt() / 200**0.5).item())
+
+
+def test_normalised_expression(posterior, dataset):
+    posterior = posterior.sequential()
+    scale = posterior.get_sample_scale()
+    assert isinstance(scale, np.ndarray)
+    assert scale.shape == (60, 20)
+    assert np.allclose(scale.sum(1), 1, atol=1e-5)
+    assert np.allclose(posterior.get_sample_scale(library_size=100).sum(1), 100, atol=1e-3)
+
+
+def test_normalised_expression_of_some_genes(posterior):
+    table = posterior.get_sample_scale(gene_list=["gene_7", "gene_2"])
+    assert isinstance(table, pd.DataFrame)
+    assert list(table.columns) == ["gene_2", "gene_7"]  # in the order of the data set
+    assert isinstance(posterior.get_sample_scale(gene_list=["gene_7"]), np.ndarray)
+    assert list(posterior.get_sample_scale(gene_list=["gene_7"], return_df=True)) == ["gene_7"]
+    assert posterior.get_sample_scale(return_df=True).shape == (60, 20)
+    assert isinstance(posterior.get_sample_scale(gene_list=["gene_2", "gene_7"], return_df=False), np.ndarray)
+    with pytest.raises(ValueError, match="1 unknown genes, such as 'gene_x'"):
+        posterior.get_sample_scale(gene_list=["gene_2", "gene_x"])
+
+
+def test_several_draws_of_the_normalised_expression(posterior):
+    assert posterior.get_sample_scale(n_samples=4).shape == (60, 20)
+    assert posterior.get_sample_scale(n_samples=4, return_mean=False).shape == (4, 60, 20)
+    draws = posterior.get_sample_scale(n_samples=4, return_mean=False, gene_list=["gene_2", "gene_7"])
+    assert draws.shape == (4, 60, 2)
+    with pytest.raises(ValueError, match="return_df=True needs return_mean=True"):
+        posterior.get_sample_scale(n_samples=4, return_mean=False, return_df=True)
+
+
+def test_imputation_has_one_row_a_cell_whatever_the_minibatches(posterior, vae):
+    assert posterior.imputation().shape == (60, 20)
+    posterior = posterior.sequential(batch_size=7)
+    draws = posterior.imputation(n_samples=200)
+    assert draws.shape == (200, 60, 20)
+    one_minibatch = posterior.sequential(batch_size=60).imputation(n_samples=200)
+    assert np.allclose(np.log(draws.mean(0)), np.log(one_minibatch.mean(0)), atol=0.5)
+
+
+def test_imputation_in_another_batch(posterior, vae):
+    posterior = posterior.sequential(batch_size=60)
+
+    def given(transform_batch):
+        torch.manual_seed(0)
+        return posterior.imputation(transform_batch=transform_batch)
+
+    torch.manual_seed(0)
+    x, _, _, batch, labels = next(iter(posterior))
+    expected = vae.get_sample_rate(x, batch, labels, transform_batch=1).detach().numpy()
+    assert np.allclose(given(1), expected, rtol=1e-4)
+    assert np.allclose(given([0, 1]), (given(0) + given(1)) / 2, rtol=1e-4)
+    assert np.allclose(given(np.array([0, 1])), given([0, 1]))
+    assert not np.allclose(given(0), given(1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("transform_batch", [2, -1, [0, 2], []])
+def test_unknown_batches_are_refused(posterior, transform_batch):
+    with pytest.raises(ValueError, match="is not among the codes of the 2 batches of the data set, 0 to 1"):
+        posterior.imputation(transform_batch=transform_batch)
