@@ -244,9 +244,10 @@ def test_ctrl_c_and_resume_give_what_an_uninterrupted_run_gives(cells, tmp_path)
     code = "import sys; from scvi import cli, plots; plots.available = lambda: False; sys.exit(cli.main())"
     command = [sys.executable, "-c", code, "train", cells, "--max-epochs", "300", "--output"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    subprocess.run([*command, whole], check=True, capture_output=True)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    subprocess.run([*command, whole], check=True, **options)
 
-    first = subprocess.Popen([*command, halves], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([*command, halves], text=True, **options)
     until = time.monotonic() + 60
     while not list(halves.glob("checkpoint/*.safetensors")) and first.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
@@ -257,7 +258,7 @@ def test_ctrl_c_and_resume_give_what_an_uninterrupted_run_gives(cells, tmp_path)
     assert "Traceback" not in error
     assert {path.name for path in halves.iterdir()} == {"checkpoint", "options.json"}
 
-    subprocess.run([*command, halves, "--resume"], check=True, capture_output=True)
+    subprocess.run([*command, halves, "--resume"], check=True, **options)
     assert {path.name for path in halves.iterdir()} == {path.name for path in whole.iterdir()}
     one, two = (anndata.read_h5ad(folder / "cells.h5ad").obsm["X_scVI"] for folder in (whole, halves))
     np.testing.assert_array_equal(one, two)

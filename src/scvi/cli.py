@@ -20,7 +20,7 @@ from scvi._files import replacing
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scvi.estimators import SCVI
+    from scvi.estimators import SCVI, LinearSCVI
 
 USAGE, BAD_DATA, INTERRUPTED = 2, 1, 130
 
@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _messages():
             arguments.run(arguments)
     except KeyboardInterrupt:
+        _say("scvi: interrupted" + arguments.after_ctrl_c)
         return INTERRUPTED
     except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
         if arguments.debug:
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="fit the cells that come with the package", description=DEMO_HELP, **options
     )
     demo.add_argument("--output", type=Path, default=Path("scvi-demo"), metavar="DIR", help="(default: %(default)s)")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, after_ctrl_c="")
 
     train = commands.add_parser(
         "train", help="fit the cells of an .h5ad file", description=TRAIN_HELP, epilog=TRAIN_EPILOG, **options
@@ -149,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run that was interrupted in DIR")
     again.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
-    train.set_defaults(run=_train, parser=train)
+    train.set_defaults(run=_train, parser=train, after_ctrl_c="; --resume goes on")
     return parser
 
 
@@ -186,6 +187,8 @@ def _train(arguments: argparse.Namespace) -> None:
     _remember_options(output, arguments)
     resume = arguments.resume and output.checkpoint.exists()
     model.train(arguments.max_epochs, seed=arguments.seed, checkpoint_dir=output.checkpoint, resume=resume)
+    if model.was_interrupted:
+        raise KeyboardInterrupt
     _write(output, model, adata, arguments)
     shutil.rmtree(output.checkpoint, ignore_errors=True)
 
@@ -232,11 +235,11 @@ def _read(file: Path) -> AnnData:
         raise ValueError(f"{str(file)!r} is no readable .h5ad file: {error}") from error
 
 
-def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI:
+def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
     """The model to train; the gene selection, if one is asked for, goes into adata."""
     from scvi.estimators import SCVI, LinearSCVI
 
-    Model = {"scvi": SCVI, "ldvae": LinearSCVI}[arguments.model]
+    Model: type[SCVI] | type[LinearSCVI] = SCVI if arguments.model == "scvi" else LinearSCVI
     keys = {"layer": arguments.layer, "batch_key": arguments.batch_key, "labels_key": arguments.labels_key}
     Model.setup_anndata(adata, **keys)
     print(f"{arguments.file}: {adata.n_obs} cells x {adata.n_vars} genes", flush=True)
@@ -257,7 +260,7 @@ def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
 
 
-def _write(output: _Output, model: SCVI, adata: AnnData, arguments: argparse.Namespace) -> None:
+def _write(output: _Output, model: SCVI | LinearSCVI, adata: AnnData, arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from scvi import plots

@@ -79,10 +79,10 @@ def _fit(adata: AnnData, seed: int, max_epochs: int | None) -> tuple[SCVI, float
     model = SCVI(train, seed=seed)
     model.train(max_epochs=max_epochs, seed=seed)
     print(f"fitted in {time.perf_counter() - begin:.0f} s; scoring the {len(held_out)} others ...", flush=True)
-    return model, model.get_elbo(adata[held_out])
+    return model, float(model.get_elbo(adata[held_out]))
 
 
-def _scores(adata: AnnData, latent: npt.NDArray) -> list[float]:
+def _scores(adata: AnnData, latent: npt.ArrayLike) -> list[float]:
     """ARI and NMI of clusters, share of right neighbourhoods, entropy of batch mixing."""
     from scvi.queries import clustering
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import h5py
@@ -11,7 +11,18 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
-__all__ = ["Counts", "Rows", "as_rows", "blocks", "counts_hash", "gene_sums", "row_sums", "take", "without_repeats"]
+__all__ = [
+    "Counts",
+    "Rows",
+    "as_rows",
+    "blocks",
+    "counts_hash",
+    "gene_sums",
+    "row_sums",
+    "summed",
+    "take",
+    "without_repeats",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +71,7 @@ def as_rows(counts: Any, name: str) -> Counts:
 
 
 def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
-    """Pairs of the first row and the rows of a block, from the first cell to the last; views of counts in memory."""
+    """Pairs of the first row and the rows of a block, from the first cell to the last."""
     n, g = counts.shape
     step = max(1, _BLOCK_VALUES // max(g, 1))
     for start in range(0, n, step):
@@ -96,6 +107,26 @@ def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     rows = without_repeats(rows)
     values, g = rows.data.astype(np.float64), rows.shape[1]
     return np.bincount(rows.indices, values, minlength=g), np.bincount(rows.indices, values**2, minlength=g)
+
+
+def summed(
+    counts: Counts,
+    cells: np.ndarray | None = None,
+    of_block: Callable[[Rows], tuple[np.ndarray, np.ndarray]] = gene_sums,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`of_block` added up over blocks of cells, (g,) each.
+
+    Parameters
+    ----------
+    cells
+        (n,) mask of the cells to add up; None is all.
+    """
+    first, second = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
+    for start, rows in blocks(counts):
+        sums, squares = of_block(rows if cells is None else rows[cells[start : start + rows.shape[0]]])
+        first += sums
+        second += squares
+    return first, second
 
 
 def counts_hash(counts: Any) -> int:

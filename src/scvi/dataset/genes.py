@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,18 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi.dataset.checks import obs_column
-from scvi.dataset.counts import Counts, Rows, as_rows, blocks, gene_sums, without_repeats
+from scvi.dataset.counts import Counts, Rows, as_rows, gene_sums, summed, without_repeats
 
 __all__ = ["population_variance", "seurat_v3", "seurat_v3_highly_variable_genes"]
 
 _FEWEST_FOR_LOESS = 30  # with a handful of points the compiled loess fails, or crashes the process
-
-GeneSums = Callable[[Rows], tuple[np.ndarray, np.ndarray]]
 
 
 def population_variance(counts: Any) -> np.ndarray:
     """(g,) float64 variance of each gene over all cells (divided by n)."""
     counts = as_rows(counts, "the matrix")
     n = max(counts.shape[0], 1)
-    sums, squares = _sums(counts, gene_sums)
+    sums, squares = summed(counts)
     return np.maximum(squares / n - (sums / n) ** 2, 0.0)
 
 
@@ -114,7 +112,7 @@ def _groups(batch: Sequence[Any] | np.ndarray | pd.Series | None, n: int) -> lis
 def _normalised_variance(counts: Counts, cells: np.ndarray | None) -> np.ndarray:
     """(g,) float64 variance of the clipped counts over the expected variance; 0 for genes that do not vary."""
     n = counts.shape[0] if cells is None else int(cells.sum())
-    sums, squares = _sums(counts, gene_sums, cells)
+    sums, squares = summed(counts, cells)
     mean = sums / n
     variance = np.maximum(squares - n * mean**2, 0.0) / (n - 1)
     if not np.isfinite(variance).all():
@@ -123,17 +121,8 @@ def _normalised_variance(counts: Counts, cells: np.ndarray | None) -> np.ndarray
     expected = np.ones_like(mean)
     expected[varies] = 10 ** _expected_log_variance(np.log10(mean[varies]), np.log10(variance[varies]))
     ceiling = mean + np.sqrt(expected * n)
-    sums, squares = _sums(counts, lambda rows: gene_sums(_clipped(rows, ceiling)), cells)
+    sums, squares = summed(counts, cells, lambda rows: gene_sums(_clipped(rows, ceiling)))
     return np.where(varies, (n * mean**2 + squares - 2 * mean * sums) / ((n - 1) * expected), 0.0)
-
-
-def _sums(counts: Counts, of_block: GeneSums, cells: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    first, second = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
-    for start, rows in blocks(counts):
-        sums, squares = of_block(rows if cells is None else rows[cells[start : start + rows.shape[0]]])
-        first += sums
-        second += squares
-    return first, second
 
 
 def _clipped(rows: Rows, ceiling: np.ndarray) -> Rows:

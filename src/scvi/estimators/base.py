@@ -14,11 +14,11 @@ import torch
 
 from scvi._random import generator_of, resolve_seed, seeded
 from scvi._settings import settings
-from scvi.dataset.cell_data import CellData, Schema, declare, encode, register, registered
+from scvi.dataset.cell_data import CellData, Schema, declare, encode, fingerprint, register, registered
 from scvi.dataset.checks import nearest
 from scvi.estimators import files, training
 from scvi.inference.fitting import Fit
-from scvi.inference.plan import Plan, Schedule, default_max_epochs
+from scvi.inference.plan import Schedule
 from scvi.minibatch import Minibatch
 from scvi.models.vae import VAE
 from scvi.queries import expression, latent, likelihood
@@ -48,6 +48,8 @@ class Estimator(ABC):
         One-column tables of losses by epoch, in nats per cell; `elbo_*` and `train_loss_epoch` fall.
     is_trained
         Whether the model was fitted.
+    was_interrupted
+        Whether the last fit was ended early with Ctrl-C.
     train_indices, validation_indices
         Positions of the cells of the last fit.
     """
@@ -86,7 +88,7 @@ class Estimator(ABC):
         mask_var
             Genes to model: a boolean column of ``adata.var``, a list of names or a mask. None: all.
         """
-        schema, fingerprint = declare(
+        schema, print_of_adata = declare(
             adata,
             layer=layer,
             batch_key=batch_key,
@@ -96,7 +98,7 @@ class Estimator(ABC):
             continuous_covariate_keys=continuous_covariate_keys,
             mask_var=mask_var,
         )
-        register(adata, cls.__name__, schema, fingerprint)
+        register(adata, cls.__name__, schema, print_of_adata)
 
     def __init__(self, adata: AnnData, options: Mapping[str, Any], seed: int | None) -> None:
         schema = registered(adata, type(self).__name__)
@@ -114,8 +116,9 @@ class Estimator(ABC):
     ) -> None:
         self.schema, self.options, self.module = schema, dict(options), module.eval()
         self.adata, self._data = adata, data
+        self._fingerprint = None if adata is None or adata.isbacked else fingerprint(adata, schema)
         self.history: dict[str, pd.DataFrame] = {}
-        self.is_trained = False
+        self.is_trained = self.was_interrupted = False
         self.train_indices: np.ndarray | None = None
         self.validation_indices: np.ndarray | None = None
 
@@ -178,13 +181,13 @@ class Estimator(ABC):
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; None: by the number of cells.
+            Passes over the training cells; None: 50, fewer for more than 50,000 cells.
         accelerator, devices
             'auto' (a CUDA GPU if there is one), 'cpu', 'gpu' or 'mps'; one device.
         train_size, validation_size
             Shares of the cells to fit and to look at only (None: the rest).
         batch_size
-            Cells in a step.
+            Cells in a step; None: ``scvi.settings.batch_size``, and at most 64 for fewer than 5,000 training cells.
         early_stopping
             Stop when `early_stopping_monitor` (a ``*_validation`` entry of the history) has not fallen by
             `early_stopping_min_delta` in `early_stopping_patience` epochs, and go back to the best weights.
@@ -216,11 +219,12 @@ class Estimator(ABC):
             If an argument is out of range, before anything is trained.
         """
         data = self._own_data("train")
-        if resume and checkpoint_dir is None:
-            raise ValueError("resume=True needs checkpoint_dir, the directory with the checkpoint")
         device = training.resolve_device(accelerator, devices)
-        batch_size = settings.batch_size if batch_size is None else batch_size
+        seed = training.seed_of_fit(seed, checkpoint_dir, resume)
+        held_out = None if validation_indices is None else data.positions(validation_indices)
+        train_cells, validation_cells = training.split_cells(len(data), train_size, validation_size, held_out, seed)
         options: dict[str, Any] = {
+            "max_epochs": max_epochs,
             "batch_size": batch_size,
             "early_stopping": early_stopping,
             "lr": lr,
@@ -233,15 +237,7 @@ class Estimator(ABC):
             "early_stopping_patience": early_stopping_patience,
             "early_stopping_min_delta": early_stopping_min_delta,
         }
-        options = {name: value for name, value in options.items() if value is not None}
-        training.check_options(options if max_epochs is None else {**options, "max_epochs": max_epochs})
-        seed = self._train_seed(seed, checkpoint_dir if resume else None)
-        held_out = None if validation_indices is None else data.positions(validation_indices)
-        train_cells, validation_cells = training.split_cells(len(data), train_size, validation_size, held_out, seed)
-        max_epochs = default_max_epochs(len(train_cells), batch_size) if max_epochs is None else max_epochs
-        options |= training.plan_options(plan_kwargs, max_epochs, len(train_cells), batch_size)
-        plan = Plan(max_epochs=max_epochs, **options)
-        training.check_monitor(plan, len(validation_cells))
+        plan = training.make_plan(options, plan_kwargs, len(train_cells), len(validation_cells))
         if not self.is_trained:
             training.initialise(self.module, data, train_cells)
         fit = Fit(
@@ -260,16 +256,9 @@ class Estimator(ABC):
         finally:
             self._keep(fit)
 
-    def _train_seed(self, seed: int | None, resumed: str | os.PathLike[str] | None) -> int:
-        """A resumed fit that is given no seed goes on with its own."""
-        if seed is None and resumed is not None:
-            stored = training.stored_seed(resumed)
-            if stored is not None:
-                return stored
-        return resolve_seed(seed)
-
     def _keep(self, fit: Fit) -> None:
         """Takes over what a fit has reached, also an interrupted one."""
+        self.was_interrupted = fit.interrupted
         if fit.n_iter == 0:
             return
         past = max((frame.index[-1] + 1 for frame in self.history.values()), default=0)
@@ -537,6 +526,11 @@ class Estimator(ABC):
     def _own_data(self, wish: str) -> CellData:
         if self._data is None:
             raise ValueError(f"this model was loaded without cells and cannot {wish}: pass adata to {type(self).__name__}.load")
+        if self._fingerprint is not None and fingerprint(self.adata, self.schema) != self._fingerprint:
+            raise ValueError(
+                f"the cells, genes or counts of the model's adata have changed since the model was made ({self.schema.counts_name} "
+                "was normalised or subset in place, perhaps): put the raw counts back, or pass other cells as adata"
+            )
         return self._data
 
     def _cells(self, adata: AnnData | None, indices: Indices) -> tuple[CellData, np.ndarray]:

@@ -5,54 +5,85 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from scvi._random import resolve_seed
+from scvi._settings import settings
 from scvi.dataset.cell_data import CellData
 from scvi.inference import checkpoint
-from scvi.inference.plan import Plan
+from scvi.inference.plan import Plan, default_batch_size, default_max_epochs
 from scvi.models.vae import VAE
 
-__all__ = [
-    "check_monitor",
-    "check_options",
-    "initialise",
-    "plan_options",
-    "resolve_device",
-    "split_cells",
-    "stored_seed",
-]
+__all__ = ["initialise", "make_plan", "resolve_device", "seed_of_fit", "split_cells"]
 
 _SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
 _PLAN_KEYS = (*_SAME_NAME, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau")
 _THETA_RANGE = (0.05, 100.0)
 
 
-def plan_options(plan_kwargs: Mapping[str, Any] | None, max_epochs: int, n_cells: int, batch_size: int) -> dict[str, Any]:
-    """The `plan_kwargs` of scripts that exist, as options of :class:`scvi.inference.plan.Plan`.
+def make_plan(
+    options: Mapping[str, Any], plan_kwargs: Mapping[str, Any] | None, n_train: int, n_validation: int
+) -> Plan:
+    """A checked plan; options that are None take its defaults.
 
-    A warm-up in epochs or steps becomes a share of the planned steps, at most all of them.
+    Parameters
+    ----------
+    options
+        Options of :class:`scvi.inference.plan.Plan`.
+    plan_kwargs
+        Options under the names of scripts that exist.
+    n_train, n_validation
+        Numbers of cells.
     """
-    given = dict(plan_kwargs or {})
-    unknown = sorted(set(given) - set(_PLAN_KEYS))
+    given = {name: value for name, value in options.items() if value is not None}
+    given.setdefault("batch_size", default_batch_size(n_train, settings.batch_size))
+    given.setdefault("max_epochs", default_max_epochs(n_train, max(1, given["batch_size"])))
+    plan = Plan(**given)
+    plan = replace(plan, **_translated(plan_kwargs or {}, plan, n_train))
+    _check_monitor(plan, n_validation)
+    return plan
+
+
+def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dict[str, Any]:
+    """`plan_kwargs` as options of a plan; a warm-up in epochs or steps becomes a share of the planned steps."""
+    unknown = sorted(set(plan_kwargs) - set(_PLAN_KEYS))
     if unknown:
         raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(_PLAN_KEYS)}")
-    options = {name: given[name] for name in _SAME_NAME if given.get(name) is not None}
-    if given.get("reduce_lr_on_plateau"):
+    options = {name: plan_kwargs[name] for name in _SAME_NAME if plan_kwargs.get(name) is not None}
+    if plan_kwargs.get("reduce_lr_on_plateau"):
         options["lr_schedule"] = "plateau"
-    n_steps = max_epochs * max(1, round(n_cells / batch_size))
-    if given.get("n_epochs_kl_warmup") is not None:
-        options["kl_warmup"] = min(1.0, given["n_epochs_kl_warmup"] / max_epochs)
-    elif given.get("n_steps_kl_warmup") is not None:
-        options["kl_warmup"] = min(1.0, given["n_steps_kl_warmup"] / n_steps)
+    n_steps = plan.max_epochs * max(1, round(n_train / plan.batch_size))
+    for name, planned in (("n_steps_kl_warmup", n_steps), ("n_epochs_kl_warmup", plan.max_epochs)):
+        if plan_kwargs.get(name) is not None:
+            options["kl_warmup"] = min(1.0, plan_kwargs[name] / planned)
     return options
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuses wrong values before any data is read."""
-    Plan(**{"max_epochs": 1, **options})
+def _check_monitor(plan: Plan, n_validation: int) -> None:
+    """Refuses to follow a value that will not be in the history."""
+    known = [f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")]
+    if plan.early_stopping_monitor not in known:
+        raise ValueError(
+            f"early_stopping_monitor={plan.early_stopping_monitor!r} is not one of {', '.join(map(repr, known))}"
+        )
+    if (plan.early_stopping or plan.lr_schedule == "plateau") and n_validation == 0:
+        raise ValueError(
+            "early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: lower train_size"
+        )
+
+
+def seed_of_fit(seed: int | None, checkpoint_dir: str | os.PathLike[str] | None, resume: bool) -> int:
+    """The seed of `train`; a resumed fit that is given none goes on with its own."""
+    if not resume:
+        return resolve_seed(seed)
+    if checkpoint_dir is None:
+        raise ValueError("resume=True needs checkpoint_dir, the directory with the checkpoint")
+    found = checkpoint.read(checkpoint_dir) if seed is None else None
+    return resolve_seed(seed) if found is None else int(found[1]["seed"])
 
 
 def split_cells(
@@ -143,18 +174,3 @@ def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
     as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
     module.initialise(as_tensor(frequency), as_tensor(np.log(theta)))
 
-
-def check_monitor(plan: Plan, n_validation: int) -> None:
-    """Refuses to follow a value that will not be in the history."""
-    follows = plan.early_stopping or plan.lr_schedule == "plateau"
-    known = [f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")]
-    if plan.early_stopping_monitor not in known:
-        raise ValueError(f"early_stopping_monitor={plan.early_stopping_monitor!r} is not one of {', '.join(map(repr, known))}")
-    if follows and n_validation == 0:
-        raise ValueError("early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: lower train_size")
-
-
-def stored_seed(directory: str | os.PathLike[str]) -> int | None:
-    """The seed of the fit whose checkpoint is in a directory, None without one."""
-    found = checkpoint.read(directory)
-    return None if found is None else int(found[1]["seed"])

@@ -88,7 +88,9 @@ class Fit(Trainer):
         self.recoveries = 0
         self.stopping = Patience(plan.early_stopping_patience, plan.early_stopping_min_delta)
         self.plateau = Patience(plan.lr_patience, plan.early_stopping_min_delta)
-        self._sums: dict[str, Tensor] = {}
+        self._terms: dict[str, Tensor] = {}  # of a step, summed over its cells
+        self._sums: dict[str, Tensor] = {}  # of an epoch
+        self._cells_seen = 0
         self._good: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         self._resume_from: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -143,7 +145,7 @@ class Fit(Trainer):
 
     def on_epoch_begin(self) -> None:
         """Forgets the sums of the epoch before."""
-        self._sums = {}
+        self._sums, self._cells_seen = {}, 0
 
     def on_iteration_begin(self) -> None:
         """Sets the step's learning rate and KL weight."""
@@ -155,7 +157,7 @@ class Fit(Trainer):
         """What a step minimises: the negative ELBO per cell with the step's KL weight."""
         elbo = self.model.loss(mb)
         loss = elbo.objective(self.kl_weight) + elbo.global_kl / len(self.train_indices)
-        self._add_to_sums(elbo, loss, len(mb))
+        self._terms = {**_terms(elbo), "train_loss_epoch": loss.detach() * len(mb)}
         return loss
 
     def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:  # type: ignore[override]
@@ -167,6 +169,7 @@ class Fit(Trainer):
             loss.backward()
             if self._clip():
                 self.optimizer.step()  # type: ignore[union-attr]
+                self._add_to_sums(len(tensors_list[0]))
                 return
         self._recover(tensors_list[0])
 
@@ -185,11 +188,11 @@ class Fit(Trainer):
 
     # ---- history -------------------------------------------------------------------------------------------------------
 
-    def _add_to_sums(self, elbo: Elbo, loss: Tensor, n: int) -> None:
-        with torch.no_grad():
-            terms = {**_terms(elbo), "train_loss_epoch": loss * n, "cells": torch.tensor(float(n))}
-            for name, value in terms.items():
-                self._sums[name] = self._sums[name] + value if name in self._sums else value.detach()
+    def _add_to_sums(self, n_cells: int) -> None:
+        """Counts the step's terms to the epoch's; sums stay on the device until the epoch ends."""
+        self._cells_seen += n_cells
+        for name, value in self._terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def on_epoch_end(self) -> bool:
         """Writes the history, then decides: stop, lower the learning rate, keep these weights."""
@@ -205,10 +208,10 @@ class Fit(Trainer):
         return go_on
 
     def _record(self) -> None:
-        cells = float(self._sums.pop("cells", torch.tensor(math.nan)))
-        values = {name: float(total) / cells for name, total in self._sums.items()}
-        record = {f"{name}_train": values[name] for name in values if name != "train_loss_epoch"}
-        record["train_loss_epoch"] = values.get("train_loss_epoch", math.nan)
+        record = {
+            name if name == "train_loss_epoch" else f"{name}_train": float(total) / self._cells_seen
+            for name, total in self._sums.items()
+        }
         if len(self.validation_indices) and self._validation_due():
             record |= {f"{name}_validation": value for name, value in self._validate().items()}
         record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}  # type: ignore[union-attr]
@@ -272,7 +275,7 @@ class Fit(Trainer):
 
     def on_training_end(self) -> None:
         """Warns where the KL weight did not get to its maximum."""
-        if self.n_iter and self.plan.kl_weight_at(self.n_iter, self.n_steps) < self.plan.max_kl_weight:
+        if self.n_iter and not self._weight_reached():
             logger.warning(
                 "Training stopped at KL weight %.3g of %g: the latent space is under-regularised. Train on, or shorten "
                 "the warm-up (kl_warmup=%g of the planned steps).",
@@ -399,7 +402,7 @@ def _terms(elbo: Elbo) -> dict[str, Tensor]:
     reconstruction = sum(elbo.reconstruction.values())
     kl = sum(elbo.kl.values())
     terms = {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
-    return {name: value.sum() for name, value in terms.items()}  # type: ignore[union-attr]
+    return {name: value.detach().sum() for name, value in terms.items()}  # type: ignore[union-attr]
 
 
 def _digest(indices: np.ndarray) -> int:

@@ -6,12 +6,18 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-__all__ = ["Plan", "Schedule", "default_max_epochs", "one_cycle"]
+__all__ = ["Plan", "Schedule", "default_batch_size", "default_max_epochs", "one_cycle"]
 
 Schedule = Literal["one-cycle", "constant", "plateau"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
+_SMALL_DATA, _SMALL_BATCH = 5_000, 64
+
+
+def default_batch_size(n_cells: int, usual: int) -> int:
+    """Cells in a step: `usual`, and at most 64 for fewer than 5,000 cells, which gives them enough steps."""
+    return min(usual, _SMALL_BATCH) if n_cells < _SMALL_DATA else usual
 
 
 def default_max_epochs(n_cells: int, batch_size: int) -> int:
@@ -93,9 +99,9 @@ class Plan:
         return self.lr * (one_cycle(step / n_steps) if self.lr_schedule == "one-cycle" else 1.0)
 
     def kl_weight_at(self, step: int, n_steps: int) -> float:
-        """KL weight of a step."""
+        """KL weight of a step, counted from 0; the last step of the warm-up has the full weight."""
         warmup = self.kl_warmup * n_steps
-        share = min(1.0, step / warmup) if warmup > 0 else 1.0
+        share = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
         return self.min_kl_weight + share * (self.max_kl_weight - self.min_kl_weight)
 
     def to_json(self) -> dict[str, Any]:

@@ -85,4 +85,4 @@ class LDVAE(VAE):
         loadings = linear.weight
         if isinstance(norm, nn.BatchNorm1d):
             loadings = (norm.weight / torch.sqrt(norm.running_var + norm.eps))[:, None] * loadings
-        return loadings[:, : self.n_latent].cpu().numpy()
+        return loadings[:, : self.n_latent].cpu().numpy().copy()  # not a view of the weights

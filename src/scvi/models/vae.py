@@ -83,7 +83,8 @@ class VAE(Model):
         encode_covariates: bool = False,
     ):
         super().__init__()
-        _check_sizes(n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
+        _check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
+        _check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
         if not 0 <= dropout_rate < 1:
             raise ValueError(f"dropout_rate={dropout_rate} is not in [0, 1)")
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
@@ -128,15 +129,27 @@ class VAE(Model):
         qz = self.z_encoder.encode(x, *self._categories(mb, mb.batch), cont=mb.continuous)
         return Variational(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))
 
-    def generative(self, z: Tensor, log_library: Tensor, mb: Minibatch, transform_batch: int | None = None) -> Decoded:
-        """p(x | z, l): z (..., n, d) before its transformation, log_library (..., n, 1)."""
-        batch = mb.batch if transform_batch is None else torch.full_like(mb.batch, transform_batch)
+    def generative(
+        self,
+        z: Tensor,
+        log_library: Tensor,
+        mb: Minibatch,
+        transform_batch: int | None = None,
+        every_head: bool = False,
+    ) -> Decoded:
+        """p(x | z, l): z (..., n, d) before its transformation, log_library (..., n, 1).
+
+        `every_head` computes dropout logits also where the likelihood has no use for them.
+        """
+        batch = mb.batch
+        if transform_batch is not None:
+            batch = torch.full((len(mb), 1), transform_batch, device=z.device)
         logits, decoded_r, dropout = self.decoder.heads(
             self.z_encoder.z_transformation(z),
             *self._categories(mb, batch),
             cont=mb.continuous,
             r=self.dispersion_of.per_cell,
-            dropout=self.likelihood.has_dropout,
+            dropout=every_head or self.likelihood.has_dropout,
         )
         px_r = None if self.dispersion_of.per_cell else self.px_r
         log_theta = self.dispersion_of.log_theta(px_r, decoded_r, batch, mb.labels)  # type: ignore[arg-type]
@@ -232,7 +245,7 @@ class VAE(Model):
         log_library = observed_log_library(mb) if q.l is None else draw(q.l, draws)
         if draws is not None:
             z, log_library = z.detach(), log_library.detach().expand(draws, -1, -1)
-        decoded = self.generative(z, log_library, mb, transform_batch)
+        decoded = self.generative(z, log_library, mb, transform_batch, every_head=True)
         wide = (lambda t: t) if draws is None else (lambda t: t.expand(draws, *t.shape))
         return {
             "px_scale": decoded.scale,
@@ -304,23 +317,23 @@ class VAE(Model):
 
     def scale_from_z(self, sample_batch: Tensor, fixed_batch: int) -> Tensor:
         """(n, g) expected frequencies of these cells at a draw of z, decoded in batch `fixed_batch` (0.5 name)."""
-        any_code = self._batch(sample_batch, None)
+        any_code = torch.zeros(sample_batch.shape[0], 1, dtype=torch.long, device=sample_batch.device)
         mb = Minibatch(sample_batch, any_code, any_code)
         z = draw(self.variational(mb).z)
         library = torch.full_like(z[:, :1], _LIBRARY_OF_SCALE_FROM_Z)
         return self.generative(z, library, mb, transform_batch=fixed_batch).scale
 
-    def _batch(self, x: Tensor, batch_index: Tensor | None) -> Tensor:
-        """The given codes, or the only batch there is."""
-        if batch_index is not None:
+    def _batch(self, x: Tensor, batch_index: Tensor | None) -> Tensor | None:
+        """The given codes, or the only batch there is; None where there are several, which the networks refuse."""
+        if batch_index is not None or self.n_batch > 1:
             return batch_index
         return torch.zeros(x.shape[0], 1, dtype=torch.long, device=x.device)
 
 
-def _check_sizes(**sizes: int) -> None:
+def _check_sizes(least: int, **sizes: int) -> None:
     for name, value in sizes.items():
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name}={value!r} must be a positive integer")
+        if int(value) != value or value < least:
+            raise ValueError(f"{name}={value!r} must be an integer, at least {least}")
 
 
 def observed_log_library(mb: Minibatch) -> Tensor:

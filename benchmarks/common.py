@@ -1,0 +1,60 @@
+"""What the benchmarks share: the machine in one line, tables, real counts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import anndata
+import numpy as np
+import torch
+from anndata import AnnData
+
+DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def machine() -> str:
+    """Processor, cores, threads and versions."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":")[1].strip() if models else name
+    packages = ", ".join(f"{p} {version(p)}" for p in ("scvi", "torch", "numpy", "numba"))
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; Python {platform.python_version()}, {packages}"
+
+
+def load_average() -> str:
+    """How busy the machine was in the last minute, where it tells."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+
+
+def read(folder: Path, name: str) -> AnnData:
+    """A benchmark file; ends the program with one line if there is none."""
+    file = folder / f"{name}.h5ad"
+    if not file.exists():
+        sys.exit(f"{file} does not exist: say where the benchmark files are with --data FOLDER")
+    return anndata.read_h5ad(file)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as their widest cell; the first to the left, the others to the right."""
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        first, *others = (
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join([first, *others]).rstrip()
+
+    return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
+
+
+def median(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    return float(np.median(values))

@@ -1,0 +1,173 @@
+"""Milliseconds per training step of the default model, beside the bare matrix products of that step.
+
+    python benchmarks/train_step.py --data FOLDER
+
+A step is everything from one optimiser step to the next: drawing the cells, building the minibatch from sparse counts,
+forward, backward, clipping, Adam. Its products, with 128 cells and g genes: the encoder's first layer, forward and weight
+gradient; each decoder head, forward, weight gradient and input gradient. They run with torch.mm into memory that is
+already there, between the steps of the same run. The smaller products (128 x 128 and below) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from anndata import AnnData
+from common import DEFAULT_DATA, load_average, machine, median, read, table
+from scipy import sparse
+
+from scvi import SCVI
+from scvi.dataset.cell_data import declare, encode
+from scvi.inference.fitting import Fit
+from scvi.inference.plan import Plan
+
+CELLS, HIDDEN = 128, 128
+WARM_UP = 15  # steps that are not timed
+STEPS_BETWEEN_PRODUCTS = 8
+
+
+def counts_of(adata: AnnData, n_genes: int, rng: np.random.Generator) -> tuple[sparse.csr_matrix, str]:
+    """The genes with the highest totals; where there are too few, all genes again in cells that are shuffled."""
+    by_total = np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel(), kind="stable")
+    x = sparse.csr_matrix(adata.X[:, by_total])
+    if n_genes <= x.shape[1]:
+        return sparse.csr_matrix(x[:, :n_genes]), "genes of highest total"
+    copies = math.ceil(n_genes / x.shape[1])
+    blocks = [x, *(x[rng.permutation(x.shape[0])] for _ in range(copies - 1))]
+    return sparse.csr_matrix(sparse.hstack(blocks, format="csr")[:, :n_genes]), f"{x.shape[1]} genes, tiled"
+
+
+def bare_products(n_genes: int, n_heads: int) -> Callable[[], float]:
+    """A function that runs the products once and returns their summed seconds."""
+    x, h = torch.rand(CELLS, n_genes), torch.rand(CELLS, HIDDEN)
+    d_h, d_out = torch.rand(CELLS, HIDDEN), torch.rand(CELLS, n_genes)
+    w_in, w_out = torch.rand(HIDDEN, n_genes), torch.rand(n_genes, HIDDEN)
+    encoder = [(x, w_in.t()), (d_h.t(), x)]
+    head = [(h, w_out.t()), (d_out.t(), h), (d_out, w_out)]
+    pairs = encoder + n_heads * head
+    results = [torch.empty(a.shape[0], b.shape[1]) for a, b in pairs]
+
+    def run() -> float:
+        begin = time.perf_counter()
+        for (a, b), out in zip(pairs, results, strict=True):
+            torch.mm(a, b, out=out)
+        return time.perf_counter() - begin
+
+    return run
+
+
+class TimedFit(Fit):
+    """A fit that notes how long its steps take, and runs the bare products now and then."""
+
+    def __init__(self, *args: object, products: Callable[[], float], **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.products = products
+        self.step_seconds: list[float] = []
+        self.product_seconds: list[float] = []
+        self.begin = time.perf_counter()
+
+    def on_iteration_end(self) -> None:
+        super().on_iteration_end()
+        self.step_seconds.append(time.perf_counter() - self.begin)
+        if self.n_iter % STEPS_BETWEEN_PRODUCTS == 0:
+            self.products()
+            self.product_seconds.append(self.products())
+        self.begin = time.perf_counter()
+
+
+def measure(adata: AnnData, likelihood: str, n_steps: int) -> tuple[float, float]:
+    """Median milliseconds of a step and of its products."""
+    SCVI.setup_anndata(adata)
+    module = SCVI(adata, gene_likelihood=likelihood, seed=0).module
+    schema, _ = declare(adata)
+    cells = np.arange(adata.n_obs)
+    plan = Plan(max_epochs=math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS)), batch_size=CELLS)
+    fit = TimedFit(
+        module,
+        encode(adata, schema),
+        cells,
+        cells[:0],
+        plan,
+        seed=0,
+        show_progbar=False,
+        products=bare_products(adata.n_vars, n_heads=2 if likelihood == "zinb" else 1),
+    )
+    fit.fit()
+    return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(
+        fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
+    )
+
+
+FIRST_CALLS = """
+import time, numpy as np, scipy.sparse, torch
+from scvi import kernels
+x, wide, column, row = torch.ones(256, 9), torch.ones(256, 9, requires_grad=True), torch.ones(256, 1), torch.ones(9)
+counts = scipy.sparse.csr_matrix(np.ones((256, 9), np.int32))
+calls = {
+    "zinb": lambda: kernels.nll_zinb(x, wide, column, row, wide).sum().backward(),
+    "nb": lambda: kernels.nll_nb(x, wide, column, row).sum().backward(),
+    "poisson": lambda: kernels.nll_poisson(x, wide, column).sum().backward(),
+    "rows_to_dense": lambda: kernels.rows_to_dense(counts, np.arange(256), None, 9),
+    "find_bad_count": lambda: kernels.find_bad_count(counts.data),
+}
+for name, call in calls.items():
+    begin = time.perf_counter()
+    call()
+    print(name, time.perf_counter() - begin)
+"""
+
+
+def first_calls() -> list[list[object]]:
+    """Seconds of the first call of each kernel, numba's import included, without and with compiled code on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = []
+        for _ in range(2):
+            env = {**os.environ, "NUMBA_CACHE_DIR": folder}
+            done = subprocess.run(
+                [sys.executable, "-c", FIRST_CALLS], env=env, capture_output=True, text=True, check=True
+            )
+            runs.append(dict(line.split() for line in done.stdout.splitlines()))
+    rows: list[list[object]] = [[name, *(f"{float(run[name]):.2f}" for run in runs)] for name in runs[0]]
+    return [*rows, ["all", *(f"{sum(map(float, run.values())):.2f}" for run in runs)]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark files")
+    parser.add_argument("--sets", nargs="+", default=["pbmc3k", "zeisel_cortex"], help="files to take counts from")
+    parser.add_argument("--genes", nargs="+", type=int, default=[2000, 10000])
+    parser.add_argument("--steps", type=int, default=120, help="timed steps of each fit")
+    parser.add_argument("--threads", type=int, help="torch threads")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+
+    print(machine())
+    print(f"load average {load_average()}; medians of {arguments.steps} steps of {CELLS} cells; products interleaved\n")
+    rows = []
+    for name in arguments.sets:
+        source = read(arguments.data, name)
+        for n_genes in arguments.genes:
+            x, how = counts_of(source, n_genes, np.random.default_rng(0))
+            share = x.nnz / (x.shape[0] * n_genes)
+            for likelihood in ("zinb", "nb"):
+                step, products = measure(AnnData(x, obs=source.obs[[]].copy()), likelihood, arguments.steps)
+                figures = [f"{step:.2f}", f"{products:.2f}", f"{step / products:.2f}"]
+                rows.append([f"{name} ({how})", f"{n_genes:,}", f"{share:.0%}", likelihood, *figures])
+    print(table(["counts", "genes", "non-zero", "likelihood", "step ms", "products ms", "ratio"], rows))
+    print("\nFirst calls, seconds:\n")
+    print(table(["kernel", "nothing compiled", "compiled earlier"], first_calls()))
+
+
+if __name__ == "__main__":
+    main()

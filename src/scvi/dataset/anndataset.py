@@ -1,0 +1,157 @@
+"""A GeneExpressionDataset from an AnnData."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+from anndata.abc import CSRDataset
+
+from scvi.dataset.arrays import LARGEST_CODE
+from scvi.dataset.attributes import CellMeasurement
+from scvi.dataset.checks import nearest
+from scvi.dataset.counts import Rows, as_rows
+from scvi.dataset.dataset import GeneExpressionDataset
+
+__all__ = ["AnnDatasetFromAnnData", "extract_data_from_anndata"]
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+"""Name of the category of cells whose entry is missing."""
+
+_RESERVED = {"batch_indices", "labels", "local_means", "local_vars", "cell_types", "batch_names"}
+
+
+class AnnDatasetFromAnnData(GeneExpressionDataset):
+    """Copies the counts and annotations of an AnnData; cells without counts are left out.
+
+    Sparse counts stay sparse. Batches and labels may be codes or names; names are numbered by first appearance and kept
+    in `cell_types` (labels) and `batch_names`. Cells where the name is missing form a category "unknown". Other columns
+    of `obs` and `var` become attributes.
+
+    Parameters
+    ----------
+    ad
+        Left as it is.
+    batch_label
+        Column of ``ad.obs`` with the experimental batch, if there is one.
+    ctype_label
+        Column of ``ad.obs`` with the names of the cell types, if there is one.
+    class_label
+        Column of ``ad.obs`` with labels, read where there is no `ctype_label`.
+    use_raw
+        Read ``ad.raw`` (counts, gene names, annotations of genes) in place of ``ad.X``.
+    cell_measurements_col_mappings
+        Keys of ``ad.obsm`` to read as measurements, and for each the key of ``ad.uns`` with the names of its columns.
+    """
+
+    def __init__(
+        self,
+        ad: AnnData,
+        batch_label: str = "batch_indices",
+        ctype_label: str = "cell_types",
+        class_label: str = "labels",
+        use_raw: bool = False,
+        cell_measurements_col_mappings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        data, batch, labels, genes, types, obs, obsm, var, _, uns = extract_data_from_anndata(
+            ad, batch_label, ctype_label, class_label, use_raw
+        )
+        self.populate_from_data(
+            data,
+            Ys=[_measurement(obsm, uns, *pair) for pair in (cell_measurements_col_mappings or {}).items()],
+            batch_indices=batch,
+            labels=labels,
+            gene_names=genes,
+            cell_types=types,
+            cell_attributes_dict={_unreserved(name, "_cell"): np.asarray(obs[name]) for name in obs},
+            gene_attributes_dict={_unreserved(name, "_gene"): np.asarray(var[name]) for name in var},
+            remap_attributes=False,
+        )
+        batch_names = _codes(ad.obs[batch_label])[1] if batch_label in ad.obs else None
+        if batch_names is not None:
+            self.initialize_mapped_attribute("batch_indices", "batch_names", batch_names)
+        self.filter_cells_by_count()
+        self.remap_categorical_attributes()
+
+
+def extract_data_from_anndata(
+    ad: AnnData,
+    batch_label: str = "batch_indices",
+    ctype_label: str = "cell_types",
+    class_label: str = "labels",
+    use_raw: bool = False,
+) -> tuple[Any, ...]:
+    """Copies of what a data set reads; the arguments are those of :class:`AnnDatasetFromAnnData`.
+
+    Returns
+    -------
+    Counts (float32 array or CSR), codes of the batch and of the labels (None where there are none), gene names, names
+    of the labels (or None), the other columns of `obs`, `obsm`, `var`, `varm`, `uns`.
+
+    Raises
+    ------
+    ValueError
+        If there are no counts to read.
+    """
+    source = ad.raw if use_raw else ad
+    if source is None or source.X is None:
+        raise ValueError(f"{'ad.raw' if use_raw else 'ad.X'} is None; there are no counts to read")
+    obs = ad.obs.copy()
+    batch = _codes(obs.pop(batch_label))[0] if batch_label in obs else None
+    labels = types = None
+    if ctype_label in obs:
+        labels, types = _numbered(obs.pop(ctype_label))
+    elif class_label in obs:
+        labels, types = _codes(obs.pop(class_label))
+    genes = np.asarray(source.var_names).astype(str)
+    return _copied(source.X), batch, labels, genes, types, obs, ad.obsm, source.var, source.varm, ad.uns
+
+
+def _copied(X: Any) -> Rows:
+    counts = as_rows(X, "ad.X")
+    if isinstance(counts, CSRDataset):
+        return counts.to_memory()
+    if isinstance(counts, (np.ndarray, h5py.Dataset)):
+        return np.array(counts, dtype=np.float32, order="C")
+    return counts.copy()
+
+
+def _codes(column: pd.Series) -> tuple[npt.NDArray, npt.NDArray | None]:
+    """Codes as they are if the column holds codes (integers from 0 to 65535); otherwise numbered names."""
+    if pd.api.types.is_numeric_dtype(column.dtype) and not column.isna().any():
+        values = column.to_numpy()
+        if values.size == 0 or (0 <= values.min() <= values.max() <= LARGEST_CODE and (values % 1 == 0).all()):
+            return values.astype(np.int64), None
+    return _numbered(column)
+
+
+def _numbered(column: pd.Series) -> tuple[npt.NDArray, npt.NDArray]:
+    """Codes by first appearance, and the names."""
+    names = column.astype(object)
+    missing = names.isna()
+    if missing.any():
+        logger.warning("%s is missing in %d cells: they are called %r", column.name, int(missing.sum()), UNKNOWN)
+        names = names.mask(missing, UNKNOWN)
+    codes, categories = pd.factorize(names.astype(str))
+    return codes, np.asarray(categories).astype(str)
+
+
+def _measurement(obsm: Mapping[str, Any], uns: Mapping[str, Any], name: str, columns_name: str) -> CellMeasurement:
+    for where, entries, key in (("obsm", obsm, name), ("uns", uns, columns_name)):
+        if key not in entries:
+            raise ValueError(f"cell_measurements_col_mappings: {key!r} is not in ad.{where}{nearest(key, entries)}")
+    return CellMeasurement(name, obsm[name].copy(), columns_name, np.array(uns[columns_name]))
+
+
+def _unreserved(name: str, suffix: str) -> str:
+    """A name that overwrites nothing that population sets."""
+    return name + suffix if name in _RESERVED or name == "gene_names" else name

@@ -1,0 +1,406 @@
+"""Counts with annotations of cells and genes, under their 2020 names."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch.utils.data import Dataset
+
+from scvi.dataset.arrays import LARGEST_CODE, as_array, checked_matrix, log_totals, mean_and_variance, remap_categories
+from scvi.dataset.cell_data import VARIANCE_FLOOR, CellData
+from scvi.dataset.counts import Rows
+from scvi.kernels import rows_to_dense
+
+__all__ = ["AnnotatedCells", "CellMeasurement"]
+
+logger = logging.getLogger(__name__)
+
+_CODES = {"batch_indices", "labels"}
+_SET_BY_POPULATION = {"local_means", "local_vars", "gene_names"}
+_REGISTRIES = (
+    "dataset_versions",
+    "gene_attribute_names",
+    "cell_attribute_names",
+    "cell_categorical_attribute_names",
+    "cell_measurements_col_mappings",
+)
+
+
+@dataclass
+class CellMeasurement:
+    """Further measurements of the same cells (proteins, coordinates...).
+
+    Attributes
+    ----------
+    name
+        Attribute of the data set that will hold the data.
+    data
+        (n, m) array or sparse matrix.
+    columns_attr_name
+        Attribute of the data set that will hold the names of the columns.
+    columns
+        m names.
+    """
+
+    name: str
+    data: npt.NDArray | sp.csr_matrix
+    columns_attr_name: str
+    columns: npt.NDArray | Sequence[Any]
+
+
+class AnnotatedCells(Dataset):
+    """What a data set is: counts, attributes of cells and genes in registries, and the minibatches made of them.
+
+    Attributes are read and written as attributes of the object (``dataset.labels``). n cells, G genes.
+    """
+
+    def __init__(self) -> None:
+        self.dataset_versions: set[str] = set()
+        self.gene_attribute_names: set[str] = set()
+        self.cell_attribute_names: set[str] = set()
+        self.cell_categorical_attribute_names: set[str] = set()
+        self.attribute_mappings: defaultdict[str, list[str]] = defaultdict(list)
+        self.cell_measurements_col_mappings: dict[str, str] = {}
+        self.protected_attributes = ["X"]
+        self.n_batches: int | None = None
+        self.n_labels: int | None = None
+        self.gene_names: npt.NDArray[np.str_] | None = None
+        self.cell_types: npt.NDArray | None = None
+        self.local_means: npt.NDArray[np.float64] | None = None
+        self.local_vars: npt.NDArray[np.float64] | None = None
+        self._X: Rows | None = None
+        self._batch_indices: npt.NDArray[np.uint16] | None = None
+        self._labels: npt.NDArray[np.uint16] | None = None
+        self._norm_X: Rows | None = None
+        self._corrupted_X: Rows | None = None
+
+    def __repr__(self) -> str:
+        if self._X is None:
+            return "GeneExpressionDataset object (unpopulated)"
+        size = f"n_cells x nb_genes = {self.nb_cells} x {self.nb_genes}"
+        lines = [f"GeneExpressionDataset object with {size}"]
+        for registry in _REGISTRIES:
+            names = getattr(self, registry)
+            if isinstance(names, dict):
+                entries = [f"{name!r}: {columns!r}" for name, columns in names.items()]
+            else:
+                entries = [repr(name) for name in sorted(names)]
+            if entries:
+                lines.append(f"    {registry}: {', '.join(entries)}")
+        return "\n".join(lines)
+
+    def __len__(self) -> int:
+        return self.nb_cells
+
+    def __getitem__(self, index: int) -> int:
+        return index  # the collate function looks up
+
+    def _forget(self) -> None:
+        """Back to the unpopulated state; what a subclass has set for itself stays."""
+        mapped = {name for names in self.attribute_mappings.values() for name in names}
+        columns = set(self.cell_measurements_col_mappings.values())
+        for name in self.cell_attribute_names | self.gene_attribute_names | mapped | columns:
+            vars(self).pop(name, None)
+        AnnotatedCells.__init__(self)
+
+    # counts and codes
+
+    @property
+    def X(self) -> Rows | None:
+        """(n, G) counts: ndarray or CSR; None before population."""
+        return self._X
+
+    @X.setter
+    def X(self, X: Rows) -> None:
+        if self._batch_indices is None:
+            raise ValueError("this data set is unpopulated; use populate_from_data(X)")
+        counts = checked_matrix(X)
+        n_genes = counts.shape[1] if self.gene_names is None else len(self.gene_names)
+        if counts.shape != (len(self._batch_indices), n_genes):
+            raise ValueError(
+                f"X has shape {counts.shape}; this data set has {len(self._batch_indices)} cells and {n_genes} genes. "
+                "Use update_cells and update_genes to choose some of them"
+            )
+        self._X = counts
+        self._norm_X = self._corrupted_X = None  # they were made from another X
+        self.dataset_versions.clear()
+        logger.info("Computing the library size for the new data")
+        self.compute_library_size_batch()
+
+    @property
+    def _counts(self) -> Rows:
+        """X, or a ValueError before population."""
+        if self._X is None:
+            raise ValueError("this data set is unpopulated; use populate_from_data(X)")
+        return self._X
+
+    @property
+    def nb_cells(self) -> int:
+        return self._counts.shape[0]
+
+    @property
+    def nb_genes(self) -> int:
+        return self._counts.shape[1]
+
+    @property
+    def batch_indices(self) -> npt.NDArray[np.uint16]:
+        """(n, 1) codes of the experimental batch."""
+        return self._batch_indices  # type: ignore[return-value]
+
+    @batch_indices.setter
+    def batch_indices(self, batch_indices: npt.ArrayLike) -> None:
+        self._batch_indices = self._as_codes("batch_indices", batch_indices)
+        self.n_batches = len(np.unique(self._batch_indices))
+
+    @property
+    def labels(self) -> npt.NDArray[np.uint16]:
+        """(n, 1) codes of the cell type."""
+        return self._labels  # type: ignore[return-value]
+
+    @labels.setter
+    def labels(self, labels: npt.ArrayLike) -> None:
+        self._labels = self._as_codes("labels", labels)
+        self.n_labels = len(np.unique(self._labels))
+
+    @property
+    def norm_X(self) -> Rows | None:
+        """Counts over the mean count of their cell; None until :meth:`normalize`."""
+        return self._norm_X
+
+    @norm_X.setter
+    def norm_X(self, norm_X: Rows) -> None:
+        self._norm_X = norm_X
+        self.register_dataset_version("norm_X")
+
+    @property
+    def corrupted_X(self) -> Rows | None:
+        """Counts with noise; None until :meth:`corrupt`."""
+        return self._corrupted_X
+
+    @corrupted_X.setter
+    def corrupted_X(self, corrupted_X: Rows) -> None:
+        self._corrupted_X = corrupted_X
+        self.register_dataset_version("corrupted_X")
+
+    def _as_codes(self, name: str, codes: npt.ArrayLike) -> npt.NDArray[np.uint16]:
+        given = np.asarray(codes).reshape(-1, 1)
+        whole = given.dtype.kind in "iub" or (given.dtype.kind == "f" and bool((given == np.floor(given)).all()))
+        if not whole or (given.size and (given.min() < 0 or given.max() > LARGEST_CODE)):
+            raise ValueError(f"{name} must be integers from 0 to {LARGEST_CODE}; got {np.asarray(codes).dtype} values")
+        if self._X is not None and len(given) != self.nb_cells:
+            raise ValueError(f"Number of cells ({self.nb_cells}) and length of {name} ({len(given)}) mismatch")
+        return given.astype(np.uint16)
+
+    # registries
+
+    def register_dataset_version(self, version_name: str) -> None:
+        """Notes that a derived version of X exists."""
+        self.dataset_versions.add(version_name)
+
+    def initialize_cell_attribute(self, attribute_name: str, attribute: Any, categorical: bool = False) -> None:
+        """Sets and registers an attribute of cells.
+
+        Parameters
+        ----------
+        attribute_name
+            Gets the suffix "_cell" where the name is taken by a gene attribute or by the data set itself.
+        attribute
+            (n,) or (n, m).
+        categorical
+            The values are codes, to be renumbered by :meth:`remap_categorical_attributes`.
+
+        Raises
+        ------
+        ValueError
+            If there is not one value for each cell.
+        """
+        name = self._free_name(attribute_name, self.gene_attribute_names, "_cell")
+        values = as_array(attribute)
+        _check_length("cell", self.nb_cells, values)
+        setattr(self, name, values)
+        self.cell_attribute_names.add(name)
+        if categorical:
+            self.cell_categorical_attribute_names.add(name)
+
+    def initialize_gene_attribute(self, attribute_name: str, attribute: Any) -> None:
+        """As :meth:`initialize_cell_attribute` for genes, with the suffix "_gene"."""
+        name = self._free_name(attribute_name, self.cell_attribute_names, "_gene")
+        values = as_array(attribute)
+        _check_length("gene", self.nb_genes, values)
+        setattr(self, name, values)
+        self.gene_attribute_names.add(name)
+
+    def initialize_cell_measurement(self, measurement: CellMeasurement) -> None:
+        """Sets and registers the data of a measurement and the names of its columns."""
+        name = self._free_name(measurement.name, self.gene_attribute_names, "_cell")
+        taken = self.cell_attribute_names | self.gene_attribute_names
+        columns_name = self._free_name(measurement.columns_attr_name, taken, "_cell")
+        columns = np.asarray(measurement.columns)
+        data = as_array(measurement.data)
+        if data.ndim != 2 or len(columns) != data.shape[1]:
+            raise ValueError(f"measurement {name!r} has data of shape {data.shape} and {len(columns)} names of columns")
+        self.initialize_cell_attribute(name, data)
+        setattr(self, columns_name, columns)
+        self.cell_measurements_col_mappings[name] = columns_name
+
+    def initialize_mapped_attribute(
+        self, source_attribute_name: str, mapping_name: str, mapping_values: Sequence[Any] | npt.NDArray
+    ) -> None:
+        """Sets and registers a list that is indexed by the codes of another attribute.
+
+        Raises
+        ------
+        ValueError
+            If the other attribute does not hold integers, or holds one beyond the end of the list.
+        """
+        codes = np.asarray(getattr(self, source_attribute_name))
+        if codes.dtype.kind not in "iu":
+            raise ValueError(
+                f"Mapped attribute {source_attribute_name} should be categorical not {codes.dtype}; pass integer codes"
+            )
+        values = np.asarray(mapping_values)
+        if codes.size and codes.max() >= len(values):
+            raise ValueError(
+                f"{mapping_name} has {len(values)} values, but {source_attribute_name} holds the code {codes.max()}"
+            )
+        if mapping_name not in self.attribute_mappings[source_attribute_name]:
+            self.attribute_mappings[source_attribute_name].append(mapping_name)
+        setattr(self, mapping_name, values)
+
+    def remap_categorical_attributes(self, attributes_to_remap: Sequence[str] | None = None) -> None:
+        """Renumbers codes as 0, 1, 2... in the order of the old codes, and drops the names of codes that do not occur.
+
+        Parameters
+        ----------
+        attributes_to_remap
+            Names of categorical attributes; None is all.
+        """
+        if attributes_to_remap is None:
+            attributes_to_remap = sorted(self.cell_categorical_attribute_names)
+        for name in attributes_to_remap:
+            if name not in self.cell_categorical_attribute_names:
+                raise ValueError(f"{name!r} is not a registered categorical attribute of cells")
+            mappings = {mapping: getattr(self, mapping) for mapping in self.attribute_mappings.get(name, [])}
+            codes, n_codes, mappings = remap_categories(getattr(self, name), mappings_dict=mappings)  # type: ignore[misc]
+            logger.info("Remapping %s to [0,%d]", name, n_codes)
+            setattr(self, name, codes)
+            for mapping, values in mappings.items():
+                setattr(self, mapping, values)
+
+    def _free_name(self, name: Any, taken: set[str], suffix: str) -> str:
+        """The name, with the suffix if an attribute of that name must not be overwritten."""
+        name = str(name)
+        while name in self.protected_attributes or name in taken or self._is_own(name):
+            logger.warning("%r is already taken: the attribute is stored as %r", name, name + suffix)
+            name += suffix
+        return name
+
+    def _is_own(self, name: str) -> bool:
+        if hasattr(type(self), name):
+            return name not in _CODES
+        registered = self.cell_attribute_names | self.gene_attribute_names | _SET_BY_POPULATION
+        registered |= set(self.cell_measurements_col_mappings.values())
+        return name in vars(self) and name not in registered
+
+    # library size
+
+    def compute_library_size_batch(self) -> None:
+        """Sets `local_means` and `local_vars`, (n, 1): mean and variance of the log totals in the cell's batch.
+
+        The variance of a batch of one cell, which says nothing, is set to a small positive number.
+        """
+        logs = log_totals(self._counts)
+        means, variances = np.zeros((2, self.nb_cells, 1))
+        for code in np.unique(self.batch_indices):
+            cells = self.batch_indices.ravel() == code
+            means[cells], variances[cells] = mean_and_variance(logs[cells])
+            if cells.sum() < 2:
+                variances[cells] = VARIANCE_FLOOR
+        self.initialize_cell_attribute("local_means", means)
+        self.initialize_cell_attribute("local_vars", variances)
+
+    # minibatches
+
+    def cell_data(self, corrupted: bool = False) -> CellData:
+        """The data set as models read it; counts and codes are shared, not copied.
+
+        Parameters
+        ----------
+        corrupted
+            Read `corrupted_X` in place of `X`.
+        """
+        counts = self.corrupted_X if corrupted else self._counts
+        if counts is None:
+            raise ValueError("there is no corrupted_X; call corrupt() first")
+        genes = np.arange(self.nb_genes).astype(str) if self.gene_names is None else self.gene_names
+        return CellData(
+            counts=counts,
+            columns=None,
+            batch=self.batch_indices.ravel(),
+            labels=self.labels.ravel(),
+            l_mean=np.asarray(self.local_means).ravel(),
+            l_var=np.maximum(np.asarray(self.local_vars).ravel(), VARIANCE_FLOOR),
+            log_size=None,
+            continuous=None,
+            categorical=None,
+            cell_names=np.arange(self.nb_cells),
+            gene_names=genes,
+        )
+
+    def collate_fn_builder(
+        self,
+        add_attributes_and_types: Mapping[str, Any] | None = None,
+        override: bool = False,
+        corrupted: bool = False,
+    ) -> Callable[[Sequence[int]], tuple[torch.Tensor, ...]]:
+        """A function from positions of cells to their tensors.
+
+        The tensors are X float32, local_means float32, local_vars float32, batch_indices int64, labels int64.
+
+        Parameters
+        ----------
+        add_attributes_and_types
+            Further attributes of cells and their numpy types, in order.
+        override
+            Leave out the five above.
+        corrupted
+            Read `corrupted_X` in place of `X`.
+        """
+        attributes: dict[str, Any] = {}
+        if not override:
+            attributes["corrupted_X" if corrupted else "X"] = np.float32
+            attributes |= {"local_means": np.float32, "local_vars": np.float32}
+            attributes |= {"batch_indices": np.int64, "labels": np.int64}
+        attributes |= add_attributes_and_types or {}
+        return partial(self.collate_fn_base, attributes)
+
+    def collate_fn_base(
+        self, attributes_and_types: Mapping[str, Any], batch: Sequence[int] | npt.NDArray
+    ) -> tuple[torch.Tensor, ...]:
+        """The named attributes of the cells at positions `batch`, one tensor each."""
+        cells = np.asarray(batch, dtype=np.int64)
+        return tuple(
+            _as_tensor(getattr(self, name), cells, np.dtype(dtype)) for name, dtype in attributes_and_types.items()
+        )
+
+
+def _check_length(what: str, expected: int, values: Any) -> None:
+    length = values.shape[0] if values.ndim else 1
+    if length != expected:
+        raise ValueError(f"Number of {what}s ({expected}) and length of {what} attribute ({length}) mismatch")
+
+
+def _as_tensor(values: Any, cells: npt.NDArray[np.int64], dtype: np.dtype) -> torch.Tensor:
+    if sp.issparse(values) and dtype == np.float32:
+        return rows_to_dense(values, cells, None, values.shape[1])
+    rows = values[cells]
+    return torch.from_numpy(np.asarray(rows.toarray() if sp.issparse(rows) else rows).astype(dtype))

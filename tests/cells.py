@@ -1,0 +1,47 @@
+"""Synthetic cells with structure, and small models of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+N, G = 150, 40
+TINY: dict[str, Any] = {"n_hidden": 8, "n_latent": 3, "seed": 0}
+"""Options of a model that is fitted in no time."""
+QUICK: dict[str, Any] = {"max_epochs": 3, "batch_size": 64, "seed": 0, "enable_progress_bar": False}
+"""Arguments of a fit that takes no time."""
+KEYS: dict[str, Any] = {
+    "batch_key": "batch",
+    "labels_key": "cell_type",
+    "size_factor_key": "size",
+    "categorical_covariate_keys": ["donor", "treated"],
+    "continuous_covariate_keys": ["age", "score"],
+}
+"""All columns that a model can read."""
+
+
+def make_adata(n: int = N, g: int = G, seed: int = 0) -> AnnData:
+    """Counts (n, g) of three cell types in three batches, csr of float32; no cell is empty."""
+    rng = np.random.default_rng(seed)
+    batch, kind = np.arange(n) % 3, rng.integers(3, size=n)
+    means = rng.gamma(1.0, 4.0, (3, g))[kind] * rng.gamma(8.0, 1 / 8, (3, g))[batch] * rng.gamma(4.0, 1 / 4, (n, 1))
+    counts = rng.poisson(means)
+    counts[:, 0] += 1
+    obs = pd.DataFrame(
+        {
+            "batch": pd.Categorical(np.array(["b0", "b1", "b2"])[batch]),
+            "cell_type": np.array(["t0", "t1", "t2"])[kind],
+            "donor": rng.integers(4, size=n),
+            "treated": rng.random(n) < 0.5,
+            "size": rng.uniform(0.5, 2.0, n),
+            "age": rng.normal(50.0, 10.0, n) / 10,
+            "score": rng.normal(size=n),
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    var = pd.DataFrame({"chosen": np.arange(g) % 2 == 0}, index=[f"gene{j}" for j in range(g)])
+    return AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var)

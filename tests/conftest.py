@@ -1,0 +1,32 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import anndata
+import pytest
+from anndata import AnnData
+
+import scvi
+from cells import make_adata
+
+
+@pytest.fixture
+def cells() -> AnnData:
+    """Synthetic counts, see `cells.make_adata`."""
+    return make_adata()
+
+
+@pytest.fixture
+def session_seed():
+    """Function that sets `scvi.settings.seed` for the length of a test."""
+    yield lambda seed: setattr(scvi.settings, "seed", seed)
+    scvi.settings.seed = None
+
+
+@pytest.fixture(scope="session")
+def mixology() -> AnnData:
+    """The shipped cells: 1021 of five cell lines in five batches, 2000 genes."""
+    with as_file(files("scvi").joinpath("data", "sc_mixology_demo.h5ad")) as file:
+        return anndata.read_h5ad(file)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from scvi.dataset import Schema
+
+
+def schema() -> Schema:
+    return Schema(
+        layer="counts",
+        batch_key="batch",
+        labels_key=None,
+        categorical_covariate_keys=("donor", "batch"),
+        continuous_covariate_keys=("age",),
+        genes=("g1", "g2"),
+        categories={"batch": ("x", "y"), "donor": ("1", "2", "3")},
+        library_prior=((3.25, 0.1), (1 / 3, 1e-4)),
+        size_factor_scale=1.7,
+    )
+
+
+def test_derived_numbers() -> None:
+    s = schema()
+    assert (s.n_genes, s.n_batch, s.n_labels, s.n_continuous, s.n_cats_per_cov) == (2, 2, 1, 1, (3, 2))
+    assert s.batch_names == ("x", "y")
+    assert s.label_names == ("0",)
+    assert s.category_keys == ("batch", "donor")
+    assert s.counts_name == "adata.layers['counts']"
+    assert Schema().counts_name == "adata.X"
+
+
+def test_json_round_trip_is_exact() -> None:
+    assert Schema.from_json(json.loads(json.dumps(schema().to_json()))) == schema()
+    assert Schema.from_json(Schema(genes=("a",)).to_json()) == Schema(genes=("a",))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("batch_key", 3),
+        ("genes", "g1"),
+        ("genes", [1, 2]),
+        ("categories", None),
+        ("categories", {}),
+        ("categories", {"batch": [], "donor": ["1"]}),
+        ("library_prior", [[1.0, 1.0]]),
+        ("library_prior", 3),
+        ("library_prior", [[1.0], [2.0]]),
+        ("size_factor_scale", None),
+        ("size_factor_scale", "big"),
+    ],
+)
+def test_a_damaged_entry_is_a_value_error(entry: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        Schema.from_json({**schema().to_json(), entry: value})
+
+
+def test_missing_and_unknown_entries_are_named() -> None:
+    values = schema().to_json()
+    del values["genes"]
+    with pytest.raises(ValueError, match="'genes', 'more'"):
+        Schema.from_json({**values, "more": 1})
+    with pytest.raises(ValueError, match="not list"):
+        Schema.from_json([])  # type: ignore[arg-type]

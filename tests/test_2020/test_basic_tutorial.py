@@ -1,0 +1,130 @@
+"""The basic tutorial (up to differential expression) and the one on the linear decoder, on real cells."""
+
+import anndata
+import numpy as np
+import pytest
+
+import scvi
+from scvi.dataset import AnnDatasetFromAnnData
+from scvi.inference import UnsupervisedTrainer, load_posterior
+from scvi.models import LDVAE, VAE
+from scvi.queries.clustering import batch_entropy, kmeans_scores, knn_accuracy, max_batch_entropy
+
+QUIET = {"show_progbar": False, "use_cuda": False}
+
+
+def all_cells(trainer, gene_dataset):
+    full = trainer.create_posterior(trainer.model, gene_dataset, indices=np.arange(len(gene_dataset)))
+    return full.update({"batch_size": 32})
+
+
+@pytest.fixture(scope="module")
+def gene_dataset(real_cells):
+    return AnnDatasetFromAnnData(real_cells, batch_label="batch", ctype_label="cell_type")
+
+
+@pytest.fixture(scope="module")
+def trained(gene_dataset):
+    scvi.set_seed(0)
+    vae = VAE(gene_dataset.nb_genes, n_batch=gene_dataset.n_batches)
+    trainer = UnsupervisedTrainer(vae, gene_dataset, train_size=0.90, frequency=5, n_epochs_kl_warmup=10, **QUIET)
+    trainer.train(n_epochs=40, lr=1e-2)
+    return trainer
+
+
+def test_the_data(gene_dataset, real_cells):
+    assert "GeneExpressionDataset object with n_cells x nb_genes = 1021 x 300" in repr(gene_dataset)
+    assert (gene_dataset.n_batches, gene_dataset.n_labels) == (5, 5)
+    assert np.array_equal(np.asarray(gene_dataset.cell_types)[gene_dataset.labels.ravel()], real_cells.obs["cell_type"])
+
+
+def test_both_elbo_curves_fall(trained):
+    train, test = trained.history["elbo_train_set"], trained.history["elbo_test_set"]
+    assert len(train) == len(test) == 40 // 5 + 1
+    assert train[-1] < 0.6 * train[0]
+    assert test[-1] < 0.6 * test[0]
+    assert train[-1] < test[-1] < 1.1 * train[-1]
+    assert np.all(np.diff(train[:4]) < 0)
+
+
+def test_the_latent_space_shows_cell_lines_not_batches(trained, gene_dataset, real_cells):
+    full = all_cells(trained, gene_dataset)
+    latent, batch_indices, labels = full.sequential().get_latent()
+    assert latent.shape == (1021, 10)
+    assert np.array_equal(labels, gene_dataset.labels.ravel())
+    assert knn_accuracy(latent, labels) > 0.98
+    assert kmeans_scores(latent, labels)["ARI"] > 0.8
+    assert batch_entropy(latent, batch_indices.ravel()) > 0.6 * max_batch_entropy(batch_indices.ravel())
+    post = anndata.AnnData(real_cells.X, obsm={"X_scVI": latent})
+    post.obs["cell_type"] = np.asarray(gene_dataset.cell_types)[labels]
+    assert np.array_equal(post.obs["cell_type"].astype(str), real_cells.obs["cell_type"].astype(str))
+
+
+def test_expected_counts_and_normalised_expression_resemble_the_counts(trained, gene_dataset, real_cells):
+    full = all_cells(trained, gene_dataset)
+    imputed_values = full.sequential().imputation()
+    normalized_values = full.sequential().get_sample_scale()
+    counts = real_cells.X.toarray()
+    assert imputed_values.shape == normalized_values.shape == counts.shape
+    assert np.allclose(normalized_values.sum(axis=1), 1, atol=1e-4)
+    log = np.log1p
+    for line in range(5):  # the profile of each cell line
+        cells = gene_dataset.labels.ravel() == line
+        observed = (counts[cells] / counts[cells].sum(axis=1, keepdims=True)).mean(axis=0)
+        assert np.corrcoef(log(1e4 * observed), log(1e4 * normalized_values[cells].mean(axis=0)))[0, 1] > 0.97
+    assert np.corrcoef(log(counts.sum(axis=1)), log(imputed_values.sum(axis=1)))[0, 1] > 0.95
+    assert np.corrcoef(log(counts).ravel(), log(imputed_values).ravel())[0, 1] > 0.85
+    library = full.get_stats()
+    assert np.corrcoef(library, log(counts.sum(axis=1)))[0, 1] > 0.95
+
+
+def test_saving_and_loading(trained, gene_dataset, tmp_path):
+    full = all_cells(trained, gene_dataset)
+    full.save_posterior(tmp_path / "full")
+    retrieved = load_posterior(
+        dir_path=tmp_path / "full",
+        model=VAE(gene_dataset.nb_genes, n_batch=gene_dataset.n_batches),
+        use_cuda=False,
+    )
+    assert np.array_equal(retrieved.sequential().get_latent()[0], full.sequential().get_latent()[0])
+    assert retrieved.data_loader.batch_size == 32
+
+
+@pytest.mark.slow
+def test_the_tutorial_at_full_length(gene_dataset):
+    vae = VAE(gene_dataset.nb_genes)
+    trainer = UnsupervisedTrainer(vae, gene_dataset, train_size=0.90, frequency=5, **QUIET)
+    trainer.train(n_epochs=400, lr=1e-3)
+    train, test = trainer.history["elbo_train_set"], trainer.history["elbo_test_set"]
+    assert len(train) == len(test) == len(np.linspace(0, 400, 81))
+    assert train[-1] < test[-1] < 0.6 * test[0]
+    latent, _, labels = all_cells(trainer, gene_dataset).sequential().get_latent()
+    assert knn_accuracy(latent, labels) > 0.98
+
+
+def test_the_linear_decoder(gene_dataset, real_cells):
+    vae = LDVAE(
+        gene_dataset.nb_genes,
+        n_batch=gene_dataset.n_batches,
+        n_latent=10,
+        n_layers_encoder=1,
+        n_hidden=128,
+        reconstruction_loss="nb",
+        latent_distribution="normal",
+    )
+    trainer = UnsupervisedTrainer(vae, gene_dataset, frequency=1, n_epochs_kl_warmup=None, **QUIET)
+    trainer.train(lr=5e-3, n_epochs=60)
+    assert len(trainer.history["elbo_train_set"]) == 61
+    assert trainer.history["elbo_test_set"][-1] < 0.7 * trainer.history["elbo_test_set"][0]
+
+    latent, _, labels = all_cells(trainer, gene_dataset).sequential().get_latent()
+    assert knn_accuracy(latent, labels) > 0.98
+    loadings = vae.get_loadings()
+    assert loadings.shape == (300, 10)
+
+    # what the loadings say of a cell line's genes is what its counts show
+    counts = real_cells.X.toarray()
+    profile = np.stack([np.log(counts[labels == line].sum(axis=0) + 1) for line in range(5)])
+    explained = np.stack([latent[labels == line].mean(axis=0) for line in range(5)]) @ loadings.T
+    for seen, told in zip(profile - profile.mean(axis=0), explained - explained.mean(axis=0), strict=True):
+        assert np.corrcoef(seen, told)[0, 1] > 0.7
