@@ -28,9 +28,8 @@ def one_run() -> list[float]:
     for code in STEPS.values():
         lines += [code, "t.append(now())"]
     lines.append("print(*(b - a for a, b in zip(t, t[1:])))")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "\n".join(lines)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-W", "ignore", "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return list(map(float, done.stdout.split()))
 
 
@@ -45,9 +44,8 @@ def main() -> None:
     runs = [one_run() for _ in range(arguments.runs)]
     seconds = [median(step) for step in zip(*runs, strict=True)]
     rows = [[name, f"{s:.2f}", f"{s / seconds[0]:.2f}"] for name, s in zip(STEPS, seconds, strict=True)]
-    rows.append(
-        ["scvi, all of it but the kernels", f"{sum(seconds[1:4]):.2f}", f"{sum(seconds[1:4]) / seconds[0]:.2f}"]
-    )
+    added = sum(seconds[1:4])
+    rows.append(["scvi, all of it but the kernels", f"{added:.2f}", f"{added / seconds[0]:.2f}"])
     print(table(["import", "seconds", "ratio"], rows))
 
 

@@ -3,9 +3,9 @@
     python benchmarks/train_step.py --data FOLDER
 
 A step is everything from one optimiser step to the next: drawing the cells, building the minibatch from sparse counts,
-forward, backward, clipping, Adam. Its products, with 128 cells and g genes: the encoder's first layer, forward and weight
-gradient; each decoder head, forward, weight gradient and input gradient. They run with torch.mm into memory that is
-already there, between the steps of the same run. The smaller products (128 x 128 and below) are left out.
+forward, backward, clipping, Adam. Its products, with 128 cells and g genes: the encoder's first layer, forward and
+weight gradient; each decoder head, forward, weight gradient and input gradient. They run with torch.mm into memory that
+is already there, between the steps of the same run. The smaller products (128 x 128 and below) are left out.
 """
 
 from __future__ import annotations
@@ -103,9 +103,8 @@ def measure(adata: AnnData, likelihood: str, n_steps: int) -> tuple[float, float
         products=bare_products(adata.n_vars, n_heads=2 if likelihood == "zinb" else 1),
     )
     fit.fit()
-    return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(
-        fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
-    )
+    products = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
+    return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(products)
 
 
 FIRST_CALLS = """
@@ -133,9 +132,8 @@ def first_calls() -> list[list[object]]:
         runs = []
         for _ in range(2):
             env = {**os.environ, "NUMBA_CACHE_DIR": folder}
-            done = subprocess.run(
-                [sys.executable, "-c", FIRST_CALLS], env=env, capture_output=True, text=True, check=True
-            )
+            command = [sys.executable, "-c", FIRST_CALLS]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
             runs.append(dict(line.split() for line in done.stdout.splitlines()))
     rows: list[list[object]] = [[name, *(f"{float(run[name]):.2f}" for run in runs)] for name in runs[0]]
     return [*rows, ["all", *(f"{sum(map(float, run.values())):.2f}" for run in runs)]]

@@ -29,8 +29,14 @@ def generator_of(seed: int | None, device: torch.device | str = "cpu") -> torch.
 
 
 @contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Torch's global CPU generator is seeded inside and put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(resolve_seed(seed))
+def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Torch's global generators, of the CPU and of `device`, are seeded inside and put back afterwards."""
+    device, seed = torch.device(device), resolve_seed(seed)
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        torch.random.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":  # has no state of its own to put back
+            torch.mps.manual_seed(seed)
         yield

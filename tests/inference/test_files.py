@@ -73,7 +73,9 @@ def test_sparse_counts_attributes_and_measurements_survive(vae, dataset, tmp_pat
     dataset.initialize_cell_attribute("donor", np.arange(60) % 2, categorical=True)
     dataset.initialize_mapped_attribute("donor", "donor_names", ["x", "y"])
     dataset.initialize_cell_attribute("depth", np.linspace(0, 1, 60))
+    dataset.initialize_cell_attribute("position", np.arange(180).reshape(60, 3))
     dataset.initialize_gene_attribute("length", np.arange(20))
+    dataset.initialize_gene_attribute("scores", np.arange(40).reshape(20, 2))
     Posterior(vae, dataset).save_posterior(tmp_path / "saved")
     again = load_posterior(tmp_path / "saved", fresh(dataset)).gene_dataset
     assert sp.issparse(again.X)
@@ -85,7 +87,8 @@ def test_sparse_counts_attributes_and_measurements_survive(vae, dataset, tmp_pat
     assert list(again.donor_names) == ["x", "y"]
     assert again.attribute_mappings["donor"] == ["donor_names"]
     assert again.cell_categorical_attribute_names == dataset.cell_categorical_attribute_names
-    assert np.array_equal(again.length, dataset.length)
+    for name in ("position", "length", "scores"):
+        assert np.array_equal(getattr(again, name), getattr(dataset, name))
 
 
 def test_corrupted_counts_survive(vae, dataset, tmp_path):

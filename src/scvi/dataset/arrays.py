@@ -90,7 +90,7 @@ def compute_library_size(data: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArr
     return mean.reshape(1, 1), variance.reshape(1, 1)
 
 
-def log_totals(data: Rows) -> npt.NDArray[np.float64]:
+def log_totals(data: Rows) -> npt.NDArray[np.float32]:
     """(n,) logs of the cells' totals; 0 for empty cells, which are logged."""
     totals = row_sums(data)
     if not totals.all():
@@ -99,11 +99,13 @@ def log_totals(data: Rows) -> npt.NDArray[np.float64]:
             int((totals == 0).sum()),
         )
     with np.errstate(invalid="ignore"):  # what is negative or not finite has been logged
-        return np.log(np.where(totals == 0, 1.0, totals))
+        return np.log(np.where(totals == 0, 1.0, totals)).astype(np.float32)
 
 
-def mean_and_variance(logs: npt.NDArray[np.float64]) -> tuple[np.float32, np.float32]:
-    return np.float32(logs.mean()), np.float32(logs.var())
+def mean_and_variance(logs: npt.NDArray[np.float32]) -> tuple[np.float32, np.float32]:
+    """The variance is that of the population."""
+    with np.errstate(invalid="ignore"):
+        return np.float32(logs.mean(dtype=np.float64)), np.float32(logs.var(dtype=np.float64))
 
 
 def concatenate_arrays(arrays: Sequence[Rows]) -> Rows:

@@ -25,6 +25,7 @@ __all__ = [
     "VARIANCE_FLOOR",
     "CellData",
     "Schema",
+    "count_minibatches",
     "declare",
     "draw_minibatches",
     "encode",
@@ -119,6 +120,8 @@ class CellData:
         self, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 128
     ) -> Iterator[Minibatch]:
         """The cells at `indices` (None: all), in that order, `batch_size` at a time."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r} is below 1")
         rows = self.positions(indices)
         for start in range(0, len(rows), batch_size):
             yield self.minibatch(rows[start : start + batch_size])
@@ -169,13 +172,17 @@ def draw_minibatches(indices: np.ndarray, batch_size: int, rng: np.random.Genera
     What is left over is folded into the last minibatch if it is less than half of one, and always if it is a single
     cell, which has no variance for batch normalisation. For the same reason `batch_size` is read as at least 2.
     """
-    size = max(batch_size, 2)
-    shuffled = rng.permutation(indices)
-    starts = list(range(0, len(shuffled), size))
-    left = len(shuffled) - starts[-1] if starts else 0
-    if len(starts) > 1 and (left == 1 or 2 * left < size):
-        starts.pop()
-    return np.split(shuffled, starts[1:]) if starts else []
+    n = count_minibatches(len(indices), batch_size)
+    ends = max(batch_size, 2) * np.arange(1, n)
+    return np.split(rng.permutation(indices), ends) if n else []
+
+
+def count_minibatches(n_cells: int, batch_size: int) -> int:
+    """How many minibatches :func:`draw_minibatches` makes of so many cells."""
+    full, left = divmod(n_cells, max(batch_size, 2))
+    if full == 0:
+        return min(left, 1)
+    return full + (left > 1 and 2 * left >= batch_size)
 
 
 def declare(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -114,7 +116,8 @@ class Estimator(ABC):
     def _assemble(
         self, schema: Schema, options: Mapping[str, Any], module: VAE, adata: AnnData | None, data: CellData | None
     ) -> None:
-        self.schema, self.options, self.module = schema, dict(options), module.eval()
+        self.options = {name: _plain(value) for name, value in options.items()}
+        self.schema, self.module = schema, module.eval()
         self.adata, self._data = adata, data
         self._fingerprint = None if adata is None or adata.isbacked else fingerprint(adata, schema)
         self.history: dict[str, pd.DataFrame] = {}
@@ -251,8 +254,9 @@ class Estimator(ABC):
             show_progbar=enable_progress_bar,
             checkpoint_dir=checkpoint_dir,
         )
+        past = max((int(table.index[-1]) + 1 for table in self.history.values()), default=0)
         try:
-            fit.fit(resume=resume)
+            fit.fit(resume, past, self.options)
         finally:
             self._keep(fit)
 
@@ -261,10 +265,10 @@ class Estimator(ABC):
         self.was_interrupted = fit.interrupted
         if fit.n_iter == 0:
             return
-        past = max((frame.index[-1] + 1 for frame in self.history.values()), default=0)
-        frames = fit.frames(first_epoch=int(past))
-        names = [*self.history, *(name for name in frames if name not in self.history)]
-        self.history = {name: pd.concat([h[name] for h in (self.history, frames) if name in h]) for name in names}
+        earlier = {name: table[table.index < fit.epochs_before] for name, table in self.history.items()}
+        frames = fit.frames()
+        names = dict.fromkeys([*earlier, *frames])
+        self.history = {name: pd.concat([h[name] for h in (earlier, frames) if name in h]) for name in names}
         self.train_indices, self.validation_indices = fit.train_indices, fit.validation_indices
         self.is_trained = True
 
@@ -299,6 +303,7 @@ class Estimator(ABC):
         _, minibatches = self._ask(adata, indices, batch_size)
         if return_dist:
             return latent.latent_distribution(self.module, minibatches)
+        mc_samples = _positive("mc_samples", mc_samples)
         return latent.latent(self.module, minibatches, give_mean, self._generator(seed), mc_samples)
 
     def get_latent_library_size(
@@ -572,7 +577,9 @@ class Estimator(ABC):
     def _batch_codes(self, names: str | int | Sequence[str | int] | None) -> list[int] | None:
         if names is None:
             return None
-        wanted = [names] if isinstance(names, (str, int)) else list(names)
+        wanted = [names] if isinstance(names, (str, Integral)) else list(names)  # type: ignore[arg-type]
+        if not wanted:
+            raise ValueError("transform_batch is an empty list; None decodes each cell in its own batch")
         known = {name: code for code, name in enumerate(self.schema.batch_names)}
         for name in wanted:
             if str(name) not in known:
@@ -580,17 +587,24 @@ class Estimator(ABC):
         return [known[str(name)] for name in wanted]
 
 
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as those of Python, which can be written as JSON."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _mean(values: np.ndarray, return_mean: bool) -> float | np.ndarray:
     return float(values.mean(dtype=np.float64)) if return_mean else values
 
 
 def _positive(name: str, value: int) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r} is not a positive integer")
     return int(value)
 
 
 def _library_size(value: float | str) -> float | str:
-    if value == "latent" or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0):
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    if isinstance(value, str) and value == "latent":
         return value
     raise ValueError(f"library_size={value!r} is neither 'latent' nor a positive number")

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from scvi._random import resolve_seed
 from scvi._settings import settings
-from scvi.dataset.cell_data import CellData
+from scvi.dataset.cell_data import CellData, count_minibatches
 from scvi.inference import checkpoint
 from scvi.inference.plan import Plan, default_batch_size, default_max_epochs
 from scvi.models.vae import VAE
@@ -41,25 +42,31 @@ def make_plan(
     """
     given = {name: value for name, value in options.items() if value is not None}
     given.setdefault("batch_size", default_batch_size(n_train, settings.batch_size))
-    given.setdefault("max_epochs", default_max_epochs(n_train, max(1, given["batch_size"])))
-    plan = Plan(**given)
-    plan = replace(plan, **_translated(plan_kwargs or {}, plan, n_train))
+    plan = Plan(**{"max_epochs": 1, **given})
+    if "max_epochs" not in given:
+        plan = replace(plan, max_epochs=default_max_epochs(n_train, plan.batch_size))
+    plan = replace(plan, **_translated({} if plan_kwargs is None else plan_kwargs, plan, n_train))
     _check_monitor(plan, n_validation)
     return plan
 
 
 def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dict[str, Any]:
     """`plan_kwargs` as options of a plan; a warm-up in epochs or steps becomes a share of the planned steps."""
+    if not isinstance(plan_kwargs, Mapping):
+        raise ValueError(f"plan_kwargs={plan_kwargs!r} is not a dictionary")
     unknown = sorted(set(plan_kwargs) - set(_PLAN_KEYS))
     if unknown:
         raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(_PLAN_KEYS)}")
     options = {name: plan_kwargs[name] for name in _SAME_NAME if plan_kwargs.get(name) is not None}
     if plan_kwargs.get("reduce_lr_on_plateau"):
         options["lr_schedule"] = "plateau"
-    n_steps = plan.max_epochs * max(1, round(n_train / plan.batch_size))
+    n_steps = plan.max_epochs * count_minibatches(n_train, plan.batch_size)
     for name, planned in (("n_steps_kl_warmup", n_steps), ("n_epochs_kl_warmup", plan.max_epochs)):
-        if plan_kwargs.get(name) is not None:
-            options["kl_warmup"] = min(1.0, plan_kwargs[name] / planned)
+        length = plan_kwargs.get(name)
+        if length is not None:
+            if not (isinstance(length, Real) and length >= 0):
+                raise ValueError(f"plan_kwargs[{name!r}]={length!r} is not a number of at least 0")
+            options["kl_warmup"] = min(1.0, float(length) / planned)
     return options
 
 

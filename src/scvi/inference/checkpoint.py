@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from scvi._files import replacing
+from scvi.dataset.cell_data import CellData
 
-__all__ = ["FILE_NAME", "flatten", "read", "unflatten", "write"]
+__all__ = ["FILE_NAME", "digest", "digest_of_data", "flatten", "read", "unflatten", "write"]
 
 FILE_NAME = "checkpoint.safetensors"
 _FORMAT = "scvi checkpoint 1"
@@ -48,6 +51,23 @@ def read(directory: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["state"])  # noqa: SIM118
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no complete checkpoint ({error}); remove it to start anew") from error
+
+
+def digest(*arrays: np.ndarray | None) -> str:
+    """Tells arrays from others: 16 hexadecimal digits."""
+    value = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        if array is not None:
+            text = array.dtype == object
+            value.update("\n".join(map(str, array)).encode() if text else np.ascontiguousarray(array).tobytes())
+        value.update(b"\0")
+    return value.hexdigest()
+
+
+def digest_of_data(data: CellData) -> str:
+    """Tells the cells of a fit from others, by their names, genes, total counts and annotations."""
+    annotations = data.batch, data.labels, data.log_size, data.continuous, data.categorical
+    return digest(data.cell_names, data.gene_names, data.totals(), *annotations)
 
 
 def flatten(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

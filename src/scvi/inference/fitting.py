@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from scvi.dataset.cell_data import CellData, draw_minibatches
+from scvi._random import seeded
+from scvi.dataset.cell_data import CellData, count_minibatches, draw_minibatches
 from scvi.inference import checkpoint
 from scvi.inference.plan import Plan
 from scvi.inference.trainer import Trainer
@@ -80,7 +80,7 @@ class Fit(Trainer):
         self.data, self.plan, self.seed = data, plan, seed
         self.train_indices, self.validation_indices = train_indices, validation_indices
         self.checkpoint_dir = checkpoint_dir
-        self.steps_per_epoch = len(draw_minibatches(train_indices, plan.batch_size, np.random.default_rng(0)))
+        self.steps_per_epoch = count_minibatches(len(train_indices), plan.batch_size)
         self.n_steps = plan.max_epochs * self.steps_per_epoch
         self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
         self.kl_weight = plan.min_kl_weight
@@ -91,19 +91,31 @@ class Fit(Trainer):
         self._terms: dict[str, Tensor] = {}  # of a step, summed over its cells
         self._sums: dict[str, Tensor] = {}  # of an epoch
         self._cells_seen = 0
+        self.epochs_before = 0
+        self._identity: dict[str, Any] = {}
         self._good: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         self._resume_from: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     # ---- one fit -----------------------------------------------------------------------------------------------------
 
-    def fit(self, resume: bool = False) -> None:
-        """Runs the plan, or the rest of it from the checkpoint. Global random state is put back afterwards."""
+    def fit(self, resume: bool = False, epochs_before: int = 0, options: Mapping[str, Any] | None = None) -> None:
+        """Runs the plan, or the rest of it from the checkpoint. Global random state is put back afterwards.
+
+        Parameters
+        ----------
+        resume
+            Go on from the checkpoint, if there is one.
+        epochs_before
+            Epochs of earlier fits of the same model.
+        options
+            Options of the model, in plain JSON types: a fit is resumed with the same ones only.
+        """
+        self.epochs_before = epochs_before
         if self.checkpoint_dir is not None:
+            self._identity = self._describe(options or {})
             self._look_for_checkpoint(resume)
         self._log_plan()
-        devices = [self.device.index or 0] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed, self.device):
             self.train(self.plan.max_epochs, self.plan.lr, self.plan.eps)
 
     def _log_plan(self) -> None:
@@ -171,7 +183,8 @@ class Fit(Trainer):
                 self.optimizer.step()  # type: ignore[union-attr]
                 self._add_to_sums(len(tensors_list[0]))
                 return
-        self._recover(tensors_list[0])
+        fault = describe_fault(self.model, tensors_list[0], self.data.cell_names, self.data.gene_names)
+        self._recover(f"non-finite loss in epoch {self.epoch + 1}, {fault}")
 
     def check_training_status(self) -> None:
         """Non-finite losses were dealt with in the step."""
@@ -203,6 +216,8 @@ class Fit(Trainer):
             go_on = self._follow(monitored[-1][1])
         last = self.epoch + 1 == self.plan.max_epochs or not go_on
         if last or (self.epoch + 1) % self.snapshot_every == 0:
+            if not self._is_finite():
+                self._recover(f"non-finite weights after epoch {self.epoch + 1}")
             self._good = self._snapshot()
             self._write_checkpoint(finished=last)
         return go_on
@@ -233,12 +248,12 @@ class Fit(Trainer):
                     sums[name] = sums.get(name, 0.0) + float(value)
         return {name: total / len(self.validation_indices) for name, total in sums.items()}
 
-    def frames(self, first_epoch: int = 0) -> dict[str, pd.DataFrame]:
-        """The history as one-column tables indexed by epoch, counted from `first_epoch`."""
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The history as one-column tables indexed by epoch, counted on from earlier fits."""
         tables = {}
         for name, rows in self.history.items():
             epochs, values = zip(*rows, strict=True)  # type: ignore[misc]
-            index = pd.Index([first_epoch + epoch for epoch in epochs], name="epoch")
+            index = pd.Index([self.epochs_before + epoch for epoch in epochs], name="epoch")
             tables[name] = pd.DataFrame({name: list(values)}, index=index)
         return tables
 
@@ -284,20 +299,21 @@ class Fit(Trainer):
                 self.plan.kl_warmup,
             )
 
-    def _recover(self, mb: Minibatch) -> None:
-        """Back to the last good weights with half the learning rate; names what was at fault."""
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(t).all()) for t in self.model.state_dict().values())
+
+    def _recover(self, fault: str) -> None:
+        """Back to the last good weights with half the learning rate; says what was at fault."""
         self.recoveries += 1
-        fault = describe_fault(self.model, mb, self.data.cell_names, self.data.gene_names)
-        where = f"non-finite loss in epoch {self.epoch + 1}, {fault}"
         if self.recoveries > _MAX_RECOVERIES:
             self._go_back()
             raise RuntimeError(
-                f"Training was given up after {_MAX_RECOVERIES} recoveries: {where}. The model has its last good weights. "
+                f"Training was given up after {_MAX_RECOVERIES} recoveries: {fault}. The model has its last good weights. "
                 f"Look at these cells, or train with a lower learning rate than lr={self.plan.lr:g}."
             )
         self.lr_scale *= 0.5
         self._go_back()
-        logger.warning("Recovered from a %s: back to the last good weights, learning rate halved.", where)
+        logger.warning("Recovered from a %s: back to the last good weights, learning rate halved.", fault)
 
     # ---- state -----------------------------------------------------------------------------------------------------------
 
@@ -323,20 +339,23 @@ class Fit(Trainer):
         }
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.write(self.checkpoint_dir, tensors, {**self._identity(), **self._progress_state(finished)})
+        checkpoint.write(self.checkpoint_dir, tensors, {"identity": self._identity, **self._progress_state(finished)})
 
-    def _identity(self) -> dict[str, Any]:
+    def _describe(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What must be the same for a fit to be the continuation of another."""
         return {
-            "plan": self.plan.to_json(),
+            **options,
+            **self.plan.to_json(),
             "seed": self.seed,
-            "train_cells": [len(self.train_indices), _digest(self.train_indices)],
-            "validation_cells": [len(self.validation_indices), _digest(self.validation_indices)],
+            "data": checkpoint.digest_of_data(self.data),
+            "training cells": f"{len(self.train_indices)} ({checkpoint.digest(self.train_indices)})",
+            "validation cells": f"{len(self.validation_indices)} ({checkpoint.digest(self.validation_indices)})",
         }
 
     def _progress_state(self, finished: bool) -> dict[str, Any]:
         return {
             "first_epoch": self.plan.max_epochs if finished else self.epoch + 1,
+            "epochs_before": self.epochs_before,
             "n_iter": self.n_iter,
             "kl_weight": self.kl_weight,
             "lr_scale": self.lr_scale,
@@ -356,15 +375,16 @@ class Fit(Trainer):
             return
         if not resume:
             raise FileExistsError(f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it")
-        tensors, state = found
-        for name, value in self._identity().items():
-            if state.get(name) != value:
-                raise ValueError(
-                    f"{path} belongs to another fit: its {name} is {state.get(name)!r}, here it is {value!r}. "
-                    "Train with the same data, options and seed, or without resume."
-                )
-        self._resume_from = tensors, state
-        self.first_epoch = state["first_epoch"]
+        its, here = found[1]["identity"], self._identity
+        different = [name for name in {**here, **its} if name not in its or name not in here or its[name] != here[name]]
+        if different:
+            listed = "; ".join(f"{name} was {its.get(name)!r}, is {here.get(name)!r}" for name in different)
+            raise ValueError(
+                f"{path} belongs to another fit: {listed}. Train with the same data, options and seed, or in another "
+                "checkpoint_dir"
+            )
+        self._resume_from = found
+        self.first_epoch, self.epochs_before = found[1]["first_epoch"], found[1]["epochs_before"]
 
     def _load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint.unflatten("model", tensors))
@@ -405,25 +425,20 @@ def _terms(elbo: Elbo) -> dict[str, Tensor]:
     return {name: value.detach().sum() for name, value in terms.items()}  # type: ignore[union-attr]
 
 
-def _digest(indices: np.ndarray) -> int:
-    """Tells two sets of cells apart."""
-    return zlib.crc32(np.ascontiguousarray(indices, dtype=np.int64).tobytes())
-
-
 def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.ndarray) -> str:
     """Which cells of a minibatch have a non-finite loss (or the largest), and the genes with their largest counts."""
     with evaluating(model):
         per_cell = model.loss(mb).per_cell()
     bad = (~torch.isfinite(per_cell)).nonzero()[:, 0]
-    kind = "cells with a non-finite likelihood"
+    kind = f"{len(bad)} cells with a non-finite likelihood"
     if len(bad) == 0:
         bad, kind = per_cell.topk(min(3, len(mb))).indices, "cells with the largest loss"
     elif len(bad) == len(mb):
-        kind = "all cells of the minibatch, among them"
-        bad = mb.x[bad].sum(1).topk(min(3, len(mb))).indices
+        kind = f"of all {len(mb)} cells, those with the most counts"
+        bad = mb.x.sum(1).topk(min(3, len(mb))).indices
     named = [str(cells[mb.indices[i]]) if mb.indices is not None else str(int(i)) for i in bad[:3]]
     counts = mb.x[bad].amax(0)
     top = counts.topk(min(3, counts.shape[0])).indices
     largest = ", ".join(f"{genes[j]} ({counts[j]:g})" for j in top.tolist())
-    return f"{len(bad)} {kind}: {', '.join(named)}; their largest counts are in genes {largest}"
+    return f"{kind}: {', '.join(named)}; their largest counts are in genes {largest}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 __all__ = ["Plan", "Schedule", "default_batch_size", "default_max_epochs", "one_cycle"]
@@ -63,7 +64,7 @@ class Plan:
     batch_size: int = 128
     lr: float = 6e-3
     lr_schedule: Schedule = "one-cycle"
-    weight_decay: float = 1e-6
+    weight_decay: float = 3e-3
     eps: float = 1e-8
     gradient_clip: float | None = 100.0
     kl_warmup: float = 0.2
@@ -85,6 +86,8 @@ class Plan:
             _check(name, getattr(self, name), True, "a positive number", above=0)
         for name in ("weight_decay", "min_kl_weight", "max_kl_weight", "early_stopping_min_delta", "kl_warmup"):
             _check(name, getattr(self, name), True, "a number of at least 0", least=0)
+        if not isinstance(self.early_stopping, bool):
+            raise ValueError(f"early_stopping={self.early_stopping!r} is not True or False")
         if self.gradient_clip is not None:
             _check("gradient_clip", self.gradient_clip, True, "a positive number or None", above=0)
         if self.kl_warmup > 1:
@@ -106,14 +109,14 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(self).items()}
 
 
 def _is_integer(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int)
+    return not isinstance(value, bool) and isinstance(value, Integral)
 
 
 def _check(name: str, value: Any, right_type: bool, wanted: str, above: float = -math.inf, least: float = -math.inf) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not (right_type and number and value > above and value >= least):
         raise ValueError(f"{name}={value!r} is not {wanted}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -59,6 +60,8 @@ class Posterior:
            latent, batches, labels = posterior.sequential().get_latent()
 
        Without `indices` the order is that of the data set, or random with `shuffle`.
+
+    The data set is read as it is now: choose cells and genes before making a posterior.
 
     Iterating yields lists of tensors on the device of the model: counts (n, g), mean and variance of the log library
     size in the cell's batch (n, 1), batch codes (n, 1), label codes (n, 1).
@@ -180,7 +183,8 @@ class Posterior:
 
     def raw_data(self) -> tuple[Any, npt.NDArray[np.uint16]]:
         """Counts (n, g), in the layout of the data set, and label codes (n,), in the order of `indices`."""
-        return self.gene_dataset.X[self.indices], self.gene_dataset.labels[self.indices].ravel()
+        counts: Any = self.gene_dataset.X
+        return counts[self.indices], self.gene_dataset.labels[self.indices].ravel()
 
     # Scores -------------------------------------------------------------------------------------------------------
 
@@ -303,7 +307,8 @@ class Posterior:
             return scale
         import pandas as pd
 
-        return pd.DataFrame(scale, columns=self.gene_dataset.gene_names[slice(None) if genes is None else genes])
+        names = self.gene_dataset.cell_data().gene_names
+        return pd.DataFrame(scale, columns=names if genes is None else names[genes])
 
     def imputation(
         self, n_samples: int = 1, transform_batch: int | Sequence[int] | None = None
@@ -344,23 +349,24 @@ class Posterior:
         posterior_utils.write_posterior(self, Path(dir_path))
 
     def _gene_positions(self, gene_list: Sequence[str]) -> npt.NDArray[np.int64]:
-        unknown = sorted(set(gene_list).difference(self.gene_dataset.gene_names))
+        names = self.gene_dataset.cell_data().gene_names
+        unknown = sorted(set(gene_list).difference(names))
         if unknown:
             raise ValueError(
                 f"gene_list has {len(unknown)} unknown genes, such as {', '.join(map(repr, unknown[:5]))}: "
                 "pass names from gene_dataset.gene_names"
             )
-        return np.flatnonzero(np.isin(self.gene_dataset.gene_names, list(gene_list)))
+        return np.flatnonzero(np.isin(names, list(gene_list)))
 
     def _batch_codes(self, transform_batch: int | Sequence[int] | None) -> list[int] | None:
         if transform_batch is None:
             return None
         codes = [int(code) for code in np.ravel(transform_batch)]
-        unknown = [code for code in codes if not 0 <= code < self.gene_dataset.n_batches]
-        if unknown or not codes:
+        n_batches = self.gene_dataset.n_batches or 0
+        if not codes or not all(0 <= code < n_batches for code in codes):
             raise ValueError(
-                f"transform_batch={transform_batch!r} is not among the codes of the {self.gene_dataset.n_batches} "
-                f"batches of the data set, 0 to {self.gene_dataset.n_batches - 1}"
+                f"transform_batch={transform_batch!r} is not among the codes of the {n_batches} batches of the data "
+                f"set, 0 to {n_batches - 1}"
             )
         return codes
 
@@ -380,7 +386,13 @@ class Posterior:
         options = dict(self.data_loader_kwargs)
         # torch warns of pinned memory without a GPU
         options["pin_memory"] = bool(options.get("pin_memory")) and torch.cuda.is_available()
+        if options.get("num_workers"):  # a trainer that is stopped with Ctrl-C ends its minibatch first
+            options.setdefault("worker_init_fn", _ignore_ctrl_c)
         return DataLoader(self.gene_dataset, sampler=sampler, collate_fn=collate, **options)
+
+
+def _ignore_ctrl_c(worker_id: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Collate:

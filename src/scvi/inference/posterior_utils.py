@@ -196,17 +196,18 @@ def _read_data_set(path: Path, info: Mapping[str, Any], cells: Mapping[str, npt.
         labels=cells["labels"],
         gene_names=np.asarray(adata.var_names),
         cell_types=mappings.get("labels", {}).get("cell_types"),
-        gene_attributes_dict={name: np.asarray(adata.var[name]) for name in adata.var},
+        gene_attributes_dict={name: np.asarray(adata.var[name]) for name in adata.var} | dict(adata.varm),
         remap_attributes=False,
     )
-    for name in set(adata.obs).difference(("batch_indices", "labels", "cell_types")):
-        values = np.asarray(adata.obs[name])
-        data_set.initialize_cell_attribute(name, values, categorical=name in info["categorical"])
-    for source, names in mappings.items():
-        for name in set(names).difference(["cell_types"]):
-            data_set.initialize_mapped_attribute(source, name, names[name])
-    for name in {"local_means", "local_vars"}.intersection(cells):
-        setattr(data_set, name, cells[name])
+    attributes = {name: np.asarray(adata.obs[name]) for name in adata.obs} | dict(adata.obsm)
+    for name, values in attributes.items():
+        if name not in {"batch_indices", "labels", "cell_types", *columns}:
+            data_set.initialize_cell_attribute(name, values, categorical=name in info["categorical"])
+    for source, lists in mappings.items():
+        for name, values in lists.items():
+            data_set.initialize_mapped_attribute(source, name, values)
+    for name in ("local_means", "local_vars"):
+        setattr(data_set, name, cells.get(name, getattr(data_set, name)))
     if CORRUPTED_LAYER in adata.layers:
         data_set.corrupted_X = adata.layers[CORRUPTED_LAYER]
     return data_set

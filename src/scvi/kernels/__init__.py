@@ -98,20 +98,19 @@ def rows_to_dense(
     """
     from scvi.kernels import sparse
 
-    out = torch.zeros((len(rows), n_genes), dtype=torch.float32)
+    out = np.zeros((len(rows), n_genes), dtype=np.float32)
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     columns = np.empty(0, np.int32) if columns is None else np.ascontiguousarray(columns, dtype=np.int32)
-    view = out.numpy()
 
     def work(_: int, start: int, stop: int) -> None:
         block = (start, stop)
         if isinstance(counts, np.ndarray):
-            sparse.dense_rows(counts, rows, block, columns, view)
+            sparse.dense_rows(counts, rows, block, columns, out)
         else:
-            sparse.csr_rows(counts.data, counts.indices, counts.indptr, rows, block, columns, view)
+            sparse.csr_rows(counts.data, counts.indices, counts.indptr, rows, block, columns, out)
 
     run_blocks(work, row_blocks(len(rows), min_rows=32))
-    return out
+    return torch.from_numpy(out)
 
 
 def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:

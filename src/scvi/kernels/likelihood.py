@@ -26,7 +26,7 @@ _LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4
 _ROUND = _F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds a float32 to an integer
 _EXP_MIN, _EXP_MAX = _F(-87.0), _F(88.0)
 _SQRT2 = _F(1.41421356)
-_MAX_MEAN = _F(1e15)
+_MAX_MEAN, _MAX_LOG_MEAN = _F(1e15), _F(34.538776)
 _MIN_LOG_THETA, _MAX_LOG_THETA = _F(-18.0), _F(18.0)
 _EXP_POLY = tuple(_F(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1))
 _LOG_POLY = tuple(
@@ -301,7 +301,8 @@ def negative_binomial_rows(x, logits, log_library, log_theta, dropout, weight, r
         _gather(counts, where, n, c)
         _gather(logits[i], where, n, c_log_mu)
         for k in range(n):
-            c_log_mu[k] += log_scale
+            m = c_log_mu[k] + log_scale
+            c_log_mu[k] = _MAX_LOG_MEAN if m > _MAX_LOG_MEAN else m  # as the mean itself: the density stays below 1
         _gather(mu, where, n, c_mu)
         _gather(theta, where, n, c_theta)
         _nb_nonzeros(n, c, c_log_mu, c_mu, c_theta, c_ll, c_d_mu, c_d_r)

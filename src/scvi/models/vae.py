@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
@@ -85,8 +86,8 @@ class VAE(Model):
         super().__init__()
         _check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
         _check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate={dropout_rate} is not in [0, 1)")
+        if not (isinstance(dropout_rate, Real) and 0 <= dropout_rate < 1):
+            raise ValueError(f"dropout_rate={dropout_rate!r} is not a number in [0, 1)")
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
         self.n_batch, self.n_labels, self.n_latent = n_batch, n_labels, n_latent
         self.dispersion = dispersion
@@ -332,7 +333,7 @@ class VAE(Model):
 
 def _check_sizes(least: int, **sizes: int) -> None:
     for name, value in sizes.items():
-        if int(value) != value or value < least:
+        if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}={value!r} must be an integer, at least {least}")
 
 
