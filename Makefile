@@ -32,7 +32,8 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/python benchmarks/train_step.py $(ARGS)
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/train_step.py --data $(DATA) $(ARGS)
 	$(BIN)/python benchmarks/quality.py --data $(DATA) $(ARGS)
 
 clean:

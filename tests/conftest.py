@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import as_file, files
 
 import anndata
@@ -10,6 +11,8 @@ from anndata import AnnData
 
 import scvi
 from cells import make_adata
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads crawl on a busy machine
 
 
 @pytest.fixture

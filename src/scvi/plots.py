@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+FEWEST_CELLS = 5  # for a UMAP
 MAX_LEGEND = 48  # entries; more would outgrow the panel
 INK = "#222222"
 
@@ -46,8 +47,8 @@ def umap(latent: npt.ArrayLike, seed: int = 0) -> npt.NDArray[np.float32]:
     """
     _need_extra()
     latent = np.asarray(latent)
-    if len(latent) < 5:
-        raise ValueError(f"a UMAP needs at least 5 cells, got {len(latent)}")
+    if len(latent) < FEWEST_CELLS:
+        raise ValueError(f"a UMAP needs at least {FEWEST_CELLS} cells, got {len(latent)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap's own, on its parallelism and its dependencies
         from umap import UMAP

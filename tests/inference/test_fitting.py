@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -310,8 +311,8 @@ def test_the_history_weighs_every_cell_alike() -> None:
     torch.manual_seed(0)
     for (mb,) in again.data_loaders_loop():
         elbo = again.model.loss(mb)
-        losses["elbo"] += float(elbo.per_cell().sum())
-        losses["kl_local"] += float(elbo.kl["z"].sum())
+        losses["elbo"] += float(elbo.per_cell().detach().sum())
+        losses["kl_local"] += float(elbo.kl["z"].detach().sum())
     for name, total in losses.items():
         assert values(fit, f"{name}_train") == [pytest.approx(total / 50, rel=1e-5)]
     assert values(fit, "train_loss_epoch") == [pytest.approx(losses["elbo"] / 50, rel=1e-5)]
@@ -332,7 +333,7 @@ def test_a_progress_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     fit.fit()
     shown = capsys.readouterr().out
     assert "4/4" in shown
-    assert f"validation={values(fit, 'elbo_validation')[-2]:.1f}" in shown
+    assert f"validation={values(fit, 'elbo_validation')[-1]:.1f}" in shown
     monkeypatch.setattr(scvi.settings, "progress_bar_style", "none")
     quiet = make_fit()
     quiet.show_progbar = True
@@ -440,10 +441,12 @@ def test_a_broken_weight_is_recovered_from(log: pytest.LogCaptureFixture, every_
     fit = make_fit(replace(PLAN, max_epochs=30), cls=poisoned(lambda fit: fit.n_iter == 41, nan_weight))
     fit.fit()
     (message,) = warnings_in(log)
-    assert message.startswith("Recovered from a non-finite loss in epoch 11, of all ")
-    assert "cell" in message
-    assert "gene" in message
-    assert message.endswith("back to the last good weights, learning rate halved.")
+    assert re.fullmatch(
+        r"Recovered from a non-finite loss in epoch 11 \(it is so for all \d+ cells; those with the most counts are: "
+        r"cell\d+, cell\d+, cell\d+; largest counts in genes gene\d+ \(\d+\), gene\d+ \(\d+\), gene\d+ \(\d+\)\): "
+        r"back to the last good weights, learning rate halved\.",
+        message,
+    )
     assert fit.recoveries == 1
     assert fit.lr_scale == 0.5
     assert finite(fit.model)
@@ -451,7 +454,7 @@ def test_a_broken_weight_is_recovered_from(log: pytest.LogCaptureFixture, every_
     assert [epoch for epoch, _ in fit.history["elbo_train"]] == list(range(30))
     calm = make_fit(replace(PLAN, max_epochs=30))
     calm.fit()
-    assert values(fit, "elbo_validation")[-1] < values(calm, "elbo_validation")[-1] + 2
+    assert values(fit, "elbo_validation")[-1] < values(fit, "elbo_validation")[10] - 5
     assert values(fit, "lr")[9] == values(calm, "lr")[9]
     assert values(fit, "lr")[10] == values(calm, "lr")[10] / 2
 
@@ -507,7 +510,7 @@ def test_the_cell_and_its_genes_are_named(log: pytest.LogCaptureFixture) -> None
     fit = make_fit(model=bad_cell_model())
     fit.fit()
     (message,) = warnings_in(log)
-    assert "1 cells with a non-finite likelihood: cell17;" in message
+    assert " cells have a non-finite likelihood: cell17; largest counts in genes gene" in message
     counts = fit.data.minibatch(np.array([17])).x[0]
     for gene in counts.topk(3).indices:
         assert f"gene{int(gene)} ({counts[gene]:g})" in message
@@ -519,7 +522,7 @@ def test_a_non_finite_gradient_is_recovered_from(log: pytest.LogCaptureFixture) 
     fit.model.px_r.register_hook(lambda gradient: gradient * math.inf if next(steps) else gradient)
     fit.fit()
     (message,) = warnings_in(log)
-    assert "cells with the largest loss" in message
+    assert "the largest losses are of cells: cell" in message
     assert fit.recoveries == 1
     assert finite(fit.model)
     assert len(values(fit, "elbo_train")) == 4
@@ -531,13 +534,13 @@ def test_weights_that_break_at_the_end_of_an_epoch_are_no_snapshot(
     class BreaksLate(Fit):
         def on_iteration_end(self) -> None:
             super().on_iteration_end()
-            if self.n_iter in (8, 16):  # the ends of the second and the last epoch
+            if self.n_iter in (10, 20):  # the ends of the second and the last epoch
                 nan_weight(self)
 
     fit = make_fit(cls=BreaksLate, n_validation=0, checkpoint_dir=tmp_path)
     fit.fit()
     assert warnings_in(log) == [
-        f"Recovered from a non-finite weights after epoch {epoch}: back to the last good weights, learning rate halved."
+        f"Recovered from non-finite weights after epoch {epoch}: back to the last good weights, learning rate halved."
         for epoch in (2, 4)
     ]
     assert finite(fit.model)
@@ -548,7 +551,7 @@ def test_training_is_given_up_after_some_recoveries(log: pytest.LogCaptureFixtur
     model = make_model()
     before = state(model)
     fit = make_fit(model=model, cls=poisoned(lambda fit: True, nan_weight))
-    with pytest.raises(RuntimeError, match=r"given up after 5 recoveries: non-finite loss in epoch 2.*lower learning rate"):
+    with pytest.raises(RuntimeError, match=r"given up after 5 recoveries: a non-finite loss in epoch 2.*lower learning rate"):
         fit.fit()
     assert same(state(model), before)
     assert not model.training
@@ -577,14 +580,14 @@ def test_faults_are_described() -> None:
     data, model = cell_data(), bad_cell_model().eval()
     names = data.cell_names, data.gene_names
     one = describe_fault(model, data.minibatch(np.arange(10, 20)), *names)
-    assert one.startswith("1 cells with a non-finite likelihood: cell17; their largest counts are in genes gene")
+    assert one.startswith("1 of 10 cells have a non-finite likelihood: cell17; largest counts in genes gene")
     none = describe_fault(model, data.minibatch(np.arange(10)), *names)
-    assert none.startswith("cells with the largest loss: cell")
+    assert none.startswith("the largest losses are of cells: cell")
     nan_weight_of = state(model)
     nan_weight_of["px_r"][0] = math.nan
     model.load_state_dict(nan_weight_of)
     every = describe_fault(model, data.minibatch(np.arange(2)), *names)
-    assert every.startswith("of all 2 cells, those with the most counts: cell")
+    assert every.startswith("it is so for all 2 cells; those with the most counts are: cell")
 
 
 # ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
@@ -684,7 +687,7 @@ def test_a_fit_in_another_thread() -> None:
 PLANS = {
     "one-cycle": PLAN,
     "plateau": replace(PLAN, lr_schedule="plateau", lr_patience=1, kl_warmup=0.0),
-    "early stopping": replace(PLAN, early_stopping=True, early_stopping_patience=2, kl_warmup=0.1, lr=0.1),
+    "early stopping": replace(PLAN, early_stopping=True, early_stopping_patience=4, kl_warmup=0.1, lr=0.1),
     "warm-up": replace(PLAN, kl_warmup=1.0, check_val_every_n_epoch=3, gradient_clip=1.0),
 }
 

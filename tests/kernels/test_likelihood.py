@@ -405,3 +405,13 @@ def test_compiled_code_is_cached() -> None:
     random_problem("nb", np.random.default_rng(20), (2, 3)).evaluate(compiled)
     folder = Path(negative_binomial_rows.stats.cache_path)
     assert list(folder.glob("*negative_binomial_rows*.nbi"))
+
+
+@pytest.mark.parametrize("log_library", [20.0, 40.0, 85.0])
+def test_no_count_is_more_than_certain_at_absurd_means(log_library: float) -> None:
+    """An untrained library encoder may ask for them; a density above 1 would pass for the best fit."""
+    x, logits = torch.full((1, 50), 3.0), torch.zeros(1, 50)
+    library, log_theta = torch.full((1, 1), log_library), torch.linspace(-3, 3, 50)
+    smaller = kernels.nll_nb(x, logits, library - 5, log_theta)
+    assert kernels.nll_nb(x, logits, library, log_theta) >= smaller > 0
+    assert kernels.nll_zinb(x, logits, library, log_theta, torch.zeros(1, 50)) > 0

@@ -504,22 +504,21 @@ class Estimator(ABC):
             If its files are truncated, foreign or of another estimator, or `adata` does not fit the model.
         """
         stored = files.read(dir_path, cls.__name__)
-        schema = Schema.from_json(stored.description["schema"])
-        beside = Path(dir_path) / files.ADATA
-        if adata is None and beside.exists():
-            import anndata
-
-            adata = anndata.read_h5ad(beside)
-        model = cls.__new__(cls)
+        options = stored.description["options"]
         try:
+            schema = Schema.from_json(stored.description["schema"])
+            history = files.history_from_json(stored.description["history"])
             with seeded(0):
-                module = cls._make_module(schema, stored.description["options"])
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"the options in {dir_path} are not those of {cls.__name__}: {error}") from error
+                module = cls._make_module(schema, options)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{Path(dir_path) / files.DESCRIPTION} does not describe a {cls.__name__} model ({error})"
+            ) from error
         files.load_weights(module, files.under("model/", stored.tensors), str(dir_path))
-        data = None if adata is None else encode(adata, schema)
-        model._assemble(schema, stored.description["options"], module, adata, data)
-        model.history = files.history_from_json(stored.description["history"])
+        adata = files.read_adata(dir_path) if adata is None else adata
+        model = cls.__new__(cls)
+        model._assemble(schema, options, module, adata, None if adata is None else encode(adata, schema))
+        model.history = history
         model.is_trained = bool(stored.description["is_trained"])
         for name in ("train_indices", "validation_indices"):
             if name in stored.tensors:

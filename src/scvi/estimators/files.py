@@ -20,7 +20,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["ADATA", "StoredModel", "history_from_json", "history_to_json", "read", "write"]
+__all__ = ["ADATA", "StoredModel", "history_from_json", "history_to_json", "read", "read_adata", "write"]
 
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 FORMAT = 1
@@ -55,15 +55,26 @@ def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData 
         save_file({name: t.detach().cpu().contiguous() for name, t in model.tensors.items()}, temporary / WEIGHTS)
         (temporary / DESCRIPTION).write_text(json.dumps({"format": FORMAT, **model.description}, indent=1) + "\n")
         if adata is not None:
-            adata.write_h5ad(temporary / ADATA)
+            _write_adata(adata, temporary / ADATA)
         temporary.chmod(0o755)
+        (temporary / WEIGHTS).chmod((temporary / DESCRIPTION).stat().st_mode)  # safetensors lets only the owner read
         _move(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _write_adata(adata: AnnData, path: Path) -> None:
+    """Writes a copy; the method of AnnData would change text columns, and move an object on disk to the copy."""
+    from anndata.io import write_h5ad
+
+    write_h5ad(path, adata, convert_strings_to_categoricals=False)
+
+
 def _move(temporary: Path, target: Path) -> None:
-    """A directory cannot be replaced in one step; the old one is put aside first and back on failure."""
+    """A directory cannot be replaced in one step; the old one is put aside first and back on failure.
+
+    Whatever else a user put into it stays there.
+    """
     if not target.exists():
         temporary.rename(target)
         return
@@ -74,6 +85,9 @@ def _move(temporary: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
+    for other in aside.iterdir():
+        if other.name not in (WEIGHTS, DESCRIPTION, ADATA):
+            other.rename(target / other.name)
     shutil.rmtree(aside)
 
 
@@ -101,10 +115,23 @@ def read(directory: str | os.PathLike[str], estimator: str) -> StoredModel:
     return StoredModel(tensors, description)
 
 
+def read_adata(directory: str | os.PathLike[str]) -> AnnData | None:
+    """The AnnData that was saved beside a model, None where there is none; ValueError if it cannot be read."""
+    path = Path(directory) / ADATA
+    if not path.exists():
+        return None
+    import anndata
+
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or no .h5ad file ({error}); pass adata to load without it") from error
+
+
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is truncated or no JSON file ({error})") from error
     if not isinstance(description, dict) or not _KEYS <= set(description):
         raise ValueError(f"{path} does not describe a model of this package")
@@ -121,7 +148,8 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {source} do not fit the model that is described there: {error}") from error
+        reasons = " ".join(str(error).split())
+        raise ValueError(f"the weights in {source} do not fit the model that is described there: {reasons}") from error
 
 
 def history_to_json(history: Mapping[str, pd.DataFrame]) -> dict[str, list[list[float]]]:

@@ -90,7 +90,7 @@ def seed_of_fit(seed: int | None, checkpoint_dir: str | os.PathLike[str] | None,
     if checkpoint_dir is None:
         raise ValueError("resume=True needs checkpoint_dir, the directory with the checkpoint")
     found = checkpoint.read(checkpoint_dir) if seed is None else None
-    return resolve_seed(seed) if found is None else int(found[1]["seed"])
+    return resolve_seed(seed) if found is None else int(found[1]["identity"]["seed"])
 
 
 def split_cells(

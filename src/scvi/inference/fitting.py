@@ -75,7 +75,12 @@ class Fit(Trainer):
         checkpoint_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
-            model, None, weight_decay=plan.weight_decay, show_progbar=show_progbar, batch_size=plan.batch_size, device=device
+            model,
+            None,
+            weight_decay=plan.weight_decay,
+            show_progbar=show_progbar,
+            batch_size=plan.batch_size,
+            device=device,
         )
         self.data, self.plan, self.seed = data, plan, seed
         self.train_indices, self.validation_indices = train_indices, validation_indices
@@ -184,7 +189,7 @@ class Fit(Trainer):
                 self._add_to_sums(len(tensors_list[0]))
                 return
         fault = describe_fault(self.model, tensors_list[0], self.data.cell_names, self.data.gene_names)
-        self._recover(f"non-finite loss in epoch {self.epoch + 1}, {fault}")
+        self._recover(f"a non-finite loss in epoch {self.epoch + 1} ({fault})")
 
     def check_training_status(self) -> None:
         """Non-finite losses were dealt with in the step."""
@@ -313,7 +318,7 @@ class Fit(Trainer):
             )
         self.lr_scale *= 0.5
         self._go_back()
-        logger.warning("Recovered from a %s: back to the last good weights, learning rate halved.", fault)
+        logger.warning("Recovered from %s: back to the last good weights, learning rate halved.", fault)
 
     # ---- state -----------------------------------------------------------------------------------------------------------
 
@@ -374,7 +379,9 @@ class Fit(Trainer):
                 logger.warning("%s does not exist: training starts from the beginning.", path)
             return
         if not resume:
-            raise FileExistsError(f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it")
+            raise FileExistsError(
+                f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it"
+            )
         its, here = found[1]["identity"], self._identity
         different = [name for name in {**here, **its} if name not in its or name not in here or its[name] != here[name]]
         if different:
@@ -430,15 +437,14 @@ def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.nda
     with evaluating(model):
         per_cell = model.loss(mb).per_cell()
     bad = (~torch.isfinite(per_cell)).nonzero()[:, 0]
-    kind = f"{len(bad)} cells with a non-finite likelihood"
+    kind = f"{len(bad)} of {len(mb)} cells have a non-finite likelihood"
     if len(bad) == 0:
-        bad, kind = per_cell.topk(min(3, len(mb))).indices, "cells with the largest loss"
+        bad, kind = per_cell.topk(min(3, len(mb))).indices, "the largest losses are of cells"
     elif len(bad) == len(mb):
-        kind = f"of all {len(mb)} cells, those with the most counts"
+        kind = f"it is so for all {len(mb)} cells; those with the most counts are"
         bad = mb.x.sum(1).topk(min(3, len(mb))).indices
     named = [str(cells[mb.indices[i]]) if mb.indices is not None else str(int(i)) for i in bad[:3]]
     counts = mb.x[bad].amax(0)
     top = counts.topk(min(3, counts.shape[0])).indices
     largest = ", ".join(f"{genes[j]} ({counts[j]:g})" for j in top.tolist())
-    return f"{kind}: {', '.join(named)}; their largest counts are in genes {largest}"
-
+    return f"{kind}: {', '.join(named)}; largest counts in genes {largest}"

@@ -1,4 +1,4 @@
-"""How cells are split, and how minibatches follow one another in training."""
+"""How cells are split, how minibatches follow one another in training, and what cannot be trained on."""
 
 from __future__ import annotations
 
@@ -75,3 +75,28 @@ def _count(n_cells: int, size: float | None, rounded: Callable[[float], int]) ->
     if not isinstance(size, Integral) and 0 < size < 1:
         return rounded(size * n_cells)
     raise ValueError(f"{size!r} is out of range for {n_cells} cells")
+
+
+def check_arguments(n_epochs: int, lr: float, eps: float) -> None:
+    """Refuses a length of training or an option of Adam that is out of range."""
+    if not isinstance(n_epochs, Integral) or n_epochs < 0:
+        raise ValueError(f"n_epochs={n_epochs!r} is not a number of epochs, an integer from 0 on")
+    for name, value in (("lr", lr), ("eps", eps)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value!r} is not a positive number")
+
+
+def check_trainable(name: str, posterior: Posterior) -> None:
+    """Refuses a posterior that cannot be trained on: batch norm cannot learn from a single cell."""
+    loader = posterior.data_loader
+    if posterior.nb_cells < 2:
+        raise ValueError(
+            f"{name} has {posterior.nb_cells} cell{'s' * (posterior.nb_cells != 1)}, training needs at least 2: "
+            "train on more cells (train_size=1.0 takes all of them, train_size=1 takes one)"
+        )
+    if loader.batch_size == 1:
+        raise ValueError(f"batch_size=1 for {name}, training needs minibatches of at least 2 cells")
+    if len(loader) == 0:
+        raise ValueError(
+            f"drop_last drops all {posterior.nb_cells} cells of {name}, fewer than batch_size={loader.batch_size}"
+        )

@@ -95,7 +95,9 @@ class Plan:
         if self.min_kl_weight > self.max_kl_weight:
             raise ValueError(f"min_kl_weight={self.min_kl_weight!r} is above max_kl_weight={self.max_kl_weight!r}")
         if self.lr_schedule not in get_args(Schedule):
-            raise ValueError(f"lr_schedule={self.lr_schedule!r} is not one of {', '.join(map(repr, get_args(Schedule)))}")
+            raise ValueError(
+                f"lr_schedule={self.lr_schedule!r} is not one of {', '.join(map(repr, get_args(Schedule)))}"
+            )
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Learning rate of a step, before any reduction on a plateau."""
@@ -116,7 +118,9 @@ def _is_integer(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, Integral)
 
 
-def _check(name: str, value: Any, right_type: bool, wanted: str, above: float = -math.inf, least: float = -math.inf) -> None:
+def _check(
+    name: str, value: Any, right_type: bool, wanted: str, above: float = -math.inf, least: float = -math.inf
+) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not (right_type and number and value > above and value >= least):
         raise ValueError(f"{name}={value!r} is not {wanted}")

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from copy import deepcopy
-from numbers import Integral
-from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,7 +20,8 @@ from tqdm import tqdm
 
 from scvi._settings import settings
 from scvi.inference.early_stopping import EarlyStopping
-from scvi.inference.loaders import endless, fold_tail, split_sizes
+from scvi.inference.interrupt import ctrl_c_sets
+from scvi.inference.loaders import check_arguments, check_trainable, endless, fold_tail, split_sizes
 from scvi.inference.posterior import Posterior, SequentialSubsetSampler
 from scvi.queries import evaluating
 
@@ -181,7 +178,7 @@ class Trainer(ABC):
         **extras_kwargs
             Passed on to `training_extras_init`.
         """
-        self._check_arguments(n_epochs, lr, eps)
+        check_arguments(n_epochs, lr, eps)
         self._check_posteriors()
         begin = time.perf_counter()
         self.n_epochs, self.epoch, self.interrupted = n_epochs, self.first_epoch - 1, False
@@ -192,7 +189,7 @@ class Trainer(ABC):
             self.model.train()
             self.optimizer = self.make_optimizer(trained, lr, eps)
             self.training_extras_init(**extras_kwargs)
-            with self._stop_on_ctrl_c():
+            with ctrl_c_sets(self, "interrupted"):
                 self.compute_metrics()
                 self.on_training_begin()
                 self._run_epochs()
@@ -311,26 +308,6 @@ class Trainer(ABC):
         """One epoch of minibatches: a pass over the first posterior, beside it the others again and again."""
         first, *others = (self._posteriors[name] for name in self.posteriors_loop)
         return zip(fold_tail(first), *(endless(other) for other in others), strict=False)
-
-    @contextmanager
-    def _stop_on_ctrl_c(self) -> Iterator[None]:
-        """Ctrl-C sets `interrupted`, a second one raises. Python allows this in the main thread only."""
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        previous = signal.getsignal(signal.SIGINT) if in_main_thread else None
-        if previous is None or previous is signal.SIG_IGN:
-            yield
-            return
-
-        def stop(signum: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
 
     def _restore_best_state(self) -> None:
         if self.early_stopping.save_best_state_metric is not None and self.best_state_dict is not None:
@@ -463,36 +440,13 @@ class Trainer(ABC):
             raise ValueError(f"this {type(self).__name__} has no gene_dataset; pass one")
         return self.gene_dataset
 
-    # Checks -------------------------------------------------------------------------------------------------------
-
-    def _check_arguments(self, n_epochs: int, lr: float, eps: float) -> None:
-        if not isinstance(n_epochs, Integral) or n_epochs < 0:
-            raise ValueError(f"n_epochs={n_epochs!r} is not a number of epochs, an integer from 0 on")
-        for name, value in (("lr", lr), ("eps", eps)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value!r} is not a positive number")
-
     def _check_posteriors(self) -> None:
-        """Refuses what would fail in the middle of training: batch norm cannot learn from a single cell."""
+        """Refuses what would fail in the middle of training."""
         for name in self.posteriors_loop:
-            posterior = self._posteriors[name]
-            loader = posterior.data_loader
-            if posterior.nb_cells < 2:
-                raise ValueError(
-                    f"{name} has {posterior.nb_cells} cell{'s' * (posterior.nb_cells != 1)}, training needs at least "
-                    "2: train on more cells (train_size=1.0 takes all of them, train_size=1 takes one)"
-                )
-            if loader.batch_size == 1:
-                raise ValueError(f"batch_size=1 for {name}, training needs minibatches of at least 2 cells")
-            if len(loader) == 0:
-                raise ValueError(
-                    f"drop_last drops all {posterior.nb_cells} cells of {name}, "
-                    f"which are fewer than batch_size={loader.batch_size}"
-                )
+            check_trainable(name, self._posteriors[name])
         stopping = self.early_stopping
-        if (stopping.early_stopping_metric or stopping.save_best_state_metric) and not (
-            stopping.on in self._posteriors and self._posteriors[stopping.on].nb_cells
-        ):
+        followed = stopping.early_stopping_metric or stopping.save_best_state_metric
+        if followed and not (stopping.on in self._posteriors and self._posteriors[stopping.on].nb_cells):
             filled = [name for name, posterior in self._posteriors.items() if posterior.nb_cells]
             raise ValueError(
                 f"early stopping looks at on={stopping.on!r}, which has no cells; posteriors with cells: "

@@ -1,0 +1,413 @@
+"""Models as files: complete, replaced in one move, never run, and readable by later versions."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import scvi
+from cells import KEYS, QUICK, TINY, make_adata
+from scvi.estimators import files
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def fitted() -> scvi.SCVI:
+    """A model that no test changes."""
+    adata = make_adata()
+    scvi.SCVI.setup_anndata(adata, **KEYS, mask_var="chosen")
+    model = scvi.SCVI(adata, **TINY, dispersion="gene-batch", use_observed_lib_size=False)
+    model.train(**QUICK)
+    return model
+
+
+@pytest.fixture
+def stored(fitted: scvi.SCVI, tmp_path: Path) -> Path:
+    fitted.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def edit(stored: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    description = json.loads((stored / "model.json").read_text())
+    changed = change(description)
+    (stored / "model.json").write_text(json.dumps(description if changed is None else changed))
+
+
+# ---- round trip ------------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(fitted: scvi.SCVI, stored: Path) -> None:
+    assert names(stored) == ["model.json", "weights.safetensors"]
+    loaded = scvi.SCVI.load(str(stored), fitted.adata)
+    assert loaded.schema == fitted.schema
+    assert loaded.options == fitted.options
+    assert loaded.is_trained
+    assert loaded.train_indices.tolist() == fitted.train_indices.tolist()
+    assert loaded.validation_indices.tolist() == fitted.validation_indices.tolist()
+    assert list(loaded.history) == list(fitted.history)
+    for name, table in fitted.history.items():
+        pd.testing.assert_frame_equal(loaded.history[name], table)
+    pd.testing.assert_frame_equal(loaded.view_anndata_setup(), fitted.view_anndata_setup())
+    state, expected = loaded.module.state_dict(), fitted.module.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert not loaded.module.training
+    assert loaded.device == torch.device("cpu")
+
+
+def test_the_files_are_safetensors_and_json(stored: Path) -> None:
+    assert {name.split("/")[0] for name in load_file(stored / "weights.safetensors")} == {
+        "model",
+        "train_indices",
+        "validation_indices",
+    }
+    description = json.loads((stored / "model.json").read_text())
+    assert description["format"] == 1
+    assert description["scvi_version"] == scvi.__version__
+    assert description["estimator"] == "SCVI"
+
+
+def test_everyone_who_may_read_the_folder_may_read_the_files(stored: Path) -> None:
+    modes = {stat.S_IMODE((stored / name).stat().st_mode) for name in names(stored)}
+    assert len(modes) == 1
+
+
+def test_a_loaded_adata_needs_no_setup(fitted: scvi.SCVI, stored: Path) -> None:
+    fresh = make_adata()
+    loaded = scvi.SCVI.load(stored, fresh)
+    assert "_scvi" not in fresh.uns
+    assert np.array_equal(loaded.get_latent_representation(), fitted.get_latent_representation())
+
+
+def test_the_adata_may_be_saved_with_the_model(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    obs = fitted.adata.obs.copy()
+    fitted.save(tmp_path / "model", save_anndata=True)
+    pd.testing.assert_frame_equal(fitted.adata.obs, obs)
+    assert names(tmp_path / "model") == ["adata.h5ad", "model.json", "weights.safetensors"]
+    loaded = scvi.SCVI.load(tmp_path / "model")
+    assert loaded.adata.shape == fitted.adata.shape
+    assert np.array_equal(loaded.get_latent_representation(), fitted.get_latent_representation())
+    other = make_adata(20, seed=1)
+    assert scvi.SCVI.load(tmp_path / "model", other).adata is other
+
+
+def test_a_backed_adata_may_be_saved_with_the_model(tmp_path: Path) -> None:
+    make_adata().write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    scvi.SCVI.setup_anndata(backed)
+    model = scvi.SCVI(backed, **TINY)
+    model.train(**QUICK)
+    model.save(tmp_path / "model", save_anndata=True)
+    assert Path(backed.filename) == tmp_path / "cells.h5ad"
+    latent = model.get_latent_representation()
+    assert np.array_equal(scvi.SCVI.load(tmp_path / "model").get_latent_representation(), latent)
+    backed.file.close()
+
+
+def test_there_must_be_an_adata_to_save(fitted: scvi.SCVI, stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="save_anndata=True, but this model was loaded without an AnnData"):
+        scvi.SCVI.load(stored).save(tmp_path / "second", save_anndata=True)
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_model_without_cells_may_be_saved_again(stored: Path, tmp_path: Path) -> None:
+    scvi.SCVI.load(stored).save(tmp_path / "second")
+    for name in names(stored):
+        assert (tmp_path / "second" / name).read_bytes() == (stored / name).read_bytes()
+
+
+def test_an_untrained_model(tmp_path: Path) -> None:
+    adata = make_adata()
+    scvi.SCVI.setup_anndata(adata)
+    model = scvi.SCVI(adata, **TINY)
+    model.save(tmp_path / "model")
+    loaded = scvi.SCVI.load(tmp_path / "model", adata)
+    assert not loaded.is_trained
+    assert loaded.history == {}
+    assert loaded.train_indices is None
+    for twin in (model, loaded):
+        twin.train(**QUICK)
+    assert np.array_equal(model.get_latent_representation(), loaded.get_latent_representation())
+
+
+def test_numbers_of_numpy_are_options_too(tmp_path: Path) -> None:
+    adata = make_adata()
+    scvi.SCVI.setup_anndata(adata)
+    options = {"n_hidden": np.int64(8), "n_latent": np.int32(2), "dropout_rate": np.float32(0.25)}
+    scvi.SCVI(adata, **options, use_observed_lib_size=np.bool_(True)).save(tmp_path / "model")
+    loaded = scvi.SCVI.load(tmp_path / "model")
+    assert {name: loaded.options[name] for name in options} == {"n_hidden": 8, "n_latent": 2, "dropout_rate": 0.25}
+    assert loaded.options["use_observed_lib_size"] is True
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_folders_on_the_way_are_made(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "a" / "b" / "model")
+    assert names(tmp_path / "a" / "b") == ["model"]
+
+
+def test_an_existing_folder_is_not_overwritten(fitted: scvi.SCVI, stored: Path, tmp_path: Path) -> None:
+    before = {name: (stored / name).read_bytes() for name in names(stored)}
+    with pytest.raises(FileExistsError, match=r"model exists: choose another dir_path, or pass overwrite=True"):
+        fitted.save(stored)
+    assert {name: (stored / name).read_bytes() for name in names(stored)} == before
+    assert names(tmp_path) == ["model"]
+
+
+def test_overwriting(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model", save_anndata=True)
+    other = scvi.SCVI.load(tmp_path / "model")
+    other.train(**QUICK)
+    other.save(tmp_path / "model", overwrite=True)
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["model.json", "weights.safetensors"]
+    assert len(scvi.SCVI.load(tmp_path / "model").history["lr"]) == 6
+
+
+def test_overwriting_keeps_what_else_is_there(fitted: scvi.SCVI, stored: Path, tmp_path: Path) -> None:
+    (stored / "notes.txt").write_text("mine")
+    (stored / "figures").mkdir()
+    (stored / "figures" / "umap.png").write_text("mine, too")
+    fitted.save(stored, overwrite=True)
+    assert names(stored) == ["figures", "model.json", "notes.txt", "weights.safetensors"]
+    assert (stored / "figures" / "umap.png").read_text() == "mine, too"
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_no_model_is_never_overwritten(fitted: scvi.SCVI, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "thesis"
+    if kind == "folder":
+        target.mkdir()
+        (target / "thesis.tex").write_text("years of work")
+    else:
+        target.write_text("years of work")
+    with pytest.raises(FileExistsError, match="holds no model: it is not overwritten"):
+        fitted.save(target, overwrite=True)
+    with pytest.raises(FileExistsError, match="thesis exists"):
+        fitted.save(target)
+    assert (target / "thesis.tex" if kind == "folder" else target).read_text() == "years of work"
+    assert names(tmp_path) == ["thesis"]
+
+
+def test_an_empty_folder_may_be_used_with_overwrite(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    fitted.save(tmp_path / "model", overwrite=True)
+    assert scvi.SCVI.load(tmp_path / "model").is_trained
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("culprit", ["save_file", "json.dumps", "write_h5ad", "rename"])
+def test_a_write_that_fails_leaves_what_was_there(
+    fitted: scvi.SCVI, tmp_path: Path, overwrite: bool, culprit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model"
+    if overwrite:
+        fitted.save(target)
+        before = {name: (target / name).read_bytes() for name in names(target)}
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise OSError("disk full")
+
+    rename = Path.rename
+
+    def fails_to_move_in(self: Path, to: Path) -> Any:
+        return fails() if Path(to) == target and not self.name.endswith(".old") else rename(self, to)
+
+    with monkeypatch.context() as patch:
+        if culprit == "save_file":
+            patch.setattr(files, "save_file", fails)
+        elif culprit == "json.dumps":
+            patch.setattr(files.json, "dumps", fails)
+        elif culprit == "write_h5ad":
+            patch.setattr(files, "_write_adata", fails)
+        else:
+            patch.setattr(Path, "rename", fails_to_move_in)
+        with pytest.raises(OSError, match="disk full"):
+            fitted.save(target, overwrite=overwrite, save_anndata=True)
+    assert names(tmp_path) == (["model"] if overwrite else [])
+    if overwrite:
+        assert {name: (target / name).read_bytes() for name in names(target)} == before
+
+
+# ---- reading what is no model ----------------------------------------------------------------------------------------
+
+
+class Harmful:
+    """Leaves a file behind where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("harmed"),)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not Path("harmed").exists()
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere holds no saved model: model.json is not there"):
+        scvi.SCVI.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_a_missing_file(stored: Path, name: str) -> None:
+    (stored / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"holds no saved model: {name} is not there"):
+        scvi.SCVI.load(stored)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+@pytest.mark.parametrize("length", [0, 1, 8, 100, -3])
+def test_a_truncated_file(stored: Path, name: str, length: int) -> None:
+    whole = (stored / name).read_bytes()
+    (stored / name).write_bytes(whole[:length])
+    with pytest.raises(ValueError, match=rf"{name} is truncated or no "):
+        scvi.SCVI.load(stored)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "adata.h5ad"])
+@pytest.mark.parametrize("content", ["pickle", "torch", "zeros", "text", "nested"])
+def test_a_foreign_file(stored: Path, name: str, content: str) -> None:
+    path = stored / name
+    if content == "torch":
+        torch.save({"model": Harmful()}, path)
+    else:
+        garbage = {
+            "pickle": pickle.dumps(Harmful()),
+            "zeros": bytes(1000),
+            "text": "to whom it may concern".encode("utf-16"),
+            "nested": b"[" * 100_000,
+        }
+        path.write_bytes(garbage[content])
+    with pytest.raises(ValueError, match=f"{name} is truncated or no "):
+        scvi.SCVI.load(stored)
+
+
+def test_pickles_beside_the_model_are_not_read(fitted: scvi.SCVI, stored: Path) -> None:
+    for name in ("model.pt", "model.pkl", "attr.pkl", "pytorch_model.bin", "weights.pt"):
+        (stored / name).write_bytes(pickle.dumps(Harmful()))
+    loaded = scvi.SCVI.load(stored, fitted.adata)
+    assert np.array_equal(loaded.get_latent_representation(), fitted.get_latent_representation())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: [],
+        lambda d: {},
+        lambda d: "SCVI",
+        lambda d: {name: value for name, value in d.items() if name != "schema"},
+        lambda d: {name: value for name, value in d.items() if name != "options"},
+    ],
+)
+def test_json_that_describes_no_model(stored: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    edit(stored, change)
+    with pytest.raises(ValueError, match=r"model.json does not describe a model of this package"):
+        scvi.SCVI.load(stored)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("options", {}),
+        ("options", None),
+        ("options", "n_hidden=8"),
+        ("options", {"gene_likelihood": "zinb", "new_option": 3}),
+        ("options", {"gene_likelihood": "gaussian"}),
+        ("options", {"gene_likelihood": "zinb", "n_hidden": "__import__('os').getcwd()"}),
+        ("options", {"gene_likelihood": "zinb", "n_latent": -1}),
+        ("schema", None),
+        ("schema", {}),
+        ("schema", {"genes": ["a"]}),
+        ("history", 3),
+        ("history", {"lr": 3}),
+        ("history", {"lr": [[0, 1], [0.1, 0.2, 0.3]]}),
+        ("history", ["lr"]),
+    ],
+)
+def test_descriptions_that_make_no_model(stored: Path, part: str, value: Any) -> None:
+    edit(stored, lambda d: {**d, part: value})
+    with pytest.raises(ValueError, match=r"model.json does not describe a SCVI model"):
+        scvi.SCVI.load(stored)
+
+
+def test_another_estimator(stored: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds a SCVI model: load it with scvi\.SCVI\.load"):
+        scvi.LinearSCVI.load(stored)
+
+
+def test_a_newer_format(stored: Path) -> None:
+    edit(stored, lambda d: {**d, "format": 2, "scvi_version": "7.1"})
+    with pytest.raises(ValueError, match=r"format 2, written by scvi 7\.1; this version reads format 1: update scvi"):
+        scvi.SCVI.load(stored)
+
+
+@pytest.mark.parametrize("fault", ["shape", "missing", "further"])
+def test_weights_that_do_not_fit(stored: Path, fault: str) -> None:
+    tensors = load_file(stored / "weights.safetensors")
+    if fault == "shape":
+        tensors["model/px_r"] = tensors["model/px_r"][:3].contiguous()
+    elif fault == "missing":
+        del tensors["model/px_r"]
+    else:
+        tensors["model/px_s"] = torch.zeros(3)
+    save_file(tensors, stored / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"the weights in .*model do not fit the model that is described there.*px_"):
+        scvi.SCVI.load(stored)
+
+
+def test_an_adata_that_does_not_fit(stored: Path) -> None:
+    narrow = make_adata()[:, 10:].copy()
+    with pytest.raises(ValueError, match="lacks 5 of the 20 genes that the model reads: 'gene0'"):
+        scvi.SCVI.load(stored, narrow)
+    plain = make_adata()
+    del plain.obs["age"]
+    with pytest.raises(ValueError, match=r"continuous_covariate_keys='age' is not a column of adata\.obs"):
+        scvi.SCVI.load(stored, plain)
+
+
+# ---- golden files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=sorted(path.name for path in GOLDEN.iterdir() if path.is_dir() and path.name[0] not in "._"))
+def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of the files of each format."""
+    return Path(shutil.copytree(GOLDEN / request.param, tmp_path / "golden"))
+
+
+def test_models_of_earlier_versions_are_read(golden: Path) -> None:
+    expected = json.loads((golden / "expected.json").read_text())
+    counts = np.array(expected["counts"], dtype=np.float32)
+    obs = pd.DataFrame({"batch": expected["batch"], "age": expected["age"]}, index=[f"cell{i}" for i in range(len(counts))])
+    adata = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"gene{j}" for j in range(counts.shape[1])]))
+    model = scvi.SCVI.load(golden, adata)
+    assert model.is_trained
+    assert len(model.history["elbo_train"]) == 5
+    mean, variance = model.get_latent_representation(return_dist=True)
+    np.testing.assert_allclose(mean, expected["latent_mean"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(variance, expected["latent_variance"], rtol=1e-4)
+    assert model.get_marginal_ll(n_mc_samples=2000, seed=0) == pytest.approx(expected["marginal_ll"], abs=0.05)
+    model.train(**QUICK)
+    assert model.history["elbo_train"].index.tolist() == list(range(8))
