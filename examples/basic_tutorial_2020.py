@@ -1,6 +1,6 @@
 """The basic tutorial of 2020 with its own names, on the counts that ship with the package.
 
-    python examples/basic_tutorial_2020.py
+python examples/basic_tutorial_2020.py
 """
 
 import numpy as np

@@ -40,7 +40,7 @@ class Minibatch:
         """The five tensors that the 2020 trainers and posteriors pass around."""
         missing = [name for name in ("l_mean", "l_var") if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"this minibatch has no {' and no '.join(missing)}: its data set has no library-size prior")
+            raise ValueError(f"this minibatch has no {' and no '.join(missing)}: its cells have no library-size prior")
         return [self.x, self.l_mean, self.l_var, self.batch, self.labels]  # type: ignore[list-item]
 
     @classmethod

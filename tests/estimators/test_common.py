@@ -181,7 +181,9 @@ def test_train_leaves_a_fitted_model(cls: type[Estimator]) -> None:
 
 
 def test_history_is_tables_by_epoch(fitted: Any) -> None:
-    losses = [f"{name}_{part}" for name in ("elbo", "reconstruction_loss", "kl_local") for part in ("train", "validation")]
+    losses = [
+        f"{name}_{part}" for name in ("elbo", "reconstruction_loss", "kl_local") for part in ("train", "validation")
+    ]
     assert set(losses) | {"train_loss_epoch", "kl_weight", "lr"} <= set(fitted.history)
     for name, table in fitted.history.items():
         assert list(table.columns) == [name]
@@ -329,7 +331,14 @@ def close(first: list[np.ndarray], second: list[np.ndarray]) -> None:
 @QUESTION
 @pytest.mark.parametrize(
     "indices",
-    [[5, 2, 9], np.array([140, 0, 77]), [3, 3, 3], np.arange(N)[::-1], np.arange(N) % 7 == 0, [False] * (N - 1) + [True]],
+    [
+        [5, 2, 9],
+        np.array([140, 0, 77]),
+        [3, 3, 3],
+        np.arange(N)[::-1],
+        np.arange(N) % 7 == 0,
+        [False] * (N - 1) + [True],
+    ],
     ids=["list", "array", "repeated", "reversed", "mask", "list mask"],
 )
 def test_the_order_of_indices_is_kept(

@@ -108,8 +108,13 @@ def test_the_adata_may_be_saved_with_the_model(fitted: scvi.SCVI, tmp_path: Path
     assert scvi.SCVI.load(tmp_path / "model", other).adata is other
 
 
-def test_a_backed_adata_may_be_saved_with_the_model(tmp_path: Path) -> None:
-    make_adata().write_h5ad(tmp_path / "cells.h5ad")
+@pytest.mark.parametrize("layout", ["sparse", "dense"])
+def test_a_backed_adata_may_be_saved_with_the_model(tmp_path: Path, layout: str) -> None:
+    adata = make_adata()
+    adata.raw = adata
+    if layout == "dense":
+        adata.X = adata.X.toarray()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     scvi.SCVI.setup_anndata(backed)
     model = scvi.SCVI(backed, **TINY)
@@ -117,7 +122,9 @@ def test_a_backed_adata_may_be_saved_with_the_model(tmp_path: Path) -> None:
     model.save(tmp_path / "model", save_anndata=True)
     assert Path(backed.filename) == tmp_path / "cells.h5ad"
     latent = model.get_latent_representation()
-    assert np.array_equal(scvi.SCVI.load(tmp_path / "model").get_latent_representation(), latent)
+    loaded = scvi.SCVI.load(tmp_path / "model")
+    assert np.array_equal(loaded.get_latent_representation(), latent)
+    assert (loaded.adata.raw.X != adata.raw.X).nnz == 0
     backed.file.close()
 
 
@@ -400,7 +407,9 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_models_of_earlier_versions_are_read(golden: Path) -> None:
     expected = json.loads((golden / "expected.json").read_text())
     counts = np.array(expected["counts"], dtype=np.float32)
-    obs = pd.DataFrame({"batch": expected["batch"], "age": expected["age"]}, index=[f"cell{i}" for i in range(len(counts))])
+    obs = pd.DataFrame(
+        {"batch": expected["batch"], "age": expected["age"]}, index=[f"cell{i}" for i in range(len(counts))]
+    )
     adata = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"gene{j}" for j in range(counts.shape[1])]))
     model = scvi.SCVI.load(golden, adata)
     assert model.is_trained

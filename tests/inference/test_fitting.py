@@ -322,9 +322,7 @@ def test_progress_shows_the_latest_losses() -> None:
     fit = make_fit()
     assert fit.progress_values() == {}
     fit.fit()
-    assert fit.progress_values() == {
-        part: f"{values(fit, f'elbo_{part}')[-1]:.1f}" for part in ("train", "validation")
-    }
+    assert fit.progress_values() == {part: f"{values(fit, f'elbo_{part}')[-1]:.1f}" for part in ("train", "validation")}
 
 
 def test_a_progress_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +494,9 @@ class OneBadCell(VAE):
         here = mb.indices == self.bad
         if here.any() and (self.times > 0 or not self.training):
             self.times -= self.training
-            genes = torch.where(here, torch.full_like(elbo.reconstruction["genes"], math.nan), elbo.reconstruction["genes"])
+            genes = torch.where(
+                here, torch.full_like(elbo.reconstruction["genes"], math.nan), elbo.reconstruction["genes"]
+            )
             return replace(elbo, reconstruction={"genes": genes})
         return elbo
 
@@ -551,7 +551,9 @@ def test_training_is_given_up_after_some_recoveries(log: pytest.LogCaptureFixtur
     model = make_model()
     before = state(model)
     fit = make_fit(model=model, cls=poisoned(lambda fit: True, nan_weight))
-    with pytest.raises(RuntimeError, match=r"given up after 5 recoveries: a non-finite loss in epoch 2.*lower learning rate"):
+    with pytest.raises(
+        RuntimeError, match=r"given up after 5 recoveries: a non-finite loss in epoch 2.*lower learning rate"
+    ):
         fit.fit()
     assert same(state(model), before)
     assert not model.training
@@ -816,7 +818,9 @@ def test_the_checkpoint_of_another_fit_is_refused(change: dict[str, Any], messag
     before = (tmp_path / checkpoint.FILE_NAME).read_bytes()
     fit = make_fit(**change, checkpoint_dir=tmp_path)
     weights = state(fit.model)
-    with pytest.raises(ValueError, match=rf"belongs to another fit: .*{message}.*Train with the same data, options and seed"):
+    with pytest.raises(
+        ValueError, match=rf"belongs to another fit: .*{message}.*Train with the same data, options and seed"
+    ):
         fit.fit(resume=True)
     assert same(state(fit.model), weights)
     assert (tmp_path / checkpoint.FILE_NAME).read_bytes() == before

@@ -98,10 +98,18 @@ def test_a_plan_is_plain_json() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *((name, value) for name in ("max_epochs", "check_val_every_n_epoch", "lr_patience") for value in (0, -1, 1.5, "3")),
+        *(
+            (name, value)
+            for name in ("max_epochs", "check_val_every_n_epoch", "lr_patience")
+            for value in (0, -1, 1.5, "3")
+        ),
         *(("early_stopping_patience", value) for value in (0, -2, 0.5, True)),
         *(("batch_size", value) for value in (1, 0, -64, 32.0, "64")),
-        *((name, value) for name in ("lr", "eps", "lr_factor") for value in (0, -1e-3, np.nan, np.inf, "fast", [1], True)),
+        *(
+            (name, value)
+            for name in ("lr", "eps", "lr_factor")
+            for value in (0, -1e-3, np.nan, np.inf, "fast", [1], True)
+        ),
         *((name, value) for name in ("weight_decay", "early_stopping_min_delta") for value in (-1e-9, np.nan, "none")),
         *((name, value) for name in ("kl_warmup", "min_kl_weight", "max_kl_weight") for value in (-0.1, np.inf, "0.2")),
         ("kl_warmup", 1.5),
@@ -194,7 +202,9 @@ def test_a_wrong_warmup_is_refused_by_name(name: str, value: Any) -> None:
 
 
 def test_unknown_plan_kwargs_are_refused_with_the_known() -> None:
-    with pytest.raises(ValueError, match=r"plan_kwargs has unknown keys \['learning_rate'\]; known are lr, .*lr_factor"):
+    with pytest.raises(
+        ValueError, match=r"plan_kwargs has unknown keys \['learning_rate'\]; known are lr, .*lr_factor"
+    ):
         planned(learning_rate=0.1)
 
 

@@ -69,8 +69,13 @@ class CellData:
     def n_genes(self) -> int:
         return len(self.gene_names)
 
-    def positions(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def positions(self, indices: Sequence[int] | np.ndarray | None = None, name: str = "indices") -> np.ndarray:
         """(k,) int64 positions of cells, in the order given; None is all cells, a mask is turned into positions.
+
+        Parameters
+        ----------
+        name
+            What the user calls the indices, for messages.
 
         Raises
         ------
@@ -84,16 +89,16 @@ class CellData:
         given = np.asarray(indices)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
             raise ValueError(
-                f"indices must be a list of cell positions or a mask; got {given.dtype} of shape {given.shape}"
+                f"{name} must be a list of cell positions or a mask; got {given.dtype} of shape {given.shape}"
             )
         if given.dtype.kind == "b":
             if len(given) != len(self):
-                raise ValueError(f"the mask in indices has {len(given)} values for {len(self)} cells")
+                raise ValueError(f"the mask in {name} has {len(given)} values for {len(self)} cells")
             return np.flatnonzero(given)
         outside = (given < 0) | (given >= len(self))
         if outside.any():
             raise IndexError(
-                f"indices holds {given[outside][0]}; there are {len(self)} cells, numbered from 0 to {len(self) - 1}"
+                f"{name} holds {given[outside][0]}; there are {len(self)} cells, numbered from 0 to {len(self) - 1}"
             )
         return given.astype(np.int64)
 
@@ -244,6 +249,7 @@ def declare(
         raise ValueError(
             f"every count of {schema.counts_name} is zero in the genes to be read; there is nothing to fit"
         )
+    checks.warn_of_empty_cells(totals, adata.obs_names)
     schema = replace(schema, library_prior=_library_prior(totals, cells.batch, schema.n_batch))
     if cells.log_size is not None:
         schema = replace(
@@ -266,7 +272,10 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True) -> CellData
     ValueError, TypeError
         For keys, genes or categories that do not fit the schema, and for counts that are none.
     """
-    return _encoded(adata, schema, validate)[0]
+    cells, totals = _encoded(adata, schema, validate)
+    if validate:
+        checks.warn_of_empty_cells(totals, adata.obs_names)
+    return cells
 
 
 def _encoded(adata: AnnData, schema: Schema, validate: bool) -> tuple[CellData, np.ndarray]:
@@ -301,7 +310,6 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool) -> tuple[CellData, 
     totals = checks.checked_counts(
         counts, schema.counts_name, adata.obs_names, adata.var_names, cells._read, list(adata.layers)
     )
-    checks.warn_of_empty_cells(totals, adata.obs_names)
     return cells, totals
 
 

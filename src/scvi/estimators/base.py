@@ -224,7 +224,7 @@ class Estimator(ABC):
         data = self._own_data("train")
         device = training.resolve_device(accelerator, devices)
         seed = training.seed_of_fit(seed, checkpoint_dir, resume)
-        held_out = None if validation_indices is None else data.positions(validation_indices)
+        held_out = None if validation_indices is None else data.positions(validation_indices, "validation_indices")
         train_cells, validation_cells = training.split_cells(len(data), train_size, validation_size, held_out, seed)
         options: dict[str, Any] = {
             "max_epochs": max_epochs,
@@ -529,7 +529,9 @@ class Estimator(ABC):
 
     def _own_data(self, wish: str) -> CellData:
         if self._data is None:
-            raise ValueError(f"this model was loaded without cells and cannot {wish}: pass adata to {type(self).__name__}.load")
+            raise ValueError(
+                f"this model was loaded without cells and cannot {wish}: pass adata to {type(self).__name__}.load"
+            )
         if self._fingerprint is not None and fingerprint(self.adata, self.schema) != self._fingerprint:
             raise ValueError(
                 f"the cells, genes or counts of the model's adata have changed since the model was made ({self.schema.counts_name} "
@@ -576,7 +578,7 @@ class Estimator(ABC):
     def _batch_codes(self, names: str | int | Sequence[str | int] | None) -> list[int] | None:
         if names is None:
             return None
-        wanted = [names] if isinstance(names, (str, Integral)) else list(names)  # type: ignore[arg-type]
+        wanted = list(names) if np.ndim(names) else [names]  # type: ignore[arg-type]
         if not wanted:
             raise ValueError("transform_batch is an empty list; None decodes each cell in its own batch")
         known = {name: code for code, name in enumerate(self.schema.batch_names)}

@@ -46,7 +46,9 @@ def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData 
     target = Path(directory)
     if target.exists():
         if not overwrite:
-            raise FileExistsError(f"{target} exists: choose another dir_path, or pass overwrite=True to replace the model in it")
+            raise FileExistsError(
+                f"{target} exists: choose another dir_path, or pass overwrite=True to replace the model in it"
+            )
         if not target.is_dir() or (any(target.iterdir()) and not (target / DESCRIPTION).exists()):
             raise FileExistsError(f"{target} exists and holds no model: it is not overwritten, choose another dir_path")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +66,14 @@ def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData 
 
 
 def _write_adata(adata: AnnData, path: Path) -> None:
-    """Writes a copy; the method of AnnData would change text columns, and move an object on disk to the copy."""
+    """Writes a copy, and leaves the text columns of `adata` and the file that it may have open as they are."""
+    from anndata import AnnData
     from anndata.io import write_h5ad
 
+    if adata.isbacked:  # anndata would close the file, which the model reads
+        parts = ("obs", "var", "uns", "obsm", "varm", "layers", "obsp", "varp")
+        raw = None if adata.raw is None else {"X": adata.raw.X, "var": adata.raw.var, "varm": adata.raw.varm}
+        adata = AnnData(adata.X, **{name: getattr(adata, name) for name in parts}, raw=raw)
     write_h5ad(path, adata, convert_strings_to_categoricals=False)
 
 
@@ -107,7 +114,9 @@ def read(directory: str | os.PathLike[str], estimator: str) -> StoredModel:
             raise FileNotFoundError(f"{source} holds no saved model: {name} is not there")
     description = _read_description(source / DESCRIPTION)
     if description["estimator"] != estimator:
-        raise ValueError(f"{source} holds a {description['estimator']} model: load it with scvi.{description['estimator']}.load")
+        raise ValueError(
+            f"{source} holds a {description['estimator']} model: load it with scvi.{description['estimator']}.load"
+        )
     try:
         tensors = load_file(source / WEIGHTS)
     except (SafetensorError, ValueError) as error:
@@ -133,7 +142,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is truncated or no JSON file ({error})") from error
-    if not isinstance(description, dict) or not _KEYS <= set(description):
+    if not isinstance(description, dict) or not set(description) >= _KEYS:
         raise ValueError(f"{path} does not describe a model of this package")
     if description["format"] != FORMAT:
         raise ValueError(

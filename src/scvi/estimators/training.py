@@ -64,7 +64,7 @@ def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dic
     for name, planned in (("n_steps_kl_warmup", n_steps), ("n_epochs_kl_warmup", plan.max_epochs)):
         length = plan_kwargs.get(name)
         if length is not None:
-            if not (isinstance(length, Real) and length >= 0):
+            if not (isinstance(length, Real) and float(length) >= 0):
                 raise ValueError(f"plan_kwargs[{name!r}]={length!r} is not a number of at least 0")
             options["kl_warmup"] = min(1.0, float(length) / planned)
     return options
@@ -145,16 +145,12 @@ def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torc
     known = ("auto", "cpu", "gpu", "cuda", "mps")
     if accelerator not in known:
         raise ValueError(f"accelerator={accelerator!r} is not one of {', '.join(map(repr, known))}")
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "gpu":
-        accelerator = "cuda"
-    if accelerator == "cpu":
+    cuda = torch.cuda.is_available()
+    if accelerator == "cpu" or (accelerator == "auto" and not cuda):
         return torch.device("cpu")
-    available = torch.cuda.is_available() if accelerator == "cuda" else torch.backends.mps.is_available()
-    if not available:
+    if not (torch.backends.mps.is_available() if accelerator == "mps" else cuda):
         raise ValueError(f"accelerator={accelerator!r} is not available on this machine; use accelerator='cpu'")
-    return torch.device(accelerator, _device_number(devices))
+    return torch.device("mps" if accelerator == "mps" else "cuda", _device_number(devices))
 
 
 def _device_number(devices: str | int | Sequence[int]) -> int:
@@ -180,4 +176,3 @@ def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
     device = next(module.parameters()).device
     as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
     module.initialise(as_tensor(frequency), as_tensor(np.log(theta)))
-

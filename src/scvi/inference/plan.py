@@ -56,8 +56,8 @@ class Plan:
     check_val_every_n_epoch
         Epochs between two evaluations of the validation cells.
     early_stopping, early_stopping_monitor, early_stopping_patience, early_stopping_min_delta
-        Stop when the monitored value of the history has not fallen by `min_delta` nats in `patience` epochs, and go back
-        to the weights at its minimum. The patience starts when the KL weight has reached its maximum.
+        Stop when the monitored value of the history has not fallen by `min_delta` nats in `patience` epochs, and go
+        back to the weights at its minimum. The patience starts when the KL weight has reached its maximum.
     """
 
     max_epochs: int

@@ -70,7 +70,9 @@ def _compiled(*tensors: Tensor) -> bool:
     return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
-def _fused(x: Tensor, logits: Tensor, log_library: Tensor, log_theta: Tensor | None, dropout: Tensor | None, weight: float) -> Tensor:
+def _fused(
+    x: Tensor, logits: Tensor, log_library: Tensor, log_theta: Tensor | None, dropout: Tensor | None, weight: float
+) -> Tensor:
     from scvi.kernels.fused import FusedLikelihood
 
     return FusedLikelihood.of(x, logits, log_library, log_theta, dropout, weight)

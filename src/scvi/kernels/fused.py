@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -15,6 +14,9 @@ from scvi.kernels.parallel import row_blocks, run_blocks
 __all__ = ["FusedLikelihood"]
 
 _MIN_ROWS = 8  # rows below which a second thread does not pay
+
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # x, logits, log_library, log_theta, dropout
 
 
 class FusedLikelihood(torch.autograd.Function):
@@ -58,18 +60,17 @@ class FusedLikelihood(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.gradients
         if not bool((upstream == ctx.weight).all()):
             _, gradients = _evaluate(ctx.saved_tensors, upstream.contiguous(), True)
         return None, *gradients, None
 
 
-def _evaluate(
-    inputs: tuple[Tensor | None, ...], weights: Tensor, wanted: bool
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def _evaluate(inputs: Inputs, weights: Tensor, wanted: bool) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Loss (m,) and, if wanted, the gradients of ``weights @ loss`` for logits, library, theta and dropout."""
-    x, logits, log_library, log_theta, dropout = (None if t is None else t.detach().contiguous() for t in inputs)
+    x, logits, log_library = (t.detach().contiguous() for t in inputs[:3])
+    log_theta, dropout = (None if t is None else t.detach().contiguous() for t in inputs[3:])
     m, g = logits.shape
     blocks = row_blocks(m, _MIN_ROWS)
     nll = torch.empty(m)

@@ -256,7 +256,9 @@ def _stop_at_bounds(log_theta, d_theta):
 
 
 @njit(**_options)
-def negative_binomial_rows(x, logits, log_library, log_theta, dropout, weight, rows, nll, d_logits, d_library, d_theta, d_dropout):
+def negative_binomial_rows(
+    x, logits, log_library, log_theta, dropout, weight, rows, nll, d_logits, d_library, d_theta, d_dropout
+):
     """Rows ``rows[0]:rows[1]`` of the negative log-likelihood and of its gradients times `weight[row]`.
 
     Parameters
@@ -278,7 +280,15 @@ def negative_binomial_rows(x, logits, log_library, log_theta, dropout, weight, r
     gradients = d_logits.shape[0] > 0
     where = np.empty(g + 1, np.int32)
     scratch = np.empty((12, g), np.float32)
-    theta, prob, mu, ll, d_mu, d_r, d_pi = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4], scratch[5], scratch[6]
+    theta, prob, mu, ll, d_mu, d_r, d_pi = (
+        scratch[0],
+        scratch[1],
+        scratch[2],
+        scratch[3],
+        scratch[4],
+        scratch[5],
+        scratch[6],
+    )
     gathered = np.empty((8, g), np.float32)
     c, c_log_mu, c_mu, c_theta = gathered[0], gathered[1], gathered[2], gathered[3]
     c_ll, c_d_mu, c_d_r, c_pi = gathered[4], gathered[5], gathered[6], gathered[7]

@@ -1,50 +1,80 @@
 """Row blocks of a compiled kernel on a few threads.
 
-numba's own threading layers may not be entered from two Python threads at once. The kernels here release the
-GIL instead and run on a pool that follows ``torch.get_num_threads()``, so any number of Python threads may call them.
+numba's own threading layers may not be entered from two Python threads at once. The kernels here release the GIL and
+run on the threads that torch has already, so that the two do not compete for cores: between two operations torch's
+OpenMP threads keep spinning for milliseconds, longer than a kernel takes. Where torch does not come with GNU's OpenMP
+a thread pool takes their place. Both follow ``torch.get_num_threads()``, and any number of Python threads may call.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 import torch
 
 __all__ = ["row_blocks", "run_blocks"]
 
-_pool: ThreadPoolExecutor | None = None
+Block = tuple[int, int]
+_TAKE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def _shared_pool() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="scvi-kernel")
-    return _pool
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):  # the pool's threads do not survive a fork
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def row_blocks(n_rows: int, min_rows: int = 1) -> list[tuple[int, int]]:
+def row_blocks(n_rows: int, min_rows: int = 1) -> list[Block]:
     """Split rows in as many contiguous blocks as torch has threads, none shorter than `min_rows`."""
     n_blocks = max(1, min(torch.get_num_threads(), n_rows // max(1, min_rows)))
     edges = [n_rows * i // n_blocks for i in range(n_blocks + 1)]
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-def run_blocks(work: Callable[[int, int, int], object], blocks: list[tuple[int, int]]) -> None:
-    """Call ``work(block, start, stop)`` for all blocks at once; the caller's thread takes the first."""
-    others = [_shared_pool().submit(work, i, *blocks[i]) for i in range(1, len(blocks))]
-    try:
+def run_blocks(work: Callable[[int, int, int], object], blocks: list[Block]) -> None:
+    """Call ``work(block, start, stop)`` for all blocks at once; raises what one of them raised."""
+    if len(blocks) == 1:
         work(0, *blocks[0])
-    finally:
+        return
+    pending = iter(enumerate(blocks))
+    raised: list[BaseException] = []
+
+    def take(_: object = None) -> None:
+        try:
+            for block, (start, stop) in pending:
+                work(block, start, stop)
+        except BaseException as error:  # there is no Python frame to raise into
+            raised.append(error)
+
+    team = _openmp_team()
+    if team is not None:
+        team(_TAKE(take), None, len(blocks), 0)
+    else:
+        others = [_pool().submit(take) for _ in blocks[1:]]
+        take()
         for other in others:
             other.result()
+    if raised:
+        raise raised[0]
+
+
+@cache
+def _openmp_team() -> Callable[..., None] | None:
+    """``GOMP_parallel(function, data, n_threads, flags)`` of the OpenMP library that torch runs on."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            team = ctypes.CDLL(str(path)).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        team.argtypes = (_TAKE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        team.restype = None
+        return team
+    return None
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="scvi-kernel")
+
+
+if hasattr(os, "register_at_fork"):  # the pool's threads do not survive a fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -37,7 +37,7 @@ def dense_rows(values, rows, block, columns, out):
 
 @njit(**_options)
 def first_bad_count(values):
-    """(position, reason) of the first value that is no count: 1 non-finite, 2 negative, 3 non-integer; (-1, 0) if none."""
+    """(position, reason) of the first value that is no count: 1 non-finite, 2 negative, 3 non-integer; or (-1, 0)."""
     for k in range(values.shape[0]):
         value = values[k]
         if not np.isfinite(value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,18 @@ class Model(nn.Module, ABC):
     """A probabilistic model of counts: networks and densities, no data access."""
 
     @abstractmethod
+    def variational(self, mb: Minibatch) -> Any:
+        """The approximate posterior of the cells' latent variables."""
+
+    @abstractmethod
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO of a minibatch, one posterior draw for each cell."""
+
+    @abstractmethod
+    def importance_log_weights(
+        self, mb: Minibatch, q: Any, n_draws: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """(s, n) log of joint density over posterior density, at draws from the posterior `q`."""
 
 
 def draw(q: Normal, n_samples: int | None = None, generator: torch.Generator | None = None) -> Tensor:

@@ -79,7 +79,8 @@ class NegativeBinomial(Distribution):
 
     def _warn_outside_support(self, value: Tensor) -> None:
         if not bool(self.support.check(value).all()):
-            warnings.warn("The value argument must be within the support of the distribution", UserWarning, stacklevel=3)
+            message = "The value argument must be within the support of the distribution"
+            warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _mean_and_dispersion(

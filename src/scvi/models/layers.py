@@ -77,7 +77,7 @@ class FCLayers(nn.Module):
         """(..., n, n_in) -> (..., n, n_out); categories (n, 1) codes or (n, k) one-hot, `cont` (n, n_cont)."""
         covariates = self._covariates(cat_list, cont)
         for layer in self.fc_layers:
-            linear, norm, relu, dropout = layer
+            linear, norm, relu, dropout = layer.children()
             if covariates:
                 x = torch.cat([x, *(c.expand(*x.shape[:-1], -1) for c in covariates)], dim=-1)
             x = dropout(relu(_each_draw(norm, linear(x))))

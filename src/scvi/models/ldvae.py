@@ -23,7 +23,8 @@ class LDVAE(VAE):
         x_ng   ~ NB(exp(l_n) rho_ng, theta_g)
 
     so that each column of W tells which genes a latent dimension moves. Parameters as in :class:`scvi.models.VAE`;
-    `n_layers_encoder` (in 2019 `n_layers`) is the depth of the encoder, `use_batch_norm` and `bias` belong to the decoder.
+    `n_layers_encoder` (in 2019 `n_layers`) is the depth of the encoder, `use_batch_norm` and `bias` are options of the
+    decoder.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class LDVAE(VAE):
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
         encode_covariates: bool = False,
-    ):
+    ) -> None:
         if dispersion == "gene-cell":
-            raise ValueError("dispersion='gene-cell' needs a decoder that gives it; LDVAE has 'gene', 'gene-batch', 'gene-label'")
-        self._decoder_options = {"use_batch_norm": use_batch_norm, "bias": bias}
+            raise ValueError(
+                "dispersion='gene-cell' needs a decoder that gives it; LDVAE has 'gene', 'gene-batch', 'gene-label'"
+            )
+        self._decoder_options: dict[str, Any] = {"use_batch_norm": use_batch_norm, "bias": bias}
         super().__init__(
             n_input,
             n_batch,
@@ -69,9 +72,7 @@ class LDVAE(VAE):
             encode_covariates=encode_covariates,
         )
 
-    def make_decoder(
-        self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]
-    ) -> LinearDecoderSCVI:
+    def make_decoder(self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]) -> LinearDecoderSCVI:
         """One linear map for each head."""
         return LinearDecoderSCVI(self.n_latent, n_input, **covariates, **self._decoder_options)
 
@@ -84,5 +85,6 @@ class LDVAE(VAE):
         linear, norm = self.decoder.factor_regressor.fc_layers[0][:2]  # type: ignore[union-attr, index]
         loadings = linear.weight
         if isinstance(norm, nn.BatchNorm1d):
-            loadings = (norm.weight / torch.sqrt(norm.running_var + norm.eps))[:, None] * loadings
+            deviation = torch.sqrt(norm.running_var + norm.eps)  # type: ignore[arg-type, operator]
+            loadings = (norm.weight / deviation)[:, None] * loadings
         return loadings[:, : self.n_latent].cpu().numpy().copy()  # not a view of the weights

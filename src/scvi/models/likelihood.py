@@ -73,9 +73,8 @@ class ZINB(Likelihood):
     has_dropout = True
 
     def nll(self, x: Tensor, decoded: Decoded, weight: float = 1.0) -> Tensor:
-        return kernels.nll_zinb(
-            x, decoded.logits, decoded.log_library, decoded.log_theta, decoded.dropout, weight  # type: ignore[arg-type]
-        )
+        logits, dropout = decoded.logits, decoded.dropout
+        return kernels.nll_zinb(x, logits, decoded.log_library, decoded.log_theta, dropout, weight)  # type: ignore[arg-type]
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
         return ZeroInflatedNegativeBinomial(mu=rate, theta=theta, zi_logits=dropout, validate_args=False)

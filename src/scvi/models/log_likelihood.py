@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, logsumexp
 from torch.nn.functional import softplus
 
 from scvi.minibatch import Minibatch
-
-if TYPE_CHECKING:
-    from scvi.models.vae import VAE
+from scvi.models.base import Model
 
 __all__ = [
     "compute_elbo",
@@ -90,7 +88,7 @@ def compute_reconstruction_error(vae: Any, posterior: Any, **kwargs: Any) -> flo
     return total / len(posterior.indices)
 
 
-def compute_marginal_log_likelihood_scvi(vae: VAE, posterior: Any, n_samples_mc: int = 100) -> float:
+def compute_marginal_log_likelihood_scvi(vae: Model, posterior: Any, n_samples_mc: int = 100) -> float:
     """Minus the mean over cells of the importance-weighted log-likelihood (Burda et al. 2016)."""
     total = 0.0
     for tensors in _first_five(posterior):
@@ -105,7 +103,7 @@ def _first_five(posterior: Iterable[Sequence[Tensor]]) -> Iterable[Sequence[Tens
 
 @torch.no_grad()
 def importance_log_likelihood(
-    model: VAE, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
+    model: Model, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """log p(x_n), estimated from below by `n_draws` importance-weighted draws from the posterior.
 

@@ -123,7 +123,9 @@ class DecoderSCVI(nn.Module):
         """(g,) the parameter that the frequencies' logits equal where nothing else contributes."""
         return self.px_scale_decoder[0].bias  # type: ignore[return-value]
 
-    def forward(self, dispersion: str, z: Tensor, library: Tensor, *cat_list: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(
+        self, dispersion: str, z: Tensor, library: Tensor, *cat_list: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         """(px_scale, px_r, px_rate, px_dropout); `library` is the log library size (n, 1)."""
         logits, px_r, px_dropout = self.heads(z, *cat_list, r=dispersion == "gene-cell")
         px_scale = torch.softmax(logits, dim=-1)
@@ -165,7 +167,9 @@ class LinearDecoderSCVI(nn.Module):
     ) -> Heads:
         """As :meth:`DecoderSCVI.heads`; there is no log dispersion."""
         if r:
-            raise ValueError("a linear decoder has no dispersion of its own; choose another dispersion than 'gene-cell'")
+            raise ValueError(
+                "a linear decoder has no dispersion of its own; choose another dispersion than 'gene-cell'"
+            )
         px_dropout = self.px_dropout_decoder(z, *cat_list, cont=cont) if dropout else None
         return self.factor_regressor(z, *cat_list, cont=cont), None, px_dropout
 
@@ -174,7 +178,9 @@ class LinearDecoderSCVI(nn.Module):
         linear, norm = self.factor_regressor.fc_layers[0][:2]  # type: ignore[index]
         return norm.bias if isinstance(norm, nn.BatchNorm1d) else linear.bias
 
-    def forward(self, dispersion: str, z: Tensor, library: Tensor, *cat_list: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(
+        self, dispersion: str, z: Tensor, library: Tensor, *cat_list: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         """(px_scale, None, px_rate, px_dropout); `library` is the log library size (n, 1)."""
         logits, _, px_dropout = self.heads(z, *cat_list)
         px_scale = torch.softmax(logits, dim=-1)
@@ -197,7 +203,9 @@ class MultiEncoder(nn.Module):
     ):
         super().__init__()
         if len(n_input_list) != n_heads:
-            raise ValueError(f"n_input_list has {len(n_input_list)} entries for n_heads={n_heads}; give one width a head")
+            raise ValueError(
+                f"n_input_list has {len(n_input_list)} entries for n_heads={n_heads}; give one width a head"
+            )
         self.encoders = nn.ModuleList(
             FCLayers(n_input, n_hidden, n_cat_list, n_layers_individual, n_hidden, dropout_rate)
             for n_input in n_input_list
@@ -291,7 +299,7 @@ class EncoderTOTALVI(nn.Module):
         return self.z_transformation(untransformed), untransformed
 
     def forward(self, data: Tensor, *cat_list: Tensor | None) -> tuple[Tensor | dict[str, Tensor], ...]:
-        """(qz_m, qz_v, ql_m, ql_v, latent, untran_latent); the dictionaries have keys 'z' and 'l' (library, its log)."""
+        """(qz_m, qz_v, ql_m, ql_v, latent, untran_latent); the dictionaries have 'z' and 'l' (library, its log)."""
         q = self.encoder(data, *cat_list)
         qz, ql = self.z_encoder(q), self.l_encoder(q)
         qz_m, qz_v = self.z_mean_encoder(qz), torch.exp(self.z_var_encoder(qz)) + _VARIANCE_FLOOR

@@ -26,7 +26,7 @@ class Variational(NamedTuple):
     """q(z | x), before any transformation, and q(l | x); `l` is None where the library size is observed."""
 
     z: Normal
-    l: Normal | None  # noqa: E741 - the paper's symbol
+    l: Normal | None
 
 
 class VAE(Model):
@@ -82,12 +82,11 @@ class VAE(Model):
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
         encode_covariates: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         _check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
         _check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
-        if not (isinstance(dropout_rate, Real) and 0 <= dropout_rate < 1):
-            raise ValueError(f"dropout_rate={dropout_rate!r} is not a number in [0, 1)")
+        _check_rate(dropout_rate)
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
         self.n_batch, self.n_labels, self.n_latent = n_batch, n_labels, n_latent
         self.dispersion = dispersion
@@ -329,6 +328,11 @@ class VAE(Model):
         if batch_index is not None or self.n_batch > 1:
             return batch_index
         return torch.zeros(x.shape[0], 1, dtype=torch.long, device=x.device)
+
+
+def _check_rate(dropout_rate: Any) -> None:
+    if not (isinstance(dropout_rate, Real) and 0 <= float(dropout_rate) < 1):
+        raise ValueError(f"dropout_rate={dropout_rate!r} is not a number in [0, 1)")
 
 
 def _check_sizes(least: int, **sizes: int) -> None:

@@ -96,7 +96,7 @@ def expected(
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
     """Any function of the decoder's output, averaged over batches and, if wanted, over draws."""
-    batches = list(transform_batch) if isinstance(transform_batch, Sequence) else [transform_batch]
+    batches: list[int | None] = [*transform_batch] if isinstance(transform_batch, Sequence) else [transform_batch]
     with evaluating(model):
         parts = [_draws(model, mb, value, batches, n_samples, return_mean, generator) for mb in minibatches]
     result = np.concatenate(parts, axis=-2)
@@ -151,8 +151,8 @@ def likelihood_parameters(
     Returns
     -------
     dict
-        'mean' (expected counts before dropout), 'dispersions' (inverse, not for Poisson) and 'dropout' (logits, only for
-        zero-inflated likelihoods): (n, g), or (n_samples, n, g) for more than one draw that is not averaged.
+        'mean' (expected counts before dropout), 'dispersions' (inverse, not for Poisson) and 'dropout' (logits, only
+        for zero-inflated likelihoods): (n, g), or (n_samples, n, g) for more than one draw that is not averaged.
     """
     names = ["mean"]
     if model.reconstruction_loss != "poisson":
@@ -166,7 +166,10 @@ def likelihood_parameters(
 
     with evaluating(model):
         blocks = [
-            [value(model.generative(z, l, mb)).cpu().numpy() for z, l in _posterior_draws(model, mb, n_samples, generator)]
+            [
+                value(model.generative(z, l, mb)).cpu().numpy()
+                for z, l in _posterior_draws(model, mb, n_samples, generator)
+            ]
             for mb in minibatches
         ]
     stacked = np.concatenate([np.concatenate(draws, axis=1) for draws in blocks], axis=2)  # (parameter, s, n, g)

@@ -1,0 +1,124 @@
+"""Scripts that exist keep running: the names and the order of arguments that users have in their fingers."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scvi
+from cells import make_adata
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_put_back() -> Iterator[None]:
+    logger, before = logging.getLogger("scvi"), vars(scvi.settings).copy()
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    threads = scvi.settings.num_threads
+    yield
+    vars(scvi.settings).update(before)
+    scvi.settings.num_threads = threads
+    logger.handlers[:] = handlers
+    logger.propagate = propagate
+    logger.setLevel(level)
+
+
+def test_a_script_of_today(tmp_path: Path) -> None:
+    scvi.settings.seed = 0
+    scvi.settings.verbosity = 30
+    scvi.settings.num_threads = 1
+    scvi.settings.batch_size = 64
+    scvi.settings.progress_bar_style = "none"
+
+    adata = make_adata()
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = np.log1p(adata.X.toarray())
+    scvi.model.SCVI.setup_anndata(
+        adata,
+        layer="counts",
+        batch_key="batch",
+        categorical_covariate_keys=["donor"],
+        continuous_covariate_keys=["age"],
+    )
+    model = scvi.model.SCVI(adata, n_layers=2, n_latent=5, n_hidden=16, gene_likelihood="nb", dispersion="gene-batch")
+    model.view_anndata_setup()
+    model.train(
+        max_epochs=4,
+        accelerator="cpu",
+        devices="auto",
+        train_size=0.9,
+        validation_size=None,
+        batch_size=32,
+        early_stopping=True,
+        early_stopping_monitor="elbo_validation",
+        early_stopping_patience=10,
+        early_stopping_min_delta=0.01,
+        check_val_every_n_epoch=1,
+        enable_progress_bar=True,
+        plan_kwargs={"lr": 2e-3, "weight_decay": 1e-5, "n_epochs_kl_warmup": 2, "reduce_lr_on_plateau": True},
+    )
+    losses = model.history["elbo_train"], model.history["elbo_validation"]
+    assert [len(table) for table in losses] == [4, 4]
+    assert model.history["reconstruction_loss_validation"]["reconstruction_loss_validation"].notna().all()
+    adata.obsm["X_scVI"] = model.get_latent_representation()
+    adata.layers["scvi_normalized"] = model.get_normalized_expression(library_size=1e4)
+    np.testing.assert_allclose(adata.layers["scvi_normalized"].sum(1), 1e4, rtol=1e-4)
+    subset = adata[adata.obs["cell_type"] == "t1"].copy()
+    corrected = model.get_normalized_expression(subset, transform_batch="b0", gene_list=["gene1", "gene2"], n_samples=3)
+    assert corrected.shape == (subset.n_obs, 2)
+    assert model.get_elbo(indices=model.validation_indices) < 0
+    assert model.get_reconstruction_error(adata) < 0
+    assert model.get_marginal_ll(n_mc_samples=10) < 0
+
+    model.save(tmp_path / "my_model", overwrite=True, save_anndata=True)
+    loaded = scvi.model.SCVI.load(tmp_path / "my_model")
+    assert np.array_equal(loaded.get_latent_representation(), adata.obsm["X_scVI"])
+    assert loaded.is_trained
+    assert str(loaded.device) == "cpu"
+    loaded.to_device("cpu")
+
+
+def test_a_script_with_a_linear_decoder() -> None:
+    adata = make_adata()
+    scvi.model.LinearSCVI.setup_anndata(adata)
+    model = scvi.model.LinearSCVI(adata, n_latent=4)
+    model.train(max_epochs=3, plan_kwargs={"lr": 5e-3}, check_val_every_n_epoch=3, enable_progress_bar=False)
+    loadings = model.get_loadings()
+    assert isinstance(loadings, pd.DataFrame)
+    assert loadings.shape == (40, 4)
+
+
+LEADING = {
+    "setup_anndata": "adata layer batch_key labels_key size_factor_key categorical_covariate_keys continuous_covariate_keys",
+    "train": "self max_epochs accelerator devices train_size validation_size",
+    "get_latent_representation": "self adata indices give_mean",
+    "get_normalized_expression": (
+        "self adata indices transform_batch gene_list library_size n_samples n_samples_overall"
+    ),
+    "get_likelihood_parameters": "self adata indices n_samples give_mean batch_size",
+    "get_latent_library_size": "self adata indices give_mean batch_size",
+    "get_elbo": "self adata indices batch_size",
+    "get_marginal_ll": "self adata indices n_mc_samples",
+    "save": "self dir_path overwrite save_anndata",
+    "load": "dir_path adata",
+}
+
+
+@pytest.mark.parametrize("method", LEADING)
+def test_the_order_of_the_leading_arguments(method: str) -> None:
+    parameters = list(inspect.signature(getattr(scvi.SCVI, method)).parameters)
+    assert parameters[: len(LEADING[method].split())] == LEADING[method].split()
+
+
+def test_the_order_of_the_options() -> None:
+    expected = "adata n_hidden n_latent n_layers dropout_rate dispersion gene_likelihood latent_distribution".split()
+    assert list(inspect.signature(scvi.SCVI).parameters)[: len(expected)] == expected
+    defaults = {name: p.default for name, p in inspect.signature(scvi.SCVI).parameters.items()}
+    assert (defaults["n_hidden"], defaults["n_latent"], defaults["n_layers"]) == (128, 10, 1)
+    assert (defaults["dispersion"], defaults["gene_likelihood"]) == ("gene", "zinb")
+    assert defaults["use_observed_lib_size"] is True
