@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +76,16 @@ def own_layers(names: Iterator[str]) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("scvi.")}
 
 
-ALL = pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def each(files: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", files, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+
+def public_names(path: Path) -> list[str] | None:
+    listed = [n for n in tree(path).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    return ast.literal_eval(listed[0].value) if listed and isinstance(listed[0].value, (ast.List, ast.Tuple)) else None
+
+
+ALL = each(FILES)
 
 
 @ALL
@@ -88,12 +99,9 @@ def test_import_arrows(path: Path) -> None:
         assert "estimators" not in theirs
 
 
-@ALL
+@each([path for path in FILES if layer(path) in PACKAGES])
 def test_third_party_imports_of_the_lowest_layers(path: Path) -> None:
-    allowed = PACKAGES.get(layer(path))
-    if allowed is None:
-        pytest.skip("a layer that may use any dependency")
-    import sys
+    allowed = PACKAGES[layer(path)]
 
     packages = {name.split(".")[0] for name in all_imports(path)} - {"scvi"} - set(sys.stdlib_module_names)
     assert packages <= allowed
@@ -141,10 +149,8 @@ def _narrows_a_type(test: ast.expr) -> bool:
     return text.startswith("isinstance(") or text.endswith(" is not None")
 
 
-@ALL
+@each([path for path in FILES if layer(path) not in {"cli", "demo"}])  # these speak to the user of a shell
 def test_library_code_does_not_print(path: Path) -> None:
-    if layer(path) in {"cli", "demo"}:
-        pytest.skip("speaks to the user of a shell")
     calls = (n for n in ast.walk(tree(path)) if isinstance(n, ast.Call))
     found = [n.lineno for n in calls if ast.unparse(n.func) in {"print", "sys.stdout.write", "logging.basicConfig"}]
     assert not found, f"print in lines {found}"
@@ -161,10 +167,8 @@ def outside_forks(node: ast.AST) -> Iterator[ast.AST]:
             yield from outside_forks(child)
 
 
-@ALL
+@each([path for path in FILES if layer(path) != "_settings"])  # there the user asks for it
 def test_global_state_is_left_alone(path: Path) -> None:
-    if layer(path) == "_settings":
-        pytest.skip("what the user asks for")
     for node in outside_forks(tree(path)):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in GLOBAL_STATE, f"line {node.lineno}"
@@ -178,16 +182,10 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(tree(path))
 
 
-@ALL
+@each([path for path in FILES if public_names(path) is not None])
 def test_all_names_what_exists(path: Path) -> None:
-    module = tree(path)
-    listed = [n for n in module.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
-    if not listed:
-        pytest.skip("no __all__")
-    names = ast.literal_eval(listed[0].value)
+    names = public_names(path)
     assert len(set(names)) == len(names)
-    import importlib
-
     dotted = path.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
     loaded = importlib.import_module(dotted)
     assert [name for name in names if not hasattr(loaded, name)] == []

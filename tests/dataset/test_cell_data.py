@@ -320,10 +320,7 @@ def test_the_prior_variance_is_floored(adata: AnnData) -> None:
 
 def test_nothing_but_zeros_is_refused(adata: AnnData) -> None:
     adata.X[:] = 0
-    with (
-        pytest.warns(UserWarning, match="60 of 60"),
-        pytest.raises(ValueError, match=r"every count of adata\.X is zero"),
-    ):
+    with pytest.raises(ValueError, match=r"every count of adata\.X is zero"):
         declare(adata)
 
 

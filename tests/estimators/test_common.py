@@ -124,7 +124,7 @@ def test_setup_writes_one_entry_and_nothing_else(cls: type[Estimator], cells: An
     pd.testing.assert_frame_equal(cells.var, before.var)
     assert (cells.X != before.X).nnz == 0
     assert cells.X.dtype == before.X.dtype
-    assert not (cells.obsm or cells.layers or cells.varm)
+    assert [*cells.obsm, *cells.layers, *cells.varm] == []
 
 
 def test_setups_of_two_estimators_live_side_by_side(cls: type[Estimator], cells: AnnData) -> None:
@@ -494,6 +494,26 @@ def test_devices(cls: type[Estimator]) -> None:
     model.to_device("cpu")
     model.to_device(torch.device("cpu"))
     model.train(**QUICK, accelerator="cpu", devices=1)
+    assert model.device == torch.device("cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu(cls: type[Estimator], tmp_path: Path) -> None:
+    before = torch.cuda.get_rng_state()
+    model = make(cls)
+    model.train(**QUICK, accelerator="gpu", devices=[0], checkpoint_dir=tmp_path / "checkpoint")
+    assert model.device == torch.device("cuda", 0)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    for question in QUESTIONS:
+        assert all(np.isfinite(part).all() for part in ask(model, question))
+    latent = model.get_latent_representation()
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", model.adata)
+    assert loaded.device == torch.device("cpu")
+    np.testing.assert_allclose(loaded.get_latent_representation(), latent, rtol=1e-3, atol=1e-4)
+    loaded.to_device(0)
+    assert loaded.device == model.device
+    model.train(**QUICK, accelerator="cpu")
     assert model.device == torch.device("cpu")
 
 

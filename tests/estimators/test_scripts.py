@@ -94,31 +94,52 @@ def test_a_script_with_a_linear_decoder() -> None:
 
 
 LEADING = {
-    "setup_anndata": "adata layer batch_key labels_key size_factor_key categorical_covariate_keys continuous_covariate_keys",
-    "train": "self max_epochs accelerator devices train_size validation_size",
-    "get_latent_representation": "self adata indices give_mean",
-    "get_normalized_expression": (
-        "self adata indices transform_batch gene_list library_size n_samples n_samples_overall"
+    "setup_anndata": (
+        "adata",
+        "layer",
+        "batch_key",
+        "labels_key",
+        "size_factor_key",
+        "categorical_covariate_keys",
+        "continuous_covariate_keys",
     ),
-    "get_likelihood_parameters": "self adata indices n_samples give_mean batch_size",
-    "get_latent_library_size": "self adata indices give_mean batch_size",
-    "get_elbo": "self adata indices batch_size",
-    "get_marginal_ll": "self adata indices n_mc_samples",
-    "save": "self dir_path overwrite save_anndata",
-    "load": "dir_path adata",
+    "train": ("max_epochs", "accelerator", "devices", "train_size", "validation_size"),
+    "get_latent_representation": ("adata", "indices", "give_mean"),
+    "get_normalized_expression": (
+        "adata",
+        "indices",
+        "transform_batch",
+        "gene_list",
+        "library_size",
+        "n_samples",
+        "n_samples_overall",
+    ),
+    "get_likelihood_parameters": ("adata", "indices", "n_samples", "give_mean", "batch_size"),
+    "get_latent_library_size": ("adata", "indices", "give_mean", "batch_size"),
+    "get_elbo": ("adata", "indices", "batch_size"),
+    "get_marginal_ll": ("adata", "indices", "n_mc_samples"),
+    "save": ("dir_path", "overwrite", "save_anndata"),
+    "load": ("dir_path", "adata"),
+}
+OPTIONS = {
+    "n_hidden": 128,
+    "n_latent": 10,
+    "n_layers": 1,
+    "dropout_rate": 0.1,
+    "dispersion": "gene",
+    "gene_likelihood": "zinb",
+    "latent_distribution": "normal",
+    "use_observed_lib_size": True,
 }
 
 
 @pytest.mark.parametrize("method", LEADING)
 def test_the_order_of_the_leading_arguments(method: str) -> None:
-    parameters = list(inspect.signature(getattr(scvi.SCVI, method)).parameters)
-    assert parameters[: len(LEADING[method].split())] == LEADING[method].split()
+    parameters = [name for name in inspect.signature(getattr(scvi.SCVI, method)).parameters if name != "self"]
+    assert tuple(parameters[: len(LEADING[method])]) == LEADING[method]
 
 
-def test_the_order_of_the_options() -> None:
-    expected = "adata n_hidden n_latent n_layers dropout_rate dispersion gene_likelihood latent_distribution".split()
-    assert list(inspect.signature(scvi.SCVI).parameters)[: len(expected)] == expected
-    defaults = {name: p.default for name, p in inspect.signature(scvi.SCVI).parameters.items()}
-    assert (defaults["n_hidden"], defaults["n_latent"], defaults["n_layers"]) == (128, 10, 1)
-    assert (defaults["dispersion"], defaults["gene_likelihood"]) == ("gene", "zinb")
-    assert defaults["use_observed_lib_size"] is True
+def test_the_options_and_their_defaults() -> None:
+    parameters = list(inspect.signature(scvi.SCVI).parameters.values())[1 : 1 + len(OPTIONS)]
+    assert {parameter.name: parameter.default for parameter in parameters} == OPTIONS
+    assert [parameter.name for parameter in parameters] == list(OPTIONS)

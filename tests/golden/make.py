@@ -1,8 +1,8 @@
-"""Writes a golden model: a tiny fitted model as a version of the package wrote it, which every later version must read.
+"""Writes a golden model: a tiny fitted model as one version of the package wrote it, for all later ones to read.
 
     python tests/golden/make.py
 
-Each golden folder holds the model (`weights.safetensors`, `model.json`) and `expected.json`: the counts it was fitted to
+A golden folder holds the model (`weights.safetensors`, `model.json`) and `expected.json`: the counts it was fitted to
 and what it said of them. Folders are never written again; a new format gets a new folder, under a new number.
 """
 

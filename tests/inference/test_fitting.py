@@ -225,7 +225,8 @@ def test_the_kl_weight_reaches_one(warmup: float, max_epochs: int, log: pytest.L
 def test_the_plan_is_logged_before_training(log: pytest.LogCaptureFixture) -> None:
     make_fit().fit()
     assert log.messages == [
-        "Training on 130 cells, validating on 20: 4 epochs of 4 steps of 32 cells; the KL weight reaches 1 after 4 steps."
+        "Training on 130 cells, validating on 20: 4 epochs of 4 steps of 32 cells; "
+        "the KL weight reaches 1 after 4 steps."
     ]
 
 
@@ -900,7 +901,7 @@ def test_the_cells_must_be_the_same(interrupted: scvi.SCVI, tmp_path: Path) -> N
     other = make_adata()
     other.X.data[7] += 1
     model = model_of(other)
-    with pytest.raises(ValueError, match="data was '[0-9a-f]{16}', is '"):
+    with pytest.raises(ValueError, match=r"data was '[0-9a-f]{16}', is '"):
         model.train(**QUICK, checkpoint_dir=tmp_path, resume=True)
     assert not model.is_trained
     assert model.history == {}

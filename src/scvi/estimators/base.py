@@ -37,8 +37,8 @@ class Estimator(ABC):
     """A model of the cells of an AnnData.
 
     Every method that reads cells takes `adata` (None: the one the model was made with; another must have the model's
-    genes, in any order, and no category that the model does not know), `indices` (positions or a mask; the order is kept)
-    and `batch_size` (cells at a time, None: ``scvi.settings.batch_size``).
+    genes, in any order, and no category that the model does not know), `indices` (positions or a mask; the order is
+    kept) and `batch_size` (cells at a time, None: ``scvi.settings.batch_size``).
 
     Attributes
     ----------
@@ -83,8 +83,8 @@ class Estimator(ABC):
         labels_key
             Column with the cell type (used by label-wise dispersions).
         size_factor_key
-            Column with size factors, in place of each cell's total count. They are relative: their mean is scaled to the
-            mean total count.
+            Column with size factors, in place of each cell's total count. They are relative: their mean is scaled to
+            the mean total count.
         categorical_covariate_keys, continuous_covariate_keys
             Further columns whose effect is removed like the batch's.
         mask_var
@@ -151,7 +151,7 @@ class Estimator(ABC):
         """Moves the network."""
         self.module.to(torch.device("cuda", device) if isinstance(device, int) else torch.device(device))
 
-    # ---- fitting -------------------------------------------------------------------------------------------------------
+    # ---- fitting -----------------------------------------------------------------------------------------------------
 
     def train(
         self,
@@ -272,7 +272,7 @@ class Estimator(ABC):
         self.train_indices, self.validation_indices = fit.train_indices, fit.validation_indices
         self.is_trained = True
 
-    # ---- asking --------------------------------------------------------------------------------------------------------
+    # ---- asking ------------------------------------------------------------------------------------------------------
 
     def get_latent_representation(
         self,
@@ -315,8 +315,7 @@ class Estimator(ABC):
         *,
         seed: int | None = None,
     ) -> np.ndarray:
-        """(n, 1) library sizes in counts: the observed ones, or where the library is latent, the median of its posterior
-        (``exp`` of the posterior mean of its log) or a draw."""
+        """(n, 1) library sizes in counts, as observed; where they are latent, the median of the posterior or a draw."""
         _, minibatches = self._ask(adata, indices, batch_size)
         return np.exp(latent.library(self.module, minibatches, give_mean, self._generator(seed)))
 
@@ -338,8 +337,8 @@ class Estimator(ABC):
         """Denoised expression: the share of each gene among the cell's molecules, as the model sees it.
 
         It is the decoder's expected frequency at posterior draws of the cell's latent state: free of sampling noise,
-        dropout and library size. The shares of all genes of the model sum to 1 in each cell; times ``library_size=1e4`` they
-        read as counts per ten thousand.
+        dropout and library size. The shares of all genes of the model sum to 1 in each cell; times
+        ``library_size=1e4`` they read as counts per ten thousand.
 
         Parameters
         ----------
@@ -399,8 +398,8 @@ class Estimator(ABC):
         -------
         dict
             'mean' (expected counts before dropout), 'dispersions' (inverse dispersion; not for Poisson) and 'dropout'
-            (logits of the dropout probability; zero-inflated likelihoods only). Each (n, g), or (s, n, g) for several draws
-            that are not averaged.
+            (logits of the dropout probability; zero-inflated likelihoods only). Each (n, g), or (s, n, g) for several
+            draws that are not averaged.
         """
         _, minibatches = self._ask(adata, indices, batch_size)
         return expression.likelihood_parameters(
@@ -433,7 +432,7 @@ class Estimator(ABC):
         return_mean: bool = True,
         seed: int | None = None,
     ) -> float | np.ndarray:
-        """Log-likelihood of the counts at a posterior draw, in nats: mean over cells, or one a cell. Higher is better."""
+        """Log-likelihood of the counts at a posterior draw, nats: mean over cells, or one a cell. Higher is better."""
         _, minibatches = self._ask(adata, indices, batch_size)
         terms = likelihood.reconstruction(self.module, minibatches, self._generator(seed))
         return _mean(sum(terms.values()), return_mean)  # type: ignore[arg-type]
@@ -456,7 +455,7 @@ class Estimator(ABC):
         _positive("n_mc_samples", n_mc_samples)
         return _mean(likelihood.marginal(self.module, minibatches, n_mc_samples, self._generator(seed)), return_mean)
 
-    # ---- files ---------------------------------------------------------------------------------------------------------
+    # ---- files -------------------------------------------------------------------------------------------------------
 
     def save(self, dir_path: str | os.PathLike[str], overwrite: bool = False, save_anndata: bool = False) -> None:
         """Writes the model to a directory: ``weights.safetensors`` and ``model.json``, whole or not at all.
@@ -525,7 +524,7 @@ class Estimator(ABC):
                 setattr(model, name, stored.tensors[name].numpy())
         return model
 
-    # ---- cells ---------------------------------------------------------------------------------------------------------
+    # ---- cells -------------------------------------------------------------------------------------------------------
 
     def _own_data(self, wish: str) -> CellData:
         if self._data is None:
@@ -534,8 +533,9 @@ class Estimator(ABC):
             )
         if self._fingerprint is not None and fingerprint(self.adata, self.schema) != self._fingerprint:
             raise ValueError(
-                f"the cells, genes or counts of the model's adata have changed since the model was made ({self.schema.counts_name} "
-                "was normalised or subset in place, perhaps): put the raw counts back, or pass other cells as adata"
+                "the cells, genes or counts of the model's adata have changed since the model was made "
+                f"({self.schema.counts_name} was normalised or subset in place, perhaps): "
+                "put the raw counts back, or pass other cells as adata"
             )
         return self._data
 

@@ -146,8 +146,8 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} does not describe a model of this package")
     if description["format"] != FORMAT:
         raise ValueError(
-            f"{path} has format {description['format']!r}, written by scvi {description['scvi_version']}; this version reads "
-            f"format {FORMAT}: update scvi"
+            f"{path} has format {description['format']!r}, written by scvi {description['scvi_version']}; "
+            f"this version reads format {FORMAT}: update scvi"
         )
     return description
 

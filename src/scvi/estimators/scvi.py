@@ -29,7 +29,8 @@ class SCVI(Estimator):
     adata
         Raw counts, declared with :meth:`setup_anndata`.
     n_hidden, n_latent, n_layers, dropout_rate
-        Width of the hidden layers, dimension of the latent space, number of hidden layers of encoder and decoder, dropout.
+        Width of the hidden layers, dimension of the latent space, number of hidden layers of encoder and decoder,
+        dropout.
     dispersion
         The inverse dispersion is one number for each 'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
     gene_likelihood

@@ -79,7 +79,8 @@ def _check_monitor(plan: Plan, n_validation: int) -> None:
         )
     if (plan.early_stopping or plan.lr_schedule == "plateau") and n_validation == 0:
         raise ValueError(
-            "early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: lower train_size"
+            "early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: "
+            "lower train_size"
         )
 
 
@@ -117,9 +118,10 @@ def split_cells(
         order = np.random.default_rng([seed, 1]).permutation(n_cells)
         train, validation = np.sort(order[n_validation : n_validation + n_train]), np.sort(order[:n_validation])
     if len(train) < 2:
+        cause = f"train_size={train_size!r}" if validation_indices is None else "the others are in validation_indices"
         raise ValueError(
-            f"{len(train)} of {n_cells} cells are left for training (train_size={train_size!r}), at least 2 are needed: "
-            "raise train_size; train_size=1.0 takes all cells"
+            f"{len(train)} of {n_cells} cells are left for training ({cause}), at least 2 are needed: "
+            "validate on fewer; train_size=1.0 alone takes all cells"
         )
     return train, validation
 
@@ -137,7 +139,7 @@ def _split_sizes(n_cells: int, train_size: float, validation_size: float | None)
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torch.device:

@@ -46,8 +46,8 @@ class Fit(Trainer):
     plan
         What to do.
     seed
-        Seed of order, dropout and draws. The same seed gives the same weights, bit for bit, on the same machine with the
-        same number of threads.
+        Seed of order, dropout and draws. The same seed gives the same weights, bit for bit, on the same machine with
+        the same number of threads.
     device
         Where to train.
     show_progbar
@@ -126,7 +126,8 @@ class Fit(Trainer):
     def _log_plan(self) -> None:
         plan = self.plan
         logger.info(
-            "Training on %d cells, validating on %d: %d epochs of %d steps of %d cells; the KL weight reaches %g after %d steps.",
+            "Training on %d cells, validating on %d: %d epochs of %d steps of %d cells; "
+            "the KL weight reaches %g after %d steps.",
             len(self.train_indices),
             len(self.validation_indices),
             plan.max_epochs,
@@ -170,14 +171,14 @@ class Fit(Trainer):
         for group in self.optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = self.lr_scale * self.plan.lr_at(self.n_iter, self.n_steps)
 
-    def loss(self, mb: Minibatch) -> Tensor:  # type: ignore[override]
+    def loss(self, mb: Minibatch) -> Tensor:
         """What a step minimises: the negative ELBO per cell with the step's KL weight."""
         elbo = self.model.loss(mb)
         loss = elbo.objective(self.kl_weight) + elbo.global_kl / len(self.train_indices)
         self._terms = {**_terms(elbo), "train_loss_epoch": loss.detach() * len(mb)}
         return loss
 
-    def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:  # type: ignore[override]
+    def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:
         """One step; a non-finite loss or gradient is not followed but recovered from."""
         self.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         loss = self.loss(*tensors_list)
@@ -204,7 +205,7 @@ class Fit(Trainer):
             torch._foreach_mul_(gradients, self.plan.gradient_clip / norm)
         return True
 
-    # ---- history -------------------------------------------------------------------------------------------------------
+    # ---- history -----------------------------------------------------------------------------------------------------
 
     def _add_to_sums(self, n_cells: int) -> None:
         """Counts the step's terms to the epoch's; sums stay on the device until the epoch ends."""
@@ -236,7 +237,7 @@ class Fit(Trainer):
             record |= {f"{name}_validation": value for name, value in self._validate().items()}
         record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}  # type: ignore[union-attr]
         for name, value in record.items():
-            self.history[name].append((self.epoch, value))  # type: ignore[arg-type]
+            self.history[name].append((self.epoch, value))
 
     def _validation_due(self) -> bool:
         epoch = self.epoch + 1
@@ -257,7 +258,7 @@ class Fit(Trainer):
         """The history as one-column tables indexed by epoch, counted on from earlier fits."""
         tables = {}
         for name, rows in self.history.items():
-            epochs, values = zip(*rows, strict=True)  # type: ignore[misc]
+            epochs, values = zip(*rows, strict=True)
             index = pd.Index([self.epochs_before + epoch for epoch in epochs], name="epoch")
             tables[name] = pd.DataFrame({name: list(values)}, index=index)
         return tables
@@ -265,9 +266,9 @@ class Fit(Trainer):
     def progress_values(self) -> dict[str, str]:
         """The latest losses."""
         shown = {"train": self.history.get("elbo_train"), "validation": self.history.get("elbo_validation")}
-        return {name: f"{rows[-1][1]:.1f}" for name, rows in shown.items() if rows}  # type: ignore[index]
+        return {name: f"{rows[-1][1]:.1f}" for name, rows in shown.items() if rows}
 
-    # ---- decisions -----------------------------------------------------------------------------------------------------
+    # ---- decisions ---------------------------------------------------------------------------------------------------
 
     def _weight_reached(self) -> bool:
         return self.kl_weight >= self.plan.max_kl_weight
@@ -313,14 +314,15 @@ class Fit(Trainer):
         if self.recoveries > _MAX_RECOVERIES:
             self._go_back()
             raise RuntimeError(
-                f"Training was given up after {_MAX_RECOVERIES} recoveries: {fault}. The model has its last good weights. "
+                f"Training was given up after {_MAX_RECOVERIES} recoveries: {fault}. "
+                "The model has its last good weights. "
                 f"Look at these cells, or train with a lower learning rate than lr={self.plan.lr:g}."
             )
         self.lr_scale *= 0.5
         self._go_back()
         logger.warning("Recovered from %s: back to the last good weights, learning rate halved.", fault)
 
-    # ---- state -----------------------------------------------------------------------------------------------------------
+    # ---- state -------------------------------------------------------------------------------------------------------
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
