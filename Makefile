@@ -33,8 +33,8 @@ format: $(VENV)/dev.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/train_step.py --data $(DATA) $(ARGS)
-	$(BIN)/python benchmarks/quality.py --data $(DATA) $(ARGS)
+	$(BIN)/python benchmarks/train_step.py --data $(DATA)
+	$(BIN)/python benchmarks/quality.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist scvi-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

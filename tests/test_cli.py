@@ -12,8 +12,11 @@ import pytest
 from scipy import sparse
 
 import scvi
-from scvi import plots
+from scvi import _output, plots
+from scvi._output import Output
 from scvi.cli import main
+from scvi.estimators import base, files
+from scvi.inference import checkpoint, fitting
 
 N, G = 90, 40
 
@@ -25,7 +28,12 @@ def counts_file(path, **changes):
     adata = anndata.AnnData(
         sparse.csr_matrix(rng.poisson(rates).astype(np.int32)),
         obs=pd.DataFrame(
-            {"sample": [f"s{i % 2}" for i in range(N)], "kind": list("abc") * 30}, index=[f"cell{i}" for i in range(N)]
+            {
+                "sample": [f"s{i % 2}" for i in range(N)],
+                "kind": list("abc") * 30,
+                "gappy": pd.Categorical([None, "a", "b"] * 30),
+            },
+            index=[f"cell{i}" for i in range(N)],
         ),
         var=pd.DataFrame(index=[f"gene{i}" for i in range(G)]),
     )
@@ -109,7 +117,96 @@ def test_no_file_of_the_user_is_overwritten(capsys, cells, tmp_path):
     assert_refused(run(capsys, "train", cells, "--output", output), 2, "is not empty", "--resume", "--overwrite")
     assert_refused(run(capsys, "train", cells, "--output", output, "--resume"), 2, "holds no run")
     assert_refused(run(capsys, "train", cells, "--output", cells.parent, "--overwrite"), 2, "holds the input")
+    assert_refused(run(capsys, "train", cells, "--output", output, "--overwrite"), 2, "holds no run", "another")
     assert [path.name for path in output.iterdir()] == ["notes.txt"]
+
+
+def run_of_before(folder, **changes):
+    """A folder as a run that was interrupted leaves it."""
+    folder.mkdir()
+    options = {"batch_key": None, "labels_key": None, "layer": None, "n_top_genes": None, "model": "scvi"}
+    options |= {"n_latent": 10, "max_epochs": None, "seed": 0, "file": "cells.h5ad", "scvi_version": "1"}
+    (folder / "options.json").write_text(json.dumps(options | changes))
+    return folder
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"seed": 0}', '{"scvi_version": null}', "[" * 9999, "\xff"])
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_a_foreign_record_is_named_and_nothing_is_removed(capsys, cells, tmp_path, content, option):
+    (tmp_path / "model").mkdir()
+    for name in ("options.json", "history.csv", "model/model.json"):
+        (tmp_path / name).write_text(content, encoding="latin-1")
+    before = sorted(tmp_path.rglob("*"))
+    result = run(capsys, "train", cells, "--output", tmp_path, option)
+    assert_refused(result, 2, str(tmp_path / "options.json"), "not what `scvi train` writes", "name another folder")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("model/notes.txt", "file"), ("model", "file"), ("checkpoint", "file"), ("umap.png", "folder"),
+     ("history.csv", "folder"), ("cells.h5ad", "folder")],
+)  # fmt: skip
+def test_what_is_in_the_way_is_found_before_the_fit_and_kept(capsys, cells, tmp_path, name, kind):
+    folder = run_of_before(tmp_path / "out", file="cells.h5ad")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).mkdir() if kind == "folder" else (folder / name).write_text("mine")
+    for option in ("--resume", "--overwrite"):
+        assert_refused(run(capsys, "train", cells, "--output", folder, option), 2, str(folder / name), "move it away")
+    assert (folder / name).exists()
+
+
+def test_a_copy_that_no_run_wrote_is_kept(capsys, cells, tmp_path):
+    folder = run_of_before(tmp_path / "out", file="other.h5ad")
+    (folder / "cells.h5ad").write_text("mine")
+    assert_refused(run(capsys, "train", cells, "--output", folder, "--overwrite"), 2, "not of the earlier run")
+    assert (folder / "cells.h5ad").read_text() == "mine"
+
+
+def test_an_input_that_is_the_copy_of_an_earlier_run_is_kept(capsys, cells, tmp_path):
+    folder = run_of_before(tmp_path / "out", file="other.h5ad")
+    (folder / "other.h5ad").write_bytes(cells.read_bytes())
+    (tmp_path / "link.h5ad").symlink_to(folder / "other.h5ad")
+    result = run(capsys, "train", tmp_path / "link.h5ad", "--output", folder, "--overwrite")
+    assert_refused(result, 2, "holds the input")
+    assert (folder / "other.h5ad").exists()
+
+
+@pytest.mark.parametrize("file", ["../cells.h5ad", "/cells.h5ad", "", 5, None])
+def test_a_record_cannot_name_files_elsewhere(cells, tmp_path, file):
+    victim = tmp_path / "cells.h5ad"
+    victim.write_text("mine")
+    output = Output(run_of_before(tmp_path / "out", file=file), cells)
+    output.check({}, resume=False, overwrite=True)
+    output.clear()
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("began", "options", "parts"),
+    [
+        ({}, ["--max-epochs", 3], ["without --max-epochs"]),
+        ({"max_epochs": 3}, [], ["--max-epochs 3"]),
+        ({"batch_key": "my batch"}, [], ["--batch-key 'my batch'"]),
+        ({"batch_key": "b", "seed": 4}, ["--seed", 5], ["--batch-key b, --seed 4"]),
+        ({"file": "other.h5ad"}, [], ["'other.h5ad'", "'cells.h5ad'"]),
+    ],
+)
+def test_resume_says_what_to_type(capsys, cells, tmp_path, began, options, parts):
+    folder = run_of_before(tmp_path / "out", **began)
+    assert_refused(run(capsys, "train", cells, "--output", folder, "--resume", *options), 2, *parts)
+
+
+@pytest.mark.parametrize("command", [["demo"], ["train", "FILE"]])
+def test_a_place_that_cannot_be_written_to_is_found_before_the_fit(capsys, cells, tmp_path, monkeypatch, command):
+    command = [cells if word == "FILE" else word for word in command]
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert_refused(run(capsys, *command, "--output", file), 2, "is a file; name a folder")
+    assert_refused(run(capsys, *command, "--output", file / "below" / "it"), 2, "lies below", str(file))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert_refused(run(capsys, *command, "--output", tmp_path / "new" / "out"), 2, "may not write", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def broken(path):
@@ -139,11 +236,17 @@ def poisoned(value):
         (with_counts(poisoned(-1)), [], ["-1", "gene5"]),
         (with_counts(poisoned(0.5)), [], ["0.5", "gene5"]),
         (counts_file, ["--layer", "log"], ["log"]),
-        (counts_file, ["--layer", "lgo"], ["lgo", "log"]),
-        (counts_file, ["--batch-key", "smaple"], ["smaple", "sample"]),
-        (counts_file, ["--labels-key", "king"], ["king", "kind"]),
+        (counts_file, ["--layer", "lgo"], ["--layer='lgo'", "log"]),
+        (counts_file, ["--batch-key", "smaple"], ["--batch-key='smaple'", "sample"]),
+        (counts_file, ["--labels-key", "king"], ["--labels-key='king'", "kind"]),
         (counts_file, ["--n-top-genes", G + 1], ["--n-top-genes", str(G)]),
+        (counts_file, ["--n-top-genes", G + 1, "--layer", "log"], ["--n-top-genes", str(G)]),
         (lambda path: counts_file(path, var_names=["gene"] * G), [], ["gene"]),
+        (with_counts(poisoned(-1)), ["--n-top-genes", 9], ["-1", "cell3", "gene5", "pass --layer='...'"]),
+        (counts_file, ["--layer", "lgo", "--n-top-genes", 9], ["--layer='lgo'", "log"]),
+        (counts_file, ["--batch-key", "smaple", "--n-top-genes", 9], ["--batch-key='smaple'", "sample"]),
+        (counts_file, ["--batch-key", "gappy"], ["--batch-key: ", "NaN"]),
+        (with_counts(lambda x: x.astype(np.complex64)), [], ["complex64"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
@@ -224,6 +327,89 @@ def test_overwrite_replaces_own_files_only(capsys, cells, tmp_path, no_picture):
     assert run(capsys, "train", cells, "--output", output, "--max-epochs", 3, "--overwrite")[0] == 0
     assert len(pd.read_csv(output / "history.csv")) == 3
     assert (output / "notes.txt").read_text() == "mine"
+
+    other = tmp_path / "other.h5ad"
+    other.write_bytes(cells.read_bytes())
+    assert run(capsys, "train", other, "--output", output, "--max-epochs", 1, "--overwrite")[0] == 0
+    assert {path.name for path in output.iterdir()} == {
+        "other.h5ad", "history.csv", "model", "options.json", "notes.txt"
+    }  # fmt: skip
+
+
+def test_only_files_of_a_run_are_removed(cells, tmp_path):
+    output = Output(run_of_before(tmp_path / "out"), cells)
+    for name in ("model/model.json", "model/weights.safetensors", "checkpoint/.checkpoint.7.safetensors"):
+        (output.folder / name).parent.mkdir(exist_ok=True)
+        (output.folder / name).touch()
+    (output.checkpoint / "mine.txt").touch()
+    output.clear()
+    left = {path.relative_to(output.folder).as_posix() for path in output.folder.rglob("*")}
+    assert left == {"options.json", "checkpoint", "checkpoint/mine.txt"}
+
+
+def test_the_names_of_our_files_are_those_that_are_written():
+    assert set(_output.MODEL_FILES) == {files.DESCRIPTION, files.WEIGHTS, files.ADATA}
+    assert _output.CHECKPOINT_FILES[0] == checkpoint.FILE_NAME
+
+
+def test_labels_are_for_the_picture_only(capsys, cells, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plots, "latent_umap", lambda latent, colour_by, file, seed: drawn.update(colour_by))
+    output = tmp_path / "out"
+    code, _, error = run(capsys, "train", cells, "--output", output, "--labels-key", "gappy", "--max-epochs", 1)
+    assert code == 0, error
+    assert drawn["gappy"].isna().sum() == N // 3
+    unlabelled = anndata.read_h5ad(cells)
+    del unlabelled.obs["gappy"]
+    assert scvi.SCVI.load(output / "model", unlabelled).schema.labels_key is None
+
+
+def test_a_picture_that_fails_costs_nothing_but_the_picture(capsys, cells, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError("numba is upset")
+
+    monkeypatch.setattr(plots, "latent_umap", fail)
+    command = ["train", cells, "--max-epochs", 1, "--output"]
+    code, _, error = run(capsys, *command, tmp_path / "out")
+    assert code == 0
+    assert "scvi: warning: no picture, all else is written (ZeroDivisionError: numba is upset)" in error
+    names = {"cells.h5ad", "history.csv", "model", "options.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert "is complete" in run(capsys, *command, tmp_path / "out", "--resume")[1]
+
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", *map(str, command), str(tmp_path / "debug")])
+    assert {path.name for path in (tmp_path / "debug").iterdir()} == {*names, "checkpoint"}
+    monkeypatch.setattr(plots, "latent_umap", lambda latent, colour_by, file, seed: file.touch())
+    code, out, error = run(capsys, *command, tmp_path / "debug", "--resume")
+    assert code == 0, error
+    assert "complete" not in out
+    assert {path.name for path in (tmp_path / "debug").iterdir()} == {*names, "umap.png"}
+    one, two = (scvi.SCVI.load(tmp_path / name / "model").module.state_dict() for name in ("out", "debug"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_what_nobody_foresaw_is_one_line_too(capsys, cells, tmp_path, monkeypatch):
+    def fail(adata, **keys):
+        raise IndexError("too far")
+
+    monkeypatch.setattr(scvi.SCVI, "setup_anndata", fail)
+    result = run(capsys, "train", cells, "--output", tmp_path / "out")
+    assert_refused(result, 1, "IndexError: too far", "--debug")
+
+
+@pytest.mark.filterwarnings("default:1 of 90 cells have no count")
+def test_counts_are_set_up_once(capsys, tmp_path, monkeypatch, no_picture):
+    counts = np.random.default_rng(0).poisson(2.0, (N, G)).astype(np.float32)
+    counts[4] = 0
+    file = counts_file(tmp_path / "cells.h5ad", X=counts)
+    calls, declare = [], base.declare
+    monkeypatch.setattr(base, "declare", lambda adata, **keys: calls.append(keys) or declare(adata, **keys))
+    command = ["train", file, "--output", tmp_path / "out", "--max-epochs", 1, "--n-top-genes", 9]
+    code, _, error = run(capsys, *command)
+    assert code == 0, error
+    assert [keys["mask_var"] for keys in calls] == ["highly_variable"]
+    assert error.count("cells have no count") == 1
 
 
 def test_resume_of_a_complete_run_changes_nothing(capsys, cells, tmp_path, no_picture):
@@ -311,6 +497,29 @@ def test_demo_prints_scores_and_draws(capsys, tmp_path):
     assert fitted[1] > 0.9
     assert fitted[2] > 0.99
     assert fitted[3] > 1.2
+
+
+def test_ctrl_c_ends_the_demo_without_scores(capsys, tmp_path, monkeypatch, no_picture):
+    def stop(self):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(fitting.Fit, "on_iteration_begin", stop)
+    code, out, error = run(capsys, "demo", "--output", tmp_path / "out")
+    assert code == 130
+    assert error.splitlines()[-1] == "scvi: interrupted"
+    assert "ELBO" not in out
+
+
+def test_the_demo_finds_a_bad_place_before_the_fit(tmp_path, monkeypatch):
+    from scvi import demo
+
+    monkeypatch.setattr(demo, "_fit", lambda *args: pytest.fail("fitted"))
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        demo.run(tmp_path / "file")
+    (tmp_path / "before-after.png").mkdir()
+    with pytest.raises(IsADirectoryError, match="move it away"):
+        demo.run(tmp_path)
 
 
 def test_demo_without_pictures_says_so(capsys, tmp_path, monkeypatch, no_picture):

@@ -12,6 +12,7 @@ import scvi
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.py"))
 
 
 def text(page):
@@ -27,6 +28,34 @@ def test_python_blocks_run(page, tmp_path):
     code = "\n".join(re.findall(r"```python\n(.*?)```", text(page), re.DOTALL))
     code += f'\nassert adata.obsm["X_scVI"].shape == ({adata.n_obs}, 10)'
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_run(example, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", ROOT / example], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stdout
+    assert done.stderr == ""
+    assert not list(tmp_path.iterdir())
+    assert len(text(example).splitlines()) < 80
+
+
+def test_readme_begins_with_the_commands_that_set_everything_up():
+    commands = re.findall(r"```(?:sh|python)\n(.*?)```", text("README.md"), re.DOTALL)
+    assert [line.split("#")[0].strip() for line in commands[0].splitlines()] == ["make demo", "make test"]
+    assert "import anndata, scvi" in commands[1]
+    assert len(commands[1].replace("\n\n", "\n").splitlines()) == 6
+    assert text("README.md").index("Python 3.11") < text("README.md").index("import anndata")
+
+
+def test_bench_gives_each_script_options_that_it_has():
+    recipe = text("Makefile").split("\nbench:")[1].split("\n\n")[0]
+    for line in recipe.splitlines()[1:]:
+        script, *options = line.split("python ")[1].split()
+        assert not [option for option in options if option.startswith("$") and option != "$(DATA)"]
+        assert all(f'"{option}"' in text(script) for option in options if option.startswith("--"))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -70,6 +70,21 @@ def test_each_cell_has_the_colour_of_its_group(flat, figures, latent):
         assert matplotlib.colors.to_hex(colour).upper() == expected[groups[cell]]
 
 
+@pytest.mark.parametrize("kinds", [2, 20])
+def test_cells_without_a_value_are_grey(flat, figures, latent, kinds):
+    groups = np.array([f"{i % kinds:02}" for i in range(60)], dtype=object)
+    groups[:7] = [None, np.nan, None, np.nan, pd.NA, None, None]
+    plots.latent_umap(latent, {"kind": pd.Series(groups)}, "unused.png")
+    axes = figures[0].axes[0]
+    assert legend_texts(axes) == [*(f"{i:02}" for i in range(kinds)), "unlabelled"]
+    grey = matplotlib.colors.to_hex(plots.UNLABELLED)
+    places, colours = axes.collections[0].get_offsets(), axes.collections[0].get_facecolors()
+    cells = [np.argmin(np.abs(latent[:, :2] - place).sum(axis=1)) for place in places]
+    assert {cell for cell, colour in zip(cells, colours, strict=True) if matplotlib.colors.to_hex(colour) == grey} == {
+        *range(7)
+    }
+
+
 def test_many_groups_get_distinct_colours_and_a_legend_that_ends(flat, figures, latent):
     plots.latent_umap(latent, {"well": pd.Categorical(np.arange(60)), "none": np.zeros(60)}, "unused.png")
     wells, single = figures[0].axes

@@ -1,3 +1,4 @@
+import io
 import logging
 
 import numpy as np
@@ -29,6 +30,7 @@ def as_before():
 def test_defaults():
     fresh = Settings()
     assert (fresh.seed, fresh.batch_size, fresh.progress_bar_style) == (None, 128, "tqdm")
+    assert fresh.chosen_batch_size is None
     assert fresh.num_threads == torch.get_num_threads()
     assert "seed=None" in repr(fresh)
 
@@ -66,6 +68,19 @@ def test_values_are_kept():
     assert (scvi.settings.batch_size, scvi.settings.progress_bar_style, torch.get_num_threads()) == (64, "none", 1)
 
 
+def test_whether_a_minibatch_size_was_set_is_known():
+    scvi.settings.batch_size = 128
+    assert scvi.settings.chosen_batch_size == 128
+    scvi.settings.batch_size = None
+    assert (scvi.settings.batch_size, scvi.settings.chosen_batch_size) == (128, None)
+
+
+def test_rich_is_read_as_tqdm():
+    scvi.settings.progress_bar_style = "none"
+    scvi.settings.progress_bar_style = "rich"
+    assert scvi.settings.progress_bar_style == "tqdm"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -75,10 +90,10 @@ def test_values_are_kept():
         ("seed", 2**32),
         ("batch_size", 0),
         ("batch_size", 12.0),
-        ("batch_size", None),
         ("num_threads", 0),
         ("num_threads", "2"),
-        ("progress_bar_style", "rich"),
+        ("progress_bar_style", "bar"),
+        ("progress_bar_style", None),
         ("verbosity", "LOUD"),
         ("verbosity", -1),
         ("verbosity", 1.5),
@@ -107,6 +122,28 @@ def test_verbosity_adds_one_handler_on_standard_output(capsys):
     scvi.settings.verbosity = logging.DEBUG
     assert [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)] == streams
     assert streams[0].level == logging.DEBUG == scvi.settings.verbosity
+
+
+def test_a_log_file_does_not_keep_messages_from_the_screen(capsys, tmp_path):
+    logger = logging.getLogger("scvi")
+    file = logging.FileHandler(tmp_path / "log.txt")
+    logger.addHandler(file)
+    for _ in range(2):
+        scvi.set_verbosity("INFO")
+    logger.info("hello")
+    file.close()
+    assert capsys.readouterr().out.count("hello") == 1
+    assert (tmp_path / "log.txt").read_text().count("hello") == 1
+    assert sum(isinstance(handler, logging.StreamHandler) for handler in logger.handlers) == 2
+
+
+def test_a_handler_of_the_user_is_enough(capsys):
+    logger, stream = logging.getLogger("scvi"), io.StringIO()
+    logger.addHandler(logging.StreamHandler(stream))
+    scvi.set_verbosity("INFO")
+    logger.info("hello")
+    assert "hello" in stream.getvalue()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_formatter_of_the_nearest_ancestor_is_used():

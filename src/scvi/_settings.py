@@ -6,10 +6,11 @@ import logging
 import sys
 from collections.abc import Mapping
 from operator import index
-from typing import Literal, get_args
+from typing import Literal
 
 ProgressBarStyle = Literal["tqdm", "none"]
 
+_BATCH_SIZE = 128
 _LEVELS = {name: getattr(logging, name) for name in ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")}
 
 logger = logging.getLogger("scvi")
@@ -63,14 +64,16 @@ class Settings:
     num_threads
         Number of CPU threads that torch and the kernels use.
     batch_size
-        Cells in a minibatch where a method is given no `batch_size`; 128 unless changed.
+        Cells in a minibatch where a method is given no `batch_size`; 128 unless set. None takes back what was set.
+    chosen_batch_size
+        `batch_size` if it was set, else None, where a fit is free to choose for small data. To be read only.
     progress_bar_style
-        'tqdm' (default) or 'none'.
+        'tqdm' (default) or 'none'. 'rich', which scripts that exist may ask for, is read as 'tqdm'.
     """
 
     def __init__(self) -> None:
         self._seed: int | None = None
-        self._batch_size = 128
+        self._batch_size: int | None = None
         self._progress_bar_style: ProgressBarStyle = "tqdm"
 
     @property
@@ -106,21 +109,25 @@ class Settings:
 
     @property
     def batch_size(self) -> int:
-        return self._batch_size
+        return _BATCH_SIZE if self._batch_size is None else self._batch_size
 
     @batch_size.setter
-    def batch_size(self, batch_size: int) -> None:
-        self._batch_size = _integer("batch_size", batch_size, 1, 2**31 - 1)
+    def batch_size(self, batch_size: int | None) -> None:
+        self._batch_size = None if batch_size is None else _integer("batch_size", batch_size, 1, 2**31 - 1)
+
+    @property
+    def chosen_batch_size(self) -> int | None:
+        return self._batch_size
 
     @property
     def progress_bar_style(self) -> ProgressBarStyle:
         return self._progress_bar_style
 
     @progress_bar_style.setter
-    def progress_bar_style(self, style: ProgressBarStyle) -> None:
-        if style not in get_args(ProgressBarStyle):
-            raise ValueError(f"progress_bar_style={style!r} is not one of 'tqdm', 'none'")
-        self._progress_bar_style = style
+    def progress_bar_style(self, style: Literal["tqdm", "rich", "none"]) -> None:
+        if style not in ("tqdm", "rich", "none"):
+            raise ValueError(f"progress_bar_style={style!r} is not one of 'tqdm', 'rich', 'none'")
+        self._progress_bar_style = "none" if style == "none" else "tqdm"
 
     def __repr__(self) -> str:
         names = ("seed", "verbosity", "num_threads", "batch_size", "progress_bar_style")
@@ -164,16 +171,17 @@ def _seed_generators(seed: int) -> None:
 
 
 def _show_messages(level: int) -> None:
+    """Sets the level of what shows messages already; adds a handler on standard output where nothing does."""
     logger.setLevel(level)
     streams = [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)]
-    if streams:
-        for handler in streams:
-            handler.setLevel(level)
+    for handler in streams:
+        handler.setLevel(level)
+    if any(not isinstance(handler, logging.FileHandler) for handler in streams):  # a file shows nothing
         logger.info("Verbosity set to %s", logging.getLevelName(level))
         return
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_formatter)
-    logger.addHandler(handler)
+    shown = logging.StreamHandler(sys.stdout)
+    shown.setFormatter(_formatter)
+    logger.addHandler(shown)
     logger.propagate = False  # a handler of the root logger would print every message a second time
 
 

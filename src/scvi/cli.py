@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import shutil
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import scvi
 from scvi._files import replacing
+from scvi._output import Output, Refused, check_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from scvi.estimators import SCVI, LinearSCVI
 
 USAGE, BAD_DATA, INTERRUPTED = 2, 1, 130
+# Arguments as the messages of the package name them, and as they are typed here.
+TYPED = {"batch_key": "--batch-key", "labels_key": "--labels-key", "layer": "--layer", "checkpoint_dir": "--output"}
 
 DEMO_HELP = """\
 Fits scVI to 1021 real cells of five cell lines, sequenced in five batches (they come with the package), and prints
@@ -53,45 +54,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"scvi: error: {message} (see {self.prog} --help)\n")
 
 
-@dataclass(frozen=True)
-class _Output:
-    """Where `scvi train` writes. The model comes last, so where it is, everything is."""
-
-    folder: Path
-    input: Path
-
-    @property
-    def adata(self) -> Path:
-        return self.folder / f"{self.input.stem}.h5ad"
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def history(self) -> Path:
-        return self.folder / "history.csv"
-
-    @property
-    def picture(self) -> Path:
-        return self.folder / "umap.png"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint"
-
-    @property
-    def options(self) -> Path:
-        return self.folder / "options.json"
-
-    def clear(self) -> None:
-        """Removes what an earlier run wrote, and nothing else."""
-        for folder in (self.model, self.checkpoint):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.adata, self.history, self.picture, self.options):
-            file.unlink(missing_ok=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command `scvi` and returns its exit code: 0, 1 for bad data, 2 for bad usage, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
@@ -104,10 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("scvi: interrupted" + arguments.after_ctrl_c)
         return INTERRUPTED
-    except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+    except Refused as refusal:
+        arguments.parser.error(str(refusal))
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         if arguments.debug:
             raise
-        _say(error.args[0] if isinstance(error, KeyError) and error.args else error, "error")
+        _say(error, "error")
+        return BAD_DATA
+    except Exception as error:  # a shell user is served by one line, whatever happened
+        if arguments.debug:
+            raise
+        _say(f"{type(error).__name__}: {error} (not foreseen; scvi --debug shows where it comes from)", "error")
         return BAD_DATA
     return 0
 
@@ -128,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="fit the cells that come with the package", description=DEMO_HELP, **options
     )
     demo.add_argument("--output", type=Path, default=Path("scvi-demo"), metavar="DIR", help="(default: %(default)s)")
-    demo.set_defaults(run=_demo, after_ctrl_c="")
+    demo.set_defaults(run=_demo, parser=demo, after_ctrl_c="")
 
     train = commands.add_parser(
         "train", help="fit the cells of an .h5ad file", description=TRAIN_HELP, epilog=TRAIN_EPILOG, **options
@@ -173,13 +142,15 @@ def _seed(text: str) -> int:
 def _demo(arguments: argparse.Namespace) -> None:
     from scvi import demo
 
+    check_folder(arguments.output)
     demo.run(arguments.output)
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    output = _Output(arguments.output, arguments.file)
-    _check_places(output, arguments)
-    if arguments.resume and output.model.exists():
+    output = Output(arguments.output, arguments.file)
+    options = _options(arguments)
+    output.check(options, resume=arguments.resume, overwrite=arguments.overwrite)
+    if arguments.resume and output.is_complete:
         print(f"{output.folder} is complete; --overwrite would fit it anew")
         return
 
@@ -187,47 +158,21 @@ def _train(arguments: argparse.Namespace) -> None:
     model = _model(adata, arguments)
     if arguments.overwrite:
         output.clear()
-    output.folder.mkdir(parents=True, exist_ok=True)
-    _remember_options(output, arguments)
-    resume = arguments.resume and output.checkpoint.exists()
-    model.train(arguments.max_epochs, seed=arguments.seed, checkpoint_dir=output.checkpoint, resume=resume)
+    output.begin(options)
+    model.train(
+        arguments.max_epochs, seed=arguments.seed, checkpoint_dir=output.checkpoint, resume=output.has_checkpoint
+    )
     if model.was_interrupted:
         raise KeyboardInterrupt
-    _write(output, model, adata, arguments)
-    shutil.rmtree(output.checkpoint, ignore_errors=True)
-
-
-def _check_places(output: _Output, arguments: argparse.Namespace) -> None:
-    """Refuses, as bad usage, what the names of files already tell to be wrong."""
-    refuse = arguments.parser.error
-    if not output.input.is_file():
-        refuse(f"there is no file {str(output.input)!r}")
-    if output.folder.exists() and not output.folder.is_dir():
-        refuse(f"--output {str(output.folder)!r} is a file; name a folder")
-    if output.adata.exists() and output.adata.samefile(output.input):
-        refuse(f"--output {str(output.folder)!r} holds the input, which would be overwritten; name another folder")
-    if not output.folder.exists() or not any(output.folder.iterdir()) or arguments.overwrite:
-        return
-    if not arguments.resume:
-        refuse(f"--output {str(output.folder)!r} is not empty; add --resume, --overwrite, or name another folder")
-    if not output.options.exists():
-        refuse(f"--output {str(output.folder)!r} holds no run to --resume; name another folder")
-    then, now = json.loads(output.options.read_text()), _options(arguments)
-    changed = [f"--{name.replace('_', '-')} {then.get(name)}" for name in now if now[name] != then.get(name)]
-    if changed:
-        refuse(f"--resume needs the options that the run began with: {', '.join(changed)}")
+    _write(output, model, adata)
+    _draw(output, adata, arguments)
+    output.end()
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options on which the result depends."""
     names = ("batch_key", "labels_key", "layer", "n_top_genes", "model", "n_latent", "max_epochs", "seed")
     return {name: getattr(arguments, name) for name in names}
-
-
-def _remember_options(output: _Output, arguments: argparse.Namespace) -> None:
-    record = {"file": arguments.file.name, **_options(arguments), "scvi_version": scvi.__version__}
-    with replacing(output.options) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _read(file: Path) -> AnnData:
@@ -241,35 +186,42 @@ def _read(file: Path) -> AnnData:
 
 def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
     """The model to train; the gene selection, if one is asked for, goes into adata."""
+    from scvi.dataset.checks import obs_column
     from scvi.estimators import SCVI, LinearSCVI
 
     Model: type[SCVI] | type[LinearSCVI] = SCVI if arguments.model == "scvi" else LinearSCVI
-    keys = {"layer": arguments.layer, "batch_key": arguments.batch_key, "labels_key": arguments.labels_key}
-    Model.setup_anndata(adata, **keys)
-    print(f"{arguments.file}: {adata.n_obs} cells x {adata.n_vars} genes", flush=True)
+    if arguments.labels_key:
+        obs_column(adata, "labels_key", arguments.labels_key)
     if arguments.n_top_genes:
         _select_genes(adata, arguments)
-        Model.setup_anndata(adata, mask_var="highly_variable", **keys)
+    mask = "highly_variable" if arguments.n_top_genes else None
+    Model.setup_anndata(adata, layer=arguments.layer, batch_key=arguments.batch_key, mask_var=mask)
+    print(f"{arguments.file}: {adata.n_obs} cells x {adata.n_vars} genes", flush=True)
     return Model(adata, n_latent=arguments.n_latent, seed=arguments.seed)
 
 
 def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
+    from scvi.dataset.checks import checked_counts, obs_column, refuse_repeated_genes, stored_counts
+    from scvi.dataset.counts import as_rows
     from scvi.dataset.genes import seurat_v3
+    from scvi.dataset.schema import Schema
 
     n_top = arguments.n_top_genes
     if n_top > adata.n_vars:
         raise ValueError(f"--n-top-genes {n_top} is more than the {adata.n_vars} genes of the file; leave it out")
-    counts = adata.layers[arguments.layer] if arguments.layer else adata.X
-    batch = adata.obs[arguments.batch_key] if arguments.batch_key else None
+    refuse_repeated_genes(adata.var_names)
+    batch = obs_column(adata, "batch_key", arguments.batch_key) if arguments.batch_key else None
+    name = Schema(layer=arguments.layer).counts_name
+    counts = as_rows(stored_counts(adata, arguments.layer), name)
+    # the local regression is no match for values that are no counts
+    checked_counts(counts, name, adata.obs_names, adata.var_names, None, list(adata.layers))
     adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
 
 
-def _write(output: _Output, model: SCVI | LinearSCVI, adata: AnnData, arguments: argparse.Namespace) -> None:
+def _write(output: Output, model: SCVI | LinearSCVI, adata: AnnData) -> None:
     import pandas as pd
 
-    from scvi import plots
-
-    latent = adata.obsm["X_scVI"] = model.get_latent_representation()
+    adata.obsm["X_scVI"] = model.get_latent_representation()
     print("writing", flush=True)
     with replacing(output.adata) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
@@ -277,14 +229,29 @@ def _write(output: _Output, model: SCVI | LinearSCVI, adata: AnnData, arguments:
     with replacing(output.history) as temporary:
         pd.concat(model.history.values(), axis=1).to_csv(temporary, index_label="epoch")
     print(f"  {output.history}")
+    model.save(output.model, overwrite=True)
+    print(f"  {output.model}  for scvi.{type(model).__name__}.load({str(output.model)!r}, adata)", flush=True)
+
+
+def _draw(output: Output, adata: AnnData, arguments: argparse.Namespace) -> None:
+    """Draws the picture. All else is written by now, so that a failure costs nothing but the picture."""
+    from scvi import plots
+
     if not plots.available():
         print('  (no picture: pip install "scvi[plot]")')
-    elif adata.n_obs >= plots.FEWEST_CELLS:
-        keys = [key for key in (arguments.batch_key, arguments.labels_key) if key]
-        plots.latent_umap(latent, {key: adata.obs[key] for key in keys}, output.picture, seed=arguments.seed)
+        return
+    if adata.n_obs < plots.FEWEST_CELLS:
+        return
+    keys = [key for key in (arguments.batch_key, arguments.labels_key) if key]
+    try:
+        colour_by = {key: adata.obs[key] for key in keys}
+        plots.latent_umap(adata.obsm["X_scVI"], colour_by, output.picture, seed=arguments.seed)
+    except Exception as error:  # umap, numba and matplotlib have failures of their own
+        if arguments.debug:
+            raise
+        _say(f"no picture, all else is written ({type(error).__name__}: {error})", "warning")
+    else:
         print(f"  {output.picture}")
-    model.save(output.model, overwrite=True)
-    print(f"  {output.model}  for scvi.{type(model).__name__}.load({str(output.model)!r}, adata)")
 
 
 class _Messages(logging.Handler):
@@ -311,5 +278,10 @@ def _messages() -> Iterator[None]:
 
 
 def _say(message: object, kind: str | None = None) -> None:
-    text = " ".join(str(message).split())
+    text = re.sub(r"(?<![\w'-])(batch_key|labels_key|layer(?==)|checkpoint_dir)\b", _as_typed, str(message))
+    text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)
+
+
+def _as_typed(argument: re.Match[str]) -> str:
+    return TYPED[argument[0]]

@@ -45,10 +45,22 @@ def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epoc
     -------
     pathlib.Path or None
         The picture, `before-after.png`; None where the extra `[plot]` is not installed.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made or written to, before anything is fitted.
+    KeyboardInterrupt
+        If the fit was ended with Ctrl-C: a model fitted in part has no scores worth showing.
     """
     from scvi import plots
     from scvi.queries import clustering
 
+    picture = Path(output) / "before-after.png"
+    if plots.available():  # a place that cannot be written to is found before the fit
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        if picture.is_dir():
+            raise IsADirectoryError(f"{str(picture)!r} is a folder; move it away or choose another output")
     adata = load()
     print(f"{adata.n_obs} cells x {adata.n_vars} genes: 5 lung cancer cell lines in 5 batches (Tian et al. 2019)")
     model, elbo = _fit(adata, seed, max_epochs)
@@ -59,8 +71,6 @@ def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epoc
     if not plots.available():
         print('\nNo picture: it needs matplotlib and umap-learn, pip install "scvi[plot]"')
         return None
-    picture = Path(output) / "before-after.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
     plots.before_after(before, after, adata.obs["batch"], adata.obs["cell_type"], picture, seed=seed)
     print(f"\nthe same in a picture: {picture}")
     return picture
@@ -78,6 +88,8 @@ def _fit(adata: AnnData, seed: int, max_epochs: int | None) -> tuple[SCVI, float
     SCVI.setup_anndata(train, batch_key="batch")
     model = SCVI(train, seed=seed)
     model.train(max_epochs=max_epochs, seed=seed)
+    if model.was_interrupted:
+        raise KeyboardInterrupt
     print(f"fitted in {time.perf_counter() - begin:.0f} s; scoring the {len(held_out)} others ...", flush=True)
     return model, float(model.get_elbo(adata[held_out]))
 

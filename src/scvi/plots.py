@@ -23,6 +23,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 FEWEST_CELLS = 5  # for a UMAP
 MAX_LEGEND = 48  # entries; more would outgrow the panel
 INK = "#222222"
+UNLABELLED = "#BBBBBB"  # cells whose value is missing
 
 
 def available() -> bool:
@@ -68,7 +69,8 @@ def latent_umap(
     latent
         (n, d).
     colour_by
-        Values of the cells, (n,), by the title of their panel; none for one plain panel.
+        Values of the cells, (n,), by the title of their panel; none for one plain panel. Cells whose value is missing
+        are grey, "unlabelled" in the legend.
     file
         Where to write, as PNG, PDF or SVG.
     seed
@@ -142,15 +144,23 @@ def _grid(figure: Figure, rows: int, columns: int) -> npt.NDArray[np.object_]:
 
 
 def _groups(values: npt.ArrayLike) -> tuple[list[str], npt.NDArray[np.integer], list[str]]:
-    """Names, code of each cell, colours."""
+    """Names, code of each cell, colours; cells without a value are the last group."""
     groups = pd.Categorical(values).remove_unused_categories()
-    names = [str(name) for name in groups.categories]
-    if len(names) <= len(PALETTE):
-        return names, groups.codes, list(PALETTE[: len(names)])
+    names, codes = [str(name) for name in groups.categories], groups.codes.astype(np.int64)
+    colours = _colours(len(names))
+    if (codes < 0).any():
+        codes[codes < 0] = len(names)
+        names, colours = [*names, "unlabelled"], [*colours, UNLABELLED]
+    return names, codes, colours
+
+
+def _colours(n: int) -> list[str]:
+    if n <= len(PALETTE):
+        return list(PALETTE[:n])
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return names, groups.codes, [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.03, 0.97, len(names)))]
+    return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.03, 0.97, n))]
 
 
 def _scatter(axes: Axes, places: npt.NDArray[np.float32], values: npt.ArrayLike) -> None:

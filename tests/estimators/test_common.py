@@ -361,7 +361,7 @@ def test_the_minibatch_size_makes_no_difference(
 @QUESTION
 def test_the_session_minibatch_size_stands_in(fitted: Any, question: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ask(fitted, question, batch_size=9)
-    monkeypatch.setattr(scvi.settings, "batch_size", 9)
+    monkeypatch.setattr(scvi.settings, "_batch_size", 9)
     assert equal(ask(fitted, question), expected)
 
 

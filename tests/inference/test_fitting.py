@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -327,6 +328,7 @@ def test_progress_shows_the_latest_losses() -> None:
 
 
 def test_a_progress_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     fit = make_fit()
     fit.show_progbar = True
     fit.fit()

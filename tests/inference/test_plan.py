@@ -76,8 +76,11 @@ def test_minibatches_by_the_number_of_cells(monkeypatch: pytest.MonkeyPatch) -> 
     assert default_batch_size(100, 32) == 32
     assert planned({"batch_size": None}).batch_size == 64
     assert planned({"batch_size": None}, 10_000).batch_size == 128
-    monkeypatch.setattr(scvi.settings, "batch_size", 256)
+    monkeypatch.setattr(scvi.settings, "_batch_size", 256)
     assert planned({"batch_size": None}, 10_000).batch_size == 256
+    assert planned({"batch_size": None}, 1_000).batch_size == 256  # what was chosen wins over the default
+    monkeypatch.setattr(scvi.settings, "_batch_size", 128)
+    assert planned({"batch_size": None}, 1_000).batch_size == 128
     assert planned({"batch_size": 1000}).batch_size == 1000
 
 

@@ -1,5 +1,7 @@
+import io
 import pickle
 import signal
+import sys
 import threading
 from copy import deepcopy
 
@@ -221,11 +223,35 @@ def test_an_unknown_argument_is_refused(trainer):
         trainer.train(n_epochs=1, learning_rate=1e-3)
 
 
-def test_the_progress_bar_can_be_hidden(vae, dataset, capsys):
+def test_the_progress_bar_can_be_hidden(vae, dataset, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     make_trainer(vae, dataset, show_progbar=True).train(n_epochs=1)
     assert "training: 100%" in capsys.readouterr().out
     make_trainer(vae, dataset, show_progbar=False).train(n_epochs=1)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_progress_bar_is_for_terminals_and_notebooks(vae, dataset, capsys, monkeypatch):
+    make_trainer(vae, dataset, show_progbar=True).train(n_epochs=1)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stdout", None)  # a program without a console
+    make_trainer(vae, dataset, show_progbar=True).train(n_epochs=1)
+
+    notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stdout", notebook)
+    make_trainer(vae, dataset, show_progbar=True).train(n_epochs=1)
+    assert "training: 100%" in notebook.getvalue()
+
+
+def test_the_progress_bar_counts_on_where_an_earlier_run_stopped(vae, dataset, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    trainer = make_trainer(vae, dataset, show_progbar=True)
+    trainer.first_epoch = 3
+    trainer.train(n_epochs=5)
+    shown = capsys.readouterr().out
+    assert "3/5" in shown
+    assert "5/5" in shown
+    assert "0/" not in shown
 
 
 class Plain(Trainer):

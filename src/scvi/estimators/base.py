@@ -190,7 +190,8 @@ class Estimator(ABC):
         train_size, validation_size
             Shares of the cells to fit and to look at only (None: the rest).
         batch_size
-            Cells in a step; None: ``scvi.settings.batch_size``, and at most 64 for fewer than 5,000 training cells.
+            Cells in a step; None: ``scvi.settings.batch_size`` if it was set, else 128, and 64 for fewer than 5,000
+            training cells.
         early_stopping
             Stop when `early_stopping_monitor` (a ``*_validation`` entry of the history) has not fallen by
             `early_stopping_min_delta` in `early_stopping_patience` epochs, and go back to the best weights.

@@ -41,7 +41,7 @@ def make_plan(
         Numbers of cells.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    given.setdefault("batch_size", default_batch_size(n_train, settings.batch_size))
+    given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
     plan = Plan(**{"max_epochs": 1, **given})
     if "max_epochs" not in given:
         plan = replace(plan, max_epochs=default_max_epochs(n_train, plan.batch_size))

@@ -62,7 +62,7 @@ class Plan:
 
     max_epochs: int
     batch_size: int = 128
-    lr: float = 6e-3
+    lr: float = 5.5e-3
     lr_schedule: Schedule = "one-cycle"
     weight_decay: float = 3e-3
     eps: float = 1e-8

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Trainer(ABC):
     data_loader_kwargs
         Arguments of `torch.utils.data.DataLoader`, among them `batch_size`, which wins over the argument below.
     show_progbar
-        Show a progress bar on standard output.
+        Show a progress bar on standard output, if that is a terminal or a notebook.
     batch_size
         Cells in a minibatch. A last minibatch shorter than half of it joins the one before.
     seed
@@ -221,9 +221,12 @@ class Trainer(ABC):
         return torch.optim.Adam(params, lr=lr, eps=eps, weight_decay=self.weight_decay, fused=fused or None)
 
     def progress(self, epochs: range) -> Generator[int]:
-        """Yields the epochs to run while showing a progress bar. What follows the yield runs after the epoch."""
-        hidden = not self.show_progbar or settings.progress_bar_style == "none"
-        with tqdm(epochs, desc="training", file=sys.stdout, disable=hidden) as bar:
+        """Yields the epochs to run while showing a progress bar. What follows the yield runs after the epoch.
+
+        The bar is for a terminal or a notebook: in a file or a pipe each of its states would be a line.
+        """
+        hidden = not self.show_progbar or settings.progress_bar_style == "none" or not _is_live(sys.stdout)
+        with tqdm(epochs, "training", epochs.stop, initial=epochs.start, file=sys.stdout, disable=hidden) as bar:
             for epoch in bar:
                 yield epoch
                 bar.set_postfix(self.progress_values(), refresh=False)
@@ -452,3 +455,8 @@ class Trainer(ABC):
                 f"early stopping looks at on={stopping.on!r}, which has no cells; posteriors with cells: "
                 f"{', '.join(filled) or 'none'}"
             )
+
+
+def _is_live(stream: TextIO | None) -> bool:
+    """Whether what is written can be written over: in a terminal, and in a notebook, which says it is none."""
+    return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
