@@ -250,6 +250,13 @@ WRONG_OPTIONS = [
     ("gene_likelihood", "gaussian"),
     ("gene_likelihood", ["zinb"]),
     ("latent_distribution", "gamma"),
+    ("n_latent", True),
+    ("n_layers", True),
+    ("dropout_rate", True),
+    ("use_observed_lib_size", "no"),
+    ("use_observed_lib_size", None),
+    ("encode_covariates", 3),
+    ("seed", True),
     ("seed", -1),
     ("seed", 1.5),
     ("seed", "0"),
@@ -262,6 +269,36 @@ def test_refused_options(option: str, value: Any) -> None:
     scvi.SCVI.setup_anndata(adata)
     with pytest.raises(ValueError, match=rf"^{option}={re.escape(repr(value))}"):
         scvi.SCVI(adata, **{**TINY, option: value})
+
+
+@pytest.mark.parametrize("option", ["use_batch_norm", "bias", "encode_covariates"])
+def test_refused_options_of_a_linear_decoder(option: str) -> None:
+    adata = make_adata()
+    scvi.LinearSCVI.setup_anndata(adata)
+    with pytest.raises(ValueError, match=rf"^{option}='yes' is not True or False"):
+        scvi.LinearSCVI(adata, **TINY, **{option: "yes"})
+
+
+@pytest.mark.parametrize("cls", [scvi.SCVI, scvi.LinearSCVI])
+def test_size_factors_are_no_use_where_the_library_is_inferred(cls: Any) -> None:
+    adata = make_adata()
+    cls.setup_anndata(adata, size_factor_key="size")
+    with pytest.raises(ValueError, match=r"use_observed_lib_size=False .* size_factor_key='size' gives: leave out"):
+        cls(adata, **TINY, use_observed_lib_size=False)
+    cls(adata, **TINY)
+
+
+@pytest.mark.parametrize("wrong", [None, "cells.h5ad", np.ones((3, 2))])
+def test_a_model_of_another_type(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"adata is a \w+; pass an anndata\.AnnData"):
+        scvi.SCVI(wrong)
+
+
+@pytest.mark.parametrize("device", ["banana", None, True, -1, 99, 1.5, "meta", "cuda:99", torch.device("meta"), [0]])
+def test_refused_devices(fitted: scvi.SCVI, device: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^device={re.escape(repr(device))} is not a device of this machine.* 'cpu'"):
+        fitted.to_device(device)
+    assert fitted.device == torch.device("cpu")
 
 
 # ---- arguments of train ----------------------------------------------------------------------------------------------
@@ -313,6 +350,16 @@ WRONG_FITS: list[tuple[dict[str, Any], str]] = [
     ({"plan_kwargs": 3}, "plan_kwargs=3 is not a dictionary"),
     ({"accelerator": "tpu"}, "accelerator='tpu' is not one of 'auto', 'cpu', 'gpu'"),
     ({"accelerator": "mps"}, "accelerator='mps' is not available on this machine; use accelerator='cpu'"),
+    ({"devices": "banana"}, "devices='banana': a model is fitted on one device"),
+    ({"accelerator": "cpu", "devices": 7}, "devices=7: a model is fitted on one device"),
+    ({"accelerator": "cpu", "devices": [0, 1]}, r"devices=\[0, 1\]: a model is fitted on one device"),
+    ({"accelerator": "cpu", "devices": [99]}, r"devices=\[99\] is not there: this machine has 1 of 'cpu'"),
+    ({"accelerator": "cpu", "devices": True}, "devices=True"),
+    ({"plan_kwargs": {3: 1, "b": 2}}, r"unknown keys \[3, 'b'\]; known are lr, "),
+    ({"plan_kwargs": {"classification_ratio": 50}}, "'classification_ratio', which belongs to models with a classif"),
+    ({"lr": None}, "lr=None is not a positive number"),
+    ({"checkpoint_dir": __file__}, "checkpoint_dir='.*' cannot be made"),
+    ({"checkpoint_dir": Path(__file__) / "checkpoint"}, "checkpoint_dir='.*' cannot be made"),
     ({"seed": -3}, "seed=-3 is not an integer from 0"),
     ({"seed": 2**32}, "seed=4294967296"),
     ({"resume": True}, "resume=True needs checkpoint_dir"),

@@ -499,6 +499,7 @@ def test_demo_prints_scores_and_draws(capsys, tmp_path):
     assert fitted[3] > 1.2
 
 
+@pytest.mark.filterwarnings("default:Training stopped at KL weight")
 def test_ctrl_c_ends_the_demo_without_scores(capsys, tmp_path, monkeypatch, no_picture):
     def stop(self):
         signal.raise_signal(signal.SIGINT)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
+__email__ = "maintainers@users.noreply.example"
 
 __all__ = [
     "SCVI",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
 
 import torch
 
+from scvi._checks import check_integer
 from scvi._settings import settings
 
 __all__ = ["generator_of", "resolve_seed", "seeded"]
@@ -18,9 +18,7 @@ def resolve_seed(seed: int | None) -> int:
     """The given seed, else `scvi.settings.seed`, else fresh entropy."""
     if seed is None:
         return settings.seed if settings.seed is not None else secrets.randbits(32)
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed!r} is not an integer from 0 to 2**32 - 1")
-    return int(seed)
+    return check_integer("seed", seed, 0, 2**32 - 1, "an integer from 0 to 2**32 - 1")
 
 
 def generator_of(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:

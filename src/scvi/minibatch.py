@@ -24,7 +24,7 @@ class Minibatch:
     l_mean: Tensor | None = None  # (n, 1) prior mean of the log library size
     l_var: Tensor | None = None  # (n, 1) its variance
     log_size: Tensor | None = None  # (n, 1) log of a given size factor; None: the cell's total is the size
-    continuous: Tensor | None = None  # (n, c) continuous covariates
+    continuous: Tensor | None = None  # (n, c) continuous covariates, standardised
     categorical: Tensor | None = None  # (n, m) int64 codes, a column for each categorical covariate
     indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
 

@@ -204,3 +204,9 @@ def test_synthetic() -> None:
     again = SyntheticDataset(batch_size=300, nb_genes=30, n_proteins=5, n_batches=3, n_labels=4)
     np.testing.assert_array_equal(again.X, dataset.X)
     assert SyntheticDataset().X.shape == (400, 100)
+
+
+def test_a_missing_batch_is_logged_once(X: np.ndarray, caplog: Any) -> None:
+    dataset = AnnDatasetFromAnnData(annotated(X, b=["x", None] * 3), batch_label="b")
+    assert caplog.text.count("is missing in 3 cells") == 1
+    assert dataset.batch_names.tolist() == ["x", "unknown"]

@@ -40,6 +40,8 @@ def test_the_schema_says_what_is_read(adata: AnnData, counts: np.ndarray, keys: 
     for name, (mean, variance) in zip(schema.batch_names, schema.library_prior, strict=True):
         cells = adata.obs["batch"] == name
         np.testing.assert_allclose((mean, variance), (logs[cells].mean(), logs[cells].var()))
+    age = adata.obs["age"]
+    np.testing.assert_allclose(schema.continuous_moments, [(age.mean(), age.std(ddof=0))])
     assert Schema.from_json(schema.to_json()) == schema
 
 
@@ -72,7 +74,8 @@ def check_columns(mb: Any, obs: pd.DataFrame, schema: Schema) -> None:
         names = [schema.categories[key][code] for code in mb.categorical[:, column]]
         assert names == [str(value) for value in obs[key]]
     assert mb.continuous.dtype == mb.l_mean.dtype == mb.l_var.dtype == mb.log_size.dtype == torch.float32
-    np.testing.assert_allclose(mb.continuous.numpy(), obs[["age"]], rtol=1e-6)
+    ((mean, deviation),) = schema.continuous_moments
+    np.testing.assert_allclose(mb.continuous.numpy(), (obs[["age"]] - mean) / deviation, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(mb.log_size.numpy().ravel(), np.log(obs["size"] * schema.size_factor_scale), rtol=1e-5)
     prior = np.array(schema.library_prior)[mb.batch.ravel().numpy()]
     np.testing.assert_allclose(torch.cat([mb.l_mean, mb.l_var], dim=1).numpy(), prior, rtol=1e-6)
@@ -362,6 +365,11 @@ def test_no_counts(adata: AnnData) -> None:
         ({"labels_key": "CellType"}, "labels_key='CellType' .* did you mean 'cell_type'"),
         ({"labels_key": "zzz"}, "there are 'batch', 'donor', 'cell_type'"),
         ({"size_factor_key": "sizes"}, "size_factor_key='sizes' .* did you mean 'size'"),
+        ({"batch_key": ["batch"]}, r"batch_key=\['batch'\] is not the name of a column of adata\.obs, a string"),
+        ({"labels_key": 3}, "labels_key=3 is not the name"),
+        ({"layer": ["counts"]}, r"layer=\['counts'\] is not the name of a layer, a string"),
+        ({"categorical_covariate_keys": [["donor"]]}, r"categorical_covariate_keys=\['donor'\] is not the name"),
+        ({"continuous_covariate_keys": 3}, "continuous_covariate_keys=3 is not a list of columns"),
         ({"layer": "count"}, "layer='count' is not in adata.layers; did you mean 'counts'"),
         ({"categorical_covariate_keys": ["donors"]}, "categorical_covariate_keys='donors' .* 'donor'"),
         ({"continuous_covariate_keys": ["agee"]}, "continuous_covariate_keys='agee' .* 'age'"),
@@ -425,6 +433,50 @@ def test_categories_of_any_type(adata: AnnData) -> None:
     assert schema.batch_names == ("1", "2.5", "b")
     assert schema.label_names == ("1", "2")
     assert encode(adata, schema).labels.tolist() == [1, 0] * 30
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, "1"), (True, "True"), (2.5, "2.5")])
+@pytest.mark.parametrize("categorical", [False, True])
+def test_categories_of_one_name_are_refused(adata: AnnData, first: Any, second: str, categorical: bool) -> None:
+    adata.obs["mixed"] = pd.Series([first, second, "b"] * 20, index=adata.obs_names, dtype=object)
+    if categorical:
+        adata.obs["mixed"] = adata.obs["mixed"].astype("category")
+    both = {f"{value!r} ({type(value).__name__})" for value in (first, second)}
+    with pytest.raises(ValueError, match=r"batch_key: adata.obs\['mixed'\] holds .* which have one name") as caught:
+        declare(adata, batch_key="mixed")
+    assert all(value in str(caught.value) for value in both)
+
+
+@pytest.mark.parametrize("change", ["unknown", "NaN", "no column"])
+def test_labels_are_read_only_where_they_are_needed(adata: AnnData, change: str) -> None:
+    schema, _ = declare(adata, labels_key="cell_type")
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
+    if change == "no column":
+        del adata.obs["cell_type"]
+    else:
+        adata.obs.loc["cell7", "cell_type"] = 9 if change == "unknown" else np.nan
+    assert encode(adata, schema, labels=False).labels.tolist() == [0] * 60
+    with pytest.raises(ValueError, match="labels_key"):
+        encode(adata, schema)
+    if change != "unknown":
+        with pytest.raises(ValueError, match="labels_key"):
+            declare(adata, labels_key="cell_type")
+
+
+def test_covariates_are_standardised_by_the_cells_of_the_setup(adata: AnnData) -> None:
+    adata.obs["depth"] = adata.obs["age"] * 1e6
+    adata.obs["constant"] = np.float32(0.1)
+    adata.obs["late"] = 1.7e9 + adata.obs["size"]
+    adata.obs["flag"] = np.arange(60) % 2 == 0
+    keys = ["depth", "constant", "late", "flag"]
+    schema, _ = declare(adata, continuous_covariate_keys=keys)
+    continuous = encode(adata, schema).continuous
+    assert continuous.dtype == np.float32
+    np.testing.assert_allclose(continuous.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(continuous.std(0), [1, 0, 1, 1], atol=1e-4)
+    assert schema.continuous_moments[1][1] == 1.0
+    some = encode(adata[7:9].copy(), schema)
+    np.testing.assert_array_equal(some.continuous, continuous[7:9])
 
 
 @pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (1e39, "1e\\+39")])

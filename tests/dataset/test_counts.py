@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi.dataset import counts as module
-from scvi.dataset.counts import as_rows, blocks, counts_hash, gene_sums, row_sums, summed, take
+from scvi.dataset.counts import as_rows, blocks, chosen_blocks, counts_hash, gene_sums, moments, row_sums, summed, take
 
 LAYOUTS = [np.asarray, np.asfortranarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.csc_array, sp.coo_matrix]
 DTYPES = ["u1", "u2", "i4", "i8", "f2", "f4", "f8", ">i4", ">f8"]
@@ -81,7 +81,10 @@ def check_all(counts: Any, values: np.ndarray) -> None:
     for got, wanted in zip(gene_sums(some), (values.sum(axis=0), (values**2).sum(axis=0)), strict=True):
         np.testing.assert_array_equal(got, wanted)
     mask = np.arange(len(values)) % 3 == 0
-    np.testing.assert_array_equal(summed(counts, mask)[0], values[mask].sum(axis=0))
+    chosen, g = values[mask], values.shape[1]
+    np.testing.assert_array_equal(summed(chosen_blocks(counts, mask), g)[0], chosen.sum(axis=0))
+    expected = chosen.mean(axis=0), chosen.var(axis=0)
+    np.testing.assert_allclose(moments(chosen_blocks(counts, mask), len(chosen), g), expected, atol=1e-12)
     assert counts_hash(counts) == counts_hash(values)
 
 

@@ -227,7 +227,7 @@ def test_attributes_overwrite_nothing(X: np.ndarray, caplog: Any) -> None:
     dataset.update_genes([1, 2])
     assert dataset.update_genes_gene.tolist() == [1, 2]
     dataset.initialize_cell_measurement(CellMeasurement("X", np.ones((25, 2)), "labels", ["a", "b"]))
-    assert dataset.cell_measurements_col_mappings == {"X_cell": "labels_cell"}
+    assert dataset.cell_measurements_col_mappings == {"X_cell_cell": "labels_cell"}
 
 
 def test_attributes_are_checked_and_may_be_set_again(X: np.ndarray) -> None:
@@ -275,7 +275,7 @@ def test_empty_cells_are_logged(X: np.ndarray, caplog: Any) -> None:
     X[3] = 0
     with caplog.at_level(logging.WARNING):
         dataset = populated(X)
-    assert "1 cells have no counts" in caplog.text
+    assert "data has empty cells, may fail inference, filter with filter_cells_by_count (1 cells" in caplog.text
     assert np.isfinite(dataset.local_means).all()
 
 
@@ -640,3 +640,74 @@ def test_to_anndata(X: np.ndarray, layout: Callable) -> None:
     unnamed = populated(X, labels=np.arange(25) % 2).to_anndata()
     assert unnamed.var_names.tolist() == [str(i) for i in range(10)]
     assert unnamed.obs["labels"].tolist() == [0, 1] * 12 + [0]
+
+
+# what is refused changes nothing
+
+
+def test_a_refused_population_changes_nothing(X: np.ndarray) -> None:
+    dataset = populated(X, gene_names=list("abcdefghij"), cell_attributes_dict={"day": np.arange(25)})
+    before = dict(vars(dataset))
+    for wrong in ({"batch_indices": [0, 1]}, {"gene_names": ["a"]}, {"cell_attributes_dict": {"day": [1]}}):
+        with pytest.raises(ValueError, match="mismatch"):
+            dataset.populate_from_data(X[:6], **wrong)
+        assert vars(dataset).keys() == before.keys()
+        assert all(
+            vars(dataset)[name] is before[name] for name in ("_X", "_labels", "gene_names", "local_means", "day")
+        )
+        assert dataset.cell_attribute_names == {"batch_indices", "labels", "local_means", "local_vars", "day"}
+
+
+def test_refused_genes_change_nothing(X: np.ndarray) -> None:
+    X[:, 0] = 0
+    dataset = populated(X, gene_names=list("abcdefghij"))
+    with pytest.raises(ValueError, match="no cell would be left"):
+        dataset.update_genes([0])
+    assert (dataset.nb_cells, dataset.nb_genes, len(dataset.gene_names)) == (25, 10, 10)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 26, -0.5, 1.5, "all", True])
+def test_a_size_out_of_range_is_refused(X: np.ndarray, size: Any) -> None:
+    with pytest.raises(ValueError, match=f"size={size!r} is neither"):
+        populated(X).subsample_cells(size)
+
+
+def test_repeated_genes_and_unknown_modes_are_refused(X: np.ndarray) -> None:
+    dataset = populated(X, gene_names=list("abcdefghij"))
+    with pytest.raises(ValueError, match="first_genes has repeated names"):
+        dataset.reorder_genes(["b", "b"])
+    with pytest.raises(ValueError, match="Mode 'varianec' not implemented"):
+        dataset.subsample_genes(30, mode="varianec")
+
+
+def test_names_of_measurements_and_mappings_overwrite_nothing(X: np.ndarray) -> None:
+    dataset = populated(X, cell_attributes_dict={"protein": np.arange(25), "gene_names": np.arange(25)})
+    assert dataset.gene_names is None
+    assert "gene_names_cell" in dataset.cell_attribute_names
+    for name in ("protein", "other"):
+        dataset.initialize_cell_measurement(CellMeasurement(name, np.ones((25, 2)), "columns", ["a", "b"]))
+    assert dataset.protein.shape == (25,)
+    assert dataset.cell_measurements_col_mappings == {"protein_cell": "columns", "other": "columns_cell"}
+    for _ in range(2):
+        dataset.initialize_mapped_attribute("labels", "nb_cells", ["a"])
+        dataset.initialize_mapped_attribute("labels", "cell_types", ["a"])
+    assert dataset.nb_cells == 25
+    assert dataset.attribute_mappings["labels"] == ["cell_types", "nb_cells_mapping"]
+    dataset.initialize_mapped_attribute("batch_indices", "cell_types", ["b"])
+    assert dataset.cell_types.tolist() == ["a"]
+
+
+def test_collated_variances_can_be_divided_by(X: np.ndarray) -> None:
+    dataset = populated(np.ones((8, 3)))
+    assert dataset.collate_fn_builder()([0, 1])[2].tolist() == [[pytest.approx(VARIANCE_FLOOR)]] * 2
+    assert not dataset.local_vars.any()
+
+
+def test_cell_data_is_kept_until_something_changes(X: np.ndarray) -> None:
+    dataset = populated(X)
+    first = dataset.cell_data()
+    assert dataset.cell_data() is first
+    dataset.batch_indices = np.arange(25) % 2
+    assert dataset.cell_data().batch.tolist() == dataset.batch_indices.ravel().tolist()
+    dataset.X = X * 2
+    assert np.array_equal(dataset.cell_data().counts, X * 2)

@@ -165,7 +165,10 @@ def test_more_genes_wanted_than_there_are(counts: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_top_genes": 0}, "n_top_genes=0 is below 1"),
+        ({"n_top_genes": 0}, "n_top_genes=0 is not a positive integer"),
+        ({"n_top_genes": "5"}, "n_top_genes='5' is not a positive integer"),
+        ({"n_top_genes": 2.5}, r"n_top_genes=2\.5"),
+        ({"n_top_genes": True}, "n_top_genes=True"),
         ({"n_top_genes": 3, "batch": [1, 2]}, "batch has 2 values for 120 cells"),
         ({"n_top_genes": 3, "batch": np.arange(120)}, "every batch has a single cell"),
     ],
@@ -176,8 +179,12 @@ def test_wrong_arguments(counts: np.ndarray, arguments: dict[str, Any], message:
 
 
 def test_wrong_counts(counts: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        seurat_v3(np.where(counts > 50, np.nan, counts), 3)
+    for layout in (np.asarray, sp.csr_matrix):
+        for value, reason in ((np.nan, "non-finite"), (-1, "negative"), (0.5, "non-integer")):
+            wrong = counts.astype(np.float32)
+            wrong[7, 3] = value
+            with pytest.raises(ValueError, match=rf"{reason} value: .* in cell '7', gene '3'.*: pass the raw counts$"):
+                seurat_v3(layout(wrong), 3)
     with pytest.raises(ValueError, match="two cells or more; there are 1"):
         seurat_v3(counts[:1], 3)
 

@@ -19,6 +19,7 @@ def schema() -> Schema:
         categories={"batch": ("x", "y"), "donor": ("1", "2", "3")},
         library_prior=((3.25, 0.1), (1 / 3, 1e-4)),
         size_factor_scale=1.7,
+        continuous_moments=((50.5, 1 / 7),),
     )
 
 
@@ -43,14 +44,28 @@ def test_json_round_trip_is_exact() -> None:
         ("batch_key", 3),
         ("genes", "g1"),
         ("genes", [1, 2]),
+        ("genes", ["g1", "g1"]),
         ("categories", None),
         ("categories", {}),
         ("categories", {"batch": [], "donor": ["1"]}),
+        ("categories", {"batch": ["x", "x"], "donor": ["1"]}),
         ("library_prior", [[1.0, 1.0]]),
         ("library_prior", 3),
         ("library_prior", [[1.0], [2.0]]),
+        ("library_prior", [[1.0, 1.0], [1.0, 0.0]]),
+        ("library_prior", [[1.0, 1.0], [1.0, -1.0]]),
+        ("library_prior", [[1.0, 1.0], [float("nan"), 1.0]]),
+        ("library_prior", [[1.0, 1.0], [1.0, float("inf")]]),
+        ("library_prior", [[1.0, 1.0], [10**400, 1.0]]),
+        ("library_prior", [[1.0, 1.0], ["2", 1.0]]),
+        ("continuous_moments", []),
+        ("continuous_moments", [[0.0, 1.0], [0.0, 1.0]]),
+        ("continuous_moments", [[0.0, 0.0]]),
+        ("continuous_moments", None),
         ("size_factor_scale", None),
         ("size_factor_scale", "big"),
+        ("size_factor_scale", 0.0),
+        ("size_factor_scale", 10**400),
     ],
 )
 def test_a_damaged_entry_is_a_value_error(entry: str, value: Any) -> None:

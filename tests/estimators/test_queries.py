@@ -38,11 +38,18 @@ def fitted() -> scvi.SCVI:
 
 @pytest.fixture(scope="module")
 def full() -> scvi.SCVI:
-    """Everything at once: latent library, all covariates, batch-wise dispersion."""
-    return fit(KEYS, use_observed_lib_size=False, dispersion="gene-batch", encode_covariates=True)
+    """Latent library, all covariates, batch-wise dispersion."""
+    keys = {**KEYS, "size_factor_key": None}
+    return fit(keys, use_observed_lib_size=False, dispersion="gene-batch", encode_covariates=True)
 
 
-@pytest.fixture(params=["fitted", "full"])
+@pytest.fixture(scope="module")
+def sized() -> scvi.SCVI:
+    """Given size factors, all covariates, label-wise dispersion."""
+    return fit(KEYS, dispersion="gene-label", encode_covariates=True)
+
+
+@pytest.fixture(params=["fitted", "full", "sized"])
 def either(request: pytest.FixtureRequest) -> scvi.SCVI:
     return request.getfixturevalue(request.param)
 
@@ -62,14 +69,15 @@ def minibatch(model: scvi.SCVI, cells: list[int] = CELLS) -> Minibatch:
     moments = {b: (np.log(totals[batches == b]).mean(), np.log(totals[batches == b]).var()) for b in np.unique(batches)}
     prior = torch.tensor([moments[b] for b in obs["batch"]], dtype=torch.float32)
     more: dict[str, Any] = {}
-    if schema.labels_key:
+    if schema.size_factor_key:
         size = adata.obs["size"].to_numpy()
         scaled = size[cells] / size.mean() * totals.mean()
-        more = {
-            "log_size": torch.tensor(np.log(scaled)[:, None], dtype=torch.float32),
-            "categorical": torch.cat([codes("donor"), codes("treated")], 1),
-            "continuous": torch.tensor(obs[["age", "score"]].to_numpy(), dtype=torch.float32),
-        }
+        more["log_size"] = torch.tensor(np.log(scaled)[:, None], dtype=torch.float32)
+    if schema.continuous_covariate_keys:
+        numbers = adata.obs[["age", "score"]].to_numpy()
+        standardised = (numbers[cells] - numbers.mean(0)) / numbers.std(0)
+        more["continuous"] = torch.tensor(standardised, dtype=torch.float32)
+        more["categorical"] = torch.cat([codes("donor"), codes("treated")], 1)
     return Minibatch(
         x=torch.from_numpy(rows),
         batch=codes("batch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 import stat
@@ -28,7 +29,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def fitted() -> scvi.SCVI:
     """A model that no test changes."""
     adata = make_adata()
-    scvi.SCVI.setup_anndata(adata, **KEYS, mask_var="chosen")
+    scvi.SCVI.setup_anndata(adata, **{**KEYS, "size_factor_key": None}, mask_var="chosen")
     model = scvi.SCVI(adata, **TINY, dispersion="gene-batch", use_observed_lib_size=False)
     model.train(**QUICK)
     return model
@@ -200,6 +201,30 @@ def test_overwriting_keeps_what_else_is_there(fitted: scvi.SCVI, stored: Path, t
     assert names(tmp_path) == ["model"]
 
 
+def test_overwriting_through_a_link(fitted: scvi.SCVI, stored: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to("model", target_is_directory=True)
+    (stored / "model.json").unlink()
+    (stored / "weights.safetensors").unlink()
+    fitted.save(tmp_path / "latest", overwrite=True)
+    assert (tmp_path / "latest").is_symlink()
+    assert names(tmp_path) == ["latest", "model"]
+    assert scvi.SCVI.load(stored).is_trained
+
+
+@pytest.mark.parametrize("dir_path", [".", "..", "../model", ""])
+def test_the_current_folder_is_refused_by_name(
+    fitted: scvi.SCVI, stored: Path, dir_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (stored / name).read_bytes() for name in names(stored)}
+    monkeypatch.chdir(stored)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=rf"^dir_path='{dir_path}' is the current directory, or holds it.* own"):
+            fitted.save(dir_path, overwrite=overwrite)
+    assert {name: (stored / name).read_bytes() for name in names(stored)} == before
+    fitted.save("model")
+    assert names(stored / "model") == ["model.json", "weights.safetensors"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_what_is_no_model_is_never_overwritten(fitted: scvi.SCVI, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "thesis"
@@ -345,6 +370,9 @@ def test_json_that_describes_no_model(stored: Path, change: Callable[[dict[str, 
         ("options", {"gene_likelihood": "gaussian"}),
         ("options", {"gene_likelihood": "zinb", "n_hidden": "__import__('os').getcwd()"}),
         ("options", {"gene_likelihood": "zinb", "n_latent": -1}),
+        ("is_trained", 1),
+        ("is_trained", "no"),
+        ("is_trained", None),
         ("schema", None),
         ("schema", {}),
         ("schema", {"genes": ["a"]}),
@@ -352,11 +380,80 @@ def test_json_that_describes_no_model(stored: Path, change: Callable[[dict[str, 
         ("history", {"lr": 3}),
         ("history", {"lr": [[0, 1], [0.1, 0.2, 0.3]]}),
         ("history", ["lr"]),
+        ("history", {"lr": [["a"], [0.1]]}),
+        ("history", {"lr": [[10**400], [0.1]]}),
+        ("history", {"lr": [[0], ["fast"]]}),
+        ("history", {"lr": [[0], [10**400]]}),
     ],
 )
 def test_descriptions_that_make_no_model(stored: Path, part: str, value: Any) -> None:
     edit(stored, lambda d: {**d, part: value})
     with pytest.raises(ValueError, match=r"model.json does not describe a SCVI model"):
+        scvi.SCVI.load(stored)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("n_hidden", 10**12),
+        ("n_hidden", 10**400),
+        ("n_hidden", 8.0),
+        ("n_hidden", True),
+        ("n_layers", 10**9),
+        ("n_latent", [3]),
+        ("dropout_rate", 10**400),
+        ("dropout_rate", math.nan),
+        ("use_observed_lib_size", "no"),
+        ("use_observed_lib_size", 0),
+        ("encode_covariates", None),
+        ("dispersion", ["gene"]),
+        ("gene_likelihood", {}),
+        ("seed", 0),
+        ("n_latnet", 3),
+    ],
+)
+def test_options_that_cannot_be(stored: Path, option: str, value: Any) -> None:
+    edit(stored, lambda d: {**d, "options": {**d["options"], option: value}})
+    with pytest.raises(ValueError, match=r"model.json does not describe a SCVI model") as error:
+        scvi.SCVI.load(stored)
+    assert {"gene_likelihood": "reconstruction_loss"}.get(option, option) in str(error.value)
+
+
+def test_an_option_that_is_missing(stored: Path) -> None:
+    edit(stored, lambda d: {**d, "options": {k: v for k, v in d["options"].items() if k != "n_layers"}})
+    with pytest.raises(ValueError, match=r"does not describe a SCVI model \(missing or unknown options: n_layers\)"):
+        scvi.SCVI.load(stored)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("library_prior", [[math.nan, 1.0]] * 3),
+        ("library_prior", [[1.0, 0.0]] * 3),
+        ("library_prior", [[10**400, 1.0]] * 3),
+        ("continuous_moments", [[0.0, 0.0]] * 2),
+        ("size_factor_scale", math.inf),
+        ("genes", ["gene0"] * 20),
+    ],
+)
+def test_schemas_that_cannot_be(stored: Path, entry: str, value: Any) -> None:
+    edit(stored, lambda d: {**d, "schema": {**d["schema"], entry: value}})
+    with pytest.raises(ValueError, match=rf"model.json does not describe a SCVI model \(.*{entry}"):
+        scvi.SCVI.load(stored)
+
+
+def test_a_number_of_ten_thousand_digits(stored: Path) -> None:
+    text = (stored / "model.json").read_text().replace('"n_hidden": 8', '"n_hidden": ' + "9" * 10_000)
+    (stored / "model.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model.json is truncated or no JSON file"):
+        scvi.SCVI.load(stored)
+
+
+@pytest.mark.parametrize("cells", [torch.tensor([0.5]), torch.tensor([[1]]), torch.tensor([-1])])
+def test_a_split_that_cannot_be(stored: Path, cells: torch.Tensor) -> None:
+    tensors = load_file(stored / "weights.safetensors")
+    save_file({**tensors, "train_indices": cells}, stored / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"weights.safetensors holds no positions of cells in 'train_indices'"):
         scvi.SCVI.load(stored)
 
 

@@ -172,6 +172,16 @@ def test_mask_var_is_a_subset_without_subsetting(kind: str, layout: str) -> None
     assert same_model(model, expected)
 
 
+def test_a_boolean_series_is_a_mask_by_name() -> None:
+    expected = fit(make_adata(), {"mask_var": "chosen"})
+    adata = make_adata()
+    shuffled = adata.var["chosen"].sample(frac=1.0, random_state=0)
+    assert same_model(fit(adata, {"mask_var": shuffled}), expected)
+    for wrong in (shuffled.reset_index(drop=True), shuffled[:-1], shuffled.rename(lambda name: name + "x")):
+        with pytest.raises(ValueError, match=r"mask_var is a Series .* whose index is not .* mask_var\.to_numpy\(\)"):
+            scvi.SCVI.setup_anndata(adata, mask_var=wrong)
+
+
 @pytest.mark.parametrize("kind", ["text", "category", "unused categories", "integer", "boolean", "string dtype"])
 def test_categories_of_every_type(kind: str) -> None:
     adata = make_adata()
@@ -217,6 +227,52 @@ def test_covariates_reach_the_decoder_and_if_wanted_the_encoder(cls: Any, encode
         other.obs[key] = value
         assert np.allclose(model.get_latent_representation(other), latent) is not encode_covariates
         assert not np.allclose(model.get_normalized_expression(other, seed=0, return_numpy=True), expression)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
+def test_the_scale_of_a_covariate_makes_no_difference(scale: float) -> None:
+    adata = make_adata()
+    adata.obs["age"] = adata.obs["age"] * scale
+    model, plain = fit(adata, FULL, encode_covariates=True), fit(make_adata(), FULL, encode_covariates=True)
+    np.testing.assert_allclose(model.get_latent_representation(), plain.get_latent_representation(), atol=1e-3)
+    assert model.get_elbo(seed=0) == pytest.approx(plain.get_elbo(seed=0), rel=1e-4)
+    part = model.get_latent_representation(adata[3:5].copy())  # by the moments of all cells, not of these two
+    np.testing.assert_allclose(part, model.get_latent_representation(indices=[3, 4]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_covariate_says_nothing() -> None:
+    adata = make_adata()
+    adata.obs["age"] = 7e4
+    assert np.isfinite(fit(adata).get_elbo())
+
+
+def without_labels(adata: AnnData) -> None:
+    del adata.obs["cell_type"]
+
+
+def missing_label(adata: AnnData) -> None:
+    adata.obs.loc["cell7", "cell_type"] = None
+
+
+def unknown_label(adata: AnnData) -> None:
+    adata.obs.loc["cell7", "cell_type"] = "t9"
+
+
+@pytest.mark.parametrize("change", [without_labels, missing_label, unknown_label])
+def test_cells_without_labels_may_be_asked_about(change: Callable[[AnnData], None], tmp_path: Path) -> None:
+    keys = {"batch_key": "batch", "labels_key": "cell_type"}
+    plain, labelled = fit(make_adata(), keys), fit(make_adata(), keys, dispersion="gene-label")
+    query = make_adata()
+    change(query)
+    assert np.array_equal(plain.get_latent_representation(query), plain.get_latent_representation())
+    assert plain.get_elbo(query, seed=0) == plain.get_elbo(seed=0)
+    plain.save(tmp_path / "plain")
+    assert scvi.SCVI.load(tmp_path / "plain", query).get_elbo(seed=0) == plain.get_elbo(seed=0)
+    with pytest.raises(ValueError, match="labels_key"):
+        labelled.get_latent_representation(query)
+    if change is not unknown_label:
+        with pytest.raises(ValueError, match="labels_key"):
+            scvi.SCVI.setup_anndata(query, **keys)
 
 
 def test_labels_are_read_by_the_dispersion() -> None:

@@ -38,3 +38,20 @@ def test_an_observed_library_has_one_encoder_to_adapt(dataset):
 def test_too_few_cells_are_refused(vae, dataset):
     with pytest.raises(ValueError, match="posterior_test has 2 cells, at least 5"):
         AdapterTrainer(vae, dataset, Posterior(vae, dataset, indices=[0, 1]))
+
+
+def test_the_decoder_gets_no_gradient(trained, vae, dataset):
+    vae.zero_grad()
+    adapter = AdapterTrainer(vae, dataset, trained.test_set)
+    adapter.show_progbar = False
+    adapter.train(n_path=1, n_epochs=1)
+    assert all(parameter.grad is None for parameter in vae.decoder.parameters())
+    assert all(parameter.requires_grad for parameter in vae.parameters())
+    with pytest.raises(TypeError, match="has no argument 'nonsense'"):
+        adapter.train(n_path=1, n_epochs=1, nonsense=1)
+    assert all(parameter.requires_grad for parameter in vae.parameters())
+
+
+def test_no_path_is_refused(trained, vae, dataset):
+    with pytest.raises(ValueError, match="n_path=0"):
+        AdapterTrainer(vae, dataset, trained.test_set).train(n_path=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,20 @@ from scvi.dataset.cell_data import declare, encode
 from scvi.inference import checkpoint
 
 TENSORS = {"model/a": torch.arange(6.0).view(2, 3), "random/cpu": torch.arange(5, dtype=torch.uint8)}
-STATE = {"epoch": 3, "best": float("inf"), "history": {"elbo": [[0, 1.1], [1, 0.1 + 0.2]]}}
+STATE = {
+    "identity": {"seed": 3, "lr": 0.1},
+    "first_epoch": 3,
+    "epochs_before": 0,
+    "n_iter": 12,
+    "steps_kept": 11,
+    "kl_weight": 1.0,
+    "lr_scale": 0.5,
+    "recoveries": 1,
+    "best_epoch": None,
+    "stopping": [float("inf"), 0],
+    "plateau": [1 / 3, 2],
+    "history": {"elbo": [[0, 1.1], [1, 0.1 + 0.2]]},
+}
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -41,9 +55,10 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 
 def test_tensors_that_share_memory(tmp_path: Path) -> None:
     weight = torch.arange(6.0)
-    checkpoint.write(tmp_path, {"a": weight, "b": weight, "c": weight.view(2, 3).T}, {})
+    shared = {**TENSORS, "a": weight, "b": weight, "c": weight.view(2, 3).T}
+    checkpoint.write(tmp_path, shared, STATE)
     tensors, _ = checkpoint.read(tmp_path)
-    assert same(tensors, {"a": weight, "b": weight, "c": weight.view(2, 3).T})
+    assert same(tensors, shared)
 
 
 def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +108,35 @@ def test_a_foreign_file_is_refused_and_not_run(tmp_path: Path, kind: str, monkey
     with pytest.raises(ValueError, match="no complete checkpoint"):
         checkpoint.read(tmp_path)
     assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize("wrong", [*STATE, "seed", "random/cpu", "everything"])
+def test_a_checkpoint_that_lacks_something_is_refused_by_name(tmp_path: Path, wrong: str) -> None:
+    def write(tensors: dict[str, Tensor], state: Any) -> None:
+        metadata = {"format": "scvi checkpoint 1", "state": json.dumps(state)}
+        save_file(tensors, tmp_path / checkpoint.FILE_NAME, metadata)
+
+    if wrong == "everything":
+        write(TENSORS, [])
+        message = "no mapping"
+    elif wrong == "random/cpu":
+        write({"model/a": TENSORS["model/a"]}, STATE)
+        message = "it lacks, or holds in another form, random/cpu"
+    elif wrong == "seed":
+        write(TENSORS, {**STATE, "identity": {"seed": "3"}})
+        message = "in another form, seed"
+    else:
+        write(TENSORS, {name: value for name, value in STATE.items() if name != wrong})
+        message = f"in another form, {wrong}"
+    with pytest.raises(ValueError, match=rf"no complete checkpoint \(.*{message}\); remove it to start anew"):
+        checkpoint.read(tmp_path)
+
+
+def test_values_of_another_type_are_refused(tmp_path: Path) -> None:
+    for name in STATE:
+        checkpoint.write(tmp_path, TENSORS, {**STATE, name: "text"})
+        with pytest.raises(ValueError, match=f"in another form, {name}"):
+            checkpoint.read(tmp_path)
 
 
 def test_names_under_a_prefix() -> None:

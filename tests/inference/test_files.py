@@ -202,3 +202,30 @@ def test_a_pickle_in_place_of_weights_runs_nothing(of_2020, dataset, tmp_path):
     with pytest.raises(ValueError, match="is no complete directory"):
         load_posterior(of_2020, fresh(dataset))
     assert not (tmp_path / "ran").exists()
+
+
+def test_measurements_of_2020_have_no_names_of_columns(vae, dataset, tmp_path, caplog):
+    dataset.initialize_cell_measurement(CellMeasurement("protein", np.arange(120).reshape(60, 2), "names", ["a", "b"]))
+    folder = tmp_path / "of_2020"
+    folder.mkdir()
+    adata = dataset.to_anndata()
+    adata.uns = {"cell_measurements_col_mappings": {"protein": "names"}, "protein": adata.obsm["protein"]}
+    adata.write_h5ad(folder / "anndata_dataset.h5ad")
+    (folder / "posterior_type.txt").write_text("Posterior")
+    np.save(folder / "indices.npy", np.arange(60))
+    torch.save(vae.state_dict(), folder / "model_params.pt")
+    with caplog.at_level("INFO", logger="scvi"):
+        loaded = load_posterior(folder, fresh(dataset)).gene_dataset
+    assert np.array_equal(loaded.protein, dataset.protein)
+    assert loaded.names.tolist() == ["0", "1"]
+    assert "columns of protein have no names" in caplog.text
+
+
+def test_attributes_of_mixed_objects_are_saved_as_text(vae, dataset, tmp_path, caplog):
+    dataset.initialize_cell_attribute("mixed", np.array([1, "x", None] * 20, dtype=object))
+    dataset.initialize_cell_attribute("pairs", np.array([[1, "x"]] * 60, dtype=object))
+    Posterior(vae, dataset).save_posterior(tmp_path / "saved")
+    assert "The attribute mixed holds objects" in caplog.text
+    loaded = load_posterior(tmp_path / "saved", fresh(dataset)).gene_dataset
+    assert loaded.mixed[:3].tolist() == ["1", "x", "None"]
+    assert loaded.pairs[0].tolist() == ["1", "x"]

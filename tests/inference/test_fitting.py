@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ import scvi
 from cells import QUICK, TINY, make_adata
 from scvi.dataset.cell_data import CellData, count_minibatches, declare, encode
 from scvi.inference import checkpoint, fitting
-from scvi.inference.fitting import Fit, Patience, describe_fault
+from scvi.inference.fitting import Fit
 from scvi.inference.plan import Plan
+from scvi.inference.recovery import Patience, describe_fault
 from scvi.models import VAE
 from scvi.models.base import Elbo
 from scvi.queries import likelihood
@@ -118,8 +120,13 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def warnings_in(log: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in log.records if record.levelno == logging.WARNING]
+def warnings_of(fit: Fit) -> list[str]:
+    """Runs a fit and gives the warnings, which point at the line that called it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit.fit()
+    assert all(warning.filename == __file__ and warning.category is UserWarning for warning in caught)
+    return [str(warning.message) for warning in caught]
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------------------
@@ -216,11 +223,10 @@ def test_schedules_are_followed_step_by_step() -> None:
 
 @pytest.mark.parametrize("warmup", [0.2, 1.0])
 @pytest.mark.parametrize("max_epochs", [1, 5])
-def test_the_kl_weight_reaches_one(warmup: float, max_epochs: int, log: pytest.LogCaptureFixture) -> None:
+def test_the_kl_weight_reaches_one(warmup: float, max_epochs: int) -> None:
     fit = make_fit(replace(PLAN, kl_warmup=warmup, max_epochs=max_epochs))
-    fit.fit()
+    assert warnings_of(fit) == []
     assert values(fit, "kl_weight")[-1] == 1.0
-    assert warnings_in(log) == []
 
 
 def test_the_plan_is_logged_before_training(log: pytest.LogCaptureFixture) -> None:
@@ -256,7 +262,8 @@ def test_gradients_are_clipped(clip: float | None) -> None:
 
 def test_history_is_one_table_a_loss() -> None:
     fit = make_fit()
-    fit.fit(epochs_before=10)
+    fit.prepare(epochs_before=10)
+    fit.run()
     tables = fit.frames()
     assert set(tables) == set(fit.history)
     for name, table in tables.items():
@@ -364,6 +371,14 @@ def test_early_stopping_goes_back_to_the_best_weights(log: pytest.LogCaptureFixt
     assert "Stopping early: no improvement in 3 epochs." in log.messages
 
 
+@pytest.mark.parametrize(("max_epochs", "warmup", "last"), [(50, 0.2, 9 + 10), (30, 0.2, 5 + 6), (20, 0.0, 0 + 5)])
+def test_early_stopping_stops_with_the_default_patience(max_epochs: int, warmup: float, last: int) -> None:
+    plan = Plan(max_epochs, batch_size=64, kl_warmup=warmup, early_stopping=True)
+    fit = make_fit(plan, cls=scripted([9] * max_epochs))
+    fit.fit()
+    assert fit.epoch == last
+
+
 def test_small_improvements_do_not_count() -> None:
     plan = Plan(20, batch_size=64, kl_warmup=0.0, early_stopping=True, early_stopping_patience=3)
     plan = replace(plan, early_stopping_min_delta=1.0)
@@ -438,10 +453,9 @@ def nan_weight(fit: Fit) -> None:
         fit.model.px_r[3] = math.nan
 
 
-def test_a_broken_weight_is_recovered_from(log: pytest.LogCaptureFixture, every_epoch: None) -> None:
+def test_a_broken_weight_is_recovered_from(every_epoch: None) -> None:
     fit = make_fit(replace(PLAN, max_epochs=30), cls=poisoned(lambda fit: fit.n_iter == 41, nan_weight))
-    fit.fit()
-    (message,) = warnings_in(log)
+    (message,) = warnings_of(fit)
     assert re.fullmatch(
         r"Recovered from a non-finite loss in epoch 11 \(it is so for all \d+ cells; those with the most counts are: "
         r"cell\d+, cell\d+, cell\d+; largest counts in genes gene\d+ \(\d+\), gene\d+ \(\d+\), gene\d+ \(\d+\)\): "
@@ -482,7 +496,8 @@ def test_recovery_goes_back_to_the_last_snapshot(every_epoch: None) -> None:
             super().on_iteration_end()
 
     fit = make_fit(replace(PLAN, max_epochs=3), cls=Compared)
-    fit.fit()
+    assert len(warnings_of(fit)) == 1
+    assert fit.steps_kept == 8  # those of the first two epochs
     assert same(fit.after[0], fit.expected[0])
     assert same(fit.after[1], fit.expected[1])
 
@@ -509,31 +524,27 @@ def bad_cell_model() -> OneBadCell:
     return OneBadCell(40, n_batch=3, n_hidden=8, n_latent=3, use_observed_lib_size=True)
 
 
-def test_the_cell_and_its_genes_are_named(log: pytest.LogCaptureFixture) -> None:
+def test_the_cell_and_its_genes_are_named() -> None:
     fit = make_fit(model=bad_cell_model())
-    fit.fit()
-    (message,) = warnings_in(log)
+    (message,) = warnings_of(fit)
     assert " cells have a non-finite likelihood: cell17; largest counts in genes gene" in message
     counts = fit.data.minibatch(np.array([17])).x[0]
     for gene in counts.topk(3).indices:
         assert f"gene{int(gene)} ({counts[gene]:g})" in message
 
 
-def test_a_non_finite_gradient_is_recovered_from(log: pytest.LogCaptureFixture) -> None:
+def test_a_non_finite_gradient_is_recovered_from() -> None:
     fit = make_fit()
     steps = iter([False, False, True] + [False] * 100)
     fit.model.px_r.register_hook(lambda gradient: gradient * math.inf if next(steps) else gradient)
-    fit.fit()
-    (message,) = warnings_in(log)
+    (message,) = warnings_of(fit)
     assert "the largest losses are of cells: cell" in message
     assert fit.recoveries == 1
     assert finite(fit.model)
     assert len(values(fit, "elbo_train")) == 4
 
 
-def test_weights_that_break_at_the_end_of_an_epoch_are_no_snapshot(
-    log: pytest.LogCaptureFixture, every_epoch: None, tmp_path: Path
-) -> None:
+def test_weights_that_break_at_the_end_of_an_epoch_are_no_snapshot(every_epoch: None, tmp_path: Path) -> None:
     class BreaksLate(Fit):
         def on_iteration_end(self) -> None:
             super().on_iteration_end()
@@ -541,8 +552,7 @@ def test_weights_that_break_at_the_end_of_an_epoch_are_no_snapshot(
                 nan_weight(self)
 
     fit = make_fit(cls=BreaksLate, n_validation=0, checkpoint_dir=tmp_path)
-    fit.fit()
-    assert warnings_in(log) == [
+    assert warnings_of(fit) == [
         f"Recovered from non-finite weights after epoch {epoch}: back to the last good weights, learning rate halved."
         for epoch in (2, 4)
     ]
@@ -550,22 +560,37 @@ def test_weights_that_break_at_the_end_of_an_epoch_are_no_snapshot(
     assert all(bool(t.isfinite().all()) for t in checkpoint.read(tmp_path)[0].values())
 
 
-def test_training_is_given_up_after_some_recoveries(log: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("first_bad_step", "trained_before", "left"),
+    [
+        (0, False, "is untrained, no step was good"),
+        (0, True, "is as it was before, no step was good"),
+        (5, False, "has its last good weights"),
+    ],
+)
+def test_training_is_given_up_after_some_recoveries(
+    first_bad_step: int, trained_before: bool, left: str, every_epoch: None
+) -> None:
     model = make_model()
     before = state(model)
-    fit = make_fit(model=model, cls=poisoned(lambda fit: True, nan_weight))
-    with pytest.raises(
-        RuntimeError, match=r"given up after 5 recoveries: a non-finite loss in epoch 2.*lower learning rate"
+    fit = make_fit(model=model, cls=poisoned(lambda fit: fit.n_iter >= first_bad_step, nan_weight))
+    message = rf"given up after 5 recoveries: a non-finite loss in epoch [23].*The model {left}\..*lower learning rate"
+    fit.prepare(trained_before=trained_before)
+    with (
+        pytest.warns(UserWarning, match="Recovered from a non-finite loss") as caught,
+        pytest.raises(RuntimeError, match=message),
     ):
-        fit.fit()
-    assert same(state(model), before)
+        fit.run()
+    assert same(state(model), before) is (first_bad_step == 0)
+    assert fit.steps_kept == (0 if first_bad_step == 0 else fit.steps_per_epoch)
+    assert finite(model)
     assert not model.training
-    assert len(warnings_in(log)) == 5
+    assert len(caught) == 5
 
 
 def test_an_epoch_without_a_good_step_has_no_training_loss() -> None:
     fit = make_fit(replace(PLAN, batch_size=500), cls=poisoned(lambda fit: fit.n_iter == 1, nan_weight))
-    fit.fit()
+    assert len(warnings_of(fit)) == 1
     assert [epoch for epoch, _ in fit.history["elbo_train"]] == [0, 2, 3]
     assert [epoch for epoch, _ in fit.history["elbo_validation"]] == [0, 1, 2, 3]
 
@@ -574,11 +599,33 @@ def test_a_model_whose_training_was_given_up_is_usable() -> None:
     adata = make_adata()
     scvi.SCVI.setup_anndata(adata)
     model = scvi.SCVI(adata, **TINY)
-    model.module.px_r.register_hook(lambda gradient: gradient * math.nan)
-    with pytest.raises(RuntimeError, match="given up"):
-        model.train(**{**QUICK, "max_epochs": 10})
+    steps = iter(range(1000))
+    model.module.px_r.register_hook(lambda gradient: gradient if next(steps) < 80 else gradient * math.nan)
+    with pytest.warns(UserWarning, match="Recovered from"), pytest.raises(RuntimeError, match="its last good weights"):
+        model.train(**{**QUICK, "max_epochs": 50})
+    assert model.is_trained
     assert np.isfinite(model.get_latent_representation()).all()
     assert np.isfinite(model.get_elbo())
+
+
+def test_a_fit_without_a_good_step_trains_nothing() -> None:
+    adata = make_adata()
+    scvi.SCVI.setup_anndata(adata)
+    model, trained = scvi.SCVI(adata, **TINY), scvi.SCVI(adata, **TINY)
+    trained.train(**QUICK)
+    latent, history = trained.get_latent_representation(), {**trained.history}
+    for each, left in ((model, "is untrained"), (trained, "is as it was before")):
+        each.module.px_r.register_hook(lambda gradient: gradient * math.nan)
+        with pytest.warns(UserWarning, match="Recovered from"), pytest.raises(RuntimeError, match=left):
+            each.train(**{**QUICK, "max_epochs": 10})
+    assert not model.is_trained
+    assert model.history == {}
+    with pytest.raises(RuntimeError, match="not trained: call train"):
+        model.get_latent_representation()
+    assert trained.is_trained
+    assert list(trained.history) == list(history)
+    assert all(trained.history[name] is table for name, table in history.items())
+    assert np.array_equal(trained.get_latent_representation(), latent)
 
 
 def test_faults_are_described() -> None:
@@ -615,21 +662,17 @@ def test_ctrl_c_stops_after_the_minibatch(log: pytest.LogCaptureFixture) -> None
     assert len(values(fit, "elbo_train")) == 1
     assert not fit.model.training
     assert finite(fit.model)
-    assert any("interrupted in epoch 2 of 4" in message for message in warnings_in(log))
+    assert "Training was interrupted in epoch 2 of 4." in log.messages
 
 
-def test_stopping_before_the_full_kl_weight_warns(log: pytest.LogCaptureFixture) -> None:
-    make_fit(replace(PLAN, kl_warmup=0.5), cls=press_ctrl_c(3)).fit()
-    assert any(
-        message.startswith("Training stopped at KL weight 0.5 of 1: the latent space is under-regularised")
-        and "kl_warmup=0.5" in message
-        for message in warnings_in(log)
-    )
+def test_stopping_before_the_full_kl_weight_warns() -> None:
+    (message,) = warnings_of(make_fit(replace(PLAN, kl_warmup=0.5), cls=press_ctrl_c(3)))
+    assert message.startswith("Training stopped at KL weight 0.5 of 1: the latent space is under-regularised")
+    assert "kl_warmup=0.5" in message
 
 
-def test_stopping_after_it_does_not(log: pytest.LogCaptureFixture) -> None:
-    make_fit(replace(PLAN, kl_warmup=0.5), cls=press_ctrl_c(7)).fit()
-    assert not [message for message in warnings_in(log) if "KL weight" in message]
+def test_stopping_after_it_does_not() -> None:
+    assert warnings_of(make_fit(replace(PLAN, kl_warmup=0.5), cls=press_ctrl_c(7))) == []
 
 
 def test_a_model_that_was_interrupted_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -653,7 +696,8 @@ def test_ctrl_c_in_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     scvi.SCVI.setup_anndata(adata)
     model = scvi.SCVI(adata, **TINY)
     monkeypatch.setattr("scvi.estimators.base.Fit", press_ctrl_c(0))
-    model.train(**QUICK)
+    with pytest.warns(UserWarning, match="under-regularised"):
+        model.train(**QUICK)
     assert model.history == {}
     assert model.is_trained
     assert np.isfinite(model.get_elbo())
@@ -736,12 +780,13 @@ def test_resume_after_a_recovery(tmp_path: Path, every_epoch: None) -> None:
         pass
 
     whole = make_fit(cls=Poisoned)
-    whole.fit()
-    with pytest.raises(PowerCut):
+    assert len(warnings_of(whole)) == 1
+    with pytest.warns(UserWarning, match="Recovered from"), pytest.raises(PowerCut):
         make_fit(cls=PoisonedAndCut, checkpoint_dir=tmp_path).fit()
     resumed = make_fit(checkpoint_dir=tmp_path)
     resumed.fit(resume=True)
     assert (resumed.recoveries, resumed.lr_scale) == (1, 0.5)
+    assert resumed.steps_kept == whole.steps_kept == 14  # of 16: the sixth was bad and the fifth was taken back
     assert same(state(resumed.model), state(whole.model))
     assert resumed.history == whole.history
 
@@ -784,10 +829,23 @@ def test_no_checkpoint_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["a file", "below a file"])
+def test_a_checkpoint_dir_that_cannot_be_is_refused_before_training(where: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    folder = tmp_path / "notes.txt" if where == "a file" else tmp_path / "notes.txt" / "checkpoint"
+    fit = make_fit(checkpoint_dir=folder)
+    with pytest.raises(ValueError, match=r"^checkpoint_dir='.*notes\.txt.*' cannot be made: .*; name a directory"):
+        fit.fit()
+    assert fit.n_iter == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="checkpoint_dir="):
+        make_fit(checkpoint_dir=folder).fit(resume=True)
+
+
 def test_nothing_to_resume_starts_anew(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     fit = make_fit(checkpoint_dir=tmp_path / "new")
     fit.fit(resume=True)
-    assert any("does not exist: training starts from the beginning" in message for message in warnings_in(log))
+    assert any("does not exist: training starts from the beginning" in message for message in log.messages)
     whole = make_fit()
     whole.fit()
     assert same(state(fit.model), state(whole.model))

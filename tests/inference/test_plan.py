@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,18 @@ def test_the_kl_weight_always_reaches_its_maximum(n_steps: int, warmup: float, l
     assert all(a <= b for a, b in zip(weights, weights[1:], strict=False))
     rising = sum(weight < most for weight in weights)
     assert rising <= warmup * n_steps
+
+
+def test_the_full_kl_weight_is_exact() -> None:
+    rng = np.random.default_rng(0)
+    for least, most, warmup in rng.random((200, 3)):
+        plan = Plan(1, kl_warmup=warmup, min_kl_weight=min(least, most), max_kl_weight=max(least, most))
+        assert plan.kl_weight_at(99, 100) == max(least, most)
+    for n_steps in range(1, 500):  # the product is at times a little more than the whole number it stands for
+        for warmup in (0.1, 0.2, 0.3, 0.6, 0.7):
+            last = round(warmup * n_steps, 9)
+            if last == int(last) and last > 0:
+                assert Plan(1, kl_warmup=warmup).kl_weight_at(int(last) - 1, n_steps) == 1.0
 
 
 def test_the_kl_weight_rises_in_a_line() -> None:
@@ -84,9 +98,28 @@ def test_minibatches_by_the_number_of_cells(monkeypatch: pytest.MonkeyPatch) -> 
     assert planned({"batch_size": 1000}).batch_size == 1000
 
 
-def test_options_that_are_none_take_their_defaults() -> None:
-    given = dict.fromkeys(("lr", "lr_schedule", "kl_warmup", "weight_decay", "gradient_clip"))
-    assert planned(given) == Plan(20, 100)
+def test_none_is_a_value_where_it_means_something() -> None:
+    assert planned() == Plan(20, 100)
+    assert planned({"gradient_clip": None}).gradient_clip is None
+    with pytest.raises(ValueError, match="lr=None is not a positive number"):
+        planned({"lr": None})
+
+
+@pytest.mark.parametrize(("epochs", "patience"), [(1, 5), (20, 5), (30, 6), (50, 10), (400, 80)])
+def test_the_patience_follows_from_the_epochs(epochs: int, patience: int) -> None:
+    assert planned({"max_epochs": epochs}).patience == patience
+    assert planned({"max_epochs": epochs, "early_stopping_patience": 7}).patience == 7
+
+
+def test_the_signature_of_train_shows_the_defaults_of_the_plan() -> None:
+    shown = {name: value.default for name, value in inspect.signature(scvi.SCVI.train).parameters.items()}
+    defaults = {field.name: field.default for field in fields(Plan) if field.name in shown}
+    own = {"max_epochs", "batch_size"}  # by the number of cells
+    assert {name: shown[name] for name in defaults if name not in own} == {
+        name: default for name, default in defaults.items() if name not in own
+    }
+    assert len(defaults) >= 12
+    assert isinstance(shown["lr"], float)
 
 
 def test_a_plan_is_plain_json() -> None:
@@ -182,6 +215,9 @@ def test_plateau_under_its_old_name() -> None:
         ({"n_steps_kl_warmup": 10**6}, 1.0),
         ({"n_epochs_kl_warmup": 5, "n_steps_kl_warmup": 150}, 0.25),
         ({"n_epochs_kl_warmup": None, "n_steps_kl_warmup": 150}, 0.75),
+        ({"n_epochs_kl_warmup": None}, 0.0),
+        ({"n_epochs_kl_warmup": None, "n_steps_kl_warmup": None}, 0.0),
+        ({"n_steps_kl_warmup": None}, 0.2),
     ],
 )
 def test_a_warmup_in_epochs_or_steps_is_a_share_of_the_plan(kwargs: dict[str, Any], warmup: float) -> None:
@@ -209,6 +245,16 @@ def test_unknown_plan_kwargs_are_refused_with_the_known() -> None:
         ValueError, match=r"plan_kwargs has unknown keys \['learning_rate'\]; known are lr, .*lr_factor"
     ):
         planned(learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"unknown keys \[3, None, 'b'\]; known are lr"):
+        make_plan({}, {3: 1, None: 2, "b": 0}, 100, 10)  # type: ignore[dict-item]
+
+
+def test_the_key_of_classifiers_is_refused_as_such() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"'classification_ratio', which belongs to models with a classifier; known here are lr, .*lr_fac",
+    ):
+        planned(classification_ratio=50)
 
 
 def test_values_in_plan_kwargs_are_checked() -> None:

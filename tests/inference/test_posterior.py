@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from scvi.inference import Posterior
+from scvi.inference import Posterior, UnsupervisedTrainer
 from scvi.inference.posterior import SequentialSubsetSampler
 from scvi.inference.posterior_utils import entropy_batch_mixing, entropy_from_indices
 from scvi.inference.trainer import SequentialSubsetSampler as ByItsOldPath
 from scvi.minibatch import Minibatch
+from scvi.models import VAE
+from scvi.models.log_likelihood import compute_elbo
 
 
 @pytest.fixture
@@ -204,7 +206,7 @@ def test_entropy_batch_mixing_of_mixed_and_separate_batches():
     assert entropy_batch_mixing(latent, batches) == first
     with pytest.raises(ValueError, match="compares two batches, got 3"):
         entropy_batch_mixing(latent, np.arange(400) % 3)
-    with pytest.raises(ValueError, match="400 cells and batches 3"):
+    with pytest.raises(ValueError, match=r"got shapes \(400, 2\) and \(3,\)"):
         entropy_batch_mixing(latent, [0, 1, 1])
 
 
@@ -305,5 +307,74 @@ def test_imputation_in_another_batch(posterior, vae):
 
 @pytest.mark.parametrize("transform_batch", [2, -1, [0, 2], []])
 def test_unknown_batches_are_refused(posterior, transform_batch):
-    with pytest.raises(ValueError, match="is not among the codes of the 2 batches of the data set, 0 to 1"):
+    with pytest.raises(ValueError, match="is not among the codes of the 2 batches, 0 to 1"):
         posterior.imputation(transform_batch=transform_batch)
+
+
+# What can go wrong ----------------------------------------------------------------------------------------------------
+
+
+def test_scores_see_cells_that_the_iteration_drops(vae, dataset):
+    vae.eval()
+    options = {"batch_size": 40}
+    with torch.no_grad():
+        vae.z_encoder.var_encoder.bias.fill_(-30)  # hardly any noise
+        vae.l_encoder.var_encoder.bias.fill_(-30)
+    whole = Posterior(vae, dataset, data_loader_kwargs=options)
+    dropping = Posterior(vae, dataset, data_loader_kwargs=options | {"drop_last": True})
+    assert [len(x) for x, *_ in dropping] == [40]
+    assert dropping.elbo() == pytest.approx(whole.elbo(), rel=0.01)
+    assert dropping.reconstruction_error() == pytest.approx(whole.reconstruction_error(), rel=0.01)
+    assert np.array_equal(dropping.get_latent()[0], whole.get_latent()[0])
+    assert len(dropping.imputation()) == len(dropping.get_stats()) == 60
+
+
+def test_scores_are_means_over_the_cells_that_come(vae, dataset):
+    vae.eval()
+    one_batch = [next(iter(Posterior(vae, dataset)))]
+    torch.manual_seed(0)
+    alone = compute_elbo(vae, one_batch)
+    torch.manual_seed(0)
+    assert compute_elbo(vae, iter(one_batch)) == alone
+    with pytest.raises(ValueError, match="yields no cells"):
+        compute_elbo(vae, [])
+
+
+@pytest.mark.parametrize("n_samples", [0, 1.5])
+def test_a_number_of_draws_below_one_is_refused(posterior, n_samples):
+    for call in (posterior.get_sample_scale, posterior.imputation):
+        with pytest.raises(ValueError, match="is not a number of draws"):
+            call(n_samples=n_samples)
+    with pytest.raises(ValueError, match="is not a number of draws"):
+        posterior.marginal_ll(n_mc_samples=n_samples)
+
+
+@pytest.mark.parametrize("code", [0.7, "b1", [0, 0.5]])
+def test_a_batch_that_is_no_code_is_refused(posterior, code):
+    with pytest.raises(ValueError, match="is not the code of a batch"):
+        posterior.imputation(transform_batch=code)
+
+
+def test_a_model_of_other_data_is_refused(dataset, make_dataset):
+    for model in (VAE(21, n_batch=2), VAE(20, n_batch=2, n_labels=2, dispersion="gene-label")):
+        for query in (Posterior(model, dataset).elbo, UnsupervisedTrainer(model, dataset, show_progbar=False).train):
+            with pytest.raises(ValueError, match="was made for other data"):
+                query()
+    three = make_dataset(n_batches=3)
+    with pytest.raises(ValueError, match="n_batch=2 for batch codes up to 2"):
+        Posterior(VAE(20, n_batch=2), three).get_latent()
+    known = np.flatnonzero(three.batch_indices.ravel() < 2)
+    assert len(Posterior(VAE(20, n_batch=2), three, indices=known).get_latent()[0]) == len(known)
+    assert np.isfinite(Posterior(VAE(20), three).elbo())
+
+
+def test_the_data_set_is_read_as_it_is_now(posterior, dataset):
+    dataset.X = dataset.X * 2
+    assert np.array_equal(counts(posterior.sequential()), posterior.raw_data()[0])
+    dataset.corrupt(0.9, "binomial")
+    corrupted = posterior.corrupted().sequential()
+    dataset.corrupt(0.9, "binomial")
+    assert np.array_equal(counts(corrupted), dataset.corrupted_X)
+    dataset.X = dataset.X
+    with pytest.raises(ValueError, match="no corrupted_X"):
+        next(iter(corrupted))

@@ -441,7 +441,8 @@ def test_early_stopping_sees_every_epoch_whatever_the_frequency(vae, dataset):
 
 
 def test_the_best_weights_are_a_copy(vae, dataset):
-    trainer = scripted_trainer(vae, dataset, [5.0, 1, 2, 3], save_best_state_metric="elbo")
+    values = [9.0, 5, 1, 2, 3]  # before training and after each epoch
+    trainer = scripted_trainer(vae, dataset, values, save_best_state_metric="elbo")
     states = []
     trainer.on_epoch_begin = lambda: states.append(state(vae))
     trainer.train(n_epochs=4)
@@ -527,3 +528,27 @@ def test_the_warmup_is_logged(vae, dataset, caplog, warmup, messages):
         make_trainer(vae, dataset, **warmup).train(n_epochs=2)
     assert len(caplog.messages) == len(messages)
     assert all(part in message for part, message in zip(messages, caplog.messages, strict=True))
+
+
+@pytest.mark.parametrize("option", ["early_stopping_metric", "save_best_state_metric"])
+def test_following_a_metric_without_a_value_is_refused_before_training(option, make_dataset):
+    trainer = make_trainer(
+        VAE(20, n_hidden=16), make_dataset(n_batches=1), early_stopping_kwargs={option: "entropy_batch_mixing"}
+    )
+    with pytest.raises(ValueError, match="'entropy_batch_mixing' on 'test_set', where it has no value"):
+        trainer.train(n_epochs=2)
+    assert trainer.n_iter == 0
+
+
+def test_unknown_metrics_are_refused(vae, dataset):
+    with pytest.raises(ValueError, match=r"'elboo' is not among .*'elbo', 'entropy_batch_mixing'"):
+        make_trainer(vae, dataset, metrics_to_monitor=["elboo"])
+
+
+@pytest.mark.parametrize(("batch_size", "drop_last"), [(7, False), (16, False), (25, False), (7, True), (40, False)])
+def test_planned_iterations_are_those_that_come(vae, dataset, batch_size, drop_last, caplog):
+    options = {"batch_size": batch_size, "drop_last": drop_last}
+    trainer = make_trainer(vae, dataset, n_epochs_kl_warmup=None, n_iter_kl_warmup=10**6, data_loader_kwargs=options)
+    with caplog.at_level("INFO", logger="scvi"):
+        trainer.train(n_epochs=2)
+    assert f"{trainer.n_iter} of training" in caplog.text

@@ -62,9 +62,8 @@ class AnnDatasetFromAnnData(GeneExpressionDataset):
         cell_measurements_col_mappings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        data, batch, labels, genes, types, obs, obsm, var, _, uns = extract_data_from_anndata(
-            ad, batch_label, ctype_label, class_label, use_raw
-        )
+        extracted, batch_names = _extract(ad, batch_label, ctype_label, class_label, use_raw)
+        data, batch, labels, genes, types, obs, obsm, var, _, uns = extracted
         self.populate_from_data(
             data,
             Ys=[_measurement(obsm, uns, *pair) for pair in (cell_measurements_col_mappings or {}).items()],
@@ -76,7 +75,6 @@ class AnnDatasetFromAnnData(GeneExpressionDataset):
             gene_attributes_dict={_unreserved(name, "_gene"): np.asarray(var[name]) for name in var},
             remap_attributes=False,
         )
-        batch_names = _codes(ad.obs[batch_label])[1] if batch_label in ad.obs else None
         if batch_names is not None:
             self.initialize_mapped_attribute("batch_indices", "batch_names", batch_names)
         self.filter_cells_by_count()
@@ -102,18 +100,26 @@ def extract_data_from_anndata(
     ValueError
         If there are no counts to read.
     """
+    return _extract(ad, batch_label, ctype_label, class_label, use_raw)[0]
+
+
+def _extract(
+    ad: AnnData, batch_label: str, ctype_label: str, class_label: str, use_raw: bool
+) -> tuple[tuple[Any, ...], npt.NDArray | None]:
+    """What :func:`extract_data_from_anndata` returns, and the names of the batches, if they have names."""
     source = ad.raw if use_raw else ad
     if source is None or source.X is None:
         raise ValueError(f"{'ad.raw' if use_raw else 'ad.X'} is None; there are no counts to read")
     obs = ad.obs.copy()
-    batch = _codes(obs.pop(batch_label))[0] if batch_label in obs else None
+    batch, batch_names = _codes(obs.pop(batch_label)) if batch_label in obs else (None, None)
     labels = types = None
     if ctype_label in obs:
         labels, types = _numbered(obs.pop(ctype_label))
     elif class_label in obs:
         labels, types = _codes(obs.pop(class_label))
     genes = np.asarray(source.var_names).astype(str)
-    return _copied(source.X), batch, labels, genes, types, obs, ad.obsm, source.var, source.varm, ad.uns
+    extracted = _copied(source.X), batch, labels, genes, types, obs, ad.obsm, source.var, source.varm, ad.uns
+    return extracted, batch_names
 
 
 def _copied(X: Any) -> Rows:

@@ -95,7 +95,7 @@ def log_totals(data: Rows) -> npt.NDArray[np.float32]:
     totals = row_sums(data)
     if not totals.all():
         logger.warning(
-            "%d cells have no counts, which may make inference fail; remove them with filter_cells_by_count()",
+            "data has empty cells, may fail inference, filter with filter_cells_by_count (%d cells have no counts)",
             int((totals == 0).sum()),
         )
     with np.errstate(invalid="ignore"):  # what is negative or not finite has been logged

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +27,8 @@ __all__ = ["AnnotatedCells", "CellMeasurement"]
 logger = logging.getLogger(__name__)
 
 _CODES = {"batch_indices", "labels"}
-_SET_BY_POPULATION = {"local_means", "local_vars", "gene_names"}
+_FILLED = {"_cell": {"local_means", "local_vars"}, "_gene": {"gene_names"}, "_mapping": {"cell_types"}}
+"""What population registers, by the suffix that others of that kind get: None until then."""
 _REGISTRIES = (
     "dataset_versions",
     "gene_attribute_names",
@@ -82,6 +85,7 @@ class AnnotatedCells(Dataset):
         self._labels: npt.NDArray[np.uint16] | None = None
         self._norm_X: Rows | None = None
         self._corrupted_X: Rows | None = None
+        self._cell_data: dict[bool, tuple[tuple[Any, ...], CellData]] = {}  # by whether it is corrupted
 
     def __repr__(self) -> str:
         if self._X is None:
@@ -111,6 +115,18 @@ class AnnotatedCells(Dataset):
         for name in self.cell_attribute_names | self.gene_attribute_names | mapped | columns:
             vars(self).pop(name, None)
         AnnotatedCells.__init__(self)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """What the block does to this object is undone if it raises."""
+        kinds = (set, dict, list)  # the registries, which are changed in place; arrays are replaced
+        before = {name: copy(value) if isinstance(value, kinds) else value for name, value in vars(self).items()}
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     # counts and codes
 
@@ -212,7 +228,7 @@ class AnnotatedCells(Dataset):
         Parameters
         ----------
         attribute_name
-            Gets the suffix "_cell" where the name is taken by a gene attribute or by the data set itself.
+            Gets the suffix "_cell" where the name is taken by another kind of attribute or by the data set itself.
         attribute
             (n,) or (n, m).
         categorical
@@ -223,7 +239,7 @@ class AnnotatedCells(Dataset):
         ValueError
             If there is not one value for each cell.
         """
-        name = self._free_name(attribute_name, self.gene_attribute_names, "_cell")
+        name = self._free_name(attribute_name, self._taken() - self.cell_attribute_names, "_cell")
         values = as_array(attribute)
         _check_length("cell", self.nb_cells, values)
         setattr(self, name, values)
@@ -233,17 +249,21 @@ class AnnotatedCells(Dataset):
 
     def initialize_gene_attribute(self, attribute_name: str, attribute: Any) -> None:
         """As :meth:`initialize_cell_attribute` for genes, with the suffix "_gene"."""
-        name = self._free_name(attribute_name, self.cell_attribute_names, "_gene")
+        name = self._free_name(attribute_name, self._taken() - self.gene_attribute_names, "_gene")
         values = as_array(attribute)
         _check_length("gene", self.nb_genes, values)
         setattr(self, name, values)
         self.gene_attribute_names.add(name)
 
     def initialize_cell_measurement(self, measurement: CellMeasurement) -> None:
-        """Sets and registers the data of a measurement and the names of its columns."""
-        name = self._free_name(measurement.name, self.gene_attribute_names, "_cell")
-        taken = self.cell_attribute_names | self.gene_attribute_names
-        columns_name = self._free_name(measurement.columns_attr_name, taken, "_cell")
+        """Sets and registers the data of a measurement and the names of its columns, in place of one so called.
+
+        Names taken by anything else get the suffix "_cell".
+        """
+        measurements = self.cell_measurements_col_mappings
+        name = self._free_name(measurement.name, self._taken() - set(measurements), "_cell")
+        others = (self._taken() - {measurements.get(name)}) | {name}
+        columns_name = self._free_name(measurement.columns_attr_name, others, "_cell")
         columns = np.asarray(measurement.columns)
         data = as_array(measurement.data)
         if data.ndim != 2 or len(columns) != data.shape[1]:
@@ -256,6 +276,8 @@ class AnnotatedCells(Dataset):
         self, source_attribute_name: str, mapping_name: str, mapping_values: Sequence[Any] | npt.NDArray
     ) -> None:
         """Sets and registers a list that is indexed by the codes of another attribute.
+
+        A name that is taken by anything but such a list of the same attribute gets the suffix "_mapping".
 
         Raises
         ------
@@ -272,9 +294,11 @@ class AnnotatedCells(Dataset):
             raise ValueError(
                 f"{mapping_name} has {len(values)} values, but {source_attribute_name} holds the code {codes.max()}"
             )
-        if mapping_name not in self.attribute_mappings[source_attribute_name]:
-            self.attribute_mappings[source_attribute_name].append(mapping_name)
-        setattr(self, mapping_name, values)
+        own = {*self.attribute_mappings.get(source_attribute_name, ())}
+        name = self._free_name(mapping_name, self._taken() - own, "_mapping")
+        if name not in own:
+            self.attribute_mappings[source_attribute_name].append(name)
+        setattr(self, name, values)
 
     def remap_categorical_attributes(self, attributes_to_remap: Sequence[str] | None = None) -> None:
         """Renumbers codes as 0, 1, 2... in the order of the old codes, and drops the names of codes that do not occur.
@@ -299,17 +323,22 @@ class AnnotatedCells(Dataset):
     def _free_name(self, name: Any, taken: set[str], suffix: str) -> str:
         """The name, with the suffix if an attribute of that name must not be overwritten."""
         name = str(name)
-        while name in self.protected_attributes or name in taken or self._is_own(name):
+        while name in self.protected_attributes or name in taken or self._is_own(name, suffix):
             logger.warning("%r is already taken: the attribute is stored as %r", name, name + suffix)
             name += suffix
         return name
 
-    def _is_own(self, name: str) -> bool:
+    def _taken(self) -> set[str]:
+        """Names of all registered attributes."""
+        mapped = {name for names in self.attribute_mappings.values() for name in names}
+        columns = set(self.cell_measurements_col_mappings.values())
+        return self.cell_attribute_names | self.gene_attribute_names | mapped | columns
+
+    def _is_own(self, name: str, suffix: str) -> bool:
+        """Whether the data set keeps something else than a registered attribute under this name."""
         if hasattr(type(self), name):
             return name not in _CODES
-        registered = self.cell_attribute_names | self.gene_attribute_names | _SET_BY_POPULATION
-        registered |= set(self.cell_measurements_col_mappings.values())
-        return name in vars(self) and name not in registered
+        return name in vars(self) and name not in self._taken() | _FILLED[suffix]
 
     # library size
 
@@ -318,6 +347,7 @@ class AnnotatedCells(Dataset):
 
         The variance of a batch of one cell, which says nothing, is set to a small positive number.
         """
+        self._cell_data.clear()  # made from other counts, which are to be freed
         logs = log_totals(self._counts)
         means, variances = np.zeros((2, self.nb_cells, 1))
         for code in np.unique(self.batch_indices):
@@ -331,7 +361,9 @@ class AnnotatedCells(Dataset):
     # minibatches
 
     def cell_data(self, corrupted: bool = False) -> CellData:
-        """The data set as models read it; counts and codes are shared, not copied.
+        """The data set as models read it now; counts and codes are shared, not copied.
+
+        The same object comes until counts, codes, corruption, library sizes or gene names are replaced.
 
         Parameters
         ----------
@@ -341,6 +373,14 @@ class AnnotatedCells(Dataset):
         counts = self.corrupted_X if corrupted else self._counts
         if counts is None:
             raise ValueError("there is no corrupted_X; call corrupt() first")
+        made_of = (counts, self.batch_indices, self.labels, self.local_means, self.local_vars, self.gene_names)
+        known, cells = self._cell_data.get(corrupted, ((), None))
+        if cells is None or any(old is not new for old, new in zip(known, made_of, strict=True)):
+            cells = self._made_cell_data(counts)
+            self._cell_data[corrupted] = made_of, cells
+        return cells
+
+    def _made_cell_data(self, counts: Rows) -> CellData:
         genes = np.arange(self.nb_genes).astype(str) if self.gene_names is None else self.gene_names
         return CellData(
             counts=counts,
@@ -364,7 +404,8 @@ class AnnotatedCells(Dataset):
     ) -> Callable[[Sequence[int]], tuple[torch.Tensor, ...]]:
         """A function from positions of cells to their tensors.
 
-        The tensors are X float32, local_means float32, local_vars float32, batch_indices int64, labels int64.
+        The tensors are X float32, local_means float32, local_vars float32, batch_indices int64, labels int64. A
+        variance below the smallest that the models can divide by is raised to it.
 
         Parameters
         ----------
@@ -388,9 +429,13 @@ class AnnotatedCells(Dataset):
     ) -> tuple[torch.Tensor, ...]:
         """The named attributes of the cells at positions `batch`, one tensor each."""
         cells = np.asarray(batch, dtype=np.int64)
-        return tuple(
-            _as_tensor(getattr(self, name), cells, np.dtype(dtype)) for name, dtype in attributes_and_types.items()
-        )
+        tensors = {
+            name: _as_tensor(getattr(self, name), cells, np.dtype(dtype))
+            for name, dtype in attributes_and_types.items()
+        }
+        if "local_vars" in tensors:
+            tensors["local_vars"].clamp_(min=VARIANCE_FLOOR)
+        return tuple(tensors.values())
 
 
 def _check_length(what: str, expected: int, values: Any) -> None:

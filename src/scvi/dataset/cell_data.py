@@ -15,7 +15,7 @@ import torch
 from anndata import AnnData
 
 from scvi.dataset import checks
-from scvi.dataset.counts import Counts, Rows, as_rows, blocks, gene_sums, row_sums, take
+from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, moments, row_sums, take
 from scvi.dataset.registry import fingerprint, register, registered
 from scvi.dataset.schema import Schema
 from scvi.kernels import rows_to_dense
@@ -57,7 +57,7 @@ class CellData:
     l_mean: np.ndarray  # (n,) prior mean of the log library size
     l_var: np.ndarray  # (n,) its variance
     log_size: np.ndarray | None  # (n,) log of a given size factor
-    continuous: np.ndarray | None  # (n, c)
+    continuous: np.ndarray | None  # (n, c) standardised
     categorical: np.ndarray | None  # (n, m) codes
     cell_names: np.ndarray  # (n,)
     gene_names: np.ndarray  # (g,)
@@ -138,16 +138,8 @@ class CellData:
 
     def gene_moments(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(g,) float64 means and population variances of the counts of each gene, over the cells at `indices`."""
-        first = np.zeros(self.counts.shape[1])
-        second = np.zeros(self.counts.shape[1])
-        n = 0
-        for rows in self._row_blocks(indices):
-            sums, squares = gene_sums(rows)
-            first += sums
-            second += squares
-            n += rows.shape[0]
-        mean = first / max(n, 1)
-        variance = np.maximum(second / max(n, 1) - mean**2, 0.0)
+        n = len(self) if indices is None else len(self.positions(indices))
+        mean, variance = moments(self._row_blocks(indices), n, self.counts.shape[1])
         if self.columns is None:
             return mean, variance
         read = self.columns >= 0
@@ -160,7 +152,7 @@ class CellData:
 
     def _row_blocks(self, indices: Sequence[int] | np.ndarray | None) -> Iterator[Rows]:
         if indices is None:
-            yield from (rows for _, rows in blocks(self.counts))
+            yield from chosen_blocks(self.counts)
             return
         wanted = self.positions(indices)
         for start in range(0, len(wanted), _ROWS_AT_ONCE):
@@ -222,7 +214,7 @@ def declare(
     ValueError, TypeError
         For whatever cannot be fitted: see :mod:`scvi.dataset.checks`.
     """
-    _refuse_other_types(adata)
+    checks.refuse_other_types(adata)
     if adata.n_obs < 2:
         raise ValueError(f"adata has {adata.n_obs} cells; a model is fitted to two or more")
     genes = checks.chosen_genes(adata, mask_var)
@@ -242,9 +234,10 @@ def declare(
         key: checks.category_names(checks.obs_column(adata, argument, key), argument)
         for argument, key in _categorical(schema)
     }
-    schema = replace(schema, categories=named)
+    covariates = [checks.moments_of(_covariate(adata, key)) for key in schema.continuous_covariate_keys]
+    schema = replace(schema, categories=named, continuous_moments=tuple(covariates))
     schema = replace(schema, library_prior=((0.0, 1.0),) * schema.n_batch)  # until the totals are known
-    cells, totals = _encoded(adata, schema, validate=True)
+    cells, totals = _encoded(adata, schema, validate=True, labels=True)
     if not totals.any():
         raise ValueError(
             f"every count of {schema.counts_name} is zero in the genes to be read; there is nothing to fit"
@@ -258,7 +251,7 @@ def declare(
     return schema, fingerprint(adata, schema)
 
 
-def encode(adata: AnnData, schema: Schema, *, validate: bool = True) -> CellData:
+def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: bool = True) -> CellData:
     """The cells of `adata` in the codes of `schema`; genes are found by name, in any order, further genes ignored.
 
     Parameters
@@ -266,28 +259,30 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True) -> CellData
     validate
         Look at every stored count, and warn of empty cells. Not needed for an `adata` that was declared and has not
         changed since.
+    labels
+        Read the labels. A model that has no use for them need not refuse cells without known labels; their codes are 0.
 
     Raises
     ------
     ValueError, TypeError
         For keys, genes or categories that do not fit the schema, and for counts that are none.
     """
-    cells, totals = _encoded(adata, schema, validate)
+    cells, totals = _encoded(adata, schema, validate, labels)
     if validate:
         checks.warn_of_empty_cells(totals, adata.obs_names)
     return cells
 
 
-def _encoded(adata: AnnData, schema: Schema, validate: bool) -> tuple[CellData, np.ndarray]:
+def _encoded(adata: AnnData, schema: Schema, validate: bool, labels: bool) -> tuple[CellData, np.ndarray]:
     """The cells and, if validated, their totals."""
-    _refuse_other_types(adata)
+    checks.refuse_other_types(adata)
     if adata.n_obs < 1:
         raise ValueError("adata has no cells")
     columns = _stored_columns(adata, schema)
     covariates = [_codes(adata, schema, "categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
     continuous = [
-        checks.numbers(checks.obs_column(adata, "continuous_covariate_keys", key), "continuous_covariate_keys")
-        for key in schema.continuous_covariate_keys
+        ((_covariate(adata, key) - mean) / deviation).astype(np.float32)
+        for key, (mean, deviation) in zip(schema.continuous_covariate_keys, schema.continuous_moments, strict=True)
     ]
     batch = _codes(adata, schema, "batch_key", schema.batch_key)
     prior = np.array(schema.library_prior, dtype=np.float32)[batch]  # (n, 2)
@@ -296,7 +291,7 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool) -> tuple[CellData, 
         counts=counts,
         columns=columns,
         batch=batch,
-        labels=_codes(adata, schema, "labels_key", schema.labels_key),
+        labels=_codes(adata, schema, "labels_key", schema.labels_key if labels else None),
         l_mean=prior[:, 0],
         l_var=prior[:, 1],
         log_size=_log_size(adata, schema),
@@ -313,11 +308,6 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool) -> tuple[CellData, 
     return cells, totals
 
 
-def _refuse_other_types(adata: AnnData) -> None:
-    if not isinstance(adata, AnnData):
-        raise TypeError(f"adata is a {type(adata).__name__}; pass an anndata.AnnData")
-
-
 def _categorical(schema: Schema) -> list[tuple[str, str]]:
     """Pairs of the argument and the column for everything that has categories."""
     pairs = [("batch_key", schema.batch_key), ("labels_key", schema.labels_key)]
@@ -329,6 +319,11 @@ def _codes(adata: AnnData, schema: Schema, argument: str, key: str | None) -> np
     if key is None:
         return np.zeros(adata.n_obs, dtype=np.int64)
     return checks.codes_of(checks.obs_column(adata, argument, key), schema.categories[key], argument)
+
+
+def _covariate(adata: AnnData, key: str) -> np.ndarray:
+    """(n,) float64 a continuous covariate as it is in ``adata.obs``."""
+    return checks.numbers(checks.obs_column(adata, "continuous_covariate_keys", key), "continuous_covariate_keys")
 
 
 def _log_size(adata: AnnData, schema: Schema) -> np.ndarray | None:

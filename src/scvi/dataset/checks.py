@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi._warnings import warn
 from scvi.dataset.counts import Counts, Rows, blocks, row_sums
 from scvi.kernels import find_bad_count
 
@@ -20,10 +20,12 @@ __all__ = [
     "checked_keys",
     "chosen_genes",
     "codes_of",
+    "moments_of",
     "named",
     "nearest",
     "numbers",
     "obs_column",
+    "refuse_other_types",
     "refuse_repeated_genes",
     "stored_counts",
     "warn_of_empty_cells",
@@ -53,6 +55,8 @@ def checked_keys(argument: str, keys: Sequence[str] | None) -> tuple[str, ...]:
         return ()
     if isinstance(keys, str):
         raise ValueError(f"{argument}={keys!r} is a string; pass a list: [{keys!r}]")
+    if not isinstance(keys, Iterable):
+        raise ValueError(f"{argument}={keys!r} is not a list of columns of adata.obs")
     keys = tuple(keys)
     repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
     if repeated:
@@ -62,6 +66,8 @@ def checked_keys(argument: str, keys: Sequence[str] | None) -> tuple[str, ...]:
 
 def obs_column(adata: AnnData, argument: str, key: str) -> pd.Series:
     """A column of ``adata.obs``, or an error that suggests the nearest one."""
+    if not isinstance(key, str):
+        raise ValueError(f"{argument}={key!r} is not the name of a column of adata.obs, a string")
     if key not in adata.obs:
         raise ValueError(f"{argument}={key!r} is not a column of adata.obs{nearest(key, adata.obs.columns)}")
     column = adata.obs[key]
@@ -76,6 +82,8 @@ def stored_counts(adata: AnnData, layer: str | None) -> Any:
         if adata.X is None:
             raise ValueError(f"adata.X is None; pass layer='...' (there are {named(adata.layers) or 'no layers'})")
         return adata.X
+    if not isinstance(layer, str):
+        raise ValueError(f"layer={layer!r} is not the name of a layer, a string")
     if layer not in adata.layers:
         raise ValueError(f"layer={layer!r} is not in adata.layers{nearest(layer, adata.layers)}")
     return adata.layers[layer]
@@ -92,7 +100,15 @@ def category_names(column: pd.Series, argument: str) -> tuple[str, ...]:
             values = sorted(values)
         except TypeError:  # numbers among strings
             values = sorted(values, key=str)
-    return tuple(dict.fromkeys(str(value) for value in values))
+    by_name = {str(value): value for value in reversed(values)}
+    for value in values:
+        twin = by_name[str(value)]
+        if twin is not value:
+            raise ValueError(
+                f"{argument}: adata.obs[{column.name!r}] holds {value!r} ({type(value).__name__}) and {twin!r} "
+                f"({type(twin).__name__}), which have one name: turn the column into strings, or rename one of them"
+            )
+    return tuple(str(value) for value in values)
 
 
 def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarray:
@@ -112,15 +128,16 @@ def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarr
 
 
 def numbers(column: pd.Series, argument: str, positive: bool = False) -> np.ndarray:
-    """(n,) float32 finite numbers, above zero if `positive`."""
+    """(n,) float64 finite numbers that float32 can hold, above zero if `positive`."""
     if not (pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)):
         remedy = "convert it with pandas.to_numeric"
         if not positive:
             remedy += ", or name it in categorical_covariate_keys"
         raise ValueError(f"{argument}: adata.obs[{column.name!r}] holds {column.dtype} values, not numbers; {remedy}")
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     with np.errstate(over="ignore"):
-        values = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
-    bad = ~np.isfinite(values) | (values <= 0 if positive else False)
+        single = values.astype(np.float32)
+    bad = ~np.isfinite(single) | (single <= 0 if positive else False)
     if bad.any():
         first = int(np.argmax(bad))
         wanted = "positive and finite" if positive else "finite"
@@ -129,6 +146,18 @@ def numbers(column: pd.Series, argument: str, positive: bool = False) -> np.ndar
             f"{str(column.index[first])!r} ({int(bad.sum())} such cells): correct or drop them"
         )
     return values
+
+
+def moments_of(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation, which is given as 1 where all values are the same but for rounding."""
+    mean, deviation = float(values.mean()), float(values.std())
+    return mean, deviation if deviation > 1e-12 * abs(mean) else 1.0
+
+
+def refuse_other_types(adata: Any) -> None:
+    """Only an AnnData is an AnnData."""
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata is a {type(adata).__name__}; pass an anndata.AnnData")
 
 
 def refuse_repeated_genes(names: pd.Index) -> None:
@@ -156,7 +185,12 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
     if isinstance(mask_var, str):
         return names[_mask_column(adata, mask_var)].tolist()
     if isinstance(mask_var, pd.Series) and pd.api.types.is_bool_dtype(mask_var.dtype):
-        mask_var = mask_var.reindex(names) if set(mask_var.index) == set(names) else mask_var
+        if len(mask_var) != len(names) or set(mask_var.index) != set(names):
+            raise ValueError(
+                "mask_var is a Series of True and False whose index is not that of the genes, adata.var_names: "
+                "give it that index, or pass mask_var.to_numpy() if it is in their order"
+            )
+        mask_var = mask_var.reindex(names)
     chosen = np.asarray(mask_var)
     if chosen.dtype.kind == "b" or (chosen.size and all(isinstance(value, bool) for value in chosen.tolist())):
         if chosen.shape != (adata.n_vars,):
@@ -175,7 +209,7 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
 
 
 def checked_counts(
-    counts: Counts, name: str, cells: pd.Index, genes: pd.Index, read: np.ndarray | None, layers: Sequence[str]
+    counts: Counts, name: str, cells: pd.Index, genes: pd.Index, read: np.ndarray | None, layers: Sequence[str] | None
 ) -> np.ndarray:
     """Looks at every stored value once and returns the cells' totals.
 
@@ -184,7 +218,8 @@ def checked_counts(
     counts
         (n, stored genes).
     name, cells, genes, layers
-        What the user calls the counts, the cells, the stored genes and the layers, for the message.
+        What the user calls the counts, the cells, the stored genes and the layers (None: there are none to choose
+        from), for the message.
     read
         (stored genes,) 1 for genes that count towards the totals, 0 for others; None is all of them.
 
@@ -217,11 +252,9 @@ def warn_of_empty_cells(totals: np.ndarray, cells: pd.Index) -> None:
     """One warning that counts the cells without any count and names some."""
     empty = np.flatnonzero(totals == 0)
     if len(empty):
-        warnings.warn(
+        warn(
             f"{len(empty)} of {len(totals)} cells have no count in the genes that the model reads "
-            f"({named(cells[empty])}); they are kept, but nothing can be learnt about them: consider dropping them",
-            UserWarning,
-            stacklevel=2,
+            f"({named(cells[empty])}); they are kept, but nothing can be learnt about them: consider dropping them"
         )
 
 
@@ -232,7 +265,9 @@ def _place(rows: Rows, position: int) -> tuple[int, int]:
     return int(np.searchsorted(rows.indptr, position, side="right")) - 1, int(rows.indices[position])
 
 
-def _where_counts_may_be(name: str, layers: Sequence[str]) -> str:
+def _where_counts_may_be(name: str, layers: Sequence[str] | None) -> str:
+    if layers is None:
+        return "pass the raw counts"
     others = [layer for layer in layers if f"[{layer!r}]" not in name]
     if others:
         return f"if a layer holds them, pass layer='...' (there are {named(others)})"

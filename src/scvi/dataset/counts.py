@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import h5py
@@ -16,8 +16,10 @@ __all__ = [
     "Rows",
     "as_rows",
     "blocks",
+    "chosen_blocks",
     "counts_hash",
     "gene_sums",
+    "moments",
     "row_sums",
     "summed",
     "take",
@@ -109,24 +111,29 @@ def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(rows.indices, values, minlength=g), np.bincount(rows.indices, values**2, minlength=g)
 
 
-def summed(
-    counts: Counts,
-    cells: np.ndarray | None = None,
-    of_block: Callable[[Rows], tuple[np.ndarray, np.ndarray]] = gene_sums,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`of_block` added up over blocks of cells, (g,) each.
-
-    Parameters
-    ----------
-    cells
-        (n,) mask of the cells to add up; None is all.
-    """
-    first, second = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
+def chosen_blocks(counts: Counts, cells: np.ndarray | None = None) -> Iterator[Rows]:
+    """The rows of block after block; with `cells`, an (n,) mask, those of the chosen cells."""
     for start, rows in blocks(counts):
-        sums, squares = of_block(rows if cells is None else rows[cells[start : start + rows.shape[0]]])
+        yield rows if cells is None else rows[cells[start : start + rows.shape[0]]]
+
+
+def summed(
+    parts: Iterable[Rows], n_genes: int, of_part: Callable[[Rows], tuple[np.ndarray, np.ndarray]] = gene_sums
+) -> tuple[np.ndarray, np.ndarray]:
+    """`of_part` added up over parts of the cells, (g,) each."""
+    first, second = np.zeros(n_genes), np.zeros(n_genes)
+    for rows in parts:
+        sums, squares = of_part(rows)
         first += sums
         second += squares
     return first, second
+
+
+def moments(parts: Iterable[Rows], n_cells: int, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(g,) means and population variances of the counts of each gene, over parts of `n_cells` cells together."""
+    n = max(n_cells, 1)
+    sums, squares = summed(parts, n_genes)
+    return sums / n, np.maximum(squares / n - (sums / n) ** 2, 0.0)
 
 
 def counts_hash(counts: Any) -> int:

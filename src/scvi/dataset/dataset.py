@@ -23,7 +23,7 @@ from scvi.dataset.arrays import (
     remap_categories,
 )
 from scvi.dataset.attributes import AnnotatedCells, CellMeasurement
-from scvi.dataset.counts import Rows, gene_sums, row_sums, summed
+from scvi.dataset.counts import Rows, chosen_blocks, gene_sums, row_sums, summed
 from scvi.dataset.genes import population_variance, seurat_v3, seurat_v3_highly_variable_genes
 
 __all__ = [
@@ -77,8 +77,33 @@ class GeneExpressionDataset(AnnotatedCells):
             Further attributes by name.
         remap_attributes
             Renumber batches and labels as 0, 1, 2...
+
+        Raises
+        ------
+        ValueError
+            If something does not fit; the data set stays as it was then.
         """
         X = checked_matrix(X)
+        with self._all_or_nothing():
+            self._populate(X, batch_indices, labels, gene_names, cell_types)
+            for name, values in (cell_attributes_dict or {}).items():
+                self.initialize_cell_attribute(name, values)
+            for measurement in Ys or ():
+                self.initialize_cell_measurement(measurement)
+            for name, values in (gene_attributes_dict or {}).items():
+                self.initialize_gene_attribute(name, values)
+            if remap_attributes:
+                self.remap_categorical_attributes()
+
+    def _populate(
+        self,
+        X: Rows,
+        batch_indices: npt.ArrayLike | None,
+        labels: npt.ArrayLike | None,
+        gene_names: Sequence[str] | npt.NDArray | None,
+        cell_types: Sequence[str] | npt.NDArray | None,
+    ) -> None:
+        """Counts, codes, library sizes and names, in place of all that was there."""
         self._forget()
         self._X = np.ascontiguousarray(X, dtype=np.float32) if isinstance(X, np.ndarray) else X
         zeros = np.zeros((self.nb_cells, 1), dtype=np.uint16)
@@ -88,29 +113,29 @@ class GeneExpressionDataset(AnnotatedCells):
         if gene_names is not None:
             names = _text(gene_names, 64)
             if len(np.unique(names)) != len(names):
-                logger.warning("Gene names are not unique")
+                logger.warning("Gene names are not unique.")
             self.initialize_gene_attribute("gene_names", names)
         if cell_types is not None:
             self.initialize_mapped_attribute("labels", "cell_types", _text(cell_types, 128))
         elif labels is None:
             self.initialize_mapped_attribute("labels", "cell_types", _text(["undefined"], 128))
-        for name, values in (cell_attributes_dict or {}).items():
-            self.initialize_cell_attribute(name, values)
-        for measurement in Ys or ():
-            self.initialize_cell_measurement(measurement)
-        for name, values in (gene_attributes_dict or {}).items():
-            self.initialize_gene_attribute(name, values)
-        if remap_attributes:
-            self.remap_categorical_attributes()
 
     # genes
 
     def update_genes(self, subset_genes: npt.ArrayLike) -> None:
-        """Keeps the genes at these positions, in this order, or under this mask; then drops the cells left empty."""
+        """Keeps the genes at these positions, in this order, or under this mask; then drops the cells left empty.
+
+        Raises
+        ------
+        ValueError
+            If no gene or no cell would be left; the data set stays as it was then.
+        """
         genes = positions_of(subset_genes, self.nb_genes, "genes")
         logger.info("Downsampling from %d to %d genes", self.nb_genes, len(genes))
-        self._select_genes(genes)
-        self.filter_cells_by_count()
+        with self._all_or_nothing():
+            self._select_genes(genes)
+            logger.info("Filtering non-expressing cells.")
+            self.filter_cells_by_count()
 
     def subsample_genes(
         self,
@@ -119,7 +144,6 @@ class GeneExpressionDataset(AnnotatedCells):
         subset_genes: npt.ArrayLike | None = None,
         mode: str = "seurat_v3",
         batch_correction: bool = True,
-        **highly_var_genes_kwargs: Any,
     ) -> None:
         """Keeps some genes.
 
@@ -133,7 +157,7 @@ class GeneExpressionDataset(AnnotatedCells):
             Positions or a mask of the genes to keep, whatever the other arguments say.
         mode
             "variance": the genes of highest variance, sorted by it. "seurat_v3": the choice of
-            :func:`scvi.dataset.genes.seurat_v3`, in the order they have.
+            :func:`scvi.dataset.genes.seurat_v3`, in the order they have. There are no other modes.
         batch_correction
             Choose across batches ("seurat_v3").
 
@@ -145,6 +169,8 @@ class GeneExpressionDataset(AnnotatedCells):
         if subset_genes is not None:
             self.update_genes(subset_genes)
             return
+        if mode not in ("variance", "seurat_v3"):
+            raise ValueError(f"Mode {mode!r} not implemented; it is not one of 'variance', 'seurat_v3'")
         if new_ratio_genes is not None:
             if not 0 < new_ratio_genes < 1:
                 logger.info("Not subsampling. Expecting 0 < (new_ratio_genes=%s) < 1", new_ratio_genes)
@@ -158,11 +184,9 @@ class GeneExpressionDataset(AnnotatedCells):
                 logger.info("Not subsampling. Mode 'variance' needs new_n_genes or new_ratio_genes")
                 return
             self.update_genes(np.argsort(-population_variance(self._counts), kind="stable")[:new_n_genes])
-        elif mode == "seurat_v3":
-            table = self._highly_variable_genes(new_n_genes, mode, batch_correction, **highly_var_genes_kwargs)
-            self.update_genes(table["highly_variable"].to_numpy())
-        else:
-            raise ValueError(f"Mode {mode!r} not implemented; it is not one of 'variance', 'seurat_v3'")
+            return
+        table = self._highly_variable_genes(new_n_genes, mode, batch_correction)
+        self.update_genes(table["highly_variable"].to_numpy())
 
     def _highly_variable_genes(
         self, n_top_genes: int | None = None, flavor: str = "seurat_v3", batch_correction: bool = True
@@ -172,6 +196,7 @@ class GeneExpressionDataset(AnnotatedCells):
             raise ValueError(f"flavor={flavor!r} is not 'seurat_v3'")
         if n_top_genes is None:
             raise ValueError("flavor 'seurat_v3' needs n_top_genes, the number of genes to keep")
+        logger.info("extracting highly variable genes using %s flavor", flavor)
         batched = batch_correction and len(np.unique(self.batch_indices)) >= 2
         table = seurat_v3(self._counts, n_top_genes, self.batch_indices if batched else None)
         return table.set_index(table.index.astype(str))
@@ -195,7 +220,7 @@ class GeneExpressionDataset(AnnotatedCells):
         """Keeps the genes with a total of `min_count` or more; with `per_batch`, in every batch."""
         batches = self.batch_indices.ravel()
         groups = [batches == code for code in np.unique(batches)] if per_batch else [None]
-        totals = [summed(self._counts, cells)[0] for cells in groups]
+        totals = [summed(chosen_blocks(self._counts, cells), self.nb_genes)[0] for cells in groups]
         self.update_genes(np.min(totals, axis=0) >= min_count)
 
     def make_gene_names_lower(self) -> None:
@@ -235,11 +260,15 @@ class GeneExpressionDataset(AnnotatedCells):
         ------
         KeyError
             If a name is unknown.
+        ValueError
+            If a name is repeated.
         """
         try:
             first = self.genes_to_index(np.asarray(first_genes, dtype=str))
         except IndexError as error:
             raise KeyError(str(error)) from None
+        if len(np.unique(first)) != len(first):
+            raise ValueError(f"first_genes has repeated names among {list(first_genes)[:5]}; name each gene once")
         others = np.setdiff1d(np.arange(0 if drop_omitted_genes else self.nb_genes), first)
         self._select_genes(np.concatenate([first, others]).astype(np.int64))
 
@@ -265,7 +294,7 @@ class GeneExpressionDataset(AnnotatedCells):
         cells = positions_of(subset_cells, self.nb_cells, "cells")
         if len(cells) == 0:
             raise ValueError("no cell would be left")
-        logger.info("Downsampling from %d to %d cells", self.nb_cells, len(cells))
+        logger.info("Downsampled from %d to %d cells", self.nb_cells, len(cells))
         kept = {name: getattr(self, name)[cells] for name in self.cell_attribute_names}
         self._X = self._counts[cells]
         self._norm_X = None if self._norm_X is None else self._norm_X[cells]
@@ -281,8 +310,19 @@ class GeneExpressionDataset(AnnotatedCells):
         ----------
         size
             How many (an integer), or which share (a float).
+
+        Raises
+        ------
+        ValueError
+            If it is no number of the cells there are, from 1 on, and no share between 0 and 1.
         """
-        n = int(size) if isinstance(size, (int, np.integer)) else int(size * self.nb_cells)
+        whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+        if not (1 <= size <= self.nb_cells if whole else isinstance(size, (float, np.floating)) and 0 < size <= 1):
+            raise ValueError(
+                f"size={size!r} is neither a number of cells, an integer from 1 to {self.nb_cells}, nor a share of "
+                "them, a float above 0 and up to 1"
+            )
+        n = int(size) if whole else int(size * self.nb_cells)
         self.update_cells(np.argsort(-row_sums(self._counts), kind="stable")[:n])
 
     def filter_cells_by_count(self, min_count: int = 1) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi.dataset.checks import obs_column
-from scvi.dataset.counts import Counts, Rows, as_rows, gene_sums, summed, without_repeats
+from scvi._checks import check_integer
+from scvi.dataset.checks import checked_counts, obs_column
+from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, gene_sums, moments, summed, without_repeats
 
 __all__ = ["population_variance", "seurat_v3", "seurat_v3_highly_variable_genes"]
 
@@ -20,9 +21,7 @@ _FEWEST_FOR_LOESS = 30  # with a handful of points the compiled loess fails, or 
 def population_variance(counts: Any) -> np.ndarray:
     """(g,) float64 variance of each gene over all cells (divided by n)."""
     counts = as_rows(counts, "the matrix")
-    n = max(counts.shape[0], 1)
-    sums, squares = summed(counts)
-    return np.maximum(squares / n - (sums / n) ** 2, 0.0)
+    return moments(chosen_blocks(counts), *counts.shape)[1]
 
 
 def seurat_v3(
@@ -53,13 +52,14 @@ def seurat_v3(
     Raises
     ------
     ValueError
-        If `n_top_genes` is below 1, `batch` has another length, all batches have one cell, or counts are not finite.
+        If `n_top_genes` is no positive integer, `batch` has another length, all batches have one cell, or values are
+        no counts.
     """
     counts = as_rows(counts, "the matrix")
     n, g = counts.shape
-    if n_top_genes < 1:
-        raise ValueError(f"n_top_genes={n_top_genes!r} is below 1")
+    check_integer("n_top_genes", n_top_genes, 1)
     groups = _groups(batch, n)
+    checked_counts(counts, "the matrix", pd.RangeIndex(n), pd.RangeIndex(g), None, None)
     variances = np.stack([_normalised_variance(counts, cells) for cells in groups])  # (k, g)
     ranks = variances.argsort(axis=1, kind="stable").argsort(axis=1)
     high = (ranks >= g - n_top_genes) & (variances > 0)
@@ -112,16 +112,15 @@ def _groups(batch: Sequence[Any] | np.ndarray | pd.Series | None, n: int) -> lis
 def _normalised_variance(counts: Counts, cells: np.ndarray | None) -> np.ndarray:
     """(g,) float64 variance of the clipped counts over the expected variance; 0 for genes that do not vary."""
     n = counts.shape[0] if cells is None else int(cells.sum())
-    sums, squares = summed(counts, cells)
+    g = counts.shape[1]
+    sums, squares = summed(chosen_blocks(counts, cells), g)
     mean = sums / n
     variance = np.maximum(squares - n * mean**2, 0.0) / (n - 1)
-    if not np.isfinite(variance).all():
-        raise ValueError("the counts hold values that are not finite; gene selection needs raw counts")
     varies = variance > 1e-12 * squares / n  # what is left of a constant gene is rounding
     expected = np.ones_like(mean)
     expected[varies] = 10 ** _expected_log_variance(np.log10(mean[varies]), np.log10(variance[varies]))
     ceiling = mean + np.sqrt(expected * n)
-    sums, squares = summed(counts, cells, lambda rows: gene_sums(_clipped(rows, ceiling)))
+    sums, squares = summed(chosen_blocks(counts, cells), g, lambda rows: gene_sums(_clipped(rows, ceiling)))
     return np.where(varies, (n * mean**2 + squares - 2 * mean * sums) / ((n - 1) * expected), 0.0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from anndata import AnnData, ImplicitModificationWarning
 
-from scvi.dataset.checks import named, stored_counts
+from scvi.dataset.checks import named, refuse_other_types, stored_counts
 from scvi.dataset.counts import counts_hash
 from scvi.dataset.schema import Schema
 
@@ -61,6 +61,7 @@ def registered(adata: AnnData, class_name: str) -> Schema:
     ValueError
         If there is none, or if the cells, genes or counts of `adata` have changed since.
     """
+    refuse_other_types(adata)
     again = f"call {class_name}.setup_anndata(adata, ...)"
     entries = _entries(adata)
     if class_name not in entries:
@@ -69,7 +70,7 @@ def registered(adata: AnnData, class_name: str) -> Schema:
     try:
         entry = json.loads(entries[class_name])
         schema, expected = Schema.from_json(entry["schema"]), entry["fingerprint"]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"adata.uns[{_UNS_KEY!r}][{class_name!r}] cannot be read ({error}); {again} again") from error
     if fingerprint(adata, schema) != expected:
         raise ValueError(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from scvi._checks import check_number
+
 __all__ = ["Schema"]
 
 
@@ -33,6 +35,8 @@ class Schema:
         Mean and variance of the log total counts, one pair for each batch code.
     size_factor_scale
         Size factors are relative; times this number their mean is the mean total count.
+    continuous_moments
+        Mean and standard deviation of each continuous covariate, which enters a model less the one, over the other.
     """
 
     layer: str | None = None
@@ -46,6 +50,7 @@ class Schema:
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     library_prior: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
     size_factor_scale: float = 1.0
+    continuous_moments: tuple[tuple[float, float], ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -95,7 +100,8 @@ class Schema:
         """Plain JSON types."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["categories"] = {key: list(names) for key, names in values["categories"].items()}
-        values["library_prior"] = [list(pair) for pair in self.library_prior]
+        for name in ("library_prior", "continuous_moments"):
+            values[name] = [list(pair) for pair in values[name]]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -105,7 +111,7 @@ class Schema:
         Raises
         ------
         ValueError
-            If an entry is missing, unknown or of the wrong type.
+            If an entry is missing, unknown, of the wrong type or out of range.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"a schema is a mapping, not {type(values).__name__}")
@@ -119,14 +125,22 @@ class Schema:
             schema = cls(
                 **plain,
                 categories={str(key): _texts(key, names) for key, names in dict(values["categories"]).items()},
-                library_prior=tuple((float(mean), float(var)) for mean, var in values["library_prior"]),
-                size_factor_scale=float(values["size_factor_scale"]),
+                library_prior=_moments("library_prior", values["library_prior"]),
+                size_factor_scale=check_number(
+                    "size_factor_scale", values["size_factor_scale"], "a positive number", above=0
+                ),
+                continuous_moments=_moments("continuous_moments", values["continuous_moments"]),
             )
         except TypeError as error:
             raise ValueError(f"not a schema: {error}") from error
         lost = [key for key in schema.category_keys if not schema.categories.get(key)]
         if lost or len(schema.library_prior) != schema.n_batch:
             raise ValueError(f"not a schema: no categories for {lost}, or not one library prior for each batch")
+        if len(schema.continuous_moments) != schema.n_continuous:
+            raise ValueError("not a schema: not one pair of continuous_moments for each continuous covariate")
+        for name, entries in {"genes": schema.genes, **schema.categories}.items():
+            if len(set(entries)) < len(entries):
+                raise ValueError(f"not a schema: an entry of {name} occurs twice")
         return schema
 
 
@@ -138,6 +152,15 @@ def _optional_text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"not a schema: {name} is {value!r}, not a string or null")
     return value
+
+
+def _moments(name: str, pairs: Any) -> tuple[tuple[float, float], ...]:
+    """Pairs of a finite mean and a positive variance or deviation."""
+    positive = "a mean and a positive number"
+    return tuple(
+        (check_number(f"{name} of", mean, "a number"), check_number(f"{name} of", spread, positive, above=0))
+        for mean, spread in pairs
+    )
 
 
 def _texts(name: str, values: Any) -> tuple[str, ...]:

@@ -6,33 +6,67 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from scvi._checks import is_integer
+from scvi._random import seeded
+from scvi.dataset.schema import Schema
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["ADATA", "StoredModel", "history_from_json", "history_to_json", "read", "read_adata", "write"]
+__all__ = ["ADATA", "StoredModel", "read", "read_adata", "rebuild", "write"]
 
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 FORMAT = 1
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
+_SPLIT = ("train_indices", "validation_indices")
+_PREFIX = "model/"  # of the names of weights
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What the files of a model say: `tensors` by name, `description` in plain JSON types."""
+    """What the files of a model say; the attributes are those of :class:`scvi.estimators.base.Estimator`."""
 
-    tensors: dict[str, Tensor]
-    description: dict[str, Any]
+    estimator: str  # name of the class
+    options: dict[str, Any]  # in plain JSON types
+    schema: Schema
+    history: dict[str, pd.DataFrame]
+    is_trained: bool
+    weights: dict[str, Tensor]
+    train_indices: np.ndarray | None
+    validation_indices: np.ndarray | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What goes into the one file."""
+        tensors = {f"{_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in self.weights.items()}
+        split = {name: getattr(self, name) for name in _SPLIT}
+        return tensors | {name: torch.as_tensor(cells) for name, cells in split.items() if cells is not None}
+
+    def description(self) -> dict[str, Any]:
+        """What goes into the other."""
+        from scvi import __version__
+
+        return {
+            "format": FORMAT,
+            "scvi_version": __version__,
+            "estimator": self.estimator,
+            "options": self.options,
+            "schema": self.schema.to_json(),
+            "is_trained": self.is_trained,
+            "history": {name: [table.index.tolist(), table[name].tolist()] for name, table in self.history.items()},
+        }
 
 
 def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData | None, overwrite: bool) -> None:
@@ -42,8 +76,15 @@ def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData 
     ------
     FileExistsError
         If the directory exists and may not be overwritten, or is no model's.
+    ValueError
+        If it is the current directory, or holds it.
     """
-    target = Path(directory)
+    target, here = Path(directory).resolve(), Path.cwd()
+    if here.is_relative_to(target):
+        raise ValueError(
+            f"dir_path={str(directory)!r} is the current directory, or holds it, and cannot be replaced as a whole: "
+            f"give a model a directory of its own, such as {str(Path(directory) / 'model')!r}"
+        )
     if target.exists():
         if not overwrite:
             raise FileExistsError(
@@ -54,8 +95,8 @@ def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData 
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in model.tensors.items()}, temporary / WEIGHTS)
-        (temporary / DESCRIPTION).write_text(json.dumps({"format": FORMAT, **model.description}, indent=1) + "\n")
+        save_file(model.tensors(), temporary / WEIGHTS)
+        (temporary / DESCRIPTION).write_text(json.dumps(model.description(), indent=1) + "\n")
         if adata is not None:
             _write_adata(adata, temporary / ADATA)
         temporary.chmod(0o755)
@@ -98,15 +139,20 @@ def _move(temporary: Path, target: Path) -> None:
     shutil.rmtree(aside)
 
 
-def read(directory: str | os.PathLike[str], estimator: str) -> StoredModel:
+def read(directory: str | os.PathLike[str], estimator: str, options: Set[str]) -> StoredModel:
     """Reads and checks the files of a model.
+
+    Parameters
+    ----------
+    estimator, options
+        Name of its class, and the names of the options that the class has.
 
     Raises
     ------
     FileNotFoundError
         If there are no such files.
     ValueError
-        If they are truncated, foreign, of a newer version, or of another estimator.
+        If they are truncated, foreign, of a newer version, of another estimator, or say what cannot be.
     """
     source = Path(directory)
     for name in (DESCRIPTION, WEIGHTS):
@@ -121,7 +167,47 @@ def read(directory: str | os.PathLike[str], estimator: str) -> StoredModel:
         tensors = load_file(source / WEIGHTS)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{source / WEIGHTS} is truncated or no safetensors file ({error})") from error
-    return StoredModel(tensors, description)
+    with _naming(source / DESCRIPTION, estimator):
+        _check_options(description["options"], options)
+        if not isinstance(description["is_trained"], bool):
+            raise ValueError(f"is_trained is {description['is_trained']!r}")
+        schema = Schema.from_json(description["schema"])
+        history = _history(description["history"])
+    return StoredModel(
+        estimator,
+        description["options"],
+        schema,
+        history,
+        description["is_trained"],
+        {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)},
+        **{name: _positions(name, tensors, source / WEIGHTS) for name in _SPLIT},
+    )
+
+
+def rebuild(directory: str | os.PathLike[str], stored: StoredModel, make: Callable[[], nn.Module]) -> Any:
+    """The network that `make` makes, with the stored weights.
+
+    It is made without memory first, so that sizes that have nothing to do with the weights cost nothing.
+
+    Raises
+    ------
+    ValueError
+        If the description makes no network, or one that the weights do not fit.
+    """
+    with _naming(Path(directory) / DESCRIPTION, stored.estimator):
+        _check_sizes(stored)
+        with torch.device("meta"):
+            wanted = {name: t.shape for name, t in make().state_dict().items()}
+    found = {name: t.shape for name, t in stored.weights.items()}
+    different = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    if different:
+        raise ValueError(
+            f"the weights in {directory} do not fit the model that is described there: {', '.join(different[:5])}"
+        )
+    with seeded(0):
+        module = make()
+    module.load_state_dict(stored.weights)
+    return module
 
 
 def read_adata(directory: str | os.PathLike[str]) -> AnnData | None:
@@ -140,7 +226,7 @@ def read_adata(directory: str | os.PathLike[str]) -> AnnData | None:
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for an integer of thousands of digits
         raise ValueError(f"{path} is truncated or no JSON file ({error})") from error
     if not isinstance(description, dict) or not set(description) >= _KEYS:
         raise ValueError(f"{path} does not describe a model of this package")
@@ -152,28 +238,53 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Puts stored weights into a network of the same shape."""
+@contextmanager
+def _naming(path: Path, estimator: str) -> Iterator[None]:
+    """Whatever is wrong in the description is a ValueError that names the file."""
     try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        reasons = " ".join(str(error).split())
-        raise ValueError(f"the weights in {source} do not fit the model that is described there: {reasons}") from error
+        yield
+    except (ArithmeticError, AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a {estimator} model ({error})") from error
 
 
-def history_to_json(history: Mapping[str, pd.DataFrame]) -> dict[str, list[list[float]]]:
-    """Name -> [epochs, values]."""
-    return {name: [frame.index.tolist(), frame[name].tolist()] for name, frame in history.items()}
+def _check_options(options: Any, known: Set[str]) -> None:
+    if not isinstance(options, dict):
+        raise ValueError(f"options is {options!r}")
+    if set(options) != known:
+        raise ValueError(f"missing or unknown options: {', '.join(sorted(set(options) ^ known))}")
 
 
-def history_from_json(history: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """The inverse of :func:`history_to_json`."""
-    return {
-        name: pd.DataFrame({name: values}, index=pd.Index(epochs, name="epoch"))
-        for name, (epochs, values) in history.items()
-    }
+def _check_sizes(stored: StoredModel) -> None:
+    """No size or number of layers is larger than the largest side or the number of the tensors."""
+    largest = max([len(stored.weights), *(side for t in stored.weights.values() for side in t.shape)])
+    for name, value in stored.options.items():
+        if is_integer(value) and value > largest:
+            raise ValueError(f"{name}={value} does not fit the weights, of which no side is above {largest}")
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+def _history(history: Any) -> dict[str, pd.DataFrame]:
+    """Tables from ``{name: [epochs, values]}``."""
+    tables = {}
+    for name, (epochs, values) in history.items():
+        if not all(is_integer(epoch) and 0 <= epoch < 2**31 for epoch in epochs):
+            raise ValueError(f"the epochs of {name!r} in the history are not whole numbers")
+        tables[name] = pd.DataFrame(
+            {name: [_loss(name, value) for value in values]}, index=pd.Index(epochs, name="epoch")
+        )
+    return tables
+
+
+def _loss(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name!r} holds {value!r} in the history")
+    return float(value)
+
+
+def _positions(name: str, tensors: Mapping[str, Tensor], path: Path) -> np.ndarray | None:
+    """Positions of the cells of one side of the split."""
+    if name not in tensors:
+        return None
+    cells = tensors[name]
+    if cells.dtype != torch.int64 or cells.dim() != 1 or bool((cells < 0).any()):
+        raise ValueError(f"{path} holds no positions of cells in {name!r}")
+    return cells.numpy()

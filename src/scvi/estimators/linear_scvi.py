@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from scvi.dataset.cell_data import Schema
-from scvi.estimators.base import Estimator
-from scvi.estimators.scvi import network_options
+from scvi.estimators.counts import CountEstimator, network_options
 from scvi.models.ldvae import LDVAE
 from scvi.models.utils import check_choice
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["LinearSCVI"]
 
 
-class LinearSCVI(Estimator):
+class LinearSCVI(CountEstimator):
     """scVI with a linear decoder, whose weights say which genes a latent dimension moves (Svensson et al. 2020).
 
     Parameters
@@ -83,8 +82,7 @@ class LinearSCVI(Estimator):
 
     def get_loadings(self) -> pd.DataFrame:
         """Genes x latent dimensions: how much a step of 1 along a dimension moves the log frequency of each gene."""
-        if not self.is_trained:
-            raise RuntimeError("this LinearSCVI model is not trained: call train() first")
+        self._require_trained()
         loadings = self.module.get_loadings()  # type: ignore[operator]
         names = [f"Z_{i}" for i in range(loadings.shape[1])]
         return pd.DataFrame(loadings, index=pd.Index(self.schema.genes), columns=names)

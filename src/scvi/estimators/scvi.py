@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from scvi.dataset.cell_data import Schema
-from scvi.estimators.base import Estimator
+from scvi.estimators.counts import CountEstimator, network_options
 from scvi.models.utils import check_choice
 from scvi.models.vae import VAE
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SCVI"]
 
 
-class SCVI(Estimator):
+class SCVI(CountEstimator):
     """Single-cell variational inference (Lopez et al., Nature Methods 2018).
 
     >>> scvi.SCVI.setup_anndata(adata, batch_key="batch")
@@ -77,17 +77,3 @@ class SCVI(Estimator):
     @classmethod
     def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> VAE:
         return VAE(**network_options(schema, options))
-
-
-def network_options(schema: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
-    """An estimator's options and its data's sizes, as arguments of its network."""
-    named = dict(options)
-    named["reconstruction_loss"] = named.pop("gene_likelihood")
-    return {
-        "n_input": schema.n_genes,
-        "n_batch": schema.n_batch,
-        "n_labels": schema.n_labels,
-        "n_continuous_cov": schema.n_continuous,
-        "n_cats_per_cov": list(schema.n_cats_per_cov),
-        **named,
-    }

@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from scvi._checks import check_number, is_integer, is_number
 from scvi._random import resolve_seed
 from scvi._settings import settings
 from scvi.dataset.cell_data import CellData, count_minibatches
@@ -19,28 +19,31 @@ from scvi.inference import checkpoint
 from scvi.inference.plan import Plan, default_batch_size, default_max_epochs
 from scvi.models.vae import VAE
 
-__all__ = ["initialise", "make_plan", "resolve_device", "seed_of_fit", "split_cells"]
+__all__ = ["checked_device", "initialise", "make_plan", "resolve_device", "seed_of_fit", "split_cells"]
 
 _SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
 _PLAN_KEYS = (*_SAME_NAME, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau")
+_KEY_OF_CLASSIFIERS = "classification_ratio"
+_FROM_CELLS = ("max_epochs", "batch_size")  # None: by the number of cells
+_KINDS = ("cpu", "cuda", "mps")
 _THETA_RANGE = (0.05, 100.0)
 
 
 def make_plan(
     options: Mapping[str, Any], plan_kwargs: Mapping[str, Any] | None, n_train: int, n_validation: int
 ) -> Plan:
-    """A checked plan; options that are None take its defaults.
+    """A checked plan.
 
     Parameters
     ----------
     options
-        Options of :class:`scvi.inference.plan.Plan`.
+        Options of :class:`scvi.inference.plan.Plan`; `max_epochs` and `batch_size` may be None: by the number of cells.
     plan_kwargs
         Options under the names of scripts that exist.
     n_train, n_validation
         Numbers of cells.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
     given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
     plan = Plan(**{"max_epochs": 1, **given})
     if "max_epochs" not in given:
@@ -54,19 +57,25 @@ def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dic
     """`plan_kwargs` as options of a plan; a warm-up in epochs or steps becomes a share of the planned steps."""
     if not isinstance(plan_kwargs, Mapping):
         raise ValueError(f"plan_kwargs={plan_kwargs!r} is not a dictionary")
-    unknown = sorted(set(plan_kwargs) - set(_PLAN_KEYS))
+    if _KEY_OF_CLASSIFIERS in plan_kwargs:
+        raise ValueError(
+            f"plan_kwargs has {_KEY_OF_CLASSIFIERS!r}, which belongs to models with a classifier; known here are "
+            f"{', '.join(_PLAN_KEYS)}"
+        )
+    unknown = [key for key in plan_kwargs if key not in _PLAN_KEYS]
     if unknown:
         raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(_PLAN_KEYS)}")
     options = {name: plan_kwargs[name] for name in _SAME_NAME if plan_kwargs.get(name) is not None}
     if plan_kwargs.get("reduce_lr_on_plateau"):
         options["lr_schedule"] = "plateau"
+    if "n_epochs_kl_warmup" in plan_kwargs:  # None, and no number of steps: the weight is full from the start
+        options["kl_warmup"] = 0.0
     n_steps = plan.max_epochs * count_minibatches(n_train, plan.batch_size)
     for name, planned in (("n_steps_kl_warmup", n_steps), ("n_epochs_kl_warmup", plan.max_epochs)):
         length = plan_kwargs.get(name)
         if length is not None:
-            if not (isinstance(length, Real) and float(length) >= 0):
-                raise ValueError(f"plan_kwargs[{name!r}]={length!r} is not a number of at least 0")
-            options["kl_warmup"] = min(1.0, float(length) / planned)
+            check_number(f"plan_kwargs[{name!r}]", length, "a number of at least 0", least=0)
+            options["kl_warmup"] = min(1.0, length / planned)
     return options
 
 
@@ -139,7 +148,7 @@ def _split_sizes(n_cells: int, train_size: float, validation_size: float | None)
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+    return is_number(value) and 0 <= value <= 1
 
 
 def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torch.device:
@@ -147,18 +156,40 @@ def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torc
     known = ("auto", "cpu", "gpu", "cuda", "mps")
     if accelerator not in known:
         raise ValueError(f"accelerator={accelerator!r} is not one of {', '.join(map(repr, known))}")
-    cuda = torch.cuda.is_available()
-    if accelerator == "cpu" or (accelerator == "auto" and not cuda):
-        return torch.device("cpu")
-    if not (torch.backends.mps.is_available() if accelerator == "mps" else cuda):
+    number = _device_number(devices)
+    kind = {"auto": "cuda" if torch.cuda.is_available() else "cpu", "gpu": "cuda"}.get(accelerator, accelerator)
+    if not _how_many(kind):
         raise ValueError(f"accelerator={accelerator!r} is not available on this machine; use accelerator='cpu'")
-    return torch.device("mps" if accelerator == "mps" else "cuda", _device_number(devices))
+    if number >= _how_many(kind):
+        raise ValueError(f"devices={devices!r} is not there: this machine has {_how_many(kind)} of {kind!r}")
+    return torch.device("cpu") if kind == "cpu" else torch.device(kind, number)
+
+
+def checked_device(device: str | int | torch.device) -> torch.device:
+    """A device of this machine; an integer is the number of a CUDA GPU."""
+    try:
+        found = torch.device("cuda", int(device)) if is_integer(device) else torch.device(device)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or isinstance(device, bool) or (found.index or 0) >= _how_many(found.type):
+        there = [f"{kind}:{i}" if kind == "cuda" else kind for kind in _KINDS for i in range(_how_many(kind))]
+        raise ValueError(f"device={device!r} is not a device of this machine; there are {', '.join(map(repr, there))}")
+    return found
+
+
+def _how_many(kind: str) -> int:
+    """Devices of a kind on this machine; none of a kind that is not computed on."""
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return int(kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available()))
 
 
 def _device_number(devices: str | int | Sequence[int]) -> int:
-    if devices in ("auto", 1, -1, "1"):
+    if isinstance(devices, str) and devices in ("auto", "1"):
         return 0
-    if isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices) == 1:
+    if is_integer(devices) and devices in (1, -1):
+        return 0
+    if isinstance(devices, Sequence) and len(devices) == 1 and is_integer(devices[0]) and devices[0] >= 0:
         return int(devices[0])
     raise ValueError(f"devices={devices!r}: a model is fitted on one device; give 'auto', 1 or a list of one number")
 

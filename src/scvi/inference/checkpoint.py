@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,47 @@ from torch import Tensor
 from scvi._files import replacing
 from scvi.dataset.cell_data import CellData
 
-__all__ = ["FILE_NAME", "digest", "digest_of_data", "flatten", "read", "unflatten", "write"]
+__all__ = ["FILE_NAME", "digest", "digest_of_data", "find", "flatten", "make_directory", "read", "unflatten", "write"]
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "checkpoint.safetensors"
 _FORMAT = "scvi checkpoint 1"
+_RANDOM_STATE = "random/cpu"
+_STATE: dict[str, type | tuple[type, ...]] = {
+    "identity": dict,
+    "first_epoch": int,
+    "epochs_before": int,
+    "n_iter": int,
+    "steps_kept": int,
+    "kl_weight": (int, float),
+    "lr_scale": float,
+    "recoveries": int,
+    "best_epoch": (int, type(None)),
+    "stopping": list,
+    "plateau": list,
+    "history": dict,
+}
+"""What a state has to hold."""
+
+
+def make_directory(directory: str | os.PathLike[str]) -> None:
+    """Makes the directory of checkpoints, before any time is spent on what could not be written there.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be made, or cannot be written to.
+    """
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint_dir={str(directory)!r} cannot be made: {error.strerror}; name a directory, new or not"
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"checkpoint_dir={str(directory)!r} is not writable; name another directory")
 
 
 def write(directory: str | os.PathLike[str], tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -48,9 +86,57 @@ def read(directory: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["state"])  # noqa: SIM118
-    except (SafetensorError, ValueError, KeyError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = json.loads(metadata["state"])
+        _check_state(tensors, state)
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is no complete checkpoint ({error}); remove it to start anew") from error
+    return tensors, state
+
+
+def _check_state(tensors: Mapping[str, Tensor], state: Any) -> None:
+    """Refuses what :class:`scvi.inference.fitting.Fit` did not write."""
+    if not isinstance(state, dict):
+        raise ValueError("its state is no mapping")
+    wrong = [name for name, kind in _STATE.items() if name not in state or not isinstance(state[name], kind)]
+    if not wrong and not isinstance(state["identity"].get("seed"), int):
+        wrong = ["seed"]
+    if _RANDOM_STATE not in tensors:
+        wrong.append(_RANDOM_STATE)
+    if wrong:
+        raise ValueError(f"it lacks, or holds in another form, {', '.join(wrong)}")
+
+
+def find(
+    directory: str | os.PathLike[str], identity: Mapping[str, Any], resume: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The checkpoint to resume a fit from, None where there is none yet.
+
+    Raises
+    ------
+    FileExistsError
+        If there is one, but the fit is not to be resumed.
+    ValueError
+        If there is one of another `identity`, or one that :func:`read` refuses.
+    """
+    found, path = read(directory), Path(directory) / FILE_NAME
+    if found is None:
+        if resume:
+            logger.warning("%s does not exist: training starts from the beginning.", path)
+        return None
+    if not resume:
+        raise FileExistsError(
+            f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it"
+        )
+    its, here = found[1]["identity"], identity
+    different = [name for name in {**here, **its} if name not in its or name not in here or its[name] != here[name]]
+    if different:
+        listed = "; ".join(f"{name} was {its.get(name)!r}, is {here.get(name)!r}" for name in different)
+        raise ValueError(
+            f"{path} belongs to another fit: {listed}. Train with the same data, options and seed, or in another "
+            "checkpoint_dir"
+        )
+    return found
 
 
 def digest(*arrays: np.ndarray | None) -> str:

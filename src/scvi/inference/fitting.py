@@ -6,7 +6,6 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor
 
 from scvi._random import seeded
+from scvi._warnings import warn
 from scvi.dataset.cell_data import CellData, count_minibatches, draw_minibatches
 from scvi.inference import checkpoint
 from scvi.inference.plan import Plan
+from scvi.inference.recovery import Patience, describe_fault
 from scvi.inference.trainer import Trainer
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Model
@@ -59,6 +60,8 @@ class Fit(Trainer):
     ----------
     history
         Lists of (epoch, value); losses in nats per cell.
+    steps_kept
+        Steps behind the model's weights, without those that a recovery took back.
     """
 
     def __init__(
@@ -90,21 +93,28 @@ class Fit(Trainer):
         self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
         self.kl_weight = plan.min_kl_weight
         self.lr_scale = 1.0  # lowered by recoveries and plateaus
-        self.recoveries = 0
-        self.stopping = Patience(plan.early_stopping_patience, plan.early_stopping_min_delta)
+        self.recoveries = self.steps_kept = 0
+        self.stopping = Patience(plan.patience, plan.early_stopping_min_delta)
         self.plateau = Patience(plan.lr_patience, plan.early_stopping_min_delta)
         self._terms: dict[str, Tensor] = {}  # of a step, summed over its cells
         self._sums: dict[str, Tensor] = {}  # of an epoch
         self._cells_seen = 0
         self.epochs_before = 0
+        self._trained_before = False
         self._identity: dict[str, Any] = {}
-        self._good: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+        self._good: tuple[dict[str, Tensor], dict[str, Tensor], int] | None = None
         self._resume_from: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     # ---- one fit -----------------------------------------------------------------------------------------------------
 
-    def fit(self, resume: bool = False, epochs_before: int = 0, options: Mapping[str, Any] | None = None) -> None:
-        """Runs the plan, or the rest of it from the checkpoint. Global random state is put back afterwards.
+    def prepare(
+        self,
+        resume: bool = False,
+        epochs_before: int = 0,
+        options: Mapping[str, Any] | None = None,
+        trained_before: bool = False,
+    ) -> None:
+        """Looks at the checkpoint and its directory, and leaves the model as it is.
 
         Parameters
         ----------
@@ -114,11 +124,38 @@ class Fit(Trainer):
             Epochs of earlier fits of the same model.
         options
             Options of the model, in plain JSON types: a fit is resumed with the same ones only.
+        trained_before
+            Whether the model has been fitted already.
+
+        Raises
+        ------
+        FileExistsError, ValueError
+            For a checkpoint that is not to be resumed, cannot be read or belongs to another fit, and for a directory
+            that cannot be made.
         """
-        self.epochs_before = epochs_before
-        if self.checkpoint_dir is not None:
-            self._identity = self._describe(options or {})
-            self._look_for_checkpoint(resume)
+        self.epochs_before, self._trained_before = epochs_before, trained_before
+        if self.checkpoint_dir is None:
+            return
+        self._identity = self._describe(options or {})
+        self._resume_from = checkpoint.find(self.checkpoint_dir, self._identity, resume)
+        checkpoint.make_directory(self.checkpoint_dir)
+        if self._resume_from is not None:
+            state = self._resume_from[1]
+            self.first_epoch, self.epochs_before = state["first_epoch"], state["epochs_before"]
+
+    def fit(self, resume: bool = False) -> None:
+        """Runs the plan, or the rest of it from the checkpoint. Global random state is put back afterwards."""
+        self.prepare(resume)
+        self.run()
+
+    def run(self) -> None:
+        """Fits, once it is prepared.
+
+        Raises
+        ------
+        RuntimeError
+            If training is given up, after five recoveries from losses that are not finite.
+        """
         self._log_plan()
         with seeded(self.seed, self.device):
             self.train(self.plan.max_epochs, self.plan.lr, self.plan.eps)
@@ -187,6 +224,7 @@ class Fit(Trainer):
             loss.backward()
             if self._clip():
                 self.optimizer.step()  # type: ignore[union-attr]
+                self.steps_kept += 1
                 self._add_to_sums(len(tensors_list[0]))
                 return
         fault = describe_fault(self.model, tensors_list[0], self.data.cell_names, self.data.gene_names)
@@ -218,7 +256,7 @@ class Fit(Trainer):
         self._record()
         monitored = self.history.get(self.plan.early_stopping_monitor)
         go_on = True
-        if monitored and monitored[-1][0] == self.epoch and self._weight_reached():
+        if monitored and monitored[-1][0] == self.epoch and self.steps_kept and self._weight_reached():
             go_on = self._follow(monitored[-1][1])
         last = self.epoch + 1 == self.plan.max_epochs or not go_on
         if last or (self.epoch + 1) % self.snapshot_every == 0:
@@ -287,7 +325,7 @@ class Fit(Trainer):
             self.best_state_dict = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
             self.best_epoch = self.epoch
         if not go_on:
-            logger.info("Stopping early: no improvement in %d epochs.", plan.early_stopping_patience)
+            logger.info("Stopping early: no improvement in %d epochs.", plan.patience)
         return go_on
 
     def _restore_best_state(self) -> None:
@@ -296,13 +334,11 @@ class Fit(Trainer):
 
     def on_training_end(self) -> None:
         """Warns where the KL weight did not get to its maximum."""
-        if self.n_iter and not self._weight_reached():
-            logger.warning(
-                "Training stopped at KL weight %.3g of %g: the latent space is under-regularised. Train on, or shorten "
-                "the warm-up (kl_warmup=%g of the planned steps).",
-                self.kl_weight,
-                self.plan.max_kl_weight,
-                self.plan.kl_warmup,
+        if self.steps_kept and not self._weight_reached():
+            warn(
+                f"Training stopped at KL weight {self.kl_weight:.3g} of {self.plan.max_kl_weight:g}: the latent space "
+                f"is under-regularised. Train on, or shorten the warm-up (kl_warmup={self.plan.kl_warmup:g} of the "
+                "planned steps)."
             )
 
     def _is_finite(self) -> bool:
@@ -314,30 +350,34 @@ class Fit(Trainer):
         if self.recoveries > _MAX_RECOVERIES:
             self._go_back()
             raise RuntimeError(
-                f"Training was given up after {_MAX_RECOVERIES} recoveries: {fault}. "
-                "The model has its last good weights. "
+                f"Training was given up after {_MAX_RECOVERIES} recoveries: {fault}. The model {self._what_is_left()}. "
                 f"Look at these cells, or train with a lower learning rate than lr={self.plan.lr:g}."
             )
         self.lr_scale *= 0.5
         self._go_back()
-        logger.warning("Recovered from %s: back to the last good weights, learning rate halved.", fault)
+        warn(f"Recovered from {fault}: back to the last good weights, learning rate halved.")
+
+    def _what_is_left(self) -> str:
+        if self.steps_kept:
+            return "has its last good weights"
+        return "is as it was before, no step was good" if self._trained_before else "is untrained, no step was good"
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
         weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
         moments = checkpoint.optimizer_tensors(self.optimizer)  # type: ignore[arg-type]
-        return weights, {name: t.detach().clone() for name, t in moments.items()}
+        return weights, {name: t.detach().clone() for name, t in moments.items()}, self.steps_kept
 
     def _go_back(self) -> None:
-        weights, moments = self._good  # type: ignore[misc]
+        weights, moments, self.steps_kept = self._good  # type: ignore[misc]
         self.model.load_state_dict(weights)
         checkpoint.load_optimizer(self.optimizer, moments)  # type: ignore[arg-type]
 
     def _write_checkpoint(self, finished: bool) -> None:
         if self.checkpoint_dir is None:
             return
-        weights, moments = self._good  # type: ignore[misc]
+        weights, moments, _ = self._good  # type: ignore[misc]
         tensors = {
             **checkpoint.flatten("model", weights),
             **checkpoint.flatten("optimizer", moments),
@@ -364,6 +404,7 @@ class Fit(Trainer):
             "first_epoch": self.plan.max_epochs if finished else self.epoch + 1,
             "epochs_before": self.epochs_before,
             "n_iter": self.n_iter,
+            "steps_kept": self.steps_kept,
             "kl_weight": self.kl_weight,
             "lr_scale": self.lr_scale,
             "recoveries": self.recoveries,
@@ -373,34 +414,12 @@ class Fit(Trainer):
             "history": dict(self.history),
         }
 
-    def _look_for_checkpoint(self, resume: bool) -> None:
-        found = checkpoint.read(self.checkpoint_dir)  # type: ignore[arg-type]
-        path = Path(self.checkpoint_dir) / checkpoint.FILE_NAME  # type: ignore[arg-type]
-        if found is None:
-            if resume:
-                logger.warning("%s does not exist: training starts from the beginning.", path)
-            return
-        if not resume:
-            raise FileExistsError(
-                f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it"
-            )
-        its, here = found[1]["identity"], self._identity
-        different = [name for name in {**here, **its} if name not in its or name not in here or its[name] != here[name]]
-        if different:
-            listed = "; ".join(f"{name} was {its.get(name)!r}, is {here.get(name)!r}" for name in different)
-            raise ValueError(
-                f"{path} belongs to another fit: {listed}. Train with the same data, options and seed, or in another "
-                "checkpoint_dir"
-            )
-        self._resume_from = found
-        self.first_epoch, self.epochs_before = found[1]["first_epoch"], found[1]["epochs_before"]
-
     def _load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint.unflatten("model", tensors))
         checkpoint.load_optimizer(self.optimizer, checkpoint.unflatten("optimizer", tensors))  # type: ignore[arg-type]
         self.best_state_dict = checkpoint.unflatten("best", tensors) or None
         self.best_epoch = state["best_epoch"]
-        self.n_iter, self.kl_weight = state["n_iter"], state["kl_weight"]
+        self.n_iter, self.steps_kept, self.kl_weight = state["n_iter"], state["steps_kept"], state["kl_weight"]
         self.lr_scale, self.recoveries = state["lr_scale"], state["recoveries"]
         self.stopping.best, self.stopping.wait = state["stopping"]
         self.plateau.best, self.plateau.wait = state["plateau"]
@@ -410,43 +429,9 @@ class Fit(Trainer):
             torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
 
 
-class Patience:
-    """Counts epochs without improvement of a value that should fall."""
-
-    def __init__(self, patience: int, min_delta: float):
-        self.patience, self.min_delta = patience, min_delta
-        self.best, self.wait = math.inf, 0
-
-    def update(self, value: float) -> bool:
-        """False when patience has run out."""
-        if value < self.best - self.min_delta:
-            self.best, self.wait = value, 0
-        else:
-            self.wait += 1
-        return self.wait < self.patience
-
-
 def _terms(elbo: Elbo) -> dict[str, Tensor]:
     """Sums over cells of what the history shows."""
     reconstruction = sum(elbo.reconstruction.values())
     kl = sum(elbo.kl.values())
     terms = {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
     return {name: value.detach().sum() for name, value in terms.items()}  # type: ignore[union-attr]
-
-
-def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.ndarray) -> str:
-    """Which cells of a minibatch have a non-finite loss (or the largest), and the genes with their largest counts."""
-    with evaluating(model):
-        per_cell = model.loss(mb).per_cell()
-    bad = (~torch.isfinite(per_cell)).nonzero()[:, 0]
-    kind = f"{len(bad)} of {len(mb)} cells have a non-finite likelihood"
-    if len(bad) == 0:
-        bad, kind = per_cell.topk(min(3, len(mb))).indices, "the largest losses are of cells"
-    elif len(bad) == len(mb):
-        kind = f"it is so for all {len(mb)} cells; those with the most counts are"
-        bad = mb.x.sum(1).topk(min(3, len(mb))).indices
-    named = [str(cells[mb.indices[i]]) if mb.indices is not None else str(int(i)) for i in bad[:3]]
-    counts = mb.x[bad].amax(0)
-    top = counts.topk(min(3, counts.shape[0])).indices
-    largest = ", ".join(f"{genes[j]} ({counts[j]:g})" for j in top.tolist())
-    return f"{kind}: {', '.join(named)}; largest counts in genes {largest}"

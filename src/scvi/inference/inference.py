@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from copy import deepcopy
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from scvi.inference.loaders import n_steps
 from scvi.inference.posterior import Posterior
 from scvi.inference.trainer import MIN_CELLS_TO_MONITOR, Trainer
 
@@ -110,8 +111,7 @@ class UnsupervisedTrainer(Trainer):
             unit, length, planned = "epochs", self.n_epochs_kl_warmup, self.n_epochs or 0
         elif self.n_iter_kl_warmup is not None:
             unit, length = "iterations", self.n_iter_kl_warmup
-            cells = self._posteriors[self.posteriors_loop[0]].nb_cells
-            planned = self.n_iter + (self.n_epochs or 0) * math.ceil(cells / self.data_loader_kwargs["batch_size"])
+            planned = self.n_iter + (self.n_epochs or 0) * n_steps(self._posteriors[self.posteriors_loop[0]])
         else:
             logger.info("Training without KL warmup")
             return
@@ -181,10 +181,20 @@ class AdapterTrainer(UnsupervisedTrainer):
 
         The history begins before any adaptation, and includes all paths and earlier calls.
         """
-        for _ in range(n_path):
-            for encoder, state in zip(self._encoders, self._encoder_states, strict=True):
-                encoder.load_state_dict(state)
-            super().train(n_epochs, params=self.params, **kwargs)
-            if self.interrupted:
-                break
+        if not isinstance(n_path, Integral) or n_path < 1:
+            raise ValueError(f"n_path={n_path!r} is not a number of paths, an integer from 1 on")
+        fitted = {id(parameter) for parameter in self.params}
+        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in fitted]
+        try:
+            for parameter in others:
+                parameter.requires_grad_(False)
+            for _ in range(n_path):
+                for encoder, state in zip(self._encoders, self._encoder_states, strict=True):
+                    encoder.load_state_dict(state)
+                super().train(n_epochs, params=self.params, **kwargs)
+                if self.interrupted:
+                    break
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
         return min(self.history["elbo_test_set"])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from scvi.inference.posterior import Posterior
+from scvi.dataset.cell_data import count_minibatches
+from scvi.inference.posterior import Posterior
+from scvi.inference.posterior_utils import with_subclasses
 
 
 def fold_tail(posterior: Posterior) -> Iterator[Sequence[Tensor]]:
@@ -32,6 +32,14 @@ def fold_tail(posterior: Posterior) -> Iterator[Sequence[Tensor]]:
             held = tensors
     if held is not None:
         yield held
+
+
+def n_steps(posterior: Posterior) -> int:
+    """How many minibatches `fold_tail` makes."""
+    loader = posterior.data_loader
+    if loader.drop_last or loader.batch_size is None:
+        return len(loader)
+    return count_minibatches(posterior.nb_cells, loader.batch_size)
 
 
 def endless(posterior: Posterior) -> Iterator[Sequence[Tensor]]:
@@ -86,8 +94,20 @@ def check_arguments(n_epochs: int, lr: float, eps: float) -> None:
             raise ValueError(f"{name}={value!r} is not a positive number")
 
 
+def check_metrics(names: Iterable[str]) -> None:
+    """Refuses names of metrics that no class of posteriors has."""
+    kinds = list(with_subclasses(Posterior))
+    unknown = [name for name in names if not any(callable(getattr(kind, name, None)) for kind in kinds)]
+    if unknown:
+        known = {name for kind in kinds for name in dir(kind) if hasattr(getattr(kind, name), "mode")}
+        raise ValueError(
+            f"metrics_to_monitor: {', '.join(map(repr, unknown))} is not among {', '.join(map(repr, sorted(known)))}"
+        )
+
+
 def check_trainable(name: str, posterior: Posterior) -> None:
     """Refuses a posterior that cannot be trained on: batch norm cannot learn from a single cell."""
+    posterior.check_model()
     loader = posterior.data_loader
     if posterior.nb_cells < 2:
         raise ValueError(

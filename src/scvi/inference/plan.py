@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
+
+from scvi._checks import check_flag, check_integer, check_number
 
 __all__ = ["Plan", "Schedule", "default_batch_size", "default_max_epochs", "one_cycle"]
 
@@ -14,6 +15,7 @@ Schedule = Literal["one-cycle", "constant", "plateau"]
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
+_LEAST_PATIENCE = 5  # epochs
 
 
 def default_batch_size(n_cells: int, usual: int) -> int:
@@ -56,8 +58,9 @@ class Plan:
     check_val_every_n_epoch
         Epochs between two evaluations of the validation cells.
     early_stopping, early_stopping_monitor, early_stopping_patience, early_stopping_min_delta
-        Stop when the monitored value of the history has not fallen by `min_delta` nats in `patience` epochs, and go
-        back to the weights at its minimum. The patience starts when the KL weight has reached its maximum.
+        Stop when the monitored value of the history has not fallen by `min_delta` nats in `patience` epochs (None: a
+        fifth of `max_epochs`, at least 5), and go back to the weights at its minimum. The patience starts when the KL
+        weight has reached its maximum.
     """
 
     max_epochs: int
@@ -73,23 +76,24 @@ class Plan:
     check_val_every_n_epoch: int = 1
     early_stopping: bool = False
     early_stopping_monitor: str = "elbo_validation"
-    early_stopping_patience: int = 45
+    early_stopping_patience: int | None = None
     early_stopping_min_delta: float = 0.0
     lr_patience: int = 10
     lr_factor: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "check_val_every_n_epoch", "early_stopping_patience", "lr_patience"):
-            _check(name, getattr(self, name), _is_integer(getattr(self, name)), "a positive integer", above=0)
-        _check("batch_size", self.batch_size, _is_integer(self.batch_size), "an integer of at least 2", above=1)
+        for name in ("max_epochs", "check_val_every_n_epoch", "lr_patience"):
+            check_integer(name, getattr(self, name), 1)
+        if self.early_stopping_patience is not None:
+            check_integer("early_stopping_patience", self.early_stopping_patience, 1)
+        check_integer("batch_size", self.batch_size, 2)
         for name in ("lr", "eps", "lr_factor"):
-            _check(name, getattr(self, name), True, "a positive number", above=0)
+            check_number(name, getattr(self, name), "a positive number", above=0)
         for name in ("weight_decay", "min_kl_weight", "max_kl_weight", "early_stopping_min_delta", "kl_warmup"):
-            _check(name, getattr(self, name), True, "a number of at least 0", least=0)
-        if not isinstance(self.early_stopping, bool):
-            raise ValueError(f"early_stopping={self.early_stopping!r} is not True or False")
+            check_number(name, getattr(self, name), "a number of at least 0", least=0)
+        check_flag("early_stopping", self.early_stopping)
         if self.gradient_clip is not None:
-            _check("gradient_clip", self.gradient_clip, True, "a positive number or None", above=0)
+            check_number("gradient_clip", self.gradient_clip, "a positive number or None", above=0)
         if self.kl_warmup > 1:
             raise ValueError(f"kl_warmup={self.kl_warmup!r} is not a share of the planned steps, a number from 0 to 1")
         if self.min_kl_weight > self.max_kl_weight:
@@ -99,28 +103,22 @@ class Plan:
                 f"lr_schedule={self.lr_schedule!r} is not one of {', '.join(map(repr, get_args(Schedule)))}"
             )
 
+    @property
+    def patience(self) -> int:
+        """Epochs without improvement after which early stopping stops."""
+        return self.early_stopping_patience or max(_LEAST_PATIENCE, self.max_epochs // 5)
+
     def lr_at(self, step: int, n_steps: int) -> float:
         """Learning rate of a step, before any reduction on a plateau."""
         return self.lr * (one_cycle(step / n_steps) if self.lr_schedule == "one-cycle" else 1.0)
 
     def kl_weight_at(self, step: int, n_steps: int) -> float:
         """KL weight of a step, counted from 0; the last step of the warm-up has the full weight."""
-        warmup = self.kl_warmup * n_steps
-        share = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
-        return self.min_kl_weight + share * (self.max_kl_weight - self.min_kl_weight)
+        warmup = round(self.kl_warmup * n_steps, 6)  # 0.2 * 15 is a little more than 3
+        if step + 1 >= warmup:
+            return self.max_kl_weight
+        return self.min_kl_weight + (step + 1) / warmup * (self.max_kl_weight - self.min_kl_weight)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(self).items()}
-
-
-def _is_integer(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Integral)
-
-
-def _check(
-    name: str, value: Any, right_type: bool, wanted: str, above: float = -math.inf, least: float = -math.inf
-) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not (right_type and number and value > above and value >= least):
-        raise ValueError(f"{name}={value!r} is not {wanted}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -15,7 +16,10 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampl
 
 from scvi.inference import posterior_utils
 from scvi.minibatch import Minibatch
+from scvi.models.base import Model
 from scvi.models.log_likelihood import compute_elbo, compute_reconstruction_error
+from scvi.models.utils import check_draws
+from scvi.models.vae import VAE
 from scvi.queries import evaluating
 from scvi.queries.expression import normalized, rate
 from scvi.queries.latent import latent, library
@@ -61,7 +65,9 @@ class Posterior:
 
        Without `indices` the order is that of the data set, or random with `shuffle`.
 
-    The data set is read as it is now: choose cells and genes before making a posterior.
+    The counts and codes are those that the data set has when they are read; its cells and genes are to be chosen before
+    a posterior is made of it. Scores and queries see every cell, also where ``drop_last`` in `data_loader_kwargs` keeps
+    some out of the iteration; they refuse a model that was made for data of other sizes.
 
     Iterating yields lists of tensors on the device of the model: counts (n, g), mean and variance of the log library
     size in the cell's batch (n, 1), batch codes (n, 1), label codes (n, 1).
@@ -124,6 +130,13 @@ class Posterior:
     def minibatches(self) -> Iterator[Minibatch]:
         """The same cells in the same order as `Minibatch` records."""
         return (Minibatch.from_tensors(tensors) for tensors in self)
+
+    def check_model(self) -> None:
+        """ValueError if the model was made for other numbers of genes, batches or labels than these cells have."""
+        data_set, cells = self.gene_dataset, self.indices
+        if isinstance(self.model, Model) and len(cells):
+            n_batches, n_labels = (int(codes[cells].max()) + 1 for codes in (data_set.batch_indices, data_set.labels))
+            self.model.check_fits(data_set.nb_genes, n_batches, n_labels)
 
     def to_cuda(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Moves tensors to the device of the model."""
@@ -191,16 +204,16 @@ class Posterior:
     @metric("min")
     def elbo(self) -> float:
         """Negative evidence lower bound, mean over cells, in nats; lower is better."""
-        self._refuse_no_cells()
+        self._refuse_unfit()
         with evaluating(self.model):
-            return compute_elbo(self.model, self)
+            return compute_elbo(self.model, self._undropped())
 
     @metric("min")
     def reconstruction_error(self) -> float:
         """Negative log-likelihood of the counts given a draw of the latent variables, mean over cells, in nats."""
-        self._refuse_no_cells()
+        self._refuse_unfit()
         with evaluating(self.model):
-            return compute_reconstruction_error(self.model, self)
+            return compute_reconstruction_error(self.model, self._undropped())
 
     @metric("min")
     def marginal_ll(self, n_mc_samples: int = 1000) -> float:
@@ -211,8 +224,9 @@ class Posterior:
         n_mc_samples
             Draws from the variational posterior for each cell: the more, the tighter the bound.
         """
-        self._refuse_no_cells()
-        return -float(marginal(self.model, self.minibatches(), n_mc_samples=n_mc_samples).mean())
+        check_draws("n_mc_samples", n_mc_samples)
+        self._refuse_unfit()
+        return -float(marginal(self.model, self._undropped().minibatches(), n_mc_samples=n_mc_samples).mean())
 
     @metric("max")
     def entropy_batch_mixing(self, **kwargs: Any) -> float | None:
@@ -241,11 +255,11 @@ class Posterior:
         -------
         latent (n, d), batch codes (n, 1), label codes (n,); in the order of the iteration, see the class.
         """
-        self._refuse_no_cells()
+        self._refuse_unfit()
         codes: list[tuple[Tensor, Tensor]] = []
 
         def remembered() -> Iterator[Minibatch]:  # the next pass may be in another order
-            for minibatch in self.minibatches():
+            for minibatch in self._undropped().minibatches():
                 codes.append((minibatch.batch, minibatch.labels))
                 yield minibatch
 
@@ -255,8 +269,8 @@ class Posterior:
 
     def get_stats(self) -> npt.NDArray[np.float32]:
         """One draw of the log library size of each cell, (n,), in the order of `indices`."""
-        self._refuse_no_cells()
-        return library(self.model, self.sequential().minibatches(), give_mean=False).ravel()
+        self._refuse_unfit()
+        return library(self.model, self._undropped().sequential().minibatches(), give_mean=False).ravel()
 
     def get_sample_scale(
         self,
@@ -288,14 +302,15 @@ class Posterior:
         -------
         (n, g), or (s, n, g) for s > 1 draws that are not averaged; in the order of the iteration, see the class.
         """
+        check_draws("n_samples", n_samples)
         all_draws = n_samples > 1 and not return_mean
         if all_draws and return_df:
             raise ValueError("return_df=True needs return_mean=True: a table has no axis for the draws")
-        self._refuse_no_cells()
+        self._refuse_unfit()
         genes = None if gene_list is None else self._gene_positions(gene_list)
         scale = normalized(
             self.model,
-            self.minibatches(),
+            self._undropped().minibatches(),
             transform_batch=self._batch_codes(transform_batch),
             genes=genes,
             library_size=library_size,
@@ -326,10 +341,11 @@ class Posterior:
         -------
         (n, g), or (s, n, g) for s > 1 draws; in the order of the iteration, see the class.
         """
-        self._refuse_no_cells()
+        check_draws("n_samples", n_samples)
+        self._refuse_unfit()
         return rate(
             self.model,
-            self.minibatches(),
+            self._undropped().minibatches(),
             transform_batch=self._batch_codes(transform_batch),
             n_samples=n_samples,
         )
@@ -361,12 +377,16 @@ class Posterior:
     def _batch_codes(self, transform_batch: int | Sequence[int] | None) -> list[int] | None:
         if transform_batch is None:
             return None
-        codes = [int(code) for code in np.ravel(transform_batch)]
-        n_batches = self.gene_dataset.n_batches or 0
+        try:
+            codes = [operator.index(code) for code in np.ravel(transform_batch)]
+        except TypeError:
+            raise ValueError(f"transform_batch={transform_batch!r} is not the code of a batch, an integer") from None
+        of_model = self.model.n_batch if isinstance(self.model, VAE) else 0  # it may know batches that are not here
+        n_batches = max(of_model, self.gene_dataset.n_batches or 0)
         if not codes or not all(0 <= code < n_batches for code in codes):
             raise ValueError(
-                f"transform_batch={transform_batch!r} is not among the codes of the {n_batches} batches of the data "
-                f"set, 0 to {n_batches - 1}"
+                f"transform_batch={transform_batch!r} is not among the codes of the {n_batches} batches, "
+                f"0 to {n_batches - 1}"
             )
         return codes
 
@@ -378,9 +398,15 @@ class Posterior:
         posterior.reads_corrupted = corrupted
         return posterior
 
-    def _refuse_no_cells(self) -> None:
+    def _undropped(self: Self) -> Self:
+        """The same cells without ``drop_last``."""
+        return self.update({"drop_last": False}) if self.data_loader.drop_last else self
+
+    def _refuse_unfit(self) -> None:
+        """Refuses what no query can answer: no cells, or a model of other data."""
         if self.nb_cells == 0:
             raise ValueError("this posterior has no cells: a split with train_size=1.0 leaves none for the test set")
+        self.check_model()
 
     def _loader(self, sampler: Sampler[int], collate: Callable[[list[int]], list[Tensor]]) -> DataLoader[int]:
         options = dict(self.data_loader_kwargs)
@@ -396,10 +422,12 @@ def _ignore_ctrl_c(worker_id: int) -> None:
 
 
 class _Collate:
-    """Turns positions of cells into their tensors; a class, so that loaders can be pickled."""
+    """Turns positions of cells into their tensors as the data set is now; a class, so that loaders can be pickled."""
 
     def __init__(self, gene_dataset: GeneExpressionDataset, corrupted: bool = False) -> None:
-        self.cells = gene_dataset.cell_data(corrupted=corrupted)
+        self.gene_dataset, self.corrupted = gene_dataset, corrupted
+        gene_dataset.cell_data(corrupted)  # refuses now what it cannot give
 
     def __call__(self, positions: list[int]) -> list[Tensor]:
-        return self.cells.minibatch(np.asarray(positions, dtype=np.int64)).tensors()
+        cells = self.gene_dataset.cell_data(self.corrupted)
+        return cells.minibatch(np.asarray(positions, dtype=np.int64)).tensors()

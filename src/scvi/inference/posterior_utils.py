@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import scvi
+from scvi.queries.clustering import neighbourhood_entropy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from scvi.dataset import GeneExpressionDataset
     from scvi.inference.posterior import Posterior
 
-__all__ = ["entropy_batch_mixing", "entropy_from_indices", "load_posterior"]
+__all__ = ["entropy_batch_mixing", "entropy_from_indices", "load_posterior", "with_subclasses"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def write_posterior(posterior: Posterior, dir_path: Path) -> None:
     adata = data_set.to_anndata()
     if data_set.corrupted_X is not None:
         adata.layers[CORRUPTED_LAYER] = data_set.corrupted_X
+    for attributes in (adata.obs, adata.var, adata.obsm, adata.varm, adata.uns):
+        _as_text_where_mixed(attributes)
     with new_directory(dir_path) as folder:
         adata.write_h5ad(folder / DATA, compression="lzf")
         save_arrays(cells, folder / CELLS)
@@ -104,7 +107,7 @@ def load_posterior(
     dir_path = Path(dir_path)
     if not dir_path.is_dir():
         raise FileNotFoundError(f"there is no directory {str(dir_path)!r}; save_posterior makes one")
-    kinds = {kind.__name__: kind for kind in _with_subclasses(Posterior)}
+    kinds = {kind.__name__: kind for kind in with_subclasses(Posterior)}
     with _blaming(dir_path):
         info, cells, weights = _read(dir_path)
         name = info["posterior_type"]
@@ -191,7 +194,10 @@ def _read_data_set(path: Path, info: Mapping[str, Any], cells: Mapping[str, npt.
     data_set = GeneExpressionDataset()
     data_set.populate_from_data(
         adata.X,
-        Ys=[CellMeasurement(name, adata.obsm[name], column, adata.uns[column]) for name, column in columns.items()],
+        Ys=[
+            CellMeasurement(name, adata.obsm[name], column, _column_names(adata, name, column))
+            for name, column in columns.items()
+        ],
         batch_indices=cells["batch_indices"],
         labels=cells["labels"],
         gene_names=np.asarray(adata.var_names),
@@ -211,6 +217,15 @@ def _read_data_set(path: Path, info: Mapping[str, Any], cells: Mapping[str, npt.
     if CORRUPTED_LAYER in adata.layers:
         data_set.corrupted_X = adata.layers[CORRUPTED_LAYER]
     return data_set
+
+
+def _column_names(adata: AnnData, name: str, column: str) -> npt.NDArray:
+    """Names of a measurement's columns; numbers in directories of 2020, which hold its data again in their place."""
+    if column in adata.uns:
+        return np.asarray(adata.uns[column])
+    n_columns = adata.obsm[name].shape[1]
+    logger.info("The columns of %s have no names here, they are numbered from 0 to %d.", name, n_columns - 1)
+    return np.arange(n_columns).astype(str)
 
 
 def _codes(
@@ -238,6 +253,19 @@ def _blaming(dir_path: Path) -> Iterator[None]:
         raise ValueError(f"{str(dir_path)!r} is no complete directory of save_posterior: {reason}") from error
 
 
+def _as_text_where_mixed(attributes: Any) -> None:
+    """Values of mixed types, which no column of a file holds, become text."""
+    import pandas as pd
+
+    for name in list(attributes):
+        values = attributes[name]
+        if np.dtype(object) != getattr(values, "dtype", None):
+            continue
+        if pd.api.types.infer_dtype(np.ravel(values), skipna=False) not in ("string", "empty"):
+            logger.warning("The attribute %s holds objects that are not all text: it is saved as text", name)
+            attributes[name] = values.astype(str)
+
+
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that JSON can hold."""
     values = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
@@ -248,10 +276,11 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _with_subclasses(kind: type[Posterior]) -> Iterator[type[Posterior]]:
+def with_subclasses(kind: type[Posterior]) -> Iterator[type[Posterior]]:
+    """The class, and all that are made of it."""
     yield kind
     for subclass in kind.__subclasses__():
-        yield from _with_subclasses(subclass)
+        yield from with_subclasses(subclass)
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -285,19 +314,11 @@ def entropy_batch_mixing(
     -------
     0 where no neighbourhood is mixed, up to ln 2 = 0.693.
     """
-    from sklearn.neighbors import NearestNeighbors
-
-    latent, values = np.asarray(latent_space), np.asarray(batches).ravel()
-    distinct = np.unique(values)
-    if len(distinct) > 2:
-        raise ValueError(f"entropy_batch_mixing compares two batches, got {len(distinct)}")
-    if len(latent) != len(values) or len(latent) < 2:
-        raise ValueError(f"latent_space has {len(latent)} cells and batches {len(values)}: pass the same, 2 or more")
-    k = min(n_neighbors, len(latent) - 1)
-    neighbours = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(return_distance=False)  # (n, k)
-    share = (values == distinct[-1])[neighbours].mean(axis=1)  # (n,)
-    shares = np.stack([share, 1 - share])
-    entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=0)
+    values = np.asarray(batches).ravel()
+    n_batches = len(np.unique(values))
+    if n_batches > 2:
+        raise ValueError(f"entropy_batch_mixing compares two batches, got {n_batches}")
+    entropy = neighbourhood_entropy(latent_space, values, k=n_neighbors)
     rng = np.random.default_rng(int(torch.randint(2**31, ())) if seed is None else seed)
     return float(rng.choice(entropy, size=(n_pools, n_samples_per_pool)).mean())
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from scvi._settings import settings
 from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.interrupt import ctrl_c_sets
-from scvi.inference.loaders import check_arguments, check_trainable, endless, fold_tail, split_sizes
+from scvi.inference.loaders import check_arguments, check_metrics, check_trainable, endless, fold_tail, split_sizes
 from scvi.inference.posterior import Posterior, SequentialSubsetSampler
 from scvi.queries import evaluating
 
@@ -59,7 +59,7 @@ class Trainer(ABC):
     metrics_to_monitor
         Names of metrics computed on each registered posterior.
     benchmark
-        Compute no metrics while training.
+        Keep no history, whatever `frequency` is; only what early stopping follows is computed while training.
     frequency
         Metrics are computed every so many epochs, and before the first and after the last; None for never.
     weight_decay
@@ -128,7 +128,8 @@ class Trainer(ABC):
         self.max_nans = max_nans
 
         self.early_stopping = EarlyStopping(**(early_stopping_kwargs or {}))
-        monitored = self.default_metrics_to_monitor if metrics_to_monitor is None else metrics_to_monitor
+        monitored = list(self.default_metrics_to_monitor if metrics_to_monitor is None else metrics_to_monitor)
+        check_metrics(monitored)
         self.metrics_to_monitor = set(monitored)
         if self.early_stopping.early_stopping_metric is not None:
             self.metrics_to_monitor.add(self.early_stopping.early_stopping_metric)
@@ -191,6 +192,7 @@ class Trainer(ABC):
             self.training_extras_init(**extras_kwargs)
             with ctrl_c_sets(self, "interrupted"):
                 self.compute_metrics()
+                self._check_followed()
                 self.on_training_begin()
                 self._run_epochs()
             if self.interrupted:
@@ -455,6 +457,16 @@ class Trainer(ABC):
                 f"early stopping looks at on={stopping.on!r}, which has no cells; posteriors with cells: "
                 f"{', '.join(filled) or 'none'}"
             )
+
+    def _check_followed(self) -> None:
+        """Refuses to follow a metric that has no value on its posterior."""
+        stopping = self.early_stopping
+        for metric in (stopping.early_stopping_metric, stopping.save_best_state_metric):
+            if metric is not None and self._current_value(metric) is None:
+                raise ValueError(
+                    f"early stopping follows {metric!r} on {stopping.on!r}, where it has no value (None): "
+                    "name another metric in early_stopping_kwargs, or another posterior by `on`"
+                )
 
 
 def _is_live(stream: TextIO | None) -> bool:

@@ -72,6 +72,9 @@ class Model(nn.Module, ABC):
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO of a minibatch, one posterior draw for each cell."""
 
+    def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
+        """Refuses data of other sizes than the model was made for; a model with nothing to compare accepts all."""
+
     @abstractmethod
     def importance_log_weights(
         self, mb: Minibatch, q: Any, n_draws: int, generator: torch.Generator | None = None

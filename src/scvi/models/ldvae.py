@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scvi._checks import check_flag
 from scvi.models.modules import LinearDecoderSCVI
 from scvi.models.vae import VAE
 
@@ -53,6 +54,8 @@ class LDVAE(VAE):
             raise ValueError(
                 "dispersion='gene-cell' needs a decoder that gives it; LDVAE has 'gene', 'gene-batch', 'gene-label'"
             )
+        check_flag("use_batch_norm", use_batch_norm)
+        check_flag("bias", bias)
         self._decoder_options: dict[str, Any] = {"use_batch_norm": use_batch_norm, "bias": bias}
         super().__init__(
             n_input,

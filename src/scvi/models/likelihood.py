@@ -97,7 +97,8 @@ class PoissonCounts(Likelihood):
         return kernels.nll_poisson(x, decoded.logits, decoded.log_library, weight)
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
-        return Poisson(rate, validate_args=False)
+        # a frequency may underflow to 0, under which a count that was seen would be impossible
+        return Poisson(rate.clamp(min=torch.finfo(rate.dtype).tiny), validate_args=False)
 
 
 LIKELIHOODS: dict[str, Likelihood] = {"zinb": ZINB(), "nb": NB(), "poisson": PoissonCounts()}

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
+from scvi.models.utils import check_draws
 
 __all__ = [
     "compute_elbo",
@@ -66,39 +67,48 @@ def compute_elbo(vae: Any, posterior: Any, **kwargs: Any) -> float:
     vae
         A model whose call returns (reconstruction, local KL, global KL).
     posterior
-        Iterable of 2020 tensor lists with an attribute `indices`.
+        Iterable of 2020 tensor lists. The cells it yields count, each as often as it comes.
     **kwargs
         Passed to the model.
     """
-    total, kl_global = 0.0, 0.0
+    total, kl_global, n = 0.0, 0.0, 0
     for x, l_mean, l_var, batch_index, labels in _first_five(posterior):
         rec, kl_local, kl_global = vae(x, l_mean, l_var, batch_index=batch_index, y=labels, **kwargs)
-        total += float((rec + kl_local).sum())
-    return (total + float(kl_global)) / len(posterior.indices)
+        total += float((rec + kl_local).detach().sum())
+        n += len(x)
+    return (total + float(kl_global)) / _some(n)
 
 
 def compute_reconstruction_error(vae: Any, posterior: Any, **kwargs: Any) -> float:
     """Mean over cells of the negative log-likelihood at one posterior draw; arguments as :func:`compute_elbo`."""
-    total = 0.0
+    total, n = 0.0, 0
     for x, _, _, batch_index, labels in _first_five(posterior):
         out = vae.inference(x, batch_index, labels, **kwargs)
         extra = {**kwargs, "bernoulli_params": out.get("bernoulli_params")}
         parameters = out["px_rate"], out["px_r"], out["px_dropout"]
-        total += float(vae.get_reconstruction_loss(x, *parameters, **extra).sum())
-    return total / len(posterior.indices)
+        total += float(vae.get_reconstruction_loss(x, *parameters, **extra).detach().sum())
+        n += len(x)
+    return total / _some(n)
 
 
 def compute_marginal_log_likelihood_scvi(vae: Model, posterior: Any, n_samples_mc: int = 100) -> float:
     """Minus the mean over cells of the importance-weighted log-likelihood (Burda et al. 2016)."""
-    total = 0.0
+    total, n = 0.0, 0
     for tensors in _first_five(posterior):
         mb = Minibatch.from_tensors(tensors)
         total += float(importance_log_likelihood(vae, mb, n_samples_mc).sum())
-    return -total / len(posterior.indices)
+        n += len(mb)
+    return -total / _some(n)
 
 
 def _first_five(posterior: Iterable[Sequence[Tensor]]) -> Iterable[Sequence[Tensor]]:
     return (tensors[:5] for tensors in posterior)
+
+
+def _some(n_cells: int) -> int:
+    if n_cells == 0:
+        raise ValueError("the posterior yields no cells, of which there is no mean")
+    return n_cells
 
 
 @torch.no_grad()
@@ -113,8 +123,7 @@ def importance_log_likelihood(
     -------
     (n,) float64
     """
-    if n_draws < 1:
-        raise ValueError(f"the number of Monte-Carlo draws must be at least 1, got {n_draws}")
+    check_draws("the number of Monte-Carlo draws", n_draws)
     block = max(1, _MAX_ELEMENTS // mb.x.numel())
     log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.x.device)
     q = model.variational(mb)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["broadcast_labels", "check_choice", "enumerate_discrete", "iterate", "one_hot"]
+__all__ = ["broadcast_labels", "check_choice", "check_draws", "enumerate_discrete", "iterate", "one_hot"]
 
 
 def one_hot(index: Tensor, n_cat: int) -> Tensor:
@@ -53,3 +54,9 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...] | list[str]) ->
     """Refuse an option that is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def check_draws(name: str, value: Any) -> None:
+    """Refuse a number of posterior draws that is none."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r} is not a number of draws, an integer from 1 on")

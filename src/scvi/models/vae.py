@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from scvi._checks import check_flag, check_integer, is_number
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Model, draw, standard_normal_kl
 from scvi.models.likelihood import Decoded, make_dispersion, make_likelihood
 from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
-from scvi.models.utils import check_choice
+from scvi.models.utils import check_choice, check_draws
 
 __all__ = ["VAE", "Variational"]
 
@@ -88,7 +89,11 @@ class VAE(Model):
         _check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
         _check_rate(dropout_rate)
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
-        self.n_batch, self.n_labels, self.n_latent = n_batch, n_labels, n_latent
+        check_flag("use_observed_lib_size", use_observed_lib_size)
+        check_flag("encode_covariates", encode_covariates)
+        for position, size in enumerate(n_cats_per_cov or ()):
+            _check_sizes(0, **{f"n_cats_per_cov[{position}]": size})
+        self.n_input, self.n_batch, self.n_labels, self.n_latent = n_input, n_batch, n_labels, n_latent
         self.dispersion = dispersion
         self.log_variational = log_variational
         self.reconstruction_loss = reconstruction_loss
@@ -101,6 +106,7 @@ class VAE(Model):
         if shape is not None:
             self.px_r = nn.Parameter(torch.randn(shape))
         self.n_cat_list = [n_batch, *(n_cats_per_cov or [])]
+        self.n_continuous_cov = n_continuous_cov
         covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
         self.z_encoder = Encoder(
             n_input,
@@ -192,6 +198,29 @@ class VAE(Model):
             if not self.dispersion_of.per_cell:
                 self.px_r.copy_(log_theta if self.px_r.dim() == 1 else log_theta[:, None].expand_as(self.px_r))
 
+    def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
+        """Refuses data of other sizes than the model was made for.
+
+        Parameters
+        ----------
+        n_genes
+            Genes of the data.
+        n_batches, n_labels
+            One more than the highest code of batches and labels. A model of one batch or none ignores the batch.
+        """
+        wrong = []
+        if n_genes != self.n_input:
+            wrong.append(f"n_input={self.n_input} for {n_genes} genes (nb_genes)")
+        if n_batches > max(self.n_batch, 1) and (self.n_batch > 1 or self.dispersion == "gene-batch"):
+            wrong.append(f"n_batch={self.n_batch} for batch codes up to {n_batches - 1} (n_batches)")
+        if n_labels > self.n_labels and self.dispersion == "gene-label":
+            wrong.append(f"n_labels={self.n_labels} for label codes up to {n_labels - 1} (n_labels)")
+        if wrong:
+            raise ValueError(
+                f"this {type(self).__name__} was made for other data, it has {', '.join(wrong)}: "
+                "make one of the sizes of the data set, or keep the genes and cells that it was made for"
+            )
+
     def _categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
         others = () if mb.categorical is None else mb.categorical.split(1, dim=1)
         return batch, *others
@@ -207,6 +236,7 @@ class VAE(Model):
         y: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | float]:
         """(reconstruction loss + KL(l), KL(z), 0.0), the first two (n,)."""
+        self._refuse_without_covariates("forward")
         mb = Minibatch(x, self._batch(x, batch_index), y, local_l_mean, local_l_var)  # type: ignore[arg-type]
         elbo = self.loss(mb)
         return elbo.fixed(), elbo.warmed(), elbo.global_kl
@@ -230,7 +260,12 @@ class VAE(Model):
         n_samples
             Draws s; with more than one, all results but `px_r` get a leading axis s.
         transform_batch
-            Decode as if all cells came from this batch.
+            Decode as if all cells came from the batch of this code.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is below 1, `transform_batch` no code of a batch, or the model has further covariates.
 
         Returns
         -------
@@ -238,6 +273,9 @@ class VAE(Model):
             px_scale, px_r (inverse dispersion), px_rate, px_dropout (logits): (n, g); qz_m, qz_v, z: (n, d);
             ql_m, ql_v, library (the log library size): (n, 1).
         """
+        check_draws("n_samples", n_samples)
+        transform_batch = self._batch_code("transform_batch", transform_batch)
+        self._refuse_without_covariates("inference")
         mb = Minibatch(x, self._batch(x, batch_index), y)  # type: ignore[arg-type]
         q = self.variational(mb)
         draws = None if n_samples == 1 else n_samples
@@ -263,8 +301,13 @@ class VAE(Model):
     def get_reconstruction_loss(
         self, x: Tensor, px_rate: Tensor, px_r: Tensor, px_dropout: Tensor | None, **kwargs: Any
     ) -> Tensor:
-        """(..., n) negative log-likelihood summed over genes, from expected counts and inverse dispersion."""
-        return -self.likelihood.distribution(px_rate, px_r, px_dropout).log_prob(x).sum(-1)
+        """(..., n) negative log-likelihood summed over genes, from expected counts and inverse dispersion.
+
+        Evaluated in float64: for a large inverse dispersion its log-gamma functions cancel to nothing in float32.
+        """
+        dropout = None if px_dropout is None else px_dropout.double()
+        density = self.likelihood.distribution(px_rate.double(), px_r.double(), dropout)
+        return -density.log_prob(x.double()).sum(-1).to(px_rate.dtype)
 
     def get_latents(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """[a draw of z]."""
@@ -274,11 +317,14 @@ class VAE(Model):
         self, x: Tensor, y: Tensor | None = None, give_mean: bool = False, n_samples: int = 5000
     ) -> Tensor:
         """(n, d): a draw of z, or its mean (over `n_samples` draws where the latent distribution is 'ln')."""
+        check_draws("n_samples", n_samples)
+        self._refuse_to_encode("sample_from_posterior_z")
         q = self.variational(Minibatch(x, self._batch(x, None), y))  # type: ignore[arg-type]
         return self.latent_mean(q.z, n_samples) if give_mean else self.z_encoder.z_transformation(draw(q.z))
 
     def latent_mean(self, qz: Normal, n_samples: int = 5000, generator: torch.Generator | None = None) -> Tensor:
         """(n, d) E[z]; for 'ln' the mean of softmax(z) over `n_samples` draws."""
+        check_draws("n_samples", n_samples)
         if self.latent_distribution == "normal":
             return qz.loc
         total = torch.zeros_like(qz.loc)
@@ -289,6 +335,7 @@ class VAE(Model):
 
     def sample_from_posterior_l(self, x: Tensor) -> Tensor:
         """(n, 1) a draw of the log library size (the observed one where it is observed)."""
+        self._refuse_to_encode("sample_from_posterior_l")
         mb = Minibatch(x, self._batch(x, None), None)  # type: ignore[arg-type]
         q = self.variational(mb)
         return observed_log_library(mb) if q.l is None else draw(q.l)
@@ -317,11 +364,14 @@ class VAE(Model):
 
     def scale_from_z(self, sample_batch: Tensor, fixed_batch: int) -> Tensor:
         """(n, g) expected frequencies of these cells at a draw of z, decoded in batch `fixed_batch` (0.5 name)."""
+        code = self._batch_code("fixed_batch", fixed_batch)
+        self._refuse_to_encode("scale_from_z")
+        self._refuse_without_covariates("scale_from_z")
         any_code = torch.zeros(sample_batch.shape[0], 1, dtype=torch.long, device=sample_batch.device)
         mb = Minibatch(sample_batch, any_code, any_code)
         z = draw(self.variational(mb).z)
         library = torch.full_like(z[:, :1], _LIBRARY_OF_SCALE_FROM_Z)
-        return self.generative(z, library, mb, transform_batch=fixed_batch).scale
+        return self.generative(z, library, mb, transform_batch=code).scale
 
     def _batch(self, x: Tensor, batch_index: Tensor | None) -> Tensor | None:
         """The given codes, or the only batch there is; None where there are several, which the networks refuse."""
@@ -329,16 +379,52 @@ class VAE(Model):
             return batch_index
         return torch.zeros(x.shape[0], 1, dtype=torch.long, device=x.device)
 
+    def _batch_code(self, name: str, code: Any) -> int | None:
+        """The code of a batch as an int; None stays None."""
+        if code is None:
+            return None
+        try:
+            position = operator.index(code)
+        except TypeError:
+            raise ValueError(f"{name}={code!r} is not the code of a batch, an integer") from None
+        n_batch = max(self.n_batch, 1)
+        if not 0 <= position < n_batch:
+            raise ValueError(f"{name}={code!r} is not a batch of this model, which has 0 to {n_batch - 1}")
+        return position
+
+    def _covariates(self) -> list[str]:
+        """The options that brought covariates beside the batch."""
+        options = {
+            "n_continuous_cov": self.n_continuous_cov > 0,
+            "n_cats_per_cov": any(size > 1 for size in self.n_cat_list[1:]),
+        }
+        return [name for name, is_used in options.items() if is_used]
+
+    def _refuse_without_covariates(self, method: str) -> None:
+        """For a 2020 method that has no argument for the covariates that the decoder needs."""
+        if self._covariates():
+            raise ValueError(
+                f"{method} has no argument for the covariates of {' and '.join(self._covariates())}: "
+                "use `variational` and `loss` with a Minibatch that holds them"
+            )
+
+    def _refuse_to_encode(self, method: str) -> None:
+        """For a 2020 method that has no argument for the batch and the covariates that the encoder needs."""
+        if self.encode_covariates and (self.n_batch > 1 or self._covariates()):
+            raise ValueError(
+                f"encode_covariates=True: {method} has no argument for the batch and covariates that the encoder "
+                "sees; use `variational` with a Minibatch that holds them"
+            )
+
 
 def _check_rate(dropout_rate: Any) -> None:
-    if not (isinstance(dropout_rate, Real) and 0 <= float(dropout_rate) < 1):
+    if not (is_number(dropout_rate) and 0 <= dropout_rate < 1):
         raise ValueError(f"dropout_rate={dropout_rate!r} is not a number in [0, 1)")
 
 
 def _check_sizes(least: int, **sizes: int) -> None:
     for name, value in sizes.items():
-        if not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name}={value!r} must be an integer, at least {least}")
+        check_integer(name, value, least)
 
 
 def observed_log_library(mb: Minibatch) -> Tensor:

@@ -63,8 +63,13 @@ def batch_entropy(latent: npt.ArrayLike, batches: npt.ArrayLike, k: int = 50) ->
 
     0 means that every neighbourhood is of one batch; compare with `max_batch_entropy`.
     """
+    return float(np.mean(neighbourhood_entropy(latent, batches, k)))
+
+
+def neighbourhood_entropy(latent: npt.ArrayLike, batches: npt.ArrayLike, k: int = 50) -> npt.NDArray[np.float64]:
+    """Entropy, in nats, of the batch among the k nearest neighbours of each cell, (n,)."""
     latent, codes, n_batches = _checked(latent, batches, "batches")
-    return float(np.mean(_entropy(_neighbour_counts(latent, codes, n_batches, k))))
+    return _entropy(_neighbour_counts(latent, codes, n_batches, k))
 
 
 def max_batch_entropy(batches: npt.ArrayLike) -> float:

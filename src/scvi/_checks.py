@@ -1,0 +1,48 @@
+"""Numbers and flags that users give: checked where they come in, and refused by name."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any, TypeGuard
+
+import numpy as np
+
+__all__ = ["check_flag", "check_integer", "check_number", "is_integer", "is_number"]
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether a value is an integer, of Python or of numpy; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite real number, of Python or of numpy; True and False are none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None, wanted: str | None = None) -> int:
+    """The value as an int, refused if it is no integer in the range; `wanted` says the range in words."""
+    if not is_integer(value) or value < least or (most is not None and value > most):
+        at_least = {0: "an integer of at least 0", 1: "a positive integer"}.get(
+            least, f"an integer of at least {least}"
+        )
+        raise ValueError(f"{name}={value!r} is not {wanted or at_least}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, wanted: str, above: float = -math.inf, least: float = -math.inf) -> float:
+    """The value as a float, refused if it is no finite number above `above` and at least `least`."""
+    if not (is_number(value) and value > above and value >= least):
+        raise ValueError(f"{name}={value!r} is not {wanted}")
+    return float(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The value as a bool, refused if it is anything but True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}={value!r} is not True or False")
+    return bool(value)
