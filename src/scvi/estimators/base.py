@@ -235,7 +235,7 @@ class Estimator(ABC):
         Warns
         -----
         UserWarning
-            If a loss was not finite, with the cells and genes at fault; if training ended before the KL weight was full.
+            If a loss was not finite, with the cells and genes at fault; if training ended below the full KL weight.
         """
         data = self._cells.own("train")
         device = training.resolve_device(accelerator, devices)
