@@ -9,6 +9,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from scvi._checks import check_integer, check_number
 from scvi.dataset.cell_data import count_minibatches
 from scvi.inference.posterior import Posterior
 from scvi.inference.posterior_utils import with_subclasses
@@ -87,11 +88,9 @@ def _count(n_cells: int, size: float | None, rounded: Callable[[float], int]) ->
 
 def check_arguments(n_epochs: int, lr: float, eps: float) -> None:
     """Refuses a length of training or an option of Adam that is out of range."""
-    if not isinstance(n_epochs, Integral) or n_epochs < 0:
-        raise ValueError(f"n_epochs={n_epochs!r} is not a number of epochs, an integer from 0 on")
-    for name, value in (("lr", lr), ("eps", eps)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value!r} is not a positive number")
+    check_integer("n_epochs", n_epochs, 0, wanted="a number of epochs, an integer from 0 on")
+    check_number("lr", lr, "a positive number", above=0)
+    check_number("eps", eps, "a positive number", above=0)
 
 
 def check_metrics(names: Iterable[str]) -> None:

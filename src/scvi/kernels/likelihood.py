@@ -47,7 +47,7 @@ _LOG_POLY = tuple(
 _S1, _S3, _S5 = _F(1 / 12), _F(-1 / 360), _F(1 / 1260)
 _D1, _D2, _D4, _D6 = _F(-1 / 2), _F(-1 / 12), _F(1 / 120), _F(-1 / 252)
 _SERIES_AT_5 = _F(1 / 60 - 1 / 45000 + 1 / 3937500)  # _stirling(5)
-_LOG_24 = _F(1 / 24)
+_ONE_24TH = _F(1 / 24)
 
 # No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
 _options = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
@@ -192,7 +192,7 @@ def _zinb_zeros(mu, theta, dropout, ll, d_mu, d_theta, d_dropout):
 
 @njit(**_options)
 def _nb_nonzeros(n, x, log_mu, mu, theta, ll, d_mu, d_theta):
-    """The first n entries of the gathered arrays; results replace `mu`-independent scratch in place."""
+    """Log-likelihood and its slopes in log mu and log theta, for the first n of the gathered entries."""
     for k in range(n):
         c, m, t = x[k], mu[k], theta[k]
         inverse = _ONE / (m + t)
@@ -203,7 +203,7 @@ def _nb_nonzeros(n, x, log_mu, mu, theta, ll, d_mu, d_theta):
         rise_z = z * (z + _ONE) * (z + _TWO) * (z + _F(3))
         rise_c = (c + _ONE) * (c + _TWO) * (c + _F(3)) * (c + _FOUR)
         grow = _log1p(c / t4)
-        choose = _log((rise_t / rise_z) * (rise_c * _LOG_24))
+        choose = _log((rise_t / rise_z) * (rise_c * _ONE_24TH))
         choose += (t4 - _HALF) * grow - _F(4.5) * _log1p(c * _F(0.2))
         choose += _stirling(z4) - _stirling(t4) - _stirling(c5) + _SERIES_AT_5
         ll[k] = q + c * (log_mu[k] + _log(z4 * inverse / c5)) + choose
@@ -279,7 +279,7 @@ def negative_binomial_rows(
     inflated = dropout.shape[1] > 0
     gradients = d_logits.shape[0] > 0
     where = np.empty(g + 1, np.int32)
-    scratch = np.empty((12, g), np.float32)
+    scratch = np.empty((7, g), np.float32)
     theta, prob, mu, ll, d_mu, d_r, d_pi = (
         scratch[0],
         scratch[1],

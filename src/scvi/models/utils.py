@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from scvi._checks import check_integer
 
 __all__ = ["broadcast_labels", "check_choice", "check_draws", "enumerate_discrete", "iterate", "one_hot"]
 
@@ -58,5 +59,4 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...] | list[str]) ->
 
 def check_draws(name: str, value: Any) -> None:
     """Refuse a number of posterior draws that is none."""
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} is not a number of draws, an integer from 1 on")
+    check_integer(name, value, 1, wanted="a number of draws, an integer from 1 on")
