@@ -18,12 +18,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Layer -> the layers it may import. Whatever is not in a folder of its own is a layer of its own.
 ARROWS = {
     "kernels": set(),
-    "minibatch": set(),
+    "minibatch": {"kernels"},
     "_settings": set(),
     "models": {"kernels", "minibatch"},
     "dataset": {"kernels", "minibatch"},
     "queries": {"minibatch", "models"},
-    "inference": {"queries", "models", "minibatch", "dataset"},
+    "inference": {"queries", "models", "minibatch", "dataset", "kernels"},
     "estimators": {"inference", "queries", "models", "minibatch", "dataset", "kernels"},
 }
 USES_ESTIMATORS = {"__init__", "cli", "demo", "estimators"}

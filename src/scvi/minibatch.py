@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from scvi.kernels import Counts, SparseRows
+
 __all__ = ["Minibatch"]
 
 
@@ -18,7 +20,7 @@ class Minibatch:
     Codes are integer columns, never one-hot; what a data set does not have is None.
     """
 
-    x: Tensor  # (n, g) float32 counts
+    counts: Counts  # (n, g) float32, as sparse rows or dense
     batch: Tensor  # (n, 1) int64 codes of the experimental batch
     labels: Tensor  # (n, 1) int64 codes of the cell type
     l_mean: Tensor | None = None  # (n, 1) prior mean of the log library size
@@ -29,7 +31,21 @@ class Minibatch:
     indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
 
     def __len__(self) -> int:
-        return self.x.shape[0]
+        return self.counts.shape[0]
+
+    @property
+    def x(self) -> Tensor:
+        """(n, g) dense counts."""
+        return self.counts.dense if isinstance(self.counts, SparseRows) else self.counts
+
+    @property
+    def totals(self) -> Tensor:
+        """(n, 1) total counts of the cells."""
+        return self.counts.sums() if isinstance(self.counts, SparseRows) else self.counts.sum(1, keepdim=True)
+
+    @property
+    def device(self) -> torch.device:
+        return self.counts.device
 
     def to(self, device: torch.device | str) -> Minibatch:
         """The same minibatch on another device."""
@@ -47,4 +63,4 @@ class Minibatch:
     def from_tensors(cls, tensors: Sequence[Tensor]) -> Minibatch:
         """The inverse of :meth:`tensors`; further tensors (a model's own) are left out."""
         x, l_mean, l_var, batch, labels = tensors[:5]
-        return cls(x=x, batch=batch, labels=labels, l_mean=l_mean, l_var=l_var)
+        return cls(counts=x, batch=batch, labels=labels, l_mean=l_mean, l_var=l_var)

@@ -32,7 +32,7 @@ def build(cls: type[VAE] = VAE, **options: Any) -> VAE:
 def cells(n: int = N, seed: int = 0, **more: Tensor) -> Minibatch:
     generator = torch.Generator().manual_seed(seed)
     return Minibatch(
-        x=torch.poisson(4 * torch.rand(n, G, generator=generator), generator=generator),
+        counts=torch.poisson(4 * torch.rand(n, G, generator=generator), generator=generator),
         batch=torch.randint(K, (n, 1), generator=generator),
         labels=torch.randint(C, (n, 1), generator=generator),
         l_mean=torch.full((n, 1), 3.0),
@@ -44,11 +44,7 @@ def cells(n: int = N, seed: int = 0, **more: Tensor) -> Minibatch:
 @pytest.fixture
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every draw is the mean of its distribution, so that results can be computed by hand."""
-
-    def mean(q: Normal, n_samples: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        return q.loc if n_samples is None else q.loc.expand(n_samples, *q.loc.shape)
-
-    monkeypatch.setattr("scvi.models.vae.draw", mean)
+    monkeypatch.setattr("scvi.models.gaussian._noise", lambda q, shape, generator: torch.zeros(shape))
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

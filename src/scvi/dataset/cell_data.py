@@ -18,7 +18,7 @@ from scvi.dataset import checks
 from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, moments, row_sums, take
 from scvi.dataset.registry import fingerprint, register, registered
 from scvi.dataset.schema import Schema
-from scvi.kernels import rows_to_dense
+from scvi.kernels import rows_to_sparse
 from scvi.minibatch import Minibatch
 
 __all__ = [
@@ -106,11 +106,11 @@ class CellData:
         """The cells at `indices`, in that order; positions may repeat."""
         rows = self.positions(indices)
         if isinstance(self.counts, (np.ndarray, sp.csr_matrix, sp.csr_array)):
-            x = rows_to_dense(self.counts, rows, self.columns, self.n_genes)
+            counts = rows_to_sparse(self.counts, rows, self.columns, self.n_genes)
         else:
-            x = rows_to_dense(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
+            counts = rows_to_sparse(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
         return Minibatch(
-            x=x,
+            counts=counts,
             batch=_column(self.batch[rows], np.int64),
             labels=_column(self.labels[rows], np.int64),
             l_mean=_column(self.l_mean[rows], np.float32),

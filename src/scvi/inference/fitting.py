@@ -17,6 +17,7 @@ from scvi._random import seeded
 from scvi._warnings import warn
 from scvi.dataset.cell_data import CellData, count_minibatches, draw_minibatches
 from scvi.inference import checkpoint
+from scvi.inference.optimizer import ClippedAdam
 from scvi.inference.plan import Plan
 from scvi.inference.recovery import Patience, describe_fault
 from scvi.inference.trainer import Trainer
@@ -217,31 +218,23 @@ class Fit(Trainer):
 
     def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:
         """One step; a non-finite loss or gradient is not followed but recovered from."""
-        self.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        self.optimizer.forget_gradients()  # type: ignore[union-attr, operator]
         loss = self.loss(*tensors_list)
         self.current_loss = loss.detach()
-        if math.isfinite(self.current_loss):
-            loss.backward()
-            if self._clip():
-                self.optimizer.step()  # type: ignore[union-attr]
-                self.steps_kept += 1
-                self._add_to_sums(len(tensors_list[0]))
-                return
+        loss.backward()
+        if bool(self.optimizer.clipped_step(self.current_loss)):  # type: ignore[union-attr, operator]
+            self.steps_kept += 1
+            self._add_to_sums(len(tensors_list[0]))
+            return
         fault = describe_fault(self.model, tensors_list[0], self.data.cell_names, self.data.gene_names)
         self._recover(f"a non-finite loss in epoch {self.epoch + 1} ({fault})")
 
     def check_training_status(self) -> None:
         """Non-finite losses were dealt with in the step."""
 
-    def _clip(self) -> bool:
-        """Shortens the gradient to the plan's norm; False if it is not finite."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-        if not math.isfinite(norm):
-            return False
-        if self.plan.gradient_clip is not None and norm > self.plan.gradient_clip:
-            torch._foreach_mul_(gradients, self.plan.gradient_clip / norm)
-        return True
+    def make_optimizer(self, params: list[Any], lr: float, eps: float) -> torch.optim.Optimizer:
+        """Adam that clips by the plan."""
+        return ClippedAdam(params, lr, eps, self.weight_decay, self.plan.gradient_clip)
 
     # ---- history -----------------------------------------------------------------------------------------------------
 
@@ -429,9 +422,9 @@ class Fit(Trainer):
             torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
 
 
+@torch.no_grad()
 def _terms(elbo: Elbo) -> dict[str, Tensor]:
     """Sums over cells of what the history shows."""
-    reconstruction = sum(elbo.reconstruction.values())
-    kl = sum(elbo.kl.values())
-    terms = {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
-    return {name: value.detach().sum() for name, value in terms.items()}  # type: ignore[union-attr]
+    reconstruction = torch.stack([value.sum() for value in elbo.reconstruction.values()]).sum()
+    kl = torch.stack([value.sum() for value in elbo.kl.values()]).sum()
+    return {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}

@@ -9,21 +9,47 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scvi.kernels import twin
+from scvi.kernels.affine import Affine, as_tensor
 from scvi.kernels.parallel import row_blocks, run_blocks
+from scvi.kernels.rows import SparseRows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array, csr_matrix
 
-__all__ = ["find_bad_count", "nll_nb", "nll_poisson", "nll_zinb", "rows_to_dense"]
+    from scvi.kernels.networks import Adam
+
+__all__ = [
+    "Affine",
+    "Counts",
+    "SparseRows",
+    "adam",
+    "batch_norm_relu_dropout",
+    "find_bad_count",
+    "linear",
+    "nll_nb",
+    "nll_poisson",
+    "nll_zinb",
+    "rows_to_dense",
+    "rows_to_sparse",
+]
+
+Counts = Tensor | SparseRows
+"""(n, g) float32 counts."""
 
 _REASONS = {1: "non-finite", 2: "negative", 3: "non-integer"}
+_DENSE = 0.35  # share of entries from which a dense product is faster than a sparse one
 
 
 def nll_zinb(
-    x: Tensor, logits: Tensor, log_library: Tensor, log_theta: Tensor, dropout: Tensor, weight: float = 1.0
+    x: Counts,
+    logits: Tensor | Affine,
+    log_library: Tensor,
+    log_theta: Tensor,
+    dropout: Tensor | Affine,
+    weight: float = 1.0,
 ) -> Tensor:
     """Negative log-likelihood of zero-inflated negative binomial counts, summed over genes.
 
@@ -38,7 +64,8 @@ def nll_zinb(
     log_theta
         Log inverse dispersion, (g,), (n, g) or (..., n, g); clamped to [-18, 18].
     dropout
-        (..., n, g) logits of the probability that a count was replaced by 0.
+        (..., n, g) logits of the probability that a count was replaced by 0; where both are `Affine`, of one hidden
+        layer.
     weight
         The gradient with respect to each result that the caller expects to come (1 / n for a mean over cells). Any
         other gradient is handled too, at the price of another pass.
@@ -49,39 +76,94 @@ def nll_zinb(
     """
     if _compiled(x, logits, log_library, log_theta, dropout):
         return _fused(x, logits, log_library, log_theta, dropout, weight)
-    return -twin.log_zinb(x, logits, log_library, log_theta, dropout).sum(-1)
+    return -twin.log_zinb(_dense(x), as_tensor(logits), log_library, log_theta, as_tensor(dropout)).sum(-1)
 
 
-def nll_nb(x: Tensor, logits: Tensor, log_library: Tensor, log_theta: Tensor, weight: float = 1.0) -> Tensor:
+def nll_nb(x: Counts, logits: Tensor | Affine, log_library: Tensor, log_theta: Tensor, weight: float = 1.0) -> Tensor:
     """As :func:`nll_zinb`, without zero inflation."""
     if _compiled(x, logits, log_library, log_theta):
         return _fused(x, logits, log_library, log_theta, None, weight)
-    return -twin.log_nb(x, logits, log_library, log_theta).sum(-1)
+    return -twin.log_nb(_dense(x), as_tensor(logits), log_library, log_theta).sum(-1)
 
 
-def nll_poisson(x: Tensor, logits: Tensor, log_library: Tensor, weight: float = 1.0) -> Tensor:
+def nll_poisson(x: Counts, logits: Tensor | Affine, log_library: Tensor, weight: float = 1.0) -> Tensor:
     """As :func:`nll_zinb`, for Poisson counts."""
     if _compiled(x, logits, log_library):
         return _fused(x, logits, log_library, None, None, weight)
-    return -twin.log_poisson(x, logits, log_library).sum(-1)
+    return -twin.log_poisson(_dense(x), as_tensor(logits), log_library).sum(-1)
 
 
-def _compiled(*tensors: Tensor) -> bool:
+def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None = None) -> Tensor:
+    """A linear layer of counts, or of a function of them that leaves zeros at zero, and of dense columns beside them.
+
+    Parameters
+    ----------
+    x, beside
+        (n, g) and (n, k).
+    weight, bias
+        (h, g + k) and (h,). Sparse rows read the weights by gene: best lay them like that in memory.
+
+    Returns
+    -------
+    (n, h)
+    """
+    if isinstance(x, SparseRows) and x.density < _DENSE and _compiled(x, weight):
+        from scvi.kernels.networks import SparseLinear
+
+        return SparseLinear.apply(x, weight, bias, beside)
+    dense = _dense(x)
+    return nn.functional.linear(dense if beside is None else torch.cat([dense, beside], dim=-1), weight, bias)
+
+
+def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
+    """What follows a linear layer in training: (n, d) -> (n, d); the running moments of `norm` are brought up to date.
+
+    Dropout draws from torch's global generator.
+    """
+    if _compiled(x) and x.dim() == 2 and len(x) > 1:
+        from scvi.kernels.networks import Hidden
+
+        return Hidden.apply(x, norm.weight, norm.bias, norm, rate)
+    return nn.functional.dropout(torch.relu(norm(x)), rate)
+
+
+def adam(tensors: list[tuple[Tensor, Tensor, Tensor]]) -> Adam:
+    """See :class:`scvi.kernels.networks.Adam`; float32 tensors on the CPU only."""
+    from scvi.kernels.networks import Adam
+
+    return Adam(tensors)
+
+
+def _dense(x: Counts) -> Tensor:
+    return x.dense if isinstance(x, SparseRows) else x
+
+
+def _compiled(*given: Counts | Affine) -> bool:
+    tensors = [t.values if isinstance(t, SparseRows) else t.h if isinstance(t, Affine) else t for t in given]
     return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 def _fused(
-    x: Tensor, logits: Tensor, log_library: Tensor, log_theta: Tensor | None, dropout: Tensor | None, weight: float
+    x: Counts,
+    logits: Tensor | Affine,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    dropout: Tensor | Affine | None,
+    weight: float,
 ) -> Tensor:
-    from scvi.kernels.fused import FusedLikelihood
+    from scvi.kernels.fused import FusedLikelihood, LinearLikelihood
 
-    return FusedLikelihood.of(x, logits, log_library, log_theta, dropout, weight)
+    x = x if isinstance(x, SparseRows) else SparseRows.of(x)
+    if isinstance(logits, Affine) and not isinstance(dropout, Tensor) and logits.h.dim() == 2:
+        return LinearLikelihood.of(x, logits, log_library, log_theta, dropout, weight)
+    heads = [None if head is None else as_tensor(head) for head in (logits, dropout)]
+    return FusedLikelihood.of(x, heads[0], log_library, log_theta, heads[1], weight)  # type: ignore[arg-type]
 
 
-def rows_to_dense(
+def rows_to_sparse(
     counts: csr_matrix | csr_array | np.ndarray, rows: np.ndarray, columns: np.ndarray | None, n_genes: int
-) -> Tensor:
-    """Rows of a count matrix as a float32 tensor.
+) -> SparseRows:
+    """Rows of a count matrix as float32.
 
     Parameters
     ----------
@@ -93,26 +175,40 @@ def rows_to_dense(
         int32; position of each stored gene in the result, -1 leaves it out. None: as stored.
     n_genes
         Columns of the result.
-
-    Returns
-    -------
-    (len(rows), n_genes)
     """
     from scvi.kernels import sparse
 
-    out = np.zeros((len(rows), n_genes), dtype=np.float32)
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     columns = np.empty(0, np.int32) if columns is None else np.ascontiguousarray(columns, dtype=np.int32)
+    is_dense = isinstance(counts, np.ndarray)
+    stored = np.full(len(rows), n_genes) if is_dense else counts.indptr[rows + 1] - counts.indptr[rows]
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(stored, out=starts[1:])
+    genes, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    kept, totals = np.empty(len(rows), np.int64), np.empty((len(rows), 1), np.float32)
 
     def work(_: int, start: int, stop: int) -> None:
-        block = (start, stop)
-        if isinstance(counts, np.ndarray):
-            sparse.dense_rows(counts, rows, block, columns, out)
+        block, results = (start, stop), (starts, genes, values, kept, totals)
+        if is_dense:
+            sparse.dense_rows(counts, rows, block, columns, *results)
         else:
-            sparse.csr_rows(counts.data, counts.indices, counts.indptr, rows, block, columns, out)
+            sparse.csr_rows(counts.data, counts.indices, counts.indptr, rows, block, columns, n_genes, *results)
 
     run_blocks(work, row_blocks(len(rows), min_rows=32))
-    return torch.from_numpy(out)
+    if kept.sum() < starts[-1]:
+        ends = np.repeat(starts[:-1] + kept, stored)
+        is_kept = np.arange(starts[-1]) < ends
+        genes, values = genes[is_kept], values[is_kept]
+        np.cumsum(kept, out=starts[1:])
+    starts, genes, values, totals = map(torch.from_numpy, (starts, genes, values, totals))
+    return SparseRows(starts, genes, values, n_genes, totals)
+
+
+def rows_to_dense(
+    counts: csr_matrix | csr_array | np.ndarray, rows: np.ndarray, columns: np.ndarray | None, n_genes: int
+) -> Tensor:
+    """As :func:`rows_to_sparse`; (len(rows), n_genes)."""
+    return rows_to_sparse(counts, rows, columns, n_genes).dense
 
 
 def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:

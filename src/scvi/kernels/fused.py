@@ -1,22 +1,29 @@
-"""The compiled likelihood as a torch operation: forward computes loss and gradients, backward hands them out."""
+"""The compiled likelihood as torch operations: forward computes loss and gradients, backward hands them out."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from scvi.kernels.affine import Affine
 from scvi.kernels.likelihood import negative_binomial_rows, poisson_rows
 from scvi.kernels.parallel import row_blocks, run_blocks
+from scvi.kernels.rows import SparseRows
 
-__all__ = ["FusedLikelihood"]
+__all__ = ["FusedLikelihood", "LinearLikelihood"]
 
 _MIN_ROWS = 8  # rows below which a second thread does not pay
 
 
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # x, logits, log_library, log_theta, dropout
+class _Slopes(NamedTuple):
+    """Gradients that do not take the place of their inputs."""
+
+    library: Tensor  # (m,)
+    theta: Tensor | None  # (1, g) or (m, g)
+    sums: Tensor  # (2, g) of the gradients in the logits and in the dropout logits, over rows
 
 
 class FusedLikelihood(torch.autograd.Function):
@@ -24,74 +31,201 @@ class FusedLikelihood(torch.autograd.Function):
 
     @staticmethod
     def of(
-        x: Tensor, logits: Tensor, log_library: Tensor, log_theta: Tensor | None, dropout: Tensor | None, weight: float
-    ) -> Tensor:
-        """Lay out draws as rows: (..., n, g) -> (m, g); row i belongs to cell i modulo n."""
-        shape, g = logits.shape[:-1], logits.shape[-1]
-        if x.shape != logits.shape[-2:]:  # compiled code does not check the bounds of its arrays
-            raise ValueError(f"counts of shape {tuple(x.shape)} do not belong to logits of shape {tuple(logits.shape)}")
-        logits = logits.reshape(-1, g)
-        log_library = log_library.expand(*shape, 1).reshape(-1)
-        if log_theta is not None:
-            log_theta = log_theta.reshape(1, g) if log_theta.dim() == 1 else log_theta.expand(*shape, g).reshape(-1, g)
-        if dropout is not None:
-            dropout = dropout.expand(*shape, g).reshape(-1, g)
-        nll = FusedLikelihood.apply(x.contiguous(), logits, log_library, log_theta, dropout, weight)
-        return nll.view(shape)
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
+        x: SparseRows,
         logits: Tensor,
         log_library: Tensor,
         log_theta: Tensor | None,
         dropout: Tensor | None,
         weight: float,
     ) -> Tensor:
-        inputs = (x, logits, log_library, log_theta, dropout)
+        """Lay out draws as rows: (..., n, g) -> (m, g); row i belongs to cell i modulo n."""
+        _check_shape(x, logits.shape)
+        shape, g = logits.shape[:-1], logits.shape[-1]
+        if dropout is not None:
+            dropout = dropout.expand(*shape, g).reshape(-1, g)
+        library, theta = _rows_of(shape, g, log_library, log_theta)
+        nll = FusedLikelihood.apply(x, logits.reshape(-1, g), library, theta, dropout, weight)
+        return nll.view(shape)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: SparseRows,
+        logits: Tensor,
+        log_library: Tensor,
+        log_theta: Tensor | None,
+        dropout: Tensor | None,
+        weight: float,
+    ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
-        weights = torch.full(logits.shape[:1], weight)
-        nll, gradients = _evaluate(inputs, weights, wanted)
+        nll, ctx.gradients = _copied(x, logits, log_library, log_theta, dropout, _constant(logits, weight), wanted)
         if wanted:
-            ctx.save_for_backward(*inputs)
-            ctx.gradients, ctx.weight = gradients, weight
+            ctx.save_for_backward(logits, log_library, log_theta, dropout)
+            ctx.x, ctx.weight = x, weight
         return nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.gradients
-        if not bool((upstream == ctx.weight).all()):
-            _, gradients = _evaluate(ctx.saved_tensors, upstream.contiguous(), True)
+        if not _as_expected(upstream, ctx.weight):
+            _, gradients = _copied(ctx.x, *ctx.saved_tensors, upstream.contiguous(), True)
         return None, *gradients, None
 
 
-def _evaluate(inputs: Inputs, weights: Tensor, wanted: bool) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Loss (m,) and, if wanted, the gradients of ``weights @ loss`` for logits, library, theta and dropout."""
-    x, logits, log_library = (t.detach().contiguous() for t in inputs[:3])
-    log_theta, dropout = (None if t is None else t.detach().contiguous() for t in inputs[3:])
+class LinearLikelihood(torch.autograd.Function):
+    """As :class:`FusedLikelihood` for logits that are linear maps of one hidden layer (n, hidden)."""
+
+    @staticmethod
+    def of(
+        x: SparseRows,
+        logits: Affine,
+        log_library: Tensor,
+        log_theta: Tensor | None,
+        dropout: Affine | None,
+        weight: float,
+    ) -> Tensor:
+        """`dropout` has the same hidden layer as `logits`."""
+        n, g = len(logits.h), len(logits.bias)
+        _check_shape(x, torch.Size((n, g)))
+        library, theta = _rows_of(torch.Size((n,)), g, log_library, log_theta)
+        heads = (logits.weight, logits.bias) if dropout is None else (*logits[1:], *dropout[1:])
+        low = torch.is_autocast_enabled("cpu")
+        return LinearLikelihood.apply(x, library, theta, weight, low, logits.h, *heads)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: SparseRows,
+        log_library: Tensor,
+        log_theta: Tensor | None,
+        weight: float,
+        low: bool,
+        h: Tensor,
+        *heads: Tensor,
+    ) -> Tensor:
+        logits, nll, slopes = _through_heads(x, log_library, log_theta, _constant(h, weight), low, h, heads)
+        ctx.save_for_backward(log_library, log_theta, h, *heads)
+        ctx.x, ctx.weight, ctx.low, ctx.logits, ctx.slopes = x, weight, low, logits, slopes
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        log_library, log_theta, h, *heads = ctx.saved_tensors
+        d_logits, slopes = ctx.logits, ctx.slopes
+        if not _as_expected(upstream, ctx.weight):
+            d_logits, _, slopes = _through_heads(
+                ctx.x, log_library, log_theta, upstream.contiguous(), ctx.low, h, tuple(heads)
+            )
+        d_h = torch.zeros_like(h)
+        d_heads: list[Tensor] = []
+        for d, weights, d_bias in zip(d_logits, heads[::2], slopes.sums, strict=False):
+            add_product(d_h, d, weights, ctx.low)
+            d_heads += [product(d.t(), h, ctx.low), d_bias]
+        return None, slopes.library, slopes.theta, None, None, d_h, *d_heads
+
+
+def product(a: Tensor, b: Tensor, low: bool) -> Tensor:
+    """Matrix product in float32, of factors rounded to bfloat16 if `low`."""
+    return torch.mm(a.bfloat16(), b.bfloat16()).float() if low else torch.mm(a, b)
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor, low: bool) -> None:
+    """Adds :func:`product` to `out`."""
+    if low:
+        out += product(a, b, low)
+    else:
+        out.addmm_(a, b)
+
+
+def _through_heads(
+    x: SparseRows,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    weights: Tensor,
+    low: bool,
+    h: Tensor,
+    heads: tuple[Tensor, ...],
+) -> tuple[list[Tensor], Tensor, _Slopes]:
+    """Gradients in the logits, one (n, g) of each head; loss; the other gradients."""
+    pairs = zip(heads[::2], heads[1::2], strict=True)
+    logits = [product(h, w.t(), True).add_(b) if low else torch.addmm(b, h, w.t()) for w, b in pairs]
+    nll, slopes = _evaluate(x, logits[0], log_library, log_theta, (*logits[1:], None)[0], weights, True)
+    return logits, nll, slopes
+
+
+def _copied(
+    x: SparseRows,
+    logits: Tensor,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    dropout: Tensor | None,
+    weights: Tensor,
+    wanted: bool,
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Loss (m,) and, if wanted, gradients in logits, library, theta and dropout; the inputs stay as they are."""
+    rows = [None if t is None else t.clone() if wanted else t for t in (logits, dropout)]
+    rows = [None if t is None else t.contiguous() for t in rows]
+    nll, slopes = _evaluate(x, rows[0], log_library, log_theta, rows[1], weights, wanted)  # type: ignore[arg-type]
+    return nll, (rows[0], slopes.library, slopes.theta, rows[1])
+
+
+def _evaluate(
+    x: SparseRows,
+    logits: Tensor,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    dropout: Tensor | None,
+    weights: Tensor,
+    wanted: bool,
+) -> tuple[Tensor, _Slopes]:
+    """Loss (m,) and, if wanted, the gradients of ``weights @ loss``; those in the logits are written over them."""
     m, g = logits.shape
     blocks = row_blocks(m, _MIN_ROWS)
-    nll = torch.empty(m)
-    d_logits = torch.empty(m if wanted else 0, g)
-    d_library = torch.empty(m)
+    nll, d_library = torch.empty(m), torch.empty(m)
+    sums = torch.zeros(len(blocks), 2, g)
+    counts = [t.numpy() for t in (x.starts, x.genes, x.values)]
+    given = [t.detach().contiguous().numpy() for t in (logits, log_library)]
+    results = [t.numpy() for t in (nll, d_library)]
+    last, per_block = weights.numpy(), sums.numpy()
     if log_theta is None:
-        outputs = (nll, d_logits, d_library)
-        args = [t.numpy() for t in (x, logits, log_library, weights)]
-        results = [t.numpy() for t in outputs]
-        run_blocks(lambda _, start, stop: poisson_rows(*args, (start, stop), *results), blocks)
-        return nll, (d_logits, d_library, None, None)
+
+        def work(block: int, start: int, stop: int) -> None:
+            poisson_rows(*counts, *given, last, (start, stop), wanted, *results, per_block[block])
+
+        run_blocks(work, blocks)
+        return nll, _Slopes(d_library, None, sums.sum(0))
     inflation = torch.empty(m, 0) if dropout is None else dropout
-    d_dropout = torch.empty(m if wanted else 0, inflation.shape[1])
     shared = log_theta.shape[0] == 1
     d_theta = torch.zeros(len(blocks), 1, g) if shared else torch.empty(m if wanted else 0, g)
-    args = [t.numpy() for t in (x, logits, log_library, log_theta, inflation, weights)]
-    results = [t.numpy() for t in (nll, d_logits, d_library)]
-    slopes, drops = d_theta.numpy(), d_dropout.numpy()
+    given += [t.detach().contiguous().numpy() for t in (log_theta, inflation)]
+    slopes = d_theta.numpy()
 
     def work(block: int, start: int, stop: int) -> None:
-        negative_binomial_rows(*args, (start, stop), *results, slopes[block] if shared else slopes, drops)
+        own = slopes[block] if shared else slopes
+        negative_binomial_rows(*counts, *given, last, (start, stop), wanted, *results, own, per_block[block])
 
     run_blocks(work, blocks)
-    return nll, (d_logits, d_library, d_theta.sum(0) if shared else d_theta, None if dropout is None else d_dropout)
+    return nll, _Slopes(d_library, d_theta.sum(0) if shared else d_theta, sums.sum(0))
+
+
+def _check_shape(x: SparseRows, shape: torch.Size) -> None:
+    if x.shape != shape[-2:]:  # compiled code does not check the bounds of its arrays
+        raise ValueError(f"counts of shape {tuple(x.shape)} do not belong to logits of shape {tuple(shape)}")
+
+
+def _rows_of(shape: torch.Size, g: int, log_library: Tensor, log_theta: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(m,) log library sizes; (1, g) or (m, g) log inverse dispersions."""
+    library = log_library.expand(*shape, 1).reshape(-1)
+    if log_theta is not None:
+        log_theta = log_theta.reshape(1, g) if log_theta.dim() == 1 else log_theta.expand(*shape, g).reshape(-1, g)
+    return library, log_theta
+
+
+def _constant(rows: Tensor, weight: float) -> Tensor:
+    return torch.full(rows.shape[:1], weight)
+
+
+def _as_expected(upstream: Tensor, weight: float) -> bool:
+    return bool((upstream == weight).all())

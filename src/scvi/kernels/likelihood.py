@@ -2,15 +2,22 @@ r"""Negative log-likelihood of count rows and all its gradients, in one pass ove
 
 For a row with decoder logits a, log library l, log inverse dispersion r and dropout logits pi:
 
-    log mu = l + log softmax(a),  theta = exp(r),  v = theta / (mu + theta),  q = -theta log(1 + mu / theta)
+    log mu = l + log softmax(a),  theta = exp(r),  L = log(1 + mu / theta),  v = theta / (mu + theta),  q = -theta L
 
     x = 0:  log NB = q                      log ZINB = softplus(q - pi) - softplus(-pi)
     x > 0:  log NB = q + x (log mu - log(mu + theta)) + log Gamma(x + theta) / (Gamma(theta) x!)
             log ZINB = log NB - softplus(pi)
 
-Most entries are zeros, so zeros are computed for the whole row and non-zeros are gathered, computed and put back.
-Both loops are free of branches and calls, so that they become vector instructions. The difference of log-gammas is
-Stirling's series from theta + 4 on, which is exact to float32 and never subtracts two large numbers.
+Most entries are zeros, so a row is computed as if it were all zeros, and its counts, which come as sparse rows, are
+gathered, computed and put in their places. Counts of 1, 2 and 3, most of the rest, need no log-gamma function:
+
+    Gamma(x + theta) / (Gamma(theta) theta^x) = 1 (1 + 1 / theta) (1 + 2 / theta)
+
+For the others, the difference of log-gammas is Stirling's series from theta + 4 on, which is exact to float32 and never
+subtracts two large numbers. All loops are free of branches and calls, so that they become vector instructions, except
+for the two that gather and scatter.
+
+Gradients are written over the logits they belong to: at 10,000 genes memory traffic costs as much as arithmetic.
 """
 
 from __future__ import annotations
@@ -18,356 +25,345 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from scvi.kernels.elementary import (
+    FOUR,
+    HALF,
+    ONE,
+    OPTIONS,
+    TWO,
+    ZERO,
+    F,
+    digamma_series,
+    exp,
+    largest,
+    log,
+    log1p,
+    stirling,
+    total,
+)
+
 __all__ = ["negative_binomial_rows", "poisson_rows"]
 
-_F = np.float32
-_ZERO, _HALF, _ONE, _TWO, _FOUR, _FIVE = _F(0), _F(0.5), _F(1), _F(2), _F(4), _F(5)
-_LOG2E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4)
-_ROUND = _F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds a float32 to an integer
-_EXP_MIN, _EXP_MAX = _F(-87.0), _F(88.0)
-_SQRT2 = _F(1.41421356)
-_MAX_MEAN, _MAX_LOG_MEAN = _F(1e15), _F(34.538776)
-_MIN_LOG_THETA, _MAX_LOG_THETA = _F(-18.0), _F(18.0)
-_EXP_POLY = tuple(_F(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1))
-_LOG_POLY = tuple(
-    _F(c)
-    for c in (
-        7.0376836292e-2,
-        -1.1514610310e-1,
-        1.1676998740e-1,
-        -1.2420140846e-1,
-        1.4249322787e-1,
-        -1.6668057665e-1,
-        2.0000714765e-1,
-        -2.4999993993e-1,
-        3.3333331174e-1,
-    )
-)
-# Coefficients of Stirling's series of log Gamma and of its derivative.
-_S1, _S3, _S5 = _F(1 / 12), _F(-1 / 360), _F(1 / 1260)
-_D1, _D2, _D4, _D6 = _F(-1 / 2), _F(-1 / 12), _F(1 / 120), _F(-1 / 252)
-_SERIES_AT_5 = _F(1 / 60 - 1 / 45000 + 1 / 3937500)  # _stirling(5)
-_ONE_24TH = _F(1 / 24)
-
-# No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
-_options = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+_THREE, _FIVE = F(3), F(5)
+_MAX_MEAN, _MAX_LOG_MEAN = F(1e15), F(34.538776)
+_MIN_LOG_THETA, _MAX_LOG_THETA = F(-18.0), F(18.0)
+_SERIES_AT_5 = F(1 / 60 - 1 / 45000 + 1 / 3937500)  # stirling(5)
+_ONE_24TH, _ONE_6TH = F(1 / 24), F(1 / 6)
+_HALF_LOG_2PI = F(0.91893853)
 
 
-@njit(inline="always", **_options)
-def _exp(x):
-    """Cephes expf; relative error 1e-7, arguments clamped to the float32 range."""
-    x = _EXP_MIN if x < _EXP_MIN else x
-    x = _EXP_MAX if x > _EXP_MAX else x
-    n = (x * _LOG2E + _ROUND) - _ROUND
-    r = x - n * _LN2_HIGH
-    r = r - n * _LN2_LOW
-    p = _EXP_POLY[0]
-    p = p * r + _EXP_POLY[1]
-    p = p * r + _EXP_POLY[2]
-    p = p * r + _EXP_POLY[3]
-    p = p * r + _EXP_POLY[4]
-    p = p * r + _HALF
-    p = p * r * r + r + _ONE
-    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-@njit(inline="always", **_options)
-def _log(x):
-    """Cephes logf; x is a positive normal number."""
-    bits = np.float32(x).view(np.int32)
-    exponent = np.float32(np.int32((bits >> np.int32(23)) - np.int32(127)))
-    m = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32)
-    large = m > _SQRT2
-    m = m * _HALF if large else m
-    exponent = exponent + _ONE if large else exponent
-    f = m - _ONE
-    p = _LOG_POLY[0]
-    p = p * f + _LOG_POLY[1]
-    p = p * f + _LOG_POLY[2]
-    p = p * f + _LOG_POLY[3]
-    p = p * f + _LOG_POLY[4]
-    p = p * f + _LOG_POLY[5]
-    p = p * f + _LOG_POLY[6]
-    p = p * f + _LOG_POLY[7]
-    p = p * f + _LOG_POLY[8]
-    z = f * f
-    y = p * f * z + exponent * _LN2_LOW - _HALF * z
-    return f + y + exponent * _LN2_HIGH
-
-
-@njit(inline="always", **_options)
-def _log1p(x):
-    """log(1 + x) for x >= -0.5, to full relative accuracy near 0: the rounding of 1 + x is put back."""
-    u = _ONE + x
-    return _log(u) + (x - (u - _ONE)) / u
-
-
-@njit(inline="always", **_options)
-def _stirling(z):
-    """log Gamma(z) - ((z - 1/2) log z - z + log(2 pi) / 2), for z >= 4."""
-    i = _ONE / z
-    s = i * i
-    return i * (_S1 + s * (_S3 + s * _S5))
-
-
-@njit(inline="always", **_options)
-def _digamma_series(z):
-    """digamma(z) - log z, for z >= 4."""
-    i = _ONE / z
-    s = i * i
-    return i * _D1 + s * (_D2 + s * (_D4 + s * _D6))
-
-
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _sum(values, n):
-    total = 0.0
-    for start in range(0, n, 1024):
-        part = _ZERO
-        for j in range(start, min(start + 1024, n)):
-            part += values[j]
-        total += part
-    return total
-
-
-@njit(nogil=True, cache=True, fastmath={"nsz", "reassoc", "contract"}, error_model="numpy")
-def _max(values):
-    largest = values[0]
-    for j in range(values.shape[0]):
-        largest = values[j] if values[j] > largest else largest
-    return largest
-
-
-@njit(**_options)
-def _softmax(logits, prob):
-    """Writes softmax(logits) to `prob`; returns log sum exp(logits)."""
-    top = _max(logits)
+@njit(**OPTIONS)
+def _exponentials(logits, out):
+    """Writes exp(logits - max); returns the maximum and the sum of what was written, softmax is `out` / sum."""
+    top = largest(logits)
     for j in range(logits.shape[0]):
-        prob[j] = _exp(logits[j] - top)
-    total = np.float32(_sum(prob, logits.shape[0]))
-    inverse = _ONE / total
-    for j in range(logits.shape[0]):
-        prob[j] *= inverse
-    return top + _log(total)
+        out[j] = exp(logits[j] - top)
+    return top, np.float32(total(out))
 
 
-@njit(**_options)
-def _theta(log_theta, theta):
+@njit(**OPTIONS)
+def _dispersions(log_theta, theta, inverse):
+    """Writes theta and 1 / theta."""
     for j in range(log_theta.shape[0]):
         r = log_theta[j]
         r = _MIN_LOG_THETA if r < _MIN_LOG_THETA else r
         r = _MAX_LOG_THETA if r > _MAX_LOG_THETA else r
-        theta[j] = _exp(r)
+        theta[j] = exp(r)
+        inverse[j] = exp(-r)
 
 
-@njit(**_options)
-def _nb_zeros(mu, theta, ll, d_mu, d_theta):
-    for j in range(mu.shape[0]):
-        q = -theta[j] * _log1p(mu[j] / theta[j])
-        v_mu = theta[j] / (mu[j] + theta[j]) * mu[j]
+@njit(**OPTIONS)
+def _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_theta):
+    """Log-likelihood of zeros and its slopes in log mu and log theta; mu is `share` times `scale`."""
+    for j in range(share.shape[0]):
+        mu = share[j] * scale
+        mu = _MAX_MEAN if mu > _MAX_MEAN else mu
+        ratio = mu * inverse[j]
+        u = ONE + ratio
+        v = ONE / u
+        q = -theta[j] * (log(u) + (ratio - (u - ONE)) * v)  # log1p: the rounding of 1 + ratio is put back
         ll[j] = q
-        d_mu[j] = -v_mu
-        d_theta[j] = q + v_mu
+        d_mu[j] = -v * mu
+        d_theta[j] = q + v * mu
 
 
-@njit(**_options)
-def _zinb_zeros(mu, theta, dropout, ll, d_mu, d_theta, d_dropout):
-    for j in range(mu.shape[0]):
+@njit(**OPTIONS)
+def _zinb_zeros(share, scale, theta, inverse, dropout, ll, d_mu, d_theta):
+    """As :func:`_nb_zeros`; the slope in the dropout logits is written over them."""
+    for j in range(share.shape[0]):
+        mu = share[j] * scale
+        mu = _MAX_MEAN if mu > _MAX_MEAN else mu
+        ratio = mu * inverse[j]
+        u = ONE + ratio
+        v = ONE / u
+        q = -theta[j] * (log(u) + (ratio - (u - ONE)) * v)
         pi = dropout[j]
-        q = -theta[j] * _log1p(mu[j] / theta[j])
-        v_mu = theta[j] / (mu[j] + theta[j]) * mu[j]
         t = q - pi
-        a = _exp(-abs(t))
-        b = _exp(-abs(pi))
-        inv_a = _ONE / (_ONE + a)
-        inv_b = _ONE / (_ONE + b)
-        s = inv_a if t > _ZERO else a * inv_a  # sigmoid(q - pi)
-        not_dropped = b * inv_b if pi > _ZERO else inv_b  # sigmoid(-pi)
-        t_plus = t if t > _ZERO else _ZERO
-        pi_minus = -pi if pi < _ZERO else _ZERO
-        ll[j] = (t_plus - pi_minus) + _log1p((a - b) * inv_b)
-        d_mu[j] = -s * v_mu
-        d_theta[j] = s * (q + v_mu)
-        d_dropout[j] = not_dropped - s
+        a = exp(-abs(t))
+        b = exp(-abs(pi))
+        a1, b1 = ONE + a, ONE + b
+        both = ONE / (a1 * b1)
+        s = (ONE if t > ZERO else a) * (b1 * both)  # sigmoid(q - pi)
+        not_dropped = (b if pi > ZERO else ONE) * (a1 * both)  # sigmoid(-pi)
+        w = (a - b) * (a1 * both)  # log(a1 / b1) is log1p(w), the rounding of 1 + w put back
+        u = ONE + w
+        log_ratio = log(u) + (w - (u - ONE)) * (b1 * (b1 * both))
+        ll[j] = (q if t > ZERO else pi) - (pi if pi > ZERO else ZERO) + log_ratio
+        d_mu[j] = -s * (v * mu)
+        d_theta[j] = s * (q + v * mu)
+        dropout[j] = not_dropped - s
 
 
-@njit(**_options)
-def _nb_nonzeros(n, x, log_mu, mu, theta, ll, d_mu, d_theta):
-    """Log-likelihood and its slopes in log mu and log theta, for the first n of the gathered entries."""
+@njit(**OPTIONS)
+def _sort(x, at, few, many):
+    """Counts of 1, 2 and 3 and their genes to the first two rows of `few`, larger ones and fractions to `many`.
+
+    What is not positive is left out. Returns the numbers of entries in each.
+    """
+    few_at, many_at = few[1].view(np.int32), many[1].view(np.int32)
+    n_few, n_many = np.uintp(0), np.uintp(0)  # unsigned: a signed index is looked at for being negative, every time
+    for e in range(x.shape[0]):
+        c, j = x[e], at[e]
+        small = c == ONE or c == TWO or c == _THREE
+        few[0, n_few] = c
+        few_at[n_few] = j
+        n_few += np.uintp(small)
+        many[0, n_many] = c
+        many_at[n_many] = j
+        n_many += np.uintp(c > ZERO and not small)
+    return np.intp(n_few), np.intp(n_many)
+
+
+@njit(**OPTIONS)
+def _gather(g, n, log_scale, scale, logits, share, theta, dropout):
+    """Fills rows 2 to 5 of sorted entries with log mu, mu, theta and the dropout logit."""
+    where = g[1].view(np.int32)
+    inflated = dropout.shape[0] > 0
     for k in range(n):
-        c, m, t = x[k], mu[k], theta[k]
-        inverse = _ONE / (m + t)
+        j = np.uintp(where[k])
+        log_mu = logits[j] + log_scale
+        mu = share[j] * scale
+        g[2, k] = _MAX_LOG_MEAN if log_mu > _MAX_LOG_MEAN else log_mu  # as the mean itself: no density above 1
+        g[3, k] = _MAX_MEAN if mu > _MAX_MEAN else mu
+        g[4, k] = theta[j]
+        if inflated:
+            g[5, k] = dropout[j]
+
+
+@njit(**OPTIONS)
+def _few(g, n, ll, d_mu, d_theta):
+    """Log-likelihood and its slopes in log mu and log theta where the count is 1, 2 or 3."""
+    x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
+    for k in range(n):
+        c, m, i = x[k], mean[k], ONE / theta[k]
+        ratio = m * i
+        u = ONE + ratio
+        v = ONE / u
+        log_u = log(u) + (ratio - (u - ONE)) * v
+        q = -theta[k] * log_u
+        above_1, above_2 = c > ONE, c > TWO
+        one = ONE + i if above_1 else ONE
+        two = ONE + TWO * i if above_2 else ONE
+        rise = one * two
+        choose = _ONE_6TH if above_2 else (HALF if above_1 else ONE)
+        ll[k] = q + c * (log_mu[k] - log_u) + log(rise * choose)
+        digamma = ONE + ((two if above_1 else ZERO) + (one if above_2 else ZERO)) / rise  # times theta
+        d_mu[k] = v * (c - m)
+        d_theta[k] = q + v * m - c * v + digamma
+
+
+@njit(**OPTIONS)
+def _many(g, n, ll, d_mu, d_theta):
+    """As :func:`_few` for any positive count."""
+    x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
+    for k in range(n):
+        c, m, t = x[k], mean[k], theta[k]
+        inverse = ONE / (m + t)
         v = t * inverse
-        q = -t * _log1p(m / t)
-        t4, c5, z, z4 = t + _FOUR, c + _FIVE, c + t, c + t + _FOUR
-        rise_t = t * (t + _ONE) * (t + _TWO) * (t + _F(3))
-        rise_z = z * (z + _ONE) * (z + _TWO) * (z + _F(3))
-        rise_c = (c + _ONE) * (c + _TWO) * (c + _F(3)) * (c + _FOUR)
-        grow = _log1p(c / t4)
-        choose = _log((rise_t / rise_z) * (rise_c * _ONE_24TH))
-        choose += (t4 - _HALF) * grow - _F(4.5) * _log1p(c * _F(0.2))
-        choose += _stirling(z4) - _stirling(t4) - _stirling(c5) + _SERIES_AT_5
-        ll[k] = q + c * (log_mu[k] + _log(z4 * inverse / c5)) + choose
-        slope_t = (((_FOUR * t + _F(18)) * t + _F(22)) * t + _F(6)) / rise_t
-        slope_z = (((_FOUR * z + _F(18)) * z + _F(22)) * z + _F(6)) / rise_z
-        digamma = slope_t - slope_z + grow + (_digamma_series(z4) - _digamma_series(t4))
+        q = -t * log1p(m / t)
+        t4, c5, z, z4 = t + FOUR, c + _FIVE, c + t, c + t + FOUR
+        rise_t = t * (t + ONE) * (t + TWO) * (t + _THREE)
+        rise_z = z * (z + ONE) * (z + TWO) * (z + _THREE)
+        rise_c = (c + ONE) * (c + TWO) * (c + _THREE) * (c + FOUR)
+        grow = log1p(c / t4)
+        choose = log((rise_t / rise_z) * (rise_c * _ONE_24TH))
+        choose += (t4 - HALF) * grow - F(4.5) * log1p(c * F(0.2))
+        choose += stirling(z4) - stirling(t4) - stirling(c5) + _SERIES_AT_5
+        ll[k] = q + c * (log_mu[k] + log(z4 * inverse / c5)) + choose
+        slope_t = (((FOUR * t + F(18)) * t + F(22)) * t + F(6)) / rise_t
+        slope_z = (((FOUR * z + F(18)) * z + F(22)) * z + F(6)) / rise_z
+        digamma = slope_t - slope_z + grow + (digamma_series(z4) - digamma_series(t4))
         d_mu[k] = v * (c - m)
         d_theta[k] = q + v * m - c * v + t * digamma
 
 
-@njit(**_options)
-def _drop_nonzeros(n, dropout, ll, d_dropout):
-    """An observed count was not dropped: adds log sigmoid(-pi)."""
+@njit(**OPTIONS)
+def _not_dropped(g, n, ll):
+    """An observed count was not dropped: adds log sigmoid(-pi), and writes its slope over the gathered pi."""
+    dropout = g[5]
     for k in range(n):
         pi = dropout[k]
-        b = _exp(-abs(pi))
-        inverse = _ONE / (_ONE + b)
-        plus = pi if pi > _ZERO else _ZERO
-        ll[k] -= plus + _log1p(b)
-        d_dropout[k] = -(inverse if pi > _ZERO else b * inverse)
+        b = exp(-abs(pi))
+        b1 = ONE + b
+        softplus = (pi if pi > ZERO else ZERO) + log(b1)
+        ll[k] = ll[k] - softplus  # an augmented assignment would not become vector instructions here
+        dropout[k] = -(ONE if pi > ZERO else b) / b1
 
 
-@njit(**_options)
-def _find_nonzeros(x, where):
-    n = 0
-    for j in range(x.shape[0]):
-        where[n] = j
-        n += x[j] > _ZERO
-    return n
-
-
-@njit(**_options)
-def _gather(values, where, n, out):
+@njit(**OPTIONS)
+def _scatter(g, n, ll, d_mu, d_theta, d_dropout):
+    """Puts what was computed of gathered entries in their places."""
+    where = g[1].view(np.int32)
+    inflated = d_dropout.shape[0] > 0
     for k in range(n):
-        out[k] = values[where[k]]
+        j = np.uintp(where[k])
+        ll[j] = g[6, k]
+        d_mu[j] = g[7, k]
+        d_theta[j] = g[8, k]
+        if inflated:
+            d_dropout[j] = g[5, k]
 
 
-@njit(**_options)
-def _scatter(values, where, n, out):
-    for k in range(n):
-        out[where[k]] = values[k]
+@njit(**OPTIONS)
+def _finish(weight, share, share_sum, whole, d_mu, sums):
+    """From slopes of the log-likelihood in log mu to gradients of the loss in the logits; adds them up in `sums`."""
+    factor = np.float32(whole) / share_sum
+    for j in range(share.shape[0]):
+        d_mu[j] = (share[j] * factor - d_mu[j]) * weight
+        sums[j] += d_mu[j]
 
 
-@njit(**_options)
+@njit(**OPTIONS)
+def _finish_dropout(weight, d_dropout, sums):
+    for j in range(d_dropout.shape[0]):
+        d_dropout[j] *= -weight
+        sums[j] += d_dropout[j]
+
+
+@njit(**OPTIONS)
+def _finish_theta(weight, d_theta, sums):
+    for j in range(d_theta.shape[0]):
+        sums[j] -= d_theta[j] * weight
+
+
+@njit(**OPTIONS)
 def _stop_at_bounds(log_theta, d_theta):
     """A clamped dispersion has no slope."""
     for j in range(log_theta.shape[0]):
         r = log_theta[j]
-        d_theta[j] = _ZERO if r < _MIN_LOG_THETA or r > _MAX_LOG_THETA else d_theta[j]
+        d_theta[j] = ZERO if r < _MIN_LOG_THETA or r > _MAX_LOG_THETA else d_theta[j]
 
 
-@njit(**_options)
+@njit(**OPTIONS)
 def negative_binomial_rows(
-    x, logits, log_library, log_theta, dropout, weight, rows, nll, d_logits, d_library, d_theta, d_dropout
+    starts, at, x, logits, log_library, log_theta, dropout, weight, rows, gradients, nll, d_library, d_theta, sums
 ):
-    """Rows ``rows[0]:rows[1]`` of the negative log-likelihood and of its gradients times `weight[row]`.
+    """Rows ``rows[0]:rows[1]`` of the negative log-likelihood and of its gradients times ``weight[row]``.
 
     Parameters
     ----------
-    x
-        (n, g) counts; row i of the others reads row i modulo n, so that several draws share the counts.
+    starts, at, x
+        (n + 1,), (entries,) and (entries,): cell i has the counts ``x[starts[i]:starts[i + 1]]`` in the genes `at`.
+        Row i of the others reads cell i modulo n, so that several draws share the counts.
     logits, dropout
-        (m, g); `dropout` with no columns stands for no zero inflation.
+        (m, g); `dropout` with no columns stands for no zero inflation. With `gradients` they are written over by the
+        gradients of the same row.
     log_library, weight, nll, d_library
         (m,).
     log_theta, d_theta
         (1, g) for all rows, in which case `d_theta` is the sum over the rows of this call; otherwise (m, g).
-    d_logits, d_dropout
-        (m, g), or no rows where gradients are not wanted.
+    gradients
+        Whether they are wanted.
+    sums
+        (2, g): sums over the rows of this call of the gradients in the logits and in the dropout logits are added.
     """
-    n_cells, g = x.shape
+    n_cells, n_genes = starts.shape[0] - 1, logits.shape[1]
     shared = log_theta.shape[0] == 1
     inflated = dropout.shape[1] > 0
-    gradients = d_logits.shape[0] > 0
-    where = np.empty(g + 1, np.int32)
-    scratch = np.empty((7, g), np.float32)
-    theta, prob, mu, ll, d_mu, d_r, d_pi = (
-        scratch[0],
-        scratch[1],
-        scratch[2],
-        scratch[3],
-        scratch[4],
-        scratch[5],
-        scratch[6],
-    )
-    gathered = np.empty((8, g), np.float32)
-    c, c_log_mu, c_mu, c_theta = gathered[0], gathered[1], gathered[2], gathered[3]
-    c_ll, c_d_mu, c_d_r, c_pi = gathered[4], gathered[5], gathered[6], gathered[7]
+    scratch = np.empty((7, n_genes), np.float32)
+    share, theta, inverse, ll, d_r = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    most = 0
+    for i in range(n_cells):
+        most = max(most, starts[i + 1] - starts[i])
+    few, many = np.empty((9, most + 1), np.float32), np.empty((9, most + 1), np.float32)
     if shared:
-        _theta(log_theta[0], theta)
+        _dispersions(log_theta[0], theta, inverse)
     for i in range(rows[0], rows[1]):
         if not shared:
-            _theta(log_theta[i], theta)
-        log_scale = log_library[i] - _softmax(logits[i], prob)
-        scale = _exp(log_library[i])
-        for j in range(g):
-            m = prob[j] * scale
-            mu[j] = _MAX_MEAN if m > _MAX_MEAN else m
+            _dispersions(log_theta[i], theta, inverse)
+        top, share_sum = _exponentials(logits[i], share)
+        log_scale = log_library[i] - top - log(share_sum)
+        scale = exp(log_library[i]) / share_sum
+        cell = i % n_cells
+        first, last = starts[cell], starts[cell + 1]
+        n_few, n_many = _sort(x[first:last], at[first:last], few, many)
+        d_mu, pi = (logits[i], dropout[i]) if gradients else (scratch[5], scratch[6][: dropout.shape[1]])
+        if not gradients:
+            pi[:] = dropout[i]
+        _gather(few, n_few, log_scale, scale, logits[i], share, theta, pi)
+        _gather(many, n_many, log_scale, scale, logits[i], share, theta, pi)
         if inflated:
-            _zinb_zeros(mu, theta, dropout[i], ll, d_mu, d_r, d_pi)
+            _zinb_zeros(share, scale, theta, inverse, pi, ll, d_mu, d_r)
         else:
-            _nb_zeros(mu, theta, ll, d_mu, d_r)
-        counts = x[i % n_cells]
-        n = _find_nonzeros(counts, where)
-        _gather(counts, where, n, c)
-        _gather(logits[i], where, n, c_log_mu)
-        for k in range(n):
-            m = c_log_mu[k] + log_scale
-            c_log_mu[k] = _MAX_LOG_MEAN if m > _MAX_LOG_MEAN else m  # as the mean itself: the density stays below 1
-        _gather(mu, where, n, c_mu)
-        _gather(theta, where, n, c_theta)
-        _nb_nonzeros(n, c, c_log_mu, c_mu, c_theta, c_ll, c_d_mu, c_d_r)
+            _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_r)
+        _few(few, n_few, few[6], few[7], few[8])
+        _many(many, n_many, many[6], many[7], many[8])
         if inflated:
-            _gather(dropout[i], where, n, c_pi)
-            _drop_nonzeros(n, c_pi, c_ll, c_mu)
-            _scatter(c_mu, where, n, d_pi)
-        _scatter(c_ll, where, n, ll)
-        nll[i] = -_sum(ll, g)
+            _not_dropped(few, n_few, few[6])
+            _not_dropped(many, n_many, many[6])
+        _scatter(few, n_few, ll, d_mu, d_r, pi)
+        _scatter(many, n_many, ll, d_mu, d_r, pi)
+        nll[i] = -total(ll)
         if not gradients:
             continue
-        _scatter(c_d_mu, where, n, d_mu)
-        _scatter(c_d_r, where, n, d_r)
-        total = np.float32(_sum(d_mu, g))
-        w = weight[i]
-        d_library[i] = -total * w
-        for j in range(g):
-            d_logits[i, j] = (prob[j] * total - d_mu[j]) * w
+        whole = total(d_mu)
+        d_library[i] = -np.float32(whole) * weight[i]
+        _finish(weight[i], share, share_sum, whole, d_mu, sums[0])
         if inflated:
-            for j in range(g):
-                d_dropout[i, j] = -d_pi[j] * w
+            _finish_dropout(weight[i], pi, sums[1])
         if shared:
-            for j in range(g):
-                d_theta[0, j] -= d_r[j] * w
+            _finish_theta(weight[i], d_r, d_theta[0])
         else:
-            for j in range(g):
-                d_theta[i, j] = -d_r[j] * w
+            d_theta[i, :] = ZERO
+            _finish_theta(weight[i], d_r, d_theta[i])
             _stop_at_bounds(log_theta[i], d_theta[i])
     if gradients and shared:
         _stop_at_bounds(log_theta[0], d_theta[0])
 
 
-@njit(**_options)
-def poisson_rows(x, logits, log_library, weight, rows, nll, d_logits, d_library):
+@njit(**OPTIONS)
+def _log_factorial(c):
+    rise = (c + ONE) * (c + TWO) * (c + _THREE) * (c + FOUR)
+    c5 = c + _FIVE
+    return (c5 - HALF) * log(c5) - c5 + _HALF_LOG_2PI + stirling(c5) - log(rise)
+
+
+@njit(**OPTIONS)
+def poisson_rows(starts, at, x, logits, log_library, weight, rows, gradients, nll, d_library, sums):
     """As :func:`negative_binomial_rows`, for Poisson counts."""
-    n_cells, g = x.shape
-    prob = np.empty(g, np.float32)
-    ll = np.empty(g, np.float32)
+    n_cells, n_genes = starts.shape[0] - 1, logits.shape[1]
+    share = np.empty(n_genes, np.float32)
     for i in range(rows[0], rows[1]):
-        log_scale = log_library[i] - _softmax(logits[i], prob)
-        scale = _exp(log_library[i])
-        counts = x[i % n_cells]
-        for j in range(g):
-            c = counts[j]
-            rise = (c + _ONE) * (c + _TWO) * (c + _F(3)) * (c + _FOUR)
-            c5 = c + _FIVE
-            log_factorial = (c5 - _HALF) * _log(c5) - c5 + _F(0.91893853) + _stirling(c5) - _log(rise)
-            log_factorial = log_factorial if c > _ONE else _ZERO
-            # 0 log mu = 0, also where mu is 0
-            power = c * (logits[i, j] + log_scale) if c > _ZERO else _ZERO
-            ll[j] = power - prob[j] * scale - log_factorial
-        nll[i] = -_sum(ll, g)
-        if d_logits.shape[0] == 0:
+        row = logits[i]
+        top, share_sum = _exponentials(row, share)
+        log_scale = log_library[i] - top - log(share_sum)
+        cell = i % n_cells
+        scale = exp(log_library[i])
+        ll, whole = -np.float64(scale), 0.0
+        for e in range(starts[cell], starts[cell + 1]):
+            c = x[e]
+            if c > ZERO:
+                whole += c
+                ll += c * (row[at[e]] + log_scale) - (_log_factorial(c) if c > ONE else ZERO)
+        nll[i] = -ll
+        if not gradients:
             continue
-        total = np.float32(_sum(counts, g)) - scale
-        d_library[i] = -total * weight[i]
-        for j in range(g):
-            d_logits[i, j] = (prob[j] * (total + scale) - counts[j]) * weight[i]
+        d_library[i] = (scale - np.float32(whole)) * weight[i]
+        factor = np.float32(whole) / share_sum * weight[i]
+        for j in range(n_genes):
+            row[j] = share[j] * factor
+        for e in range(starts[cell], starts[cell + 1]):
+            if x[e] > ZERO:
+                row[at[e]] -= x[e] * weight[i]
+        for j in range(n_genes):
+            sums[0, j] += row[j]

@@ -1,41 +1,87 @@
-"""Counts as they are stored -> float32 minibatch, and one check of every stored value (numba, CPU)."""
+"""Counts as they are stored -> sparse rows, their product with a matrix, and one check of every stored value (numba)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-__all__ = ["csr_rows", "dense_rows", "first_bad_count"]
+from scvi.kernels.elementary import OPTIONS, ZERO
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy"}
+__all__ = ["count_entries", "csr_rows", "dense_rows", "first_bad_count", "product", "sum_by_gene", "transpose"]
+
+_PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@njit(**_options)
-def csr_rows(data, indices, indptr, rows, block, columns, out):
-    """Adds the stored values of ``rows[block[0]:block[1]]`` to the zeroed rows of `out`.
+@njit(**_PLAIN)
+def csr_rows(data, indices, indptr, rows, block, columns, n_genes, starts, genes, values, kept, totals):
+    """Copies what is not zero of ``rows[block[0]:block[1]]`` to `genes` and `values`, row i from ``starts[i]`` on.
 
-    `columns[j]` is the position of stored gene j in `out`, -1 leaves it out; an empty `columns` is the identity.
+    ``columns[j]`` is the new number of stored gene j, -1 leaves it out; an empty `columns` is the identity. Entries
+    of one place are added up. ``kept[i]`` and ``totals[i, 0]`` are set to the number of entries of row i and their sum.
     """
     mapped = columns.shape[0] > 0
+    seen = np.empty(0, np.int64)
     for i in range(block[0], block[1]):
-        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
-            j = columns[indices[k]] if mapped else indices[k]
-            if j >= 0:
-                out[i, j] += np.float32(data[k])
+        first = np.uintp(starts[i])
+        n, last, is_sorted, total = first, np.int32(-1), True, 0.0
+        for k in range(np.uintp(indptr[rows[i]]), np.uintp(indptr[rows[i] + 1])):
+            value = np.float32(data[k])
+            j = columns[np.uintp(indices[k])] if mapped else np.int32(indices[k])
+            genes[n] = j
+            values[n] = value
+            keep = (j >= 0) & (value != ZERO)
+            is_sorted &= (j > last) | (not keep)
+            last = j if keep else last
+            n += np.uintp(keep)
+            total += value if keep else ZERO
+        n_kept = np.intp(n - first)
+        if not is_sorted:  # only then may a gene have come twice
+            if seen.shape[0] == 0:
+                seen = np.full(n_genes, -1, np.int64)
+            n_kept = _add_up(genes, values, np.intp(first), n_kept, seen)
+        kept[i] = n_kept
+        totals[i, 0] = total
 
 
-@njit(**_options)
-def dense_rows(values, rows, block, columns, out):
+@njit(**_PLAIN)
+def _add_up(genes, values, first, n, seen):
+    """Leaves one entry for each gene among n of them from `first` on; returns how many there are.
+
+    ``seen[j]`` is where gene j stands, if that is in this row.
+    """
+    end = first
+    for e in range(first, first + n):
+        j, value = genes[e], values[e]
+        place = seen[j]
+        if first <= place < end and genes[place] == j:
+            values[place] += value
+            continue
+        seen[j] = end
+        genes[end] = j
+        values[end] = value
+        end += 1
+    return end - first
+
+
+@njit(**_PLAIN)
+def dense_rows(stored, rows, block, columns, starts, genes, values, kept, totals):
     """As :func:`csr_rows` for a dense matrix; several stored genes may not share a column here."""
     mapped = columns.shape[0] > 0
     for i in range(block[0], block[1]):
-        for stored in range(values.shape[1]):
-            j = columns[stored] if mapped else stored
-            if j >= 0:
-                out[i, j] = np.float32(values[rows[i], stored])
+        n, total = starts[i], 0.0
+        for gene in range(stored.shape[1]):
+            j = columns[gene] if mapped else gene
+            value = np.float32(stored[rows[i], gene])
+            if j >= 0 and value != ZERO:
+                genes[n] = j
+                values[n] = value
+                n += 1
+                total += value
+        kept[i] = n - starts[i]
+        totals[i, 0] = total
 
 
-@njit(**_options)
+@njit(**_PLAIN)
 def first_bad_count(values):
     """(position, reason) of the first value that is no count: 1 non-finite, 2 negative, 3 non-integer; or (-1, 0)."""
     for k in range(values.shape[0]):
@@ -47,3 +93,63 @@ def first_bad_count(values):
         if value != np.floor(value):
             return k, 3
     return -1, 0
+
+
+@njit(**_PLAIN)
+def count_entries(starts, genes, rows, counts):
+    """Adds to ``counts[j]`` how often gene j occurs in the rows."""
+    for e in range(starts[rows[0]], starts[rows[1]]):
+        counts[genes[e]] += 1
+
+
+@njit(**_PLAIN)
+def transpose(starts, genes, values, rows, places, cells, by_gene):
+    """Moves the entries of the rows to ``places[j]``, places[j] + 1, ... of `cells` and `by_gene`."""
+    for i in range(rows[0], rows[1]):
+        for e in range(starts[i], starts[i + 1]):
+            place = places[genes[e]]
+            places[genes[e]] = place + 1
+            cells[place] = i
+            by_gene[place] = values[e]
+
+
+@njit(**OPTIONS)
+def _add_rows(weights, at, n, matrix, out):
+    """Adds ``sum(weights[k] * matrix[at[k]])`` over the first n entries to `out`."""
+    k = np.uintp(0)
+    four = np.uintp(4)
+    end = np.uintp(n)
+    while k + four <= end:  # each pass over `out` costs as much as a row
+        a, b, c, d = weights[k], weights[k + np.uintp(1)], weights[k + np.uintp(2)], weights[k + np.uintp(3)]
+        row_a, row_b = matrix[np.uintp(at[k])], matrix[np.uintp(at[k + np.uintp(1)])]
+        row_c, row_d = matrix[np.uintp(at[k + np.uintp(2)])], matrix[np.uintp(at[k + np.uintp(3)])]
+        for o in range(out.shape[0]):
+            out[o] += a * row_a[o] + b * row_b[o] + (c * row_c[o] + d * row_d[o])
+        k += four
+    while k < end:
+        a, row_a = weights[k], matrix[np.uintp(at[k])]
+        for o in range(out.shape[0]):
+            out[o] += a * row_a[o]
+        k += np.uintp(1)
+
+
+@njit(**OPTIONS)
+def product(starts, genes, values, matrix, rows, out):
+    """Adds rows ``rows[0]:rows[1]`` of sparse (n, g) times dense (g, h) to `out`, (n, h)."""
+    for i in range(rows[0], rows[1]):
+        first, last = starts[i], starts[i + 1]
+        _add_rows(values[first:last], genes[first:last], last - first, matrix, out[i])
+
+
+@njit(**OPTIONS)
+def sum_by_gene(ends, cells, by_gene, matrix, block, out):
+    """Writes genes ``block[0]:block[1]`` of the transposed sparse matrix times dense (n, h) to `out`, (g, h).
+
+    Entries of gene j end before ``ends[j]`` and begin where those of the gene before end. By gene, because `matrix`
+    stays in the fastest cache while `out` is written once from end to end.
+    """
+    for j in range(block[0], block[1]):
+        first = ends[j - 1] if j > 0 else 0
+        last = ends[j]
+        out[j, :] = ZERO
+        _add_rows(by_gene[first:last], cells[first:last], last - first, matrix, out[j])

@@ -1,4 +1,4 @@
-"""What every model has in common: a loss made of named terms, and draws from Gaussians."""
+"""What every model has in common: a loss made of named terms."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 from scvi.minibatch import Minibatch
 
-__all__ = ["Elbo", "Model", "draw", "standard_normal_kl"]
+__all__ = ["Elbo", "Model"]
 
 
 @dataclass(frozen=True)
@@ -80,16 +79,3 @@ class Model(nn.Module, ABC):
         self, mb: Minibatch, q: Any, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """(s, n) log of joint density over posterior density, at draws from the posterior `q`."""
-
-
-def draw(q: Normal, n_samples: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-    """Reparameterised draws, (n, d) or (s, n, d); `generator` None is torch's global one."""
-    shape = q.loc.shape if n_samples is None else (n_samples, *q.loc.shape)
-    noise = torch.randn(shape, generator=generator, device=q.loc.device, dtype=q.loc.dtype)
-    return q.loc + q.scale * noise
-
-
-def standard_normal_kl(q: Normal) -> Tensor:
-    """KL(q || N(0, I)), summed over the last axis."""
-    variance = q.scale.square()
-    return 0.5 * (q.loc.square() + variance - 1 - variance.log()).sum(-1)

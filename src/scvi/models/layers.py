@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi.models.base import draw
+from scvi.kernels import Counts, batch_norm_relu_dropout, linear
+from scvi.models.gaussian import draw
 from scvi.models.utils import one_hot
 
 __all__ = ["FCLayers", "identity", "reparameterize_gaussian"]
@@ -72,16 +73,24 @@ class FCLayers(nn.Module):
 
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.fc_layers = nn.Sequential(OrderedDict((f"Layer {i}", layer(*pair)) for i, pair in enumerate(pairs)))
+        first = self.fc_layers[0][0]  # type: ignore[index]
+        # Laid out by input in memory: the first layer may read sparse counts, which look the weights up by gene.
+        first.weight = nn.Parameter(first.weight.detach().t().contiguous().t())
 
-    def forward(self, x: Tensor, *cat_list: Tensor | None, instance_id: int = 0, cont: Tensor | None = None) -> Tensor:
+    def forward(self, x: Counts, *cat_list: Tensor | None, instance_id: int = 0, cont: Tensor | None = None) -> Tensor:
         """(..., n, n_in) -> (..., n, n_out); categories (n, 1) codes or (n, k) one-hot, `cont` (n, n_cont)."""
         covariates = self._covariates(cat_list, cont)
         for layer in self.fc_layers:
-            linear, norm, relu, dropout = layer.children()
+            first, norm, relu, dropout = layer.children()
+            beside = None
             if covariates:
-                x = torch.cat([x, *(c.expand(*x.shape[:-1], -1) for c in covariates)], dim=-1)
-            x = dropout(relu(_each_draw(norm, linear(x))))
-        return x
+                beside = torch.cat([c.expand(*x.shape[:-1], -1) for c in covariates], dim=-1)
+            x = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
+            if isinstance(norm, nn.BatchNorm1d) and norm.training and isinstance(relu, nn.ReLU) and x.dim() == 2:
+                x = batch_norm_relu_dropout(x, norm, getattr(dropout, "p", 0.0))
+            else:
+                x = dropout(relu(_each_draw(norm, x)))
+        return x  # type: ignore[return-value]
 
     def _covariates(self, cat_list: tuple[Tensor | None, ...], cont: Tensor | None) -> list[Tensor]:
         if len(cat_list) < len(self.n_cat_list):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Poisson
 
 from scvi import kernels
+from scvi.kernels.affine import Affine, as_tensor
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.models.utils import check_choice
 
@@ -23,7 +24,7 @@ class Decoded:
     Attributes
     ----------
     logits
-        (..., n, g); the expected frequencies are their softmax.
+        (..., n, g), perhaps not computed yet; the expected frequencies are their softmax.
     log_library
         (..., n, 1) log library size.
     log_theta
@@ -32,15 +33,20 @@ class Decoded:
         (..., n, g) logits of the dropout probability; None where the likelihood has none.
     """
 
-    logits: Tensor
+    logits: Tensor | Affine
     log_library: Tensor
     log_theta: Tensor
-    dropout: Tensor | None
+    dropout: Tensor | Affine | None
 
     @property
     def scale(self) -> Tensor:
         """Expected frequencies; sum to one over genes."""
-        return torch.softmax(self.logits, dim=-1)
+        return torch.softmax(as_tensor(self.logits), dim=-1)
+
+    @property
+    def dropout_logits(self) -> Tensor | None:
+        """(..., n, g) what `dropout` stands for."""
+        return None if self.dropout is None else as_tensor(self.dropout)
 
     @property
     def rate(self) -> Tensor:
@@ -59,7 +65,7 @@ class Likelihood(ABC):
     has_dropout = False
 
     @abstractmethod
-    def nll(self, x: Tensor, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
         """(..., n) negative log-likelihood summed over genes; `weight` as in :func:`scvi.kernels.nll_zinb`."""
 
     @abstractmethod
@@ -72,7 +78,7 @@ class ZINB(Likelihood):
 
     has_dropout = True
 
-    def nll(self, x: Tensor, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
         logits, dropout = decoded.logits, decoded.dropout
         return kernels.nll_zinb(x, logits, decoded.log_library, decoded.log_theta, dropout, weight)  # type: ignore[arg-type]
 
@@ -83,7 +89,7 @@ class ZINB(Likelihood):
 class NB(Likelihood):
     """Negative binomial."""
 
-    def nll(self, x: Tensor, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
         return kernels.nll_nb(x, decoded.logits, decoded.log_library, decoded.log_theta, weight)
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
@@ -93,7 +99,7 @@ class NB(Likelihood):
 class PoissonCounts(Likelihood):
     """Poisson."""
 
-    def nll(self, x: Tensor, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
         return kernels.nll_poisson(x, decoded.logits, decoded.log_library, weight)
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:

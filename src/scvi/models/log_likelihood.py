@@ -124,8 +124,8 @@ def importance_log_likelihood(
     (n,) float64
     """
     check_draws("the number of Monte-Carlo draws", n_draws)
-    block = max(1, _MAX_ELEMENTS // mb.x.numel())
-    log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.x.device)
+    block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
+    log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.device)
     q = model.variational(mb)
     for start in range(0, n_draws, block):
         log_weights = model.importance_log_weights(mb, q, min(block, n_draws - start), generator)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi.models.base import draw
+from scvi.kernels import Counts
+from scvi.kernels.affine import Affine, as_tensor
+from scvi.models.gaussian import draw, gaussian_of
 from scvi.models.layers import FCLayers, identity, reparameterize_gaussian
 from scvi.models.utils import check_choice
 
@@ -55,11 +57,10 @@ class Encoder(nn.Module):
         self.var_encoder = nn.Linear(n_hidden, n_output)
         self.z_transformation = nn.Softmax(dim=-1) if distribution == "ln" else identity
 
-    def encode(self, x: Tensor, *cat_list: Tensor | None, cont: Tensor | None = None) -> Normal:
+    def encode(self, x: Counts, *cat_list: Tensor | None, cont: Tensor | None = None) -> Normal:
         """The untransformed Gaussian, (n, d)."""
-        q = self.encoder(x, *cat_list, cont=cont)
-        variance = torch.exp(self.var_encoder(q)) + _VARIANCE_FLOOR
-        return Normal(self.mean_encoder(q), variance.sqrt(), validate_args=False)
+        h = self.encoder(x, *cat_list, cont=cont)
+        return gaussian_of(h, self.mean_encoder, self.var_encoder, _VARIANCE_FLOOR)
 
     def forward(self, x: Tensor, *cat_list: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance of the untransformed Gaussian, and a transformed draw; each (n, d)."""
@@ -89,7 +90,12 @@ class Decoder(nn.Module):
         return self.mean_decoder(p), torch.exp(self.var_decoder(p))
 
 
-Heads = tuple[Tensor, Tensor | None, Tensor | None]
+Heads = tuple[Tensor | Affine, Tensor | None, Tensor | Affine | None]
+
+
+def _waiting(layer: nn.Module, h: Tensor) -> Tensor | Affine:
+    """A linear layer of h; in training it is left to the likelihood to compute."""
+    return Affine(h, layer.weight, layer.bias) if torch.is_grad_enabled() else layer(h)  # type: ignore[arg-type]
 
 
 class DecoderSCVI(nn.Module):
@@ -117,7 +123,7 @@ class DecoderSCVI(nn.Module):
         """Logits of the frequencies, log dispersion and dropout logits, (..., n, g); the last two if asked for."""
         h = self.px_decoder(z, *cat_list, cont=cont)
         log_r = self.px_r_decoder(h) if r else None
-        return self.px_scale_decoder[0](h), log_r, self.px_dropout_decoder(h) if dropout else None
+        return _waiting(self.px_scale_decoder[0], h), log_r, _waiting(self.px_dropout_decoder, h) if dropout else None
 
     def scale_bias(self) -> nn.Parameter:
         """(g,) the parameter that the frequencies' logits equal where nothing else contributes."""
@@ -128,8 +134,8 @@ class DecoderSCVI(nn.Module):
     ) -> tuple[Tensor | None, ...]:
         """(px_scale, px_r, px_rate, px_dropout); `library` is the log library size (n, 1)."""
         logits, px_r, px_dropout = self.heads(z, *cat_list, r=dispersion == "gene-cell")
-        px_scale = torch.softmax(logits, dim=-1)
-        return px_scale, px_r, torch.exp(library) * px_scale, px_dropout
+        px_scale = torch.softmax(as_tensor(logits), dim=-1)
+        return px_scale, px_r, torch.exp(library) * px_scale, as_tensor(px_dropout)  # type: ignore[arg-type]
 
 
 class LinearDecoderSCVI(nn.Module):
@@ -183,7 +189,7 @@ class LinearDecoderSCVI(nn.Module):
     ) -> tuple[Tensor | None, ...]:
         """(px_scale, None, px_rate, px_dropout); `library` is the log library size (n, 1)."""
         logits, _, px_dropout = self.heads(z, *cat_list)
-        px_scale = torch.softmax(logits, dim=-1)
+        px_scale = torch.softmax(as_tensor(logits), dim=-1)
         return px_scale, None, torch.exp(library) * px_scale, px_dropout
 
 

@@ -12,7 +12,8 @@ from torch.distributions import Normal, kl_divergence
 
 from scvi._checks import check_flag, check_integer, is_number
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo, Model, draw, standard_normal_kl
+from scvi.models.base import Elbo, Model
+from scvi.models.gaussian import draw, draw_with_kl
 from scvi.models.likelihood import Decoded, make_dispersion, make_likelihood
 from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
 from scvi.models.utils import check_choice, check_draws
@@ -131,7 +132,7 @@ class VAE(Model):
 
     def variational(self, mb: Minibatch) -> Variational:
         """q(z | x) and q(l | x)."""
-        x = torch.log1p(mb.x) if self.log_variational else mb.x
+        x = mb.counts.log1p() if self.log_variational else mb.counts
         qz = self.z_encoder.encode(x, *self._categories(mb, mb.batch), cont=mb.continuous)
         return Variational(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))
 
@@ -165,11 +166,11 @@ class VAE(Model):
         """The negative ELBO, one draw a cell; KL(z) is annealed, KL(l) is not."""
         q = self.variational(mb)
         log_library = observed_log_library(mb) if q.l is None else draw(q.l, generator=generator)
-        decoded = self.generative(draw(q.z, generator=generator), log_library, mb)
-        kl = {"z": standard_normal_kl(q.z)}
+        z, kl_z = draw_with_kl(q.z, generator)
+        decoded, kl = self.generative(z, log_library, mb), {"z": kl_z}
         if q.l is not None:
             kl["l"] = kl_divergence(q.l, library_prior(mb)).sum(-1)
-        return Elbo({"genes": self.likelihood.nll(mb.x, decoded, weight=1 / len(mb))}, kl)
+        return Elbo({"genes": self.likelihood.nll(mb.counts, decoded, weight=1 / len(mb))}, kl)
 
     def importance_log_weights(
         self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
@@ -187,7 +188,7 @@ class VAE(Model):
             log_library = draw(q.l, n_draws, generator)
             log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
         decoded = self.generative(z, log_library, mb)
-        return log_weights - self.likelihood.nll(mb.x, decoded)
+        return log_weights - self.likelihood.nll(mb.counts, decoded)
 
     def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
         """Start the decoder at the data's mean frequencies (g,) and the dispersion at `log_theta` (g,)."""
@@ -289,7 +290,7 @@ class VAE(Model):
             "px_scale": decoded.scale,
             "px_r": decoded.theta,
             "px_rate": decoded.rate,
-            "px_dropout": decoded.dropout,
+            "px_dropout": decoded.dropout_logits,
             "qz_m": wide(q.z.loc),
             "qz_v": wide(q.z.scale.square()),
             "z": self.z_encoder.z_transformation(z),
@@ -431,7 +432,7 @@ def observed_log_library(mb: Minibatch) -> Tensor:
     """(n, 1) log of the given size factor or of the cell's total, which is taken as 1 for an empty cell."""
     if mb.log_size is not None:
         return mb.log_size
-    return mb.x.sum(1, keepdim=True).clamp(min=1).log()
+    return mb.totals.clamp(min=1).log()
 
 
 def library_prior(mb: Minibatch) -> Normal:

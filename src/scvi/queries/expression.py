@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scvi.minibatch import Minibatch
-from scvi.models.base import draw
+from scvi.models.gaussian import draw
 from scvi.models.likelihood import Decoded
 from scvi.models.vae import VAE, observed_log_library
 from scvi.queries.evaluation import evaluating
@@ -130,7 +130,7 @@ def _posterior_draws(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of (z, log library), each (s, n, .), small enough to be decoded at once."""
     q = model.variational(mb)
-    block = max(1, _MAX_ELEMENTS // mb.x.numel())
+    block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
     for start in range(0, n_samples, block):
         s = min(block, n_samples - start)
         z = draw(q.z, s, generator)
@@ -161,8 +161,8 @@ def likelihood_parameters(
         names.append("dropout")
 
     def value(decoded: Decoded) -> Tensor:
-        parts = {"mean": decoded.rate, "dispersions": decoded.theta, "dropout": decoded.dropout}
-        return torch.stack([parts[name].expand_as(decoded.logits) for name in names])  # type: ignore[union-attr]
+        parts = {"mean": decoded.rate, "dispersions": decoded.theta, "dropout": decoded.dropout_logits}
+        return torch.stack([parts[name].expand_as(parts["mean"]) for name in names])  # type: ignore[union-attr]
 
     with evaluating(model):
         blocks = [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scvi.minibatch import Minibatch
-from scvi.models.base import draw
+from scvi.models.gaussian import draw
 from scvi.models.vae import VAE, observed_log_library
 from scvi.queries.evaluation import evaluating
 

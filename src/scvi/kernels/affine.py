@@ -1,0 +1,31 @@
+"""A linear map that waits to be computed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Affine", "as_tensor"]
+
+
+class Affine(NamedTuple):
+    """``h @ weight.T + bias``, not computed yet.
+
+    A likelihood that is given its logits like this computes them in memory of its own, writes their gradient over them
+    and never shows them: an array of cells and genes less to allocate, to write and to read, twice.
+    """
+
+    h: Tensor  # (..., n, hidden)
+    weight: Tensor  # (g, hidden)
+    bias: Tensor  # (g,)
+
+    def compute(self) -> Tensor:
+        """(..., n, g)"""
+        return torch.nn.functional.linear(self.h, self.weight, self.bias)
+
+
+def as_tensor(values: Tensor | Affine) -> Tensor:
+    """The numbers themselves."""
+    return values.compute() if isinstance(values, Affine) else values

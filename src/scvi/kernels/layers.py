@@ -1,0 +1,99 @@
+"""What stands between the matrix products of a network, and its optimiser, in one pass each (numba, CPU, float32)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F
+
+__all__ = ["adam", "hidden_backward", "hidden_forward", "sum_of_squares"]
+
+
+@njit(inline="always", **OPTIONS)
+def _uniform(seed, number):
+    """In [0, 1): two rounds of multiply and xor-shift of a 32-bit counter, which mix all of its bits."""
+    z = np.uint32(np.uint32(number) * np.uint32(0x9E3779B9)) ^ np.uint32(seed)
+    z = np.uint32(np.uint32(z ^ np.uint32(z >> np.uint32(16))) * np.uint32(0x21F0AAAD))
+    z = np.uint32(np.uint32(z ^ np.uint32(z >> np.uint32(15))) * np.uint32(0xD35A2D97))
+    z = np.uint32(z ^ np.uint32(z >> np.uint32(15)))
+    return np.float32(np.int32(z >> np.uint32(8))) * F(2**-24)
+
+
+@njit(**OPTIONS)
+def hidden_forward(x, gamma, beta, eps, rate, seed, mean, variance, inverse, normed, out):
+    """Batch norm with the moments of these rows, ReLU and dropout: `x` (n, d) -> `out` (n, d).
+
+    Writes `mean`, the biased `variance` and its inverse root `inverse`, each (d,), and the normalised rows `normed`.
+    """
+    n, d = x.shape
+    mean[:] = ZERO
+    variance[:] = ZERO
+    for i in range(n):
+        for j in range(d):
+            mean[j] += x[i, j]
+    for j in range(d):
+        mean[j] /= n
+    for i in range(n):
+        for j in range(d):
+            centred = x[i, j] - mean[j]
+            variance[j] += centred * centred
+    for j in range(d):
+        variance[j] /= n
+        inverse[j] = ONE / np.sqrt(variance[j] + eps)
+    keep = ONE / (ONE - rate)
+    for i in range(n):
+        for j in range(d):
+            y = (x[i, j] - mean[j]) * inverse[j]
+            normed[i, j] = y
+            y = y * gamma[j] + beta[j]
+            out[i, j] = keep * y if y > ZERO else (y if y != y else ZERO)  # what is no number stays none
+    if rate > ZERO:
+        for i in range(n):
+            for j in range(d):
+                out[i, j] = ZERO if _uniform(seed, i * d + j) < rate else out[i, j]
+
+
+@njit(**OPTIONS)
+def hidden_backward(d_out, out, normed, gamma, inverse, rate, d_gamma, d_beta, d_x):
+    """Gradients of :func:`hidden_forward`; where `out` is zero, ReLU or dropout let nothing through."""
+    n, d = out.shape
+    keep = ONE / (ONE - rate)
+    d_gamma[:] = ZERO
+    d_beta[:] = ZERO
+    for i in range(n):
+        for j in range(d):
+            g = ZERO if out[i, j] == ZERO else d_out[i, j] * keep
+            d_x[i, j] = g
+            d_beta[j] += g
+            d_gamma[j] += g * normed[i, j]
+    share = ONE / F(n)
+    for i in range(n):
+        for j in range(d):
+            centred = d_x[i, j] - share * (d_beta[j] + normed[i, j] * d_gamma[j])
+            d_x[i, j] = centred * gamma[j] * inverse[j]
+
+
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def sum_of_squares(values):
+    """In float64, of float32 sums of up to 4096 numbers."""
+    whole = 0.0
+    for start in range(0, values.shape[0], 4096):
+        part = ZERO
+        for j in range(start, min(start + 4096, values.shape[0])):
+            part += values[j] * values[j]
+        whole += part
+    return whole
+
+
+@njit(**OPTIONS)
+def adam(p, g, m, v, scale, decay, rate, beta1, beta2, correction, eps):
+    """One step of Adam (Kingma and Ba 2015) with gradient ``scale * g`` and an L2 penalty.
+
+    `rate` is the learning rate over the bias correction of `m`, `correction` the inverse root of that of `v`.
+    """
+    for j in range(p.shape[0]):
+        slope = g[j] * scale + decay * p[j]
+        m[j] += (ONE - beta1) * (slope - m[j])
+        v[j] = beta2 * v[j] + (ONE - beta2) * slope * slope
+        p[j] -= rate * m[j] / (np.sqrt(v[j]) * correction + eps)

@@ -1,0 +1,185 @@
+"""Layers and optimiser on compiled code, as torch operations (CPU, float32)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from scvi.kernels import layers, sparse
+from scvi.kernels.parallel import row_blocks, run_blocks
+from scvi.kernels.rows import SparseRows
+
+__all__ = ["Adam", "Hidden", "SparseLinear"]
+
+_F = np.float32
+_LARGE = 2**14  # numbers from which a tensor is shared out between threads
+
+
+def _times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
+    """Adds rows (n, g) times `matrix` (g, h) to `out`, (n, h)."""
+    given = [t.numpy() for t in (x.starts, x.genes, x.values, matrix)]
+    result = out.numpy()
+    run_blocks(lambda _, *rows: sparse.product(*given, rows, result), row_blocks(len(x), min_rows=16))
+
+
+def _transposed_times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
+    """Writes the transposed rows (g, n) times `matrix` (n, h) to `out`, (g, h)."""
+    starts, genes, values = (t.numpy() for t in (x.starts, x.genes, x.values))
+    # The entries are sorted by gene first: those of each block of cells are counted, so that each knows its places.
+    blocks = row_blocks(len(x), min_rows=32)
+    counts = np.zeros((len(blocks), x.n_genes), np.int64)
+    run_blocks(lambda i, *rows: sparse.count_entries(starts, genes, rows, counts[i]), blocks)
+    upto = counts.cumsum(0)
+    ends = upto[-1].cumsum()
+    places = upto - counts + (ends - upto[-1])
+    cells, by_gene = np.empty_like(genes), np.empty_like(values)
+    run_blocks(lambda i, *rows: sparse.transpose(starts, genes, values, rows, places[i], cells, by_gene), blocks)
+    given, result = matrix.numpy(), out.numpy()
+    run_blocks(
+        lambda _, *genes: sparse.sum_by_gene(ends, cells, by_gene, given, genes, result),
+        row_blocks(x.n_genes, min_rows=64),
+    )
+
+
+class SparseLinear(torch.autograd.Function):
+    """A linear layer of sparse rows and, beside them, dense columns: (n, g) and (n, k) -> (n, h)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: SparseRows, weight: Tensor, bias: Tensor | None, beside: Tensor | None) -> Tensor:
+        g = x.n_genes
+        matrix = weight.t().contiguous()  # (g + k, h); no copy where the weights are stored by gene
+        out = torch.zeros(len(x), weight.shape[0]) if bias is None else bias.repeat(len(x), 1)
+        _times(x, matrix[:g], out)
+        if beside is not None:
+            out.addmm_(beside, matrix[g:])
+        ctx.save_for_backward(weight, beside)
+        ctx.x = x
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        weight, beside = ctx.saved_tensors
+        g = ctx.x.n_genes
+        d_out = d_out.contiguous()
+        d_matrix = torch.empty(weight.shape[1], weight.shape[0])
+        _transposed_times(ctx.x, d_out, d_matrix[:g])
+        d_beside = None
+        if beside is not None:
+            torch.mm(beside.t(), d_out, out=d_matrix[g:])
+            d_beside = d_out @ weight[:, g:] if ctx.needs_input_grad[3] else None
+        return None, d_matrix.t(), d_out.sum(0) if ctx.needs_input_grad[2] else None, d_beside
+
+
+class Hidden(torch.autograd.Function):
+    """Batch norm in training mode, ReLU and dropout: (n, d) -> (n, d). The running moments are brought up to date."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
+        n, d = x.shape
+        x = x.contiguous()
+        out, normed, moments = torch.empty_like(x), torch.empty_like(x), torch.empty(3, d)
+        mean, variance, inverse = moments
+        seed = int(torch.randint(2**31, ())) if rate > 0 else 0
+        layers.hidden_forward(
+            *(t.numpy() for t in (x, gamma.detach(), beta.detach())),
+            _F(norm.eps),
+            _F(rate),
+            np.uint32(seed),
+            *(t.numpy() for t in (mean, variance, inverse, normed, out)),
+        )
+        norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
+        norm.running_var.lerp_(variance.mul_(n / (n - 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
+        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        ctx.save_for_backward(gamma, inverse, normed, out)
+        ctx.rate = rate
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        gamma, inverse, normed, out = ctx.saved_tensors
+        d_gamma, d_beta, d_x = torch.empty_like(gamma), torch.empty_like(gamma), torch.empty_like(out)
+        layers.hidden_backward(
+            *(t.detach().numpy() for t in (d_out.contiguous(), out, normed, gamma, inverse)),
+            _F(ctx.rate),
+            *(t.numpy() for t in (d_gamma, d_beta, d_x)),
+        )
+        return d_x, d_gamma, d_beta, None, None
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) on parameters and moments that stay where they are in memory.
+
+    Parameters
+    ----------
+    tensors
+        Parameter and its two moments, laid out alike.
+    """
+
+    def __init__(self, tensors: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        self.flat = [tuple(_flat(t) for t in three) for three in tensors]
+
+    def step(
+        self,
+        gradients: list[Tensor],
+        max_norm: float | None,
+        number: int,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> float:
+        """Step `number`, from 1, with the gradient shortened to `max_norm`; none where its norm is not finite.
+
+        Returns
+        -------
+        The norm of the gradient.
+        """
+        flat = [_flat(g) for g in gradients]
+        shares = _shares([g.size for g in flat])
+        squares = np.zeros(len(shares))
+
+        def add_squares(block: int, *_: int) -> None:
+            squares[block] = sum(layers.sum_of_squares(flat[i][start:stop]) for i, start, stop in shares[block])
+
+        blocks = [(i, i + 1) for i in range(len(shares))]
+        run_blocks(add_squares, blocks)
+        norm = float(np.sqrt(squares.sum()))
+        if not np.isfinite(norm):
+            return norm
+        scale = 1.0 if max_norm is None or norm <= max_norm else max_norm / norm
+        corrections = [1 - beta**number for beta in betas]
+        options = (scale, weight_decay, lr / corrections[0], *betas, corrections[1] ** -0.5, eps)
+        numbers = tuple(map(_F, options))
+
+        def update(block: int, *_: int) -> None:
+            for i, start, stop in shares[block]:
+                p, m, v = self.flat[i]
+                layers.adam(p[start:stop], flat[i][start:stop], m[start:stop], v[start:stop], *numbers)
+
+        run_blocks(update, blocks)
+        return norm
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """The numbers in the order of memory."""
+    lying = tensor.detach()
+    return (lying if lying.is_contiguous() else lying.t()).view(-1).numpy()
+
+
+def _shares(sizes: list[int]) -> list[list[tuple[int, int, int]]]:
+    """For each thread the pieces (tensor, start, stop) that it works on: large tensors are divided, small ones dealt."""
+    n_threads = torch.get_num_threads()
+    shares: list[list[tuple[int, int, int]]] = [[] for _ in range(n_threads)]
+    for i, size in enumerate(sizes):
+        if size < _LARGE:
+            shares[i % n_threads].append((i, 0, size))
+        else:
+            for share, (start, stop) in zip(shares, row_blocks(size), strict=True):
+                share.append((i, start, stop))
+    return shares

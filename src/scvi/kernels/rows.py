@@ -1,0 +1,79 @@
+"""Counts of some cells as they cross from the data to a model: sparse until something needs them dense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+__all__ = ["SparseRows"]
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """Rows of counts, n cells and g genes, of which only the entries that are not zero are stored.
+
+    Where a model asks for no more than what is here (`log1p`, `sum`, `shape`, `device`), it takes a dense tensor as
+    well.
+    """
+
+    starts: Tensor  # (n + 1,) int64: row i has the entries starts[i] to starts[i + 1]
+    genes: Tensor  # (entries,) int32, each gene at most once in a row
+    values: Tensor  # (entries,) float32
+    n_genes: int
+    totals: Tensor | None = None  # (n, 1) sums of the rows, where they are known
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), self.n_genes))
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def density(self) -> float:
+        """Share of the entries that are stored."""
+        return len(self.values) / max(1, len(self) * self.n_genes)
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """(entries,) int64 row of each entry."""
+        rows = torch.arange(len(self), device=self.device)
+        # The length of the result is known: it need not be asked of the device.
+        return rows.repeat_interleave(self.starts.diff(), output_size=len(self.values))
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """(n, g) float32."""
+        out = torch.zeros(len(self) * self.n_genes, dtype=self.values.dtype, device=self.device)
+        return out.index_copy_(0, self.cells * self.n_genes + self.genes, self.values).view(self.shape)
+
+    def log1p(self) -> SparseRows:
+        """log(1 + x), which leaves zeros at zero."""
+        return replace(self, values=torch.log1p(self.values), totals=None)
+
+    def sums(self) -> Tensor:
+        """(n, 1) sums of the rows."""
+        if self.totals is not None:
+            return self.totals
+        return torch.segment_reduce(self.values, "sum", lengths=self.starts.diff(), unsafe=True).unsqueeze(1)
+
+    def to(self, device: torch.device | str) -> SparseRows:
+        """The same rows on another device."""
+        tensors = (self.starts, self.genes, self.values, self.totals)
+        starts, genes, values, totals = (None if t is None else t.to(device, non_blocking=True) for t in tensors)
+        return SparseRows(starts, genes, values, self.n_genes, totals)  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, dense: Tensor) -> SparseRows:
+        """The entries of (n, g) that are not zero."""
+        cells, genes = dense.nonzero(as_tuple=True)
+        starts = torch.zeros(dense.shape[0] + 1, dtype=torch.int64, device=dense.device)
+        torch.cumsum(torch.count_nonzero(dense, dim=1), 0, out=starts[1:])
+        return cls(starts, genes.int(), dense[cells, genes], dense.shape[1])

@@ -1,0 +1,80 @@
+"""Gaussian posteriors as single differentiable operations: a training step is full of small ones, and each has a price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributions import Normal
+
+__all__ = ["draw", "draw_with_kl", "gaussian_of", "standard_normal_kl"]
+
+
+def gaussian_of(h: Tensor, mean: nn.Linear, log_variance: nn.Linear, floor: float) -> Normal:
+    """N(mean(h), exp(log_variance(h)) + floor), (n, d)."""
+    if h.dtype != mean.weight.dtype:  # autocast
+        return Normal(mean(h).float(), (log_variance(h).float().exp() + floor).sqrt(), validate_args=False)
+    loc, scale = _Heads.apply(h, mean.weight, mean.bias, log_variance.weight, log_variance.bias, floor)
+    return Normal(loc, scale, validate_args=False)
+
+
+def draw(q: Normal, n_samples: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+    """Reparameterised draws, (n, d) or (s, n, d); `generator` None is torch's global one."""
+    shape = q.loc.shape if n_samples is None else (n_samples, *q.loc.shape)
+    return q.loc + q.scale * _noise(q, shape, generator)
+
+
+def standard_normal_kl(q: Normal) -> Tensor:
+    """KL(q || N(0, I)), summed over the last axis."""
+    variance = q.scale.square()
+    return 0.5 * (q.loc.square() + variance - 1 - variance.log()).sum(-1)
+
+
+def draw_with_kl(q: Normal, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """A draw (n, d) and :func:`standard_normal_kl` (n,)."""
+    return _DrawWithKl.apply(q.loc, q.scale, _noise(q, q.loc.shape, generator))
+
+
+def _noise(q: Normal, shape: Any, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, device=q.loc.device, dtype=q.loc.dtype)
+
+
+class _Heads(torch.autograd.Function):
+    """Two linear layers of one input as one, then sqrt(exp(.) + floor) of the second."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, w_mean: Tensor, b_mean: Tensor, w_var: Tensor, b_var: Tensor, floor: float
+    ) -> tuple[Tensor, Tensor]:
+        weight = torch.cat([w_mean, w_var])
+        out = torch.addmm(torch.cat([b_mean, b_var]), h, weight.t())
+        loc, raw = out.split(out.shape[1] // 2, dim=1)
+        variance = raw.exp()
+        scale = (variance + floor).sqrt_()
+        ctx.save_for_backward(h, weight, variance, scale)
+        return loc.clone(), scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loc: Tensor, d_scale: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, variance, scale = ctx.saved_tensors
+        d_out = torch.cat([d_loc, d_scale * variance / (2 * scale)], dim=1)
+        d_weight, d_bias, d = d_out.t() @ h, d_out.sum(0), d_loc.shape[1]
+        return d_out @ weight, d_weight[:d], d_bias[:d], d_weight[d:], d_bias[d:], None
+
+
+class _DrawWithKl(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(loc, scale, noise)
+        terms = torch.addcmul(loc.square(), scale, scale).sub_(scale.log(), alpha=2.0).sum(-1)
+        return torch.addcmul(loc, scale, noise), 0.5 * (terms - loc.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_z: Tensor, d_kl: Tensor) -> tuple[Tensor, Tensor, None]:
+        loc, scale, noise = ctx.saved_tensors
+        d_kl = d_kl.unsqueeze(-1)
+        return torch.addcmul(d_z, d_kl, loc), d_z * noise + d_kl * (scale - 1 / scale), None
