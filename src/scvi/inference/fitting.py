@@ -218,11 +218,11 @@ class Fit(Trainer):
 
     def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:
         """One step; a non-finite loss or gradient is not followed but recovered from."""
-        self.optimizer.forget_gradients()  # type: ignore[union-attr, operator]
+        self.optimizer.forget_gradients()  # type: ignore[union-attr]
         loss = self.loss(*tensors_list)
         self.current_loss = loss.detach()
         loss.backward()
-        if bool(self.optimizer.clipped_step(self.current_loss)):  # type: ignore[union-attr, operator]
+        if bool(self.optimizer.clipped_step(self.current_loss)):  # type: ignore[union-attr]
             self.steps_kept += 1
             self._add_to_sums(len(tensors_list[0]))
             return

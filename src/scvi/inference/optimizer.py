@@ -69,8 +69,7 @@ class ClippedAdam(torch.optim.Adam):
     def _compiled_step(self, given: list[nn.Parameter]) -> bool:
         states = [self.state[p] for p in given]
         if self._compiled is None or self._compiled[0] != len(given):
-            tensors = [(p, state["exp_avg"], state["exp_avg_sq"]) for p, state in zip(given, states, strict=True)]
-            self._compiled = len(given), kernels.adam(tensors)
+            self._compiled = len(given), kernels.adam([(p, self.state[p]) for p in given])
         gradients = [_laid_out_like(p, p.grad) for p in given]  # type: ignore[arg-type]
         group, number = self.param_groups[0], int(states[0]["step"]) + 1
         options = (group["lr"], group["betas"], group["eps"], group["weight_decay"])
@@ -80,7 +79,8 @@ class ClippedAdam(torch.optim.Adam):
         return good
 
     def _device_step(self, given: list[nn.Parameter], loss: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([p.grad for p in given])))  # type: ignore[arg-type]
+        gradients = [p.grad for p in given if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         good = torch.isfinite(norm) & torch.isfinite(loss)
         shrink = torch.ones_like(norm) if self.max_norm is None else (norm / self.max_norm).clamp(min=1.0)
         if self.is_fused:
@@ -88,7 +88,7 @@ class ClippedAdam(torch.optim.Adam):
             self.grad_scale, self.found_inf = torch.where(good, shrink, 1.0), (~good).float()
             self.step()
         elif bool(good):
-            torch._foreach_div_([p.grad for p in given], shrink)  # type: ignore[arg-type]
+            torch._foreach_div_(gradients, shrink)
             self.step()
         return good
 

@@ -5,6 +5,7 @@ The choice is made here and nowhere else. numba is imported by the first call th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,11 +128,11 @@ def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Ten
     return nn.functional.dropout(torch.relu(norm(x)), rate)
 
 
-def adam(tensors: list[tuple[Tensor, Tensor, Tensor]]) -> Adam:
+def adam(states: list[tuple[Tensor, Mapping[str, Tensor]]]) -> Adam:
     """See :class:`scvi.kernels.networks.Adam`; float32 tensors on the CPU only."""
     from scvi.kernels.networks import Adam
 
-    return Adam(tensors)
+    return Adam(states)
 
 
 def _dense(x: Counts) -> Tensor:
@@ -180,8 +181,10 @@ def rows_to_sparse(
 
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     columns = np.empty(0, np.int32) if columns is None else np.ascontiguousarray(columns, dtype=np.int32)
-    is_dense = isinstance(counts, np.ndarray)
-    stored = np.full(len(rows), n_genes) if is_dense else counts.indptr[rows + 1] - counts.indptr[rows]
+    if isinstance(counts, np.ndarray):
+        stored = np.full(len(rows), n_genes)
+    else:
+        stored = counts.indptr[rows + 1] - counts.indptr[rows]
     starts = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(stored, out=starts[1:])
     genes, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
@@ -189,7 +192,7 @@ def rows_to_sparse(
 
     def work(_: int, start: int, stop: int) -> None:
         block, results = (start, stop), (starts, genes, values, kept, totals)
-        if is_dense:
+        if isinstance(counts, np.ndarray):
             sparse.dense_rows(counts, rows, block, columns, *results)
         else:
             sparse.csr_rows(counts.data, counts.indices, counts.indptr, rows, block, columns, n_genes, *results)
@@ -200,8 +203,8 @@ def rows_to_sparse(
         is_kept = np.arange(starts[-1]) < ends
         genes, values = genes[is_kept], values[is_kept]
         np.cumsum(kept, out=starts[1:])
-    starts, genes, values, totals = map(torch.from_numpy, (starts, genes, values, totals))
-    return SparseRows(starts, genes, values, n_genes, totals)
+    as_tensors = [torch.from_numpy(a) for a in (starts, genes, values)]
+    return SparseRows(as_tensors[0], as_tensors[1], as_tensors[2], n_genes, torch.from_numpy(totals))
 
 
 def rows_to_dense(

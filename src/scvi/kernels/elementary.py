@@ -1,4 +1,4 @@
-"""Elementary functions of float32 numbers as plain arithmetic, which the compiler turns into vector instructions (numba).
+"""Elementary functions of float32 numbers as plain arithmetic, which becomes vector instructions (numba).
 
 Calls of the C library would be several times slower: they stop a loop from being vectorised.
 """

@@ -69,7 +69,9 @@ class FusedLikelihood(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.gradients
         if not _as_expected(upstream, ctx.weight):
-            _, gradients = _copied(ctx.x, *ctx.saved_tensors, upstream.contiguous(), True)
+            logits, log_library, log_theta, dropout = ctx.saved_tensors
+            weights = upstream.contiguous()
+            _, gradients = _copied(ctx.x, logits, log_library, log_theta, dropout, weights, True)
         return None, *gradients, None
 
 
@@ -190,11 +192,9 @@ def _evaluate(
     results = [t.numpy() for t in (nll, d_library)]
     last, per_block = weights.numpy(), sums.numpy()
     if log_theta is None:
-
-        def work(block: int, start: int, stop: int) -> None:
-            poisson_rows(*counts, *given, last, (start, stop), wanted, *results, per_block[block])
-
-        run_blocks(work, blocks)
+        run_blocks(
+            lambda block, *rows: poisson_rows(*counts, *given, last, rows, wanted, *results, per_block[block]), blocks
+        )
         return nll, _Slopes(d_library, None, sums.sum(0))
     inflation = torch.empty(m, 0) if dropout is None else dropout
     shared = log_theta.shape[0] == 1

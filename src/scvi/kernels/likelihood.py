@@ -124,7 +124,7 @@ def _sort(x, at, few, many):
     n_few, n_many = np.uintp(0), np.uintp(0)  # unsigned: a signed index is looked at for being negative, every time
     for e in range(x.shape[0]):
         c, j = x[e], at[e]
-        small = c == ONE or c == TWO or c == _THREE
+        small = (c == ONE) | (c == TWO) | (c == _THREE)
         few[0, n_few] = c
         few_at[n_few] = j
         n_few += np.uintp(small)

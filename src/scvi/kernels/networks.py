@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -117,12 +118,12 @@ class Adam:
 
     Parameters
     ----------
-    tensors
-        Parameter and its two moments, laid out alike.
+    states
+        Parameters and their moments `exp_avg` and `exp_avg_sq`, laid out alike.
     """
 
-    def __init__(self, tensors: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-        self.flat = [tuple(_flat(t) for t in three) for three in tensors]
+    def __init__(self, states: list[tuple[Tensor, Mapping[str, Tensor]]]) -> None:
+        self.flat = [(_flat(p), _flat(state["exp_avg"]), _flat(state["exp_avg_sq"])) for p, state in states]
 
     def step(
         self,
@@ -173,7 +174,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 
 def _shares(sizes: list[int]) -> list[list[tuple[int, int, int]]]:
-    """For each thread the pieces (tensor, start, stop) that it works on: large tensors are divided, small ones dealt."""
+    """For each thread the pieces (tensor, start, stop) it works on: large tensors are divided, small ones dealt."""
     n_threads = torch.get_num_threads()
     shares: list[list[tuple[int, int, int]]] = [[] for _ in range(n_threads)]
     for i, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Counts as they are stored -> sparse rows, their product with a matrix, and one check of every stored value (numba)."""
+"""Stored counts -> sparse rows, their products with matrices, and one check of every stored value (numba)."""
 
 from __future__ import annotations
 

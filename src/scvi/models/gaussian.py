@@ -1,4 +1,4 @@
-"""Gaussian posteriors as single differentiable operations: a training step is full of small ones, and each has a price."""
+"""Gaussian posteriors as few differentiable operations: in a training step each small one has its price."""
 
 from __future__ import annotations
 

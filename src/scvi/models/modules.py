@@ -190,7 +190,7 @@ class LinearDecoderSCVI(nn.Module):
         """(px_scale, None, px_rate, px_dropout); `library` is the log library size (n, 1)."""
         logits, _, px_dropout = self.heads(z, *cat_list)
         px_scale = torch.softmax(as_tensor(logits), dim=-1)
-        return px_scale, None, torch.exp(library) * px_scale, px_dropout
+        return px_scale, None, torch.exp(library) * px_scale, as_tensor(px_dropout)  # type: ignore[arg-type]
 
 
 class MultiEncoder(nn.Module):

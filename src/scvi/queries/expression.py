@@ -162,7 +162,7 @@ def likelihood_parameters(
 
     def value(decoded: Decoded) -> Tensor:
         parts = {"mean": decoded.rate, "dispersions": decoded.theta, "dropout": decoded.dropout_logits}
-        return torch.stack([parts[name].expand_as(parts["mean"]) for name in names])  # type: ignore[union-attr]
+        return torch.stack([parts[name].expand_as(decoded.rate) for name in names])  # type: ignore[union-attr]
 
     with evaluating(model):
         blocks = [
