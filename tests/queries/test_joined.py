@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi.queries.joined import Joined
+from scvi.queries.joined import Joined, joined
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
@@ -12,19 +12,17 @@ def test_the_parts_in_their_order(shape: tuple[int, ...], dtype: type) -> None:
     rng = np.random.default_rng(0)
     for n_parts in (1, 2, 40):
         parts = [rng.poisson(5, (int(n), *shape)).astype(dtype) for n in rng.integers(0, 30, n_parts)]
-        joined = Joined()
-        for part in parts:
-            joined.add(part)
-        assert joined.array().dtype == dtype
-        np.testing.assert_array_equal(joined.array(), np.concatenate(parts))
+        result = joined(iter(parts))
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(result, np.concatenate(parts))
 
 
 def test_parts_are_copied_also_where_they_are_not_contiguous() -> None:
     part = np.arange(12.0).reshape(3, 4).T
-    joined = Joined()
-    joined.add(part)
+    result = Joined()
+    result.add(part)
     part[:] = 0
-    np.testing.assert_array_equal(joined.array(), np.arange(12.0).reshape(3, 4).T)
+    np.testing.assert_array_equal(result.array(), np.arange(12.0).reshape(3, 4).T)
 
 
 def test_nothing_to_join() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-__all__ = ["Joined"]
+__all__ = ["Joined", "joined"]
 
 
 class Joined:
     """One array of parts that follow one another along the first axis.
 
-    `numpy.concatenate` holds all parts beside the result, twice the memory. Here the result grows by an eighth when
-    it is full, which the allocator does in place where it can (on Linux it moves pages, not bytes).
+    `numpy.concatenate` holds all parts beside the result, twice the memory; and thousands of small parts that are kept
+    between the large arrays of their minibatches keep the memory of these from being used again. Here the result grows
+    by an eighth when it is full, which the allocator does in place where it can (on Linux it moves pages, not bytes).
     """
 
     def __init__(self) -> None:
@@ -38,3 +41,11 @@ class Joined:
     def _resize(self, length: int) -> None:
         assert self._rows is not None
         self._rows.resize((length, *self._rows.shape[1:]), refcheck=False)  # nobody else has seen the array
+
+
+def joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """All parts in one array."""
+    result = Joined()
+    for part in parts:
+        result.add(part)
+    return result.array()
