@@ -52,8 +52,8 @@ def most_counted(adata: AnnData, n_genes: int) -> AnnData:
 
 
 def resampled(adata: AnnData, n_cells: int, seed: int = 0) -> AnnData:
-    """Cells of `adata` drawn with replacement, in the order of their batch, as files are that were put together."""
-    rows = np.random.default_rng(seed).integers(0, adata.n_obs, n_cells)
+    """Cells of `adata` drawn with replacement, by batch (as in files that were put together), else in their order."""
+    rows = np.sort(np.random.default_rng(seed).integers(0, adata.n_obs, n_cells))
     rows = rows[np.argsort(adata.obs["batch"].to_numpy()[rows], kind="stable")]
     obs = adata.obs.iloc[rows][["batch"]].copy()
     obs.index = [f"cell{i}" for i in range(n_cells)]

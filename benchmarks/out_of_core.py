@@ -144,11 +144,11 @@ def elbo(adata: AnnData, test: AnnData, epochs: int, seed: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark files")
-    parser.add_argument("--cells", type=int, default=200_000, help="cells of the timed fits")
+    parser.add_argument("--cells", type=int, default=200_000, help="cells of the timed fits; 0: leave them out")
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=2, help="timed epochs from each store")
-    parser.add_argument("--quality-cells", type=int, default=50_000, help="0: leave the comparison out")
-    parser.add_argument("--epochs", type=int, default=8, help="epochs of that comparison")
+    parser.add_argument("--quality-cells", type=int, default=30_000, help="0: leave the comparison out")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of that comparison")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, help="torch threads")
     arguments = parser.parse_args()
@@ -158,8 +158,9 @@ def main() -> None:
     print(machine())
     print(f"load average {load_average()}; cells of {SOURCE}, drawn with replacement")
     source = most_counted(read(arguments.data, SOURCE), arguments.genes)
-    with tempfile.TemporaryDirectory() as folder:
-        speed(source, arguments.cells, arguments.rounds, Path(folder))
+    if arguments.cells:
+        with tempfile.TemporaryDirectory() as folder:
+            speed(source, arguments.cells, arguments.rounds, Path(folder))
     if arguments.quality_cells:
         with tempfile.TemporaryDirectory() as folder:
             quality(source, arguments.quality_cells, arguments.epochs, arguments.seeds, Path(folder))
