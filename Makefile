@@ -14,7 +14,7 @@ help:
 	@echo "make demo    fit 1021 cells from five batches, print the scores, draw the picture (scvi-demo/)"
 	@echo "make test    run the tests               (ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make check   lint, formatting and types  (make format mends the formatting)"
-	@echo "make bench   quality and speed           (DATA=folder of the benchmark files)"
+	@echo "make bench   quality, speed, memory      (DATA=folder of the benchmark files)"
 
 demo: $(VENV)/plot.stamp
 	$(BIN)/scvi demo $(ARGS)
@@ -35,6 +35,8 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/train_step.py --data $(DATA)
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
+	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)
+	$(BIN)/python benchmarks/memory.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist scvi-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -13,6 +13,7 @@ import anndata
 import numpy as np
 import torch
 from anndata import AnnData
+from scipy import sparse
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -40,6 +41,23 @@ def read(folder: Path, name: str) -> AnnData:
     if not file.exists():
         sys.exit(f"{file} does not exist: say where the benchmark files are with --data FOLDER")
     return anndata.read_h5ad(file)
+
+
+def most_counted(adata: AnnData, n_genes: int) -> AnnData:
+    """The genes with the highest totals, in their order, with float32 counts by cell."""
+    totals = np.asarray(adata.X.sum(axis=0)).ravel()
+    genes = np.sort(np.argsort(-totals, kind="stable")[:n_genes])
+    x = sparse.csr_matrix(adata.X[:, genes], dtype=np.float32)
+    return AnnData(x, obs=adata.obs.copy(), var=adata.var.iloc[genes][[]].copy())
+
+
+def resampled(adata: AnnData, n_cells: int, seed: int = 0) -> AnnData:
+    """Cells of `adata` drawn with replacement, by batch (as in files that were put together), else in their order."""
+    rows = np.sort(np.random.default_rng(seed).integers(0, adata.n_obs, n_cells))
+    rows = rows[np.argsort(adata.obs["batch"].to_numpy()[rows], kind="stable")]
+    obs = adata.obs.iloc[rows][["batch"]].copy()
+    obs.index = [f"cell{i}" for i in range(n_cells)]
+    return AnnData(adata.X[rows], obs=obs, var=adata.var.copy())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -6,18 +6,17 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
-from anndata.abc import CSRDataset
 
 from scvi.dataset.arrays import LARGEST_CODE
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.checks import nearest
-from scvi.dataset.counts import Rows, as_rows
+from scvi.dataset.counts import Rows, as_rows, take
 from scvi.dataset.dataset import GeneExpressionDataset
+from scvi.dataset.on_disk import OnDisk
 
 __all__ = ["AnnDatasetFromAnnData", "extract_data_from_anndata"]
 
@@ -124,11 +123,11 @@ def _extract(
 
 def _copied(X: Any) -> Rows:
     counts = as_rows(X, "ad.X")
-    if isinstance(counts, CSRDataset):
-        return counts.to_memory()
-    if isinstance(counts, (np.ndarray, h5py.Dataset)):
-        return np.array(counts, dtype=np.float32, order="C")
-    return counts.copy()
+    if isinstance(counts, OnDisk):
+        counts = take(counts, np.arange(counts.shape[0]))
+    elif not isinstance(counts, np.ndarray):
+        counts = counts.copy()
+    return np.array(counts, dtype=np.float32, order="C") if isinstance(counts, np.ndarray) else counts
 
 
 def _codes(column: pd.Series) -> tuple[npt.NDArray, npt.NDArray | None]:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,9 @@ from anndata import AnnData
 
 from scvi.dataset import checks
 from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, moments, row_sums, take
-from scvi.dataset.registry import fingerprint, register, registered
+from scvi.dataset.on_disk import OnDisk
+from scvi.dataset.reading import ahead, buffer_cells, draw_buffers
+from scvi.dataset.registry import fingerprint, in_a_file, register, registered
 from scvi.dataset.schema import Schema
 from scvi.kernels import rows_to_sparse
 from scvi.minibatch import Minibatch
@@ -30,6 +34,7 @@ __all__ = [
     "draw_minibatches",
     "encode",
     "fingerprint",
+    "in_a_file",
     "log_total_moments",
     "register",
     "registered",
@@ -45,7 +50,8 @@ _ROWS_AT_ONCE = 4096
 class CellData:
     """Cells as a model reads them: aligned arrays, integer codes, and counts in memory or on disk.
 
-    Nothing here is ever densified whole. n cells, g genes that are read, of s stored ones.
+    Nothing here is ever densified whole. n cells, g genes that are read, of s stored ones. Counts on disk are read many
+    cells at a time, ahead of where they are used: see :mod:`scvi.dataset.reading`.
     """
 
     counts: Counts  # (n, s)
@@ -128,23 +134,79 @@ class CellData:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is below 1")
         rows = self.positions(indices)
-        for start in range(0, len(rows), batch_size):
-            yield self.minibatch(rows[start : start + batch_size])
+        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        together = max(1, self._buffer_cells // batch_size)
+        yield from self._in_turn(parts[start : start + together] for start in range(0, len(parts), together))
+
+    def epoch(self, indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
+        """The cells at `indices`, each once, shuffled and cut into minibatches as by :func:`draw_minibatches`.
+
+        The order of counts in memory is any; cells on disk stay near their neighbours in the file, as
+        :func:`scvi.dataset.reading.draw_buffers` says.
+        """
+        if not isinstance(self.counts, OnDisk):
+            yield from self._in_turn([draw_minibatches(indices, batch_size, rng)])
+            return
+        ends = _ends(len(indices), batch_size)
+        yield from self._in_turn(draw_buffers(indices, ends, self._buffer_cells, rng))
+
+    def loaded(self, rows: np.ndarray) -> CellData:
+        """The cells at `rows` with their counts in memory; positions among them count from 0."""
+        return replace(
+            self,
+            counts=take(self.counts, rows),
+            batch=self.batch[rows],
+            labels=self.labels[rows],
+            l_mean=self.l_mean[rows],
+            l_var=self.l_var[rows],
+            log_size=None if self.log_size is None else self.log_size[rows],
+            continuous=None if self.continuous is None else self.continuous[rows],
+            categorical=None if self.categorical is None else self.categorical[rows],
+            cell_names=self.cell_names[rows],
+        )
+
+    def _in_turn(self, buffers: Iterable[list[np.ndarray]]) -> Iterator[Minibatch]:
+        """Minibatches of the cells at these positions; what is on disk is read a buffer at a time, one ahead."""
+        if not isinstance(self.counts, OnDisk):
+            yield from (self.minibatch(rows) for rows in chain.from_iterable(buffers))
+            return
+
+        def read(parts: list[np.ndarray]) -> tuple[CellData, list[np.ndarray], list[np.ndarray]]:
+            rows, places = np.unique(np.concatenate(parts), return_inverse=True)
+            return self.loaded(rows), np.split(places, np.cumsum([len(part) for part in parts[:-1]])), parts
+
+        for cells, places, parts in ahead(read, buffers):
+            for place, rows in zip(places, parts, strict=True):
+                yield replace(cells.minibatch(place), indices=torch.from_numpy(rows))
+
+    @property
+    def _buffer_cells(self) -> int:
+        return buffer_cells(self.counts.row_bytes) if isinstance(self.counts, OnDisk) else len(self)
 
     def totals(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """(k,) float64 total counts of the cells over the genes that are read."""
-        totals = [row_sums(rows, self._read) for rows in self._row_blocks(indices)]
-        return np.concatenate(totals) if totals else np.empty(0)
+        return np.concatenate([np.empty(0), *(row_sums(rows, self._read) for rows in self._row_blocks(indices))])
 
     def gene_moments(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(g,) float64 means and population variances of the counts of each gene, over the cells at `indices`."""
+        return self.moments(indices)[:2]
+
+    def moments(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """:meth:`gene_moments` and :meth:`totals` in one pass over the cells."""
+        totals: list[np.ndarray] = []
+
+        def noted() -> Iterator[Rows]:
+            for rows in self._row_blocks(indices):
+                totals.append(row_sums(rows, self._read))
+                yield rows
+
         n = len(self) if indices is None else len(self.positions(indices))
-        mean, variance = moments(self._row_blocks(indices), n, self.counts.shape[1])
-        if self.columns is None:
-            return mean, variance
-        read = self.columns >= 0
-        order = np.argsort(self.columns[read])
-        return mean[read][order], variance[read][order]
+        mean, variance = moments(noted(), n, self.counts.shape[1])
+        if self.columns is not None:
+            read = self.columns >= 0
+            order = np.argsort(self.columns[read])
+            mean, variance = mean[read][order], variance[read][order]
+        return mean, variance, np.concatenate([np.empty(0), *totals])
 
     @property
     def _read(self) -> np.ndarray | None:
@@ -155,8 +217,11 @@ class CellData:
             yield from chosen_blocks(self.counts)
             return
         wanted = self.positions(indices)
-        for start in range(0, len(wanted), _ROWS_AT_ONCE):
-            yield take(self.counts, wanted[start : start + _ROWS_AT_ONCE])
+        parts = (wanted[start : start + _ROWS_AT_ONCE] for start in range(0, len(wanted), _ROWS_AT_ONCE))
+        if isinstance(self.counts, OnDisk):
+            yield from ahead(partial(take, self.counts), parts)
+        else:
+            yield from (take(self.counts, rows) for rows in parts)
 
 
 def _column(values: np.ndarray, dtype: type) -> torch.Tensor:
@@ -169,9 +234,15 @@ def draw_minibatches(indices: np.ndarray, batch_size: int, rng: np.random.Genera
     What is left over is folded into the last minibatch if it is less than half of one, and always if it is a single
     cell, which has no variance for batch normalisation. For the same reason `batch_size` is read as at least 2.
     """
-    n = count_minibatches(len(indices), batch_size)
-    ends = max(batch_size, 2) * np.arange(1, n)
-    return np.split(rng.permutation(indices), ends) if n else []
+    ends = _ends(len(indices), batch_size)
+    return np.split(rng.permutation(indices), ends[:-1]) if len(ends) else []
+
+
+def _ends(n_cells: int, batch_size: int) -> np.ndarray:
+    """(number of minibatches,) where the minibatches of an epoch end."""
+    ends = max(batch_size, 2) * np.arange(1, count_minibatches(n_cells, batch_size) + 1)
+    ends[-1:] = n_cells
+    return ends
 
 
 def count_minibatches(n_cells: int, batch_size: int) -> int:

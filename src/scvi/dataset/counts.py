@@ -1,4 +1,4 @@
-"""Count matrices as they are stored, in memory or in an open .h5ad: read by rows, never densified whole."""
+"""Count matrices as they are stored, in memory or in an open file: read by rows, never densified whole."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-import h5py
 import numpy as np
 import scipy.sparse as sp
-from anndata.abc import CSCDataset, CSRDataset
+from anndata.abc import CSCDataset
+
+from scvi.dataset.on_disk import OnDisk, opened
 
 __all__ = [
     "Counts",
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = sp.csr_matrix | sp.csr_array | np.ndarray
 """Some cells in memory."""
-Counts: TypeAlias = Rows | CSRDataset | h5py.Dataset
+Counts: TypeAlias = Rows | OnDisk
 """All cells, in memory or on disk."""
 
 _BLOCK_VALUES = 2**24  # cells x genes of a block: at most 64 MiB where a file holds dense float32
@@ -45,7 +46,7 @@ def as_rows(counts: Any, name: str) -> Counts:
     Parameters
     ----------
     counts
-        (n, g) numpy array, scipy sparse matrix or array, or what anndata gives for an open .h5ad.
+        (n, g) numpy array, scipy sparse matrix or array, or what anndata gives for an open .h5ad or zarr store.
     name
         What the user calls them, for messages.
 
@@ -59,7 +60,10 @@ def as_rows(counts: Any, name: str) -> Counts:
             "%s is stored by gene (CSC): reading it into memory, by cell. Write it as CSR to leave it on disk", name
         )
         counts = counts.to_memory()
-    if not (sp.issparse(counts) or isinstance(counts, (np.ndarray, CSRDataset, h5py.Dataset))):
+    if len(getattr(counts, "shape", (0, 0))) != 2:
+        raise ValueError(f"{name} has {len(counts.shape)} dimensions; counts have two, cells x genes")
+    counts = opened(counts) or counts
+    if not (sp.issparse(counts) or isinstance(counts, (np.ndarray, OnDisk))):
         kind = f"{type(counts).__module__}.{type(counts).__qualname__}"
         raise TypeError(
             f"{name} is a {kind}; pass a numpy array, a scipy sparse matrix, or an AnnData opened with backed='r' "
@@ -67,9 +71,7 @@ def as_rows(counts: Any, name: str) -> Counts:
         )
     if counts.dtype.kind not in "biuf":
         raise TypeError(f"{name} holds {counts.dtype} values; pass counts as integers or floats")
-    if len(counts.shape) != 2:
-        raise ValueError(f"{name} has {len(counts.shape)} dimensions; counts have two, cells x genes")
-    return counts if isinstance(counts, (CSRDataset, h5py.Dataset)) else _plain(counts)
+    return counts if isinstance(counts, OnDisk) else _plain(counts)
 
 
 def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
@@ -77,7 +79,10 @@ def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
     n, g = counts.shape
     step = max(1, _BLOCK_VALUES // max(g, 1))
     for start in range(0, n, step):
-        yield start, _plain(counts[start : start + step])
+        if isinstance(counts, OnDisk):
+            yield start, _plain(counts.read(np.arange(start, min(start + step, n))))
+        else:
+            yield start, _plain(counts[start : start + step])
 
 
 def take(counts: Counts, rows: np.ndarray) -> Rows:
@@ -85,14 +90,11 @@ def take(counts: Counts, rows: np.ndarray) -> Rows:
 
     A file is read in the order of the file and put into the order wanted afterwards.
     """
-    if isinstance(counts, (CSRDataset, h5py.Dataset)):
-        wanted, order = np.unique(rows, return_inverse=True)
-        if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted):
-            stored = counts[int(wanted[0]) : int(wanted[-1]) + 1]
-        else:
-            stored = counts[wanted]
-        return _plain(stored)[order]
-    return counts[rows]
+    if not isinstance(counts, OnDisk):
+        return counts[rows]
+    wanted, order = np.unique(rows, return_inverse=True)
+    read = _plain(counts.read(wanted))
+    return read if np.array_equal(wanted, rows) else read[order]
 
 
 def row_sums(rows: Rows, read: np.ndarray | None = None) -> np.ndarray:

@@ -11,9 +11,10 @@ from anndata import AnnData, ImplicitModificationWarning
 
 from scvi.dataset.checks import named, refuse_other_types, stored_counts
 from scvi.dataset.counts import counts_hash
+from scvi.dataset.on_disk import is_on_disk
 from scvi.dataset.schema import Schema
 
-__all__ = ["fingerprint", "register", "registered"]
+__all__ = ["fingerprint", "in_a_file", "register", "registered"]
 
 _UNS_KEY = "_scvi"
 
@@ -30,6 +31,11 @@ def fingerprint(adata: AnnData, schema: Schema) -> str:
         digest.update(b"\0")
     digest.update(f"{counts.shape} {counts_hash(counts)}".encode())
     return digest.hexdigest()
+
+
+def in_a_file(adata: AnnData, schema: Schema) -> bool:
+    """Whether the counts that `schema` reads are those of an open file, a part of it included."""
+    return (adata.isbacked and schema.layer is None) or is_on_disk(stored_counts(adata, schema.layer))
 
 
 def register(adata: AnnData, class_name: str, schema: Schema, fingerprint: str) -> None:

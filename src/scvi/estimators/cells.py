@@ -10,7 +10,7 @@ import torch
 
 from scvi._checks import check_integer
 from scvi._settings import settings
-from scvi.dataset.cell_data import CellData, Schema, encode, fingerprint
+from scvi.dataset.cell_data import CellData, Schema, encode, fingerprint, in_a_file
 from scvi.dataset.checks import nearest
 from scvi.minibatch import Minibatch
 
@@ -44,7 +44,7 @@ class Cells:
     data
         The encoded cells of `adata`.
     fingerprint
-        Of the counts of `adata`; None for a file, which nobody changes in place.
+        Of the counts of `adata`; None for counts in a file, which nobody changes in place.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class Cells:
     ) -> None:
         self.schema, self.adata, self.labels, self.owner = schema, adata, labels, owner
         self.data = None if adata is None else encode(adata, schema, validate=validate, labels=labels)
-        self.fingerprint = None if adata is None or adata.isbacked else fingerprint(adata, schema)
+        in_memory = adata is not None and not in_a_file(adata, schema)
+        self.fingerprint = fingerprint(adata, schema) if in_memory else None
 
     def own(self, wish: str) -> CellData:
         """The cells the model was made with, refused if there are none or if their counts have changed."""

@@ -199,8 +199,7 @@ def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
 
     With library sizes l_n and frequencies f_g, ``var x = E[l] f + var(l) f**2 + E[l**2] f**2 / theta``.
     """
-    mean, variance = data.gene_moments(indices)
-    totals = data.totals(indices)
+    mean, variance, totals = data.moments(indices)
     frequency = mean / max(mean.sum(), 1.0)
     spread = variance - mean - totals.var() * frequency**2
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scvi._random import seeded
 from scvi._warnings import warn
-from scvi.dataset.cell_data import CellData, count_minibatches, draw_minibatches
+from scvi.dataset.cell_data import CellData, count_minibatches
 from scvi.inference import checkpoint
 from scvi.inference.optimizer import ClippedAdam
 from scvi.inference.plan import Plan
@@ -192,11 +192,10 @@ class Fit(Trainer):
     def data_loaders_loop(self) -> Iterator[tuple[Minibatch]]:
         """One epoch, in an order that depends on the seed and the epoch's number only."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        for indices in draw_minibatches(self.train_indices, self.plan.batch_size, rng):
-            yield (self._minibatch(indices),)
+        for mb in self.data.epoch(self.train_indices, self.plan.batch_size, rng):
+            yield (self._placed(mb),)
 
-    def _minibatch(self, indices: np.ndarray) -> Minibatch:
-        mb = self.data.minibatch(indices)
+    def _placed(self, mb: Minibatch) -> Minibatch:
         return mb if self.device.type == "cpu" else mb.to(self.device)
 
     def on_epoch_begin(self) -> None:
@@ -279,9 +278,8 @@ class Fit(Trainer):
         generator = torch.Generator(self.device).manual_seed(_VALIDATION_DRAWS_SEED)
         sums: dict[str, float] = {}
         with evaluating(self.model):
-            for start in range(0, len(self.validation_indices), self.plan.batch_size):
-                mb = self._minibatch(self.validation_indices[start : start + self.plan.batch_size])
-                for name, value in _terms(self.model.loss(mb, generator)).items():
+            for mb in self.data.minibatches(self.validation_indices, self.plan.batch_size):
+                for name, value in _terms(self.model.loss(self._placed(mb), generator)).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         return {name: total / len(self.validation_indices) for name, total in sums.items()}
 

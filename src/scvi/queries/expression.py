@@ -13,6 +13,7 @@ from scvi.models.gaussian import draw
 from scvi.models.likelihood import Decoded
 from scvi.models.vae import VAE, observed_log_library
 from scvi.queries.evaluation import evaluating
+from scvi.queries.joined import Joined
 
 __all__ = ["expected", "likelihood_parameters", "normalized", "rate"]
 
@@ -97,10 +98,13 @@ def expected(
 ) -> np.ndarray:
     """Any function of the decoder's output, averaged over batches and, if wanted, over draws."""
     batches: list[int | None] = [*transform_batch] if isinstance(transform_batch, Sequence) else [transform_batch]
+    result = Joined()
+    one = return_mean or n_samples == 1
     with evaluating(model):
-        parts = [_draws(model, mb, value, batches, n_samples, return_mean, generator) for mb in minibatches]
-    result = np.concatenate(parts, axis=-2)
-    return result[0] if return_mean or n_samples == 1 else result
+        for mb in minibatches:
+            draws = _draws(model, mb, value, batches, n_samples, return_mean, generator)
+            result.add(draws[0] if one else draws.swapaxes(0, 1))
+    return result.array() if one else result.array().swapaxes(0, 1)
 
 
 def _draws(
@@ -164,15 +168,13 @@ def likelihood_parameters(
         parts = {"mean": decoded.rate, "dispersions": decoded.theta, "dropout": decoded.dropout_logits}
         return torch.stack([parts[name].expand_as(decoded.rate) for name in names])  # type: ignore[union-attr]
 
+    results = {name: Joined() for name in names}
+    one = give_mean or n_samples == 1
     with evaluating(model):
-        blocks = [
-            [
-                value(model.generative(z, l, mb)).cpu().numpy()
-                for z, l in _posterior_draws(model, mb, n_samples, generator)
-            ]
-            for mb in minibatches
-        ]
-    stacked = np.concatenate([np.concatenate(draws, axis=1) for draws in blocks], axis=2)  # (parameter, s, n, g)
-    if give_mean or n_samples == 1:
-        stacked = stacked.mean(axis=1)
-    return dict(zip(names, stacked, strict=True))
+        for mb in minibatches:
+            blocks = _posterior_draws(model, mb, n_samples, generator)
+            draws = np.concatenate([value(model.generative(z, l, mb)).cpu().numpy() for z, l in blocks], axis=1)
+            for result, part in zip(results.values(), draws, strict=True):  # (s, n, g)
+                result.add(part.mean(axis=0) if one else part.swapaxes(0, 1))
+    arrays = {name: result.array() for name, result in results.items()}
+    return arrays if one else {name: array.swapaxes(0, 1) for name, array in arrays.items()}

@@ -11,6 +11,7 @@ from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
 from scvi.models.vae import VAE, observed_log_library
 from scvi.queries.evaluation import evaluating
+from scvi.queries.joined import Joined
 
 __all__ = ["latent", "latent_distribution", "library"]
 
@@ -26,7 +27,7 @@ def latent(
 
     Where the latent distribution is 'ln' these are points of the simplex, the means taken over `n_draws` draws.
     """
-    parts = []
+    result = Joined()
     with evaluating(model):
         for mb in minibatches:
             qz = model.variational(mb).z
@@ -34,26 +35,26 @@ def latent(
                 z = model.latent_mean(qz, n_draws, generator)
             else:
                 z = model.z_encoder.z_transformation(draw(qz, generator=generator))
-            parts.append(z.cpu().numpy())
-    return np.concatenate(parts)
+            result.add(z.cpu().numpy())
+    return result.array()
 
 
 def latent_distribution(model: VAE, minibatches: Iterable[Minibatch]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the (untransformed) Gaussian q(z | x), each (n, d)."""
-    means, variances = [], []
+    means, variances = Joined(), Joined()
     with evaluating(model):
         for mb in minibatches:
             qz = model.variational(mb).z
-            means.append(qz.loc.cpu().numpy())
-            variances.append(qz.scale.square().cpu().numpy())
-    return np.concatenate(means), np.concatenate(variances)
+            means.add(qz.loc.cpu().numpy())
+            variances.add(qz.scale.square().cpu().numpy())
+    return means.array(), variances.array()
 
 
 def library(
     model: VAE, minibatches: Iterable[Minibatch], give_mean: bool = True, generator: torch.Generator | None = None
 ) -> np.ndarray:
     """(n, 1) log library sizes: observed where the model observes them, else posterior means or draws."""
-    parts = []
+    result = Joined()
     with evaluating(model):
         for mb in minibatches:
             ql = model.variational(mb).l
@@ -61,5 +62,5 @@ def library(
                 log_library = observed_log_library(mb)
             else:
                 log_library = ql.loc if give_mean else draw(ql, generator=generator)
-            parts.append(log_library.cpu().numpy())
-    return np.concatenate(parts)
+            result.add(log_library.cpu().numpy())
+    return result.array()

@@ -12,6 +12,7 @@ from scvi.models.base import Model
 from scvi.models.log_likelihood import importance_log_likelihood
 from scvi.models.vae import VAE
 from scvi.queries.evaluation import evaluating
+from scvi.queries.joined import Joined, joined
 
 __all__ = ["elbo", "marginal", "reconstruction"]
 
@@ -19,17 +20,19 @@ __all__ = ["elbo", "marginal", "reconstruction"]
 def elbo(model: Model, minibatches: Iterable[Minibatch], generator: torch.Generator | None = None) -> np.ndarray:
     """(n,) evidence lower bound with full KL weights, one posterior draw a cell."""
     with evaluating(model):
-        parts = [-model.loss(mb, generator).per_cell().cpu().numpy() for mb in minibatches]
-    return np.concatenate(parts)
+        return joined(-model.loss(mb, generator).per_cell().cpu().numpy() for mb in minibatches)
 
 
 def reconstruction(
     model: Model, minibatches: Iterable[Minibatch], generator: torch.Generator | None = None
 ) -> dict[str, np.ndarray]:
     """(n,) log-likelihood at one posterior draw, by modality."""
+    results: dict[str, Joined] = {}
     with evaluating(model):
-        terms = [model.loss(mb, generator).reconstruction for mb in minibatches]
-    return {name: -np.concatenate([t[name].cpu().numpy() for t in terms]) for name in terms[0]}
+        for mb in minibatches:
+            for name, loss in model.loss(mb, generator).reconstruction.items():
+                results.setdefault(name, Joined()).add(-loss.cpu().numpy())
+    return {name: result.array() for name, result in results.items()}
 
 
 def marginal(
@@ -40,5 +43,4 @@ def marginal(
 ) -> np.ndarray:
     """(n,) importance-weighted log p(x), a lower bound that tightens with the number of draws (Burda et al. 2016)."""
     with evaluating(model):
-        parts = [importance_log_likelihood(model, mb, n_mc_samples, generator).cpu().numpy() for mb in minibatches]
-    return np.concatenate(parts)
+        return joined(importance_log_likelihood(model, mb, n_mc_samples, generator).cpu().numpy() for mb in minibatches)
