@@ -17,7 +17,7 @@ from scvi.dataset.cell_data import CellData, Schema, declare, register, register
 from scvi.estimators import files, training
 from scvi.estimators.cells import Cells, Indices
 from scvi.inference.fitting import Fit
-from scvi.inference.plan import Plan, Schedule
+from scvi.inference.plan import Plan, Precision, Schedule
 from scvi.minibatch import Minibatch
 from scvi.models.vae import VAE
 
@@ -176,6 +176,7 @@ class Estimator(ABC):
         early_stopping_monitor: str = Plan.early_stopping_monitor,
         early_stopping_patience: int | None = Plan.early_stopping_patience,
         early_stopping_min_delta: float = Plan.early_stopping_min_delta,
+        precision: Precision = Plan.precision,
         enable_progress_bar: bool = True,
         plan_kwargs: Mapping[str, Any] | None = None,
         seed: int | None = None,
@@ -212,6 +213,9 @@ class Estimator(ABC):
             Positions of the validation cells, in place of the two sizes.
         check_val_every_n_epoch
             Epochs between two validations.
+        precision
+            'bf16' rounds the factors of matrix products to bfloat16, on a CPU or GPU that has instructions for it; the
+            likelihood, sums and weights stay in float32.
         enable_progress_bar
             Show a progress bar.
         plan_kwargs
@@ -255,8 +259,10 @@ class Estimator(ABC):
             "early_stopping_monitor": early_stopping_monitor,
             "early_stopping_patience": early_stopping_patience,
             "early_stopping_min_delta": early_stopping_min_delta,
+            "precision": precision,
         }
         plan = training.make_plan(options, plan_kwargs, len(train_cells), len(validation_cells))
+        training.check_precision(plan.precision, device)
         fit = Fit(
             self.module,
             data,

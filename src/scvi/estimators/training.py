@@ -16,10 +16,19 @@ from scvi._random import resolve_seed
 from scvi._settings import settings
 from scvi.dataset.cell_data import CellData, count_minibatches
 from scvi.inference import checkpoint
-from scvi.inference.plan import Plan, default_batch_size, default_max_epochs
+from scvi.inference.plan import Plan, Precision, default_batch_size, default_max_epochs
+from scvi.kernels import bf16_is_supported
 from scvi.models.vae import VAE
 
-__all__ = ["checked_device", "initialise", "make_plan", "resolve_device", "seed_of_fit", "split_cells"]
+__all__ = [
+    "check_precision",
+    "checked_device",
+    "initialise",
+    "make_plan",
+    "resolve_device",
+    "seed_of_fit",
+    "split_cells",
+]
 
 _SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
 _PLAN_KEYS = (*_SAME_NAME, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau")
@@ -163,6 +172,16 @@ def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torc
     if number >= _how_many(kind):
         raise ValueError(f"devices={devices!r} is not there: this machine has {_how_many(kind)} of {kind!r}")
     return torch.device("cpu") if kind == "cpu" else torch.device(kind, number)
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuses bfloat16 where it would be emulated, slower than float32."""
+    if precision == "bf16" and not bf16_is_supported(device):
+        needs = {"cpu": "a CPU with AVX-512 or the bfloat16 instructions of ARM", "cuda": "a GPU of 2020 or later"}
+        raise ValueError(
+            f"precision='bf16' is not supported by the device {str(device)!r} of this machine, it needs "
+            f"{needs.get(device.type, 'another device')}: use precision='float32'"
+        )
 
 
 def checked_device(device: str | int | torch.device) -> torch.device:

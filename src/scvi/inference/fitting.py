@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from scvi.inference.optimizer import ClippedAdam
 from scvi.inference.plan import Plan
 from scvi.inference.recovery import Patience, describe_fault
 from scvi.inference.trainer import Trainer
+from scvi.kernels import bf16_products
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Model
 from scvi.queries import evaluating
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_RECOVERIES = 5
 _STEPS_BETWEEN_SNAPSHOTS = 50
+_NEVER = 2**62
 _VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
 
 
@@ -100,6 +103,9 @@ class Fit(Trainer):
         self._terms: dict[str, Tensor] = {}  # of a step, summed over its cells
         self._sums: dict[str, Tensor] = {}  # of an epoch
         self._cells_seen = 0
+        self._minibatches_seen = 0
+        self._first_fault = torch.tensor(_NEVER)  # number of the first step of an epoch that was not good
+        self.waits = self.device.type == "cpu"  # for each step, to be told whether it was good
         self.epochs_before = 0
         self._trained_before = False
         self._identity: dict[str, Any] = {}
@@ -200,7 +206,8 @@ class Fit(Trainer):
 
     def on_epoch_begin(self) -> None:
         """Forgets the sums of the epoch before."""
-        self._sums, self._cells_seen = {}, 0
+        self._sums, self._cells_seen, self._minibatches_seen = {}, 0, 0
+        self._first_fault = torch.tensor(_NEVER, device=self.device)
 
     def on_iteration_begin(self) -> None:
         """Sets the step's learning rate and KL weight."""
@@ -210,23 +217,40 @@ class Fit(Trainer):
 
     def loss(self, mb: Minibatch) -> Tensor:
         """What a step minimises: the negative ELBO per cell with the step's KL weight."""
-        elbo = self.model.loss(mb)
+        with bf16_products(self.plan.precision == "bf16"):
+            elbo = self.model.loss(mb)
         loss = elbo.objective(self.kl_weight) + elbo.global_kl / len(self.train_indices)
         self._terms = {**_terms(elbo), "train_loss_epoch": loss.detach() * len(mb)}
         return loss
 
     def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:
         """One step; a non-finite loss or gradient is not followed but recovered from."""
+        (mb,) = tensors_list
         self.optimizer.forget_gradients()  # type: ignore[union-attr]
-        loss = self.loss(*tensors_list)
+        loss = self.loss(mb)
         self.current_loss = loss.detach()
         loss.backward()
-        if bool(self.optimizer.clipped_step(self.current_loss)):  # type: ignore[union-attr]
-            self.steps_kept += 1
-            self._add_to_sums(len(tensors_list[0]))
+        good = self.optimizer.clipped_step(self.current_loss)  # type: ignore[union-attr]
+        self._minibatches_seen += 1
+        if self.waits and not good:
+            self._recover_from(mb)
             return
-        fault = describe_fault(self.model, tensors_list[0], self.data.cell_names, self.data.gene_names)
+        if not self.waits:
+            self._first_fault = torch.where(
+                good, self._first_fault, self._first_fault.clamp(max=self._minibatches_seen)
+            )
+        self.steps_kept += 1
+        self._add_to_sums(len(mb))
+
+    def _recover_from(self, mb: Minibatch) -> None:
+        fault = describe_fault(self.model, mb, self.data.cell_names, self.data.gene_names)
         self._recover(f"a non-finite loss in epoch {self.epoch + 1} ({fault})")
+
+    def _settle(self) -> None:
+        """Asks the device, once an epoch, whether all of its steps were good; looks up the minibatch that was not."""
+        first = int(self._first_fault)
+        if first <= self._minibatches_seen:
+            self._recover_from(next(islice(self.data_loaders_loop(), first - 1, None))[0])
 
     def check_training_status(self) -> None:
         """Non-finite losses were dealt with in the step."""
@@ -245,6 +269,8 @@ class Fit(Trainer):
 
     def on_epoch_end(self) -> bool:
         """Writes the history, then decides: stop, lower the learning rate, keep these weights."""
+        if not self.waits:
+            self._settle()
         self._record()
         monitored = self.history.get(self.plan.early_stopping_monitor)
         go_on = True

@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 
 from scvi._checks import check_flag, check_integer, check_number
 
-__all__ = ["Plan", "Schedule", "default_batch_size", "default_max_epochs", "one_cycle"]
+__all__ = ["Plan", "Precision", "Schedule", "default_batch_size", "default_max_epochs", "one_cycle"]
 
 Schedule = Literal["one-cycle", "constant", "plateau"]
+Precision = Literal["float32", "bf16"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
@@ -61,6 +62,8 @@ class Plan:
         Stop when the monitored value of the history has not fallen by `min_delta` nats in `patience` epochs (None: a
         fifth of `max_epochs`, at least 5), and go back to the weights at its minimum. The patience starts when the KL
         weight has reached its maximum.
+    precision
+        'bf16' rounds the factors of matrix products in training to bfloat16; likelihood, sums and weights stay float32.
     """
 
     max_epochs: int
@@ -80,6 +83,7 @@ class Plan:
     early_stopping_min_delta: float = 0.0
     lr_patience: int = 10
     lr_factor: float = 0.6
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "check_val_every_n_epoch", "lr_patience"):
@@ -98,10 +102,10 @@ class Plan:
             raise ValueError(f"kl_warmup={self.kl_warmup!r} is not a share of the planned steps, a number from 0 to 1")
         if self.min_kl_weight > self.max_kl_weight:
             raise ValueError(f"min_kl_weight={self.min_kl_weight!r} is above max_kl_weight={self.max_kl_weight!r}")
-        if self.lr_schedule not in get_args(Schedule):
-            raise ValueError(
-                f"lr_schedule={self.lr_schedule!r} is not one of {', '.join(map(repr, get_args(Schedule)))}"
-            )
+        for name, kind in (("lr_schedule", Schedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(map(repr, get_args(kind)))
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {known}")
 
     @property
     def patience(self) -> int:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi.kernels import twin
+from scvi.kernels import precision, twin
 from scvi.kernels.affine import Affine, as_tensor
 from scvi.kernels.parallel import row_blocks, run_blocks
+from scvi.kernels.precision import bf16_is_supported, bf16_products
 from scvi.kernels.rows import SparseRows
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ __all__ = [
     "SparseRows",
     "adam",
     "batch_norm_relu_dropout",
+    "bf16_is_supported",
+    "bf16_products",
     "find_bad_count",
     "linear",
     "nll_nb",
@@ -113,7 +116,7 @@ def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None
 
         return SparseLinear.apply(x, weight, bias, beside)
     dense = _dense(x)
-    return nn.functional.linear(dense if beside is None else torch.cat([dense, beside], dim=-1), weight, bias)
+    return precision.linear(dense if beside is None else torch.cat([dense, beside], dim=-1), weight, bias)
 
 
 def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:

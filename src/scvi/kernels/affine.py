@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from scvi.kernels.precision import linear
 
 __all__ = ["Affine", "as_tensor"]
 
@@ -23,7 +24,7 @@ class Affine(NamedTuple):
 
     def compute(self) -> Tensor:
         """(..., n, g)"""
-        return torch.nn.functional.linear(self.h, self.weight, self.bias)
+        return linear(self.h, self.weight, self.bias)
 
 
 def as_tensor(values: Tensor | Affine) -> Tensor:

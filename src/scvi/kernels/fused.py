@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from scvi.kernels.affine import Affine
 from scvi.kernels.likelihood import negative_binomial_rows, poisson_rows
 from scvi.kernels.parallel import row_blocks, run_blocks
+from scvi.kernels.precision import add_product, is_low, product
 from scvi.kernels.rows import SparseRows
 
 __all__ = ["FusedLikelihood", "LinearLikelihood"]
@@ -92,8 +93,7 @@ class LinearLikelihood(torch.autograd.Function):
         _check_shape(x, torch.Size((n, g)))
         library, theta = _rows_of(torch.Size((n,)), g, log_library, log_theta)
         heads = (logits.weight, logits.bias) if dropout is None else (*logits[1:], *dropout[1:])
-        low = torch.is_autocast_enabled("cpu")
-        return LinearLikelihood.apply(x, library, theta, weight, low, logits.h, *heads)
+        return LinearLikelihood.apply(x, library, theta, weight, is_low(), logits.h, *heads)
 
     @staticmethod
     def forward(
@@ -126,19 +126,6 @@ class LinearLikelihood(torch.autograd.Function):
             add_product(d_h, d, weights, ctx.low)
             d_heads += [product(d.t(), h, ctx.low), d_bias]
         return None, slopes.library, slopes.theta, None, None, d_h, *d_heads
-
-
-def product(a: Tensor, b: Tensor, low: bool) -> Tensor:
-    """Matrix product in float32, of factors rounded to bfloat16 if `low`."""
-    return torch.mm(a.bfloat16(), b.bfloat16()).float() if low else torch.mm(a, b)
-
-
-def add_product(out: Tensor, a: Tensor, b: Tensor, low: bool) -> None:
-    """Adds :func:`product` to `out`."""
-    if low:
-        out += product(a, b, low)
-    else:
-        out.addmm_(a, b)
 
 
 def _through_heads(

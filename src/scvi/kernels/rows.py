@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +64,30 @@ class SparseRows:
         if self.totals is not None:
             return self.totals
         return torch.segment_reduce(self.values, "sum", lengths=self.starts.diff(), unsafe=True).unsqueeze(1)
+
+    def take(self, rows: np.ndarray, starts: np.ndarray) -> SparseRows:
+        """Some rows in any order, gathered on the device without waiting for it.
+
+        Parameters
+        ----------
+        rows
+            (k,) positions.
+        starts
+            `starts` of these rows in the memory of the host, which says how long the result is.
+        """
+        lengths = starts[rows + 1] - starts[rows]
+        ends = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=ends[1:])
+        on_device = torch.from_numpy(np.stack([starts[rows] - ends[:-1], lengths, rows])).to(self.device)
+        shift = on_device[0].repeat_interleave(on_device[1], output_size=int(ends[-1]))
+        entries = shift + torch.arange(int(ends[-1]), device=self.device)
+        return SparseRows(
+            torch.from_numpy(ends).to(self.device),
+            self.genes[entries],
+            self.values[entries],
+            self.n_genes,
+            None if self.totals is None else self.totals[on_device[2]],
+        )
 
     def to(self, device: torch.device | str) -> SparseRows:
         """The same rows on another device."""

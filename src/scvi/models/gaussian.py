@@ -14,8 +14,6 @@ __all__ = ["draw", "draw_with_kl", "gaussian_of", "standard_normal_kl"]
 
 def gaussian_of(h: Tensor, mean: nn.Linear, log_variance: nn.Linear, floor: float) -> Normal:
     """N(mean(h), exp(log_variance(h)) + floor), (n, d)."""
-    if h.dtype != mean.weight.dtype:  # autocast
-        return Normal(mean(h).float(), (log_variance(h).float().exp() + floor).sqrt(), validate_args=False)
     loc, scale = _Heads.apply(h, mean.weight, mean.bias, log_variance.weight, log_variance.bias, floor)
     return Normal(loc, scale, validate_args=False)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi.kernels import Counts
+from scvi.kernels import Counts, linear
 from scvi.kernels.affine import Affine, as_tensor
 from scvi.models.gaussian import draw, gaussian_of
 from scvi.models.layers import FCLayers, identity, reparameterize_gaussian
@@ -95,7 +95,7 @@ Heads = tuple[Tensor | Affine, Tensor | None, Tensor | Affine | None]
 
 def _waiting(layer: nn.Module, h: Tensor) -> Tensor | Affine:
     """A linear layer of h; in training it is left to the likelihood to compute."""
-    return Affine(h, layer.weight, layer.bias) if torch.is_grad_enabled() else layer(h)  # type: ignore[arg-type]
+    return Affine(h, layer.weight, layer.bias) if torch.is_grad_enabled() else linear(h, layer.weight, layer.bias)  # type: ignore[arg-type]
 
 
 class DecoderSCVI(nn.Module):
