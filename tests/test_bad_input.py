@@ -335,6 +335,7 @@ WRONG_FITS: list[tuple[dict[str, Any], str]] = [
     ({"lr": np.inf}, "lr=inf"),
     ({"lr": "fast"}, "lr='fast'"),
     ({"lr_schedule": "cosine"}, "lr_schedule='cosine' is not one of 'one-cycle', 'constant', 'plateau'"),
+    ({"precision": "bf17"}, "precision='bf17' is not one of 'float32', 'bf16'"),
     ({"weight_decay": -1}, "weight_decay=-1"),
     ({"gradient_clip": 0}, "gradient_clip=0 is not a positive number"),
     ({"kl_warmup": 1.5}, r"kl_warmup=1\.5 is not a share of the planned steps"),

@@ -67,6 +67,23 @@ def test_a_default_fit(
     assert clustering.batch_entropy(latent, mixology.obs["batch"]) > mixing_of_pca + bounds.more_mixing_than_pca
 
 
+def test_bfloat16_products_cost_no_quality(mixology: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bfloat16 is no faster it is refused; what it computes is the same everywhere."""
+    monkeypatch.setattr("scvi.estimators.training.bf16_is_supported", lambda device: True)
+    order = np.random.RandomState(0).permutation(mixology.n_obs)
+    held_out, fitted = mixology[order[:102]].copy(), mixology[order[102:]].copy()
+    scvi.SCVI.setup_anndata(fitted, batch_key="batch")
+
+    def elbo(precision: str, seed: int) -> float:
+        model = scvi.SCVI(fitted, seed=seed)
+        model.train(max_epochs=20, precision=precision, seed=seed, enable_progress_bar=False)
+        return float(np.mean([model.get_elbo(held_out, seed=s) for s in range(5)]))
+
+    exact, low = (np.mean([elbo(precision, seed) for seed in range(3)]) for precision in ("float32", "bf16"))
+    assert low != exact
+    assert low == pytest.approx(exact, rel=1e-3)
+
+
 def test_denoised_expression_is_free_of_the_batch(mixology: AnnData) -> None:
     """Two batches of one cell line differ less in expected frequencies, decoded as one batch, than in counts."""
     cells = mixology[mixology.obs["protocol"] == "CEL-seq2"].copy()

@@ -533,6 +533,35 @@ def test_the_cell_and_its_genes_are_named() -> None:
         assert f"gene{int(gene)} ({counts[gene]:g})" in message
 
 
+class Unwatched(Fit):
+    """Treats the CPU as a device that is not waited for between the steps of an epoch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.waits = False
+
+
+def test_steps_that_are_not_waited_for_are_the_same() -> None:
+    watched, unwatched = make_fit(), make_fit(cls=Unwatched)
+    watched.fit()
+    unwatched.fit()
+    assert same(state(watched.model), state(unwatched.model))
+    assert watched.frames().keys() == unwatched.frames().keys()
+    for name, table in watched.frames().items():
+        pd.testing.assert_frame_equal(table, unwatched.frames()[name])
+
+
+def test_a_fault_on_a_device_is_found_at_the_end_of_the_epoch() -> None:
+    fit = make_fit(model=bad_cell_model(), cls=Unwatched)
+    (message,) = warnings_of(fit)
+    assert message.startswith("Recovered from a non-finite loss in epoch 1 (")
+    assert " cells have a non-finite likelihood: cell17; largest counts in genes gene" in message
+    assert fit.recoveries == 1
+    assert finite(fit.model)
+    assert np.isfinite(values(fit, "elbo_train")).all()
+    assert len(values(fit, "elbo_train")) == 4
+
+
 def test_a_non_finite_gradient_is_recovered_from() -> None:
     fit = make_fit()
     steps = iter([False, False, True] + [False] * 100)

@@ -153,6 +153,7 @@ def test_a_plan_is_plain_json() -> None:
         ("gradient_clip", 0.0),
         ("gradient_clip", -1.0),
         ("lr_schedule", "cosine"),
+        ("precision", "fp16"),
         ("lr_schedule", 3),
         ("early_stopping", "yes"),
         ("early_stopping", 1),

@@ -21,6 +21,7 @@ from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, moments, r
 from scvi.dataset.on_disk import OnDisk
 from scvi.dataset.reading import ahead, buffer_cells, draw_buffers
 from scvi.dataset.registry import fingerprint, in_a_file, register, registered
+from scvi.dataset.resident import Resident, fits
 from scvi.dataset.schema import Schema
 from scvi.kernels import rows_to_sparse
 from scvi.minibatch import Minibatch
@@ -54,7 +55,7 @@ class CellData:
     cells at a time, ahead of where they are used: see :mod:`scvi.dataset.reading`.
     """
 
-    counts: Counts  # (n, s)
+    counts: Counts | Resident  # (n, s)
     columns: (
         np.ndarray | None
     )  # (s,) int32 position of each stored gene among those read, -1: not read; None: as stored
@@ -111,7 +112,9 @@ class CellData:
     def minibatch(self, indices: np.ndarray) -> Minibatch:
         """The cells at `indices`, in that order; positions may repeat."""
         rows = self.positions(indices)
-        if isinstance(self.counts, (np.ndarray, sp.csr_matrix, sp.csr_array)):
+        if isinstance(self.counts, Resident):
+            counts = self.counts.take(rows)
+        elif isinstance(self.counts, (np.ndarray, sp.csr_matrix, sp.csr_array)):
             counts = rows_to_sparse(self.counts, rows, self.columns, self.n_genes)
         else:
             counts = rows_to_sparse(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
@@ -164,6 +167,13 @@ class CellData:
             categorical=None if self.categorical is None else self.categorical[rows],
             cell_names=self.cell_names[rows],
         )
+
+    def on(self, device: torch.device) -> CellData:
+        """The same cells with their counts on a device, if they fit there; for drawing minibatches only."""
+        counts = self.counts
+        if isinstance(counts, (Resident, OnDisk)) or not fits(counts, device):
+            return self
+        return replace(self, counts=Resident.of(counts, self.columns, self.n_genes, device), columns=None)
 
     def _in_turn(self, buffers: Iterable[list[np.ndarray]]) -> Iterator[Minibatch]:
         """Minibatches of the cells at these positions; what is on disk is read a buffer at a time, one ahead."""

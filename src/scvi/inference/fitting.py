@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -102,7 +103,7 @@ class Fit(Trainer):
         self.plateau = Patience(plan.lr_patience, plan.early_stopping_min_delta)
         self._terms: dict[str, Tensor] = {}  # of a step, summed over its cells
         self._sums: dict[str, Tensor] = {}  # of an epoch
-        self._cells_seen = 0
+        self._cells_seen: int | Tensor = 0
         self._minibatches_seen = 0
         self._first_fault = torch.tensor(_NEVER)  # number of the first step of an epoch that was not good
         self.waits = self.device.type == "cpu"  # for each step, to be told whether it was good
@@ -198,11 +199,16 @@ class Fit(Trainer):
     def data_loaders_loop(self) -> Iterator[tuple[Minibatch]]:
         """One epoch, in an order that depends on the seed and the epoch's number only."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        for mb in self.data.epoch(self.train_indices, self.plan.batch_size, rng):
+        for mb in self._here.epoch(self.train_indices, self.plan.batch_size, rng):
             yield (self._placed(mb),)
 
     def _placed(self, mb: Minibatch) -> Minibatch:
         return mb if self.device.type == "cpu" else mb.to(self.device)
+
+    @cached_property
+    def _here(self) -> CellData:
+        """The cells, with their counts on the device of the fit if they fit there."""
+        return self.data.on(self.device)
 
     def on_epoch_begin(self) -> None:
         """Forgets the sums of the epoch before."""
@@ -235,12 +241,15 @@ class Fit(Trainer):
         if self.waits and not good:
             self._recover_from(mb)
             return
+        self.steps_kept += 1
+        n_cells: int | Tensor = len(mb)
         if not self.waits:
             self._first_fault = torch.where(
                 good, self._first_fault, self._first_fault.clamp(max=self._minibatches_seen)
             )
-        self.steps_kept += 1
-        self._add_to_sums(len(mb))
+            self._terms = {name: torch.where(good, value, 0.0) for name, value in self._terms.items()}
+            n_cells = good * n_cells
+        self._add_to_sums(n_cells)
 
     def _recover_from(self, mb: Minibatch) -> None:
         fault = describe_fault(self.model, mb, self.data.cell_names, self.data.gene_names)
@@ -261,9 +270,9 @@ class Fit(Trainer):
 
     # ---- history -----------------------------------------------------------------------------------------------------
 
-    def _add_to_sums(self, n_cells: int) -> None:
+    def _add_to_sums(self, n_cells: int | Tensor) -> None:
         """Counts the step's terms to the epoch's; sums stay on the device until the epoch ends."""
-        self._cells_seen += n_cells
+        self._cells_seen = self._cells_seen + n_cells
         for name, value in self._terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
@@ -286,7 +295,7 @@ class Fit(Trainer):
 
     def _record(self) -> None:
         record = {
-            name if name == "train_loss_epoch" else f"{name}_train": float(total) / self._cells_seen
+            name if name == "train_loss_epoch" else f"{name}_train": float(total) / max(float(self._cells_seen), 1.0)
             for name, total in self._sums.items()
         }
         if len(self.validation_indices) and self._validation_due():
@@ -304,7 +313,7 @@ class Fit(Trainer):
         generator = torch.Generator(self.device).manual_seed(_VALIDATION_DRAWS_SEED)
         sums: dict[str, float] = {}
         with evaluating(self.model):
-            for mb in self.data.minibatches(self.validation_indices, self.plan.batch_size):
+            for mb in self._here.minibatches(self.validation_indices, self.plan.batch_size):
                 for name, value in _terms(self.model.loss(self._placed(mb), generator)).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         return {name: total / len(self.validation_indices) for name, total in sums.items()}

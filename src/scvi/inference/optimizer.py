@@ -62,6 +62,8 @@ class ClippedAdam(torch.optim.Adam):
         The answer is on the device, and nothing waits for it.
         """
         given = [p for p in self.parameters if p.grad is not None]
+        for p in given:
+            p.grad = _laid_out_like(p, p.grad)  # type: ignore[arg-type]
         if self.device.type != "cpu":
             return self._device_step(given, loss)
         return torch.tensor(math.isfinite(loss) and self._compiled_step(given))
@@ -70,7 +72,7 @@ class ClippedAdam(torch.optim.Adam):
         states = [self.state[p] for p in given]
         if self._compiled is None or self._compiled[0] != len(given):
             self._compiled = len(given), kernels.adam([(p, self.state[p]) for p in given])
-        gradients = [_laid_out_like(p, p.grad) for p in given]  # type: ignore[arg-type]
+        gradients = [p.grad for p in given if p.grad is not None]
         group, number = self.param_groups[0], int(states[0]["step"]) + 1
         options = (group["lr"], group["betas"], group["eps"], group["weight_decay"])
         good = math.isfinite(self._compiled[1].step(gradients, self.max_norm, number, *options))
@@ -94,4 +96,5 @@ class ClippedAdam(torch.optim.Adam):
 
 
 def _laid_out_like(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the order of memory of the parameter, which autograd's have unless somebody else made them."""
     return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)

@@ -1,0 +1,252 @@
+"""Layers, heads and optimiser on compiled code, against torch's own operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from scvi import kernels
+from scvi.kernels import Affine, SparseRows, bf16_products
+from scvi.kernels.fused import FusedLikelihood, LinearLikelihood
+from scvi.kernels.networks import Hidden, SparseLinear
+from scvi.models.gaussian import draw_with_kl, gaussian_of, standard_normal_kl
+
+THREADS = pytest.mark.parametrize("n_threads", [1, 2, 3])
+
+
+@pytest.fixture
+def n_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def counts(n: int, g: int, density: float = 0.2) -> SparseRows:
+    matrix = sparse.random(n, g, density, format="csr", dtype=np.float32, random_state=0)
+    matrix.data = np.ceil(5 * matrix.data)
+    return kernels.rows_to_sparse(matrix, np.arange(n), None, g)
+
+
+def gradients(out: Tensor, given: list[Tensor], weights: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad((out * weights).sum(), given))
+
+
+def check(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], given: list[Tensor], rtol: float = 1e-4) -> None:
+    """Both give the same results and gradients."""
+    expected, result = theirs(), ours()
+    torch.testing.assert_close(result, expected, rtol=rtol, atol=1e-4)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    for a, b in zip(gradients(result, given, weights), gradients(expected, given, weights), strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=rtol, atol=1e-4)
+
+
+# --- sparse rows ------------------------------------------------------------------------------------------------------
+
+
+def test_sparse_rows_are_what_they_stand_for() -> None:
+    x = counts(9, 30)
+    dense = x.dense
+    assert x.shape == dense.shape == (9, 30)
+    assert x.density == pytest.approx(float((dense > 0).float().mean()))
+    assert torch.equal(x.sums(), dense.sum(1, keepdim=True))
+    assert torch.equal(x.log1p().dense, torch.log1p(dense))
+    torch.testing.assert_close(x.log1p().sums(), torch.log1p(dense).sum(1, keepdim=True))
+    back = SparseRows.of(dense)
+    assert torch.equal(back.dense, dense)
+    assert torch.equal(back.genes, x.genes)
+    assert len(SparseRows.of(torch.zeros(3, 4)).values) == 0
+
+
+@pytest.mark.parametrize("rows", [[0], [8, 0, 8, 3], [], list(range(9))])
+def test_rows_are_taken_in_any_order(rows: list[int]) -> None:
+    x, wanted = counts(9, 30), np.array(rows, np.int64)
+    taken = x.take(wanted, x.starts.numpy())
+    assert torch.equal(taken.dense, x.dense[wanted])
+    assert torch.equal(taken.sums(), x.sums()[wanted])
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3], indirect=True)
+@pytest.mark.parametrize("by_gene", [True, False], ids=["by gene", "by output"])
+@pytest.mark.parametrize("beside", [0, 3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 5), (130, 401)], ids=str)
+def test_a_linear_layer_of_sparse_rows(
+    shape: tuple[int, int], bias: bool, beside: int, by_gene: bool, n_threads: int
+) -> None:
+    torch.manual_seed(0)
+    x, (n, g) = counts(*shape), shape
+    weight = torch.randn(g + beside, 37).t() if by_gene else torch.randn(37, g + beside)
+    given = [weight.requires_grad_()]
+    b = torch.randn(37, requires_grad=True) if bias else None
+    more = torch.randn(n, beside, requires_grad=True) if beside else None
+    given += [t for t in (b, more) if t is not None]
+    dense = x.dense if more is None else torch.cat([x.dense, more], 1)
+    check(
+        lambda: SparseLinear.apply(x, weight, b, more),
+        lambda: nn.functional.linear(dense, weight, b),
+        given,
+    )
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9])
+def test_the_door_of_linear_layers_is_one(density: float) -> None:
+    x, weight, bias = counts(20, 50, density), torch.randn(8, 52), torch.randn(8)
+    more = torch.randn(20, 2)
+    expected = nn.functional.linear(torch.cat([x.dense, more], 1), weight, bias)
+    for given in (x, x.dense):
+        torch.testing.assert_close(kernels.linear(given, weight, bias, more), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (33, 5), (140, 128)], ids=str)
+def test_batch_norm_and_relu(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm1d(shape[1], momentum=0.01, eps=1e-3) for _ in range(2)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.copy_(torch.linspace(0.5, 2, shape[1]))
+            norm.bias.copy_(torch.linspace(-1, 1, shape[1]))
+    x = (3 + 2 * torch.randn(shape)).requires_grad_()
+    ours = Hidden.apply(x, norms[0].weight, norms[0].bias, norms[0], 0.0)
+    theirs = torch.relu(norms[1](x))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    weights = torch.randn(shape)
+    pairs = zip(
+        gradients(ours, [x, norms[0].weight, norms[0].bias], weights),
+        gradients(theirs, [x, norms[1].weight, norms[1].bias], weights),
+        strict=True,
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    for name, value in norms[0].state_dict().items():
+        torch.testing.assert_close(value, norms[1].state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_keeps_the_mean_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(100)
+    x = torch.randn(400, 100, requires_grad=True)
+    torch.manual_seed(1)
+    out = kernels.batch_norm_relu_dropout(x, norm, 0.3)
+    whole = torch.relu((x - x.mean(0)) / x.std(0, unbiased=False))
+    positive = whole > 1e-3
+    dropped = (out == 0) & positive
+    assert float(dropped.sum() / positive.sum()) == pytest.approx(0.3, abs=0.01)
+    kept = positive & ~dropped
+    torch.testing.assert_close(out[kept], whole[kept] / 0.7, rtol=1e-3, atol=1e-3)
+    # rows and columns are dropped independently of one another
+    share = dropped.float().sum(0) / positive.float().sum(0)
+    assert 0.02 < float(share.std()) < 0.05
+    again = kernels.batch_norm_relu_dropout(x, norm, 0.3)
+    assert float(((again == 0) != (out == 0)).float().mean()) > 0.1
+    torch.manual_seed(1)
+    assert torch.equal(kernels.batch_norm_relu_dropout(x, norm, 0.3), out)
+    (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    assert gradient.isfinite().all()
+
+
+def test_what_is_no_number_goes_through_a_hidden_layer() -> None:
+    x = torch.randn(8, 3)
+    x[0, 0] = torch.nan
+    out = kernels.batch_norm_relu_dropout(x, nn.BatchNorm1d(3), 0.0)
+    assert out[:, 0].isnan().all()
+    assert out[:, 1:].isfinite().all()
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("per_cell", [False, True])
+@pytest.mark.parametrize("model", ["poisson", "nb", "zinb"])
+def test_heads_and_likelihood_in_one(model: str, per_cell: bool, n_threads: int) -> None:
+    torch.manual_seed(0)
+    n, g, hidden = 40, 60, 16
+    x, h = counts(n, g), torch.randn(n, hidden, requires_grad=True)
+    heads = [(torch.randn(g, hidden) / 4).requires_grad_() for _ in range(2)]
+    biases = [torch.randn(g, requires_grad=True) for _ in range(2)]
+    library = torch.full((n, 1), 5.0, requires_grad=True)
+    theta = None if model == "poisson" else torch.randn((n, g) if per_cell else (g,)).requires_grad_()
+    waiting = [Affine(h, w, b) for w, b in zip(heads, biases, strict=True)]
+    dropout = waiting[1] if model == "zinb" else None
+    given = [h, heads[0], biases[0], library]
+    given += [] if theta is None else [theta]
+    given += [heads[1], biases[1]] if dropout is not None else []
+    for weight in (1.0, 1 / n):  # the gradient that is expected, and another
+
+        def ours(weight: float = weight) -> Tensor:
+            return LinearLikelihood.of(x, waiting[0], library, theta, dropout, weight)
+
+        def theirs() -> Tensor:
+            computed = None if dropout is None else dropout.compute()
+            return FusedLikelihood.of(x, waiting[0].compute(), library, theta, computed, 1.0)
+
+        check(ours, theirs, given, rtol=1e-3)
+    first, second = (torch.autograd.grad(ours().sum(), given) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_gaussian_of_two_heads() -> None:
+    torch.manual_seed(0)
+    h = torch.randn(20, 8, requires_grad=True)
+    mean, log_variance = nn.Linear(8, 3), nn.Linear(8, 3)
+    given = [h, mean.weight, mean.bias, log_variance.weight, log_variance.bias]
+
+    def scale() -> Tensor:
+        return (log_variance(h).exp() + 1e-4).sqrt()
+
+    check(lambda: gaussian_of(h, mean, log_variance, 1e-4).loc, lambda: mean(h), given[:3])
+    check(lambda: gaussian_of(h, mean, log_variance, 1e-4).scale, scale, [h, *given[3:]])
+
+
+def test_a_draw_and_its_divergence() -> None:
+    torch.manual_seed(0)
+    loc, scale = torch.randn(20, 3, requires_grad=True), torch.rand(20, 3).add(0.2).requires_grad_()
+    q = torch.distributions.Normal(loc, scale)
+    generator = torch.Generator()
+    noise = torch.randn(20, 3, generator=generator.manual_seed(5))
+    check(lambda: draw_with_kl(q, generator.manual_seed(5))[0], lambda: loc + scale * noise, [loc, scale])
+    check(lambda: draw_with_kl(q)[1], lambda: standard_normal_kl(q), [loc, scale])
+    expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(draw_with_kl(q)[1], expected)
+
+
+# --- bfloat16 ---------------------------------------------------------------------------------------------------------
+
+
+def test_products_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    x, h = counts(16, 30), torch.randn(16, 8, requires_grad=True)
+    weight, bias = torch.randn(30, 8, requires_grad=True), torch.randn(30, requires_grad=True)
+    library, theta = torch.full((16, 1), 5.0), torch.zeros(30)
+    exact = kernels.nll_nb(x, Affine(h, weight, bias), library, theta)
+    with bf16_products():
+        low = kernels.nll_nb(x, Affine(h, weight, bias), library, theta)
+        rounded = kernels.nll_nb(x, Affine(h, weight, bias).compute(), library, theta)
+    assert low.dtype == rounded.dtype == torch.float32
+    torch.testing.assert_close(low, rounded, rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(low, exact, rtol=1e-6)
+    torch.testing.assert_close(low, exact, rtol=0.02, atol=0.5)
+    for a, b in zip(
+        gradients(low, [h, weight, bias], torch.ones(16)),
+        gradients(exact, [h, weight, bias], torch.ones(16)),
+        strict=True,
+    ):
+        assert a.dtype == torch.float32
+        assert float((a - b).norm() / b.norm()) < 0.02
+    dense = torch.randn(16, 30)
+    with bf16_products():
+        out = kernels.linear(dense, weight.t(), None)
+    assert out.dtype == torch.float32
+    expected = dense.bfloat16().double() @ weight.detach().bfloat16().double()
+    torch.testing.assert_close(out.double(), expected, rtol=0.01, atol=0.05)
+    assert torch.equal(kernels.linear(dense, weight.t(), None), dense @ weight)
