@@ -44,7 +44,7 @@ Counts = Tensor | SparseRows
 """(n, g) float32 counts."""
 
 _REASONS = {1: "non-finite", 2: "negative", 3: "non-integer"}
-_DENSE = 0.35  # share of entries from which a dense product is faster than a sparse one
+_DENSE = 0.2  # share of entries from which a dense product is faster than a sparse one
 
 
 def nll_zinb(
@@ -139,7 +139,13 @@ def adam(states: list[tuple[Tensor, Mapping[str, Tensor]]]) -> Adam:
 
 
 def _dense(x: Counts) -> Tensor:
-    return x.dense if isinstance(x, SparseRows) else x
+    if not isinstance(x, SparseRows):
+        return x
+    if not _compiled(x):
+        return x.dense
+    from scvi.kernels.networks import densified
+
+    return densified(x)
 
 
 def _compiled(*given: Counts | Affine) -> bool:

@@ -21,14 +21,14 @@ def _uniform(seed, number):
 
 
 @njit(**OPTIONS)
-def hidden_forward(x, gamma, beta, eps, rate, seed, mean, variance, inverse, normed, out):
+def hidden_forward(x, gamma, beta, eps, momentum, rate, seed, running_mean, running_variance, inverse, normed, out):
     """Batch norm with the moments of these rows, ReLU and dropout: `x` (n, d) -> `out` (n, d).
 
-    Writes `mean`, the biased `variance` and its inverse root `inverse`, each (d,), and the normalised rows `normed`.
+    Writes the inverse standard deviations `inverse` (d,) and the normalised rows `normed`, and moves the running
+    moments towards those of these rows.
     """
     n, d = x.shape
-    mean[:] = ZERO
-    variance[:] = ZERO
+    mean, variance = np.zeros(d, np.float32), np.zeros(d, np.float32)
     for i in range(n):
         for j in range(d):
             mean[j] += x[i, j]
@@ -41,6 +41,8 @@ def hidden_forward(x, gamma, beta, eps, rate, seed, mean, variance, inverse, nor
     for j in range(d):
         variance[j] /= n
         inverse[j] = ONE / np.sqrt(variance[j] + eps)
+        running_mean[j] += momentum * (mean[j] - running_mean[j])
+        running_variance[j] += momentum * (variance[j] * (F(n) / F(n - 1)) - running_variance[j])
     keep = ONE / (ONE - rate)
     for i in range(n):
         for j in range(d):

@@ -14,7 +14,7 @@ from scvi.kernels import layers, sparse
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.rows import SparseRows
 
-__all__ = ["Adam", "Hidden", "SparseLinear"]
+__all__ = ["Adam", "Hidden", "SparseLinear", "densified"]
 
 _F = np.float32
 _LARGE = 2**14  # numbers from which a tensor is shared out between threads
@@ -44,6 +44,14 @@ def _transposed_times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
         lambda _, *genes: sparse.sum_by_gene(ends, cells, by_gene, given, genes, result),
         row_blocks(x.n_genes, min_rows=64),
     )
+
+
+def densified(x: SparseRows) -> Tensor:
+    """(n, g) float32."""
+    out = torch.zeros(x.shape)
+    given, result = [t.numpy() for t in (x.starts, x.genes, x.values)], out.numpy()
+    run_blocks(lambda _, *rows: sparse.densify(*given, rows, result), row_blocks(len(x), min_rows=32))
+    return out
 
 
 class SparseLinear(torch.autograd.Function):
@@ -81,35 +89,27 @@ class Hidden(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
-        n, d = x.shape
         x = x.contiguous()
-        out, normed, moments = torch.empty_like(x), torch.empty_like(x), torch.empty(3, d)
-        mean, variance, inverse = moments
+        out = torch.empty_like(x)
+        normed, inverse = np.empty(x.shape, _F), np.empty(x.shape[1], _F)
         seed = int(torch.randint(2**31, ())) if rate > 0 else 0
-        layers.hidden_forward(
-            *(t.numpy() for t in (x, gamma.detach(), beta.detach())),
-            _F(norm.eps),
-            _F(rate),
-            np.uint32(seed),
-            *(t.numpy() for t in (mean, variance, inverse, normed, out)),
-        )
-        norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
-        norm.running_var.lerp_(variance.mul_(n / (n - 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
+        given = [t.detach().numpy() for t in (x, gamma, beta)]
+        running = [t.numpy() for t in (norm.running_mean, norm.running_var)]  # type: ignore[union-attr]
+        numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))  # type: ignore[arg-type]
+        layers.hidden_forward(*given, *numbers, *running, inverse, normed, out.numpy())
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        ctx.save_for_backward(gamma, inverse, normed, out)
-        ctx.rate = rate
+        ctx.save_for_backward(gamma, out)
+        ctx.inverse, ctx.normed, ctx.rate = inverse, normed, rate
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        gamma, inverse, normed, out = ctx.saved_tensors
+        gamma, out = ctx.saved_tensors
         d_gamma, d_beta, d_x = torch.empty_like(gamma), torch.empty_like(gamma), torch.empty_like(out)
-        layers.hidden_backward(
-            *(t.detach().numpy() for t in (d_out.contiguous(), out, normed, gamma, inverse)),
-            _F(ctx.rate),
-            *(t.numpy() for t in (d_gamma, d_beta, d_x)),
-        )
+        given = [t.detach().numpy() for t in (d_out.contiguous(), out)]
+        scale = (gamma.detach().numpy(), ctx.inverse, _F(ctx.rate))
+        layers.hidden_backward(*given, ctx.normed, *scale, *(t.numpy() for t in (d_gamma, d_beta, d_x)))
         return d_x, d_gamma, d_beta, None, None
 
 

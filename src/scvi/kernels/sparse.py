@@ -7,7 +7,16 @@ from numba import njit
 
 from scvi.kernels.elementary import OPTIONS, ZERO
 
-__all__ = ["count_entries", "csr_rows", "dense_rows", "first_bad_count", "product", "sum_by_gene", "transpose"]
+__all__ = [
+    "count_entries",
+    "csr_rows",
+    "dense_rows",
+    "densify",
+    "first_bad_count",
+    "product",
+    "sum_by_gene",
+    "transpose",
+]
 
 _PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -79,6 +88,15 @@ def dense_rows(stored, rows, block, columns, starts, genes, values, kept, totals
                 total += value
         kept[i] = n - starts[i]
         totals[i, 0] = total
+
+
+@njit(**_PLAIN)
+def densify(starts, genes, values, block, out):
+    """Writes rows ``block[0]:block[1]`` to the zeroed rows of `out`, (n, g)."""
+    for i in range(block[0], block[1]):
+        row = out[i]
+        for e in range(np.uintp(starts[i]), np.uintp(starts[i + 1])):
+            row[np.uintp(genes[e])] = values[e]
 
 
 @njit(**_PLAIN)

@@ -24,7 +24,7 @@ __all__ = [
     "logsumexp",
 ]
 
-_MAX_ELEMENTS = 2**23  # of one decoded block of draws, (s, n, g)
+_MAX_ELEMENTS = 2**21  # of one decoded block of draws, (s, n, g)
 
 
 def log_nb_positive(x: Tensor, mu: Tensor, theta: Tensor, eps: float = 1e-8) -> Tensor:

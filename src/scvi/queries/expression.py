@@ -17,7 +17,7 @@ from scvi.queries.joined import Joined
 
 __all__ = ["expected", "likelihood_parameters", "normalized", "rate"]
 
-_MAX_ELEMENTS = 2**23  # of one decoded block of draws, (s, n, g)
+_MAX_ELEMENTS = 2**21  # of one decoded block of draws, (s, n, g)
 
 
 def normalized(
