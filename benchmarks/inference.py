@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from anndata import AnnData
 from common import DEFAULT_DATA, load_average, machine, median, read, table
 from train_step import counts_of
 
-from anndata import AnnData
 from scvi import SCVI
 
 N_GENES, HIDDEN = 2000, 128
