@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +44,8 @@ class Task:
     reference: Figures
     pca: Figures
     linear: Figures | None = None
-    drop: str | None = None  # a label
+    label: str = "cell_type"
+    drop: tuple[str, str] | None = None  # a column of obs and the value of the cells that are left out
     n_top_genes: int | None = 2000  # None: all genes
 
 
@@ -65,7 +67,7 @@ TASKS = {
         batch=None,
         reference=figures(-680.2, 146, 0.515, 0.668, 0.108, 0.862),
         pca=figures(None, None, 0.661, 0.776, 0.183, 0.887),
-        drop="unassigned",
+        drop=("cell_type", "unassigned"),
     ),
     "sc_mixology": Task(
         batch="batch",
@@ -77,6 +79,13 @@ TASKS = {
         reference=figures(-1079.7, 66, 0.692, 0.745, 0.132, 0.918, 1.267),
         pca=figures(None, None, 0.517, 0.642, 0.121, 0.925, 0.704),
         n_top_genes=None,
+    ),
+    "sln_day2": Task(
+        batch="hashtag",
+        reference=figures(-380.6, 400, 0.443, 0.595, 0.009, 0.830, 0.587),
+        pca=figures(None, None, 0.523, 0.615, 0.046, 0.815, 0.566),
+        label="cell_type_day2",
+        drop=("hashtag", "Doublet"),
     ),
 }
 
@@ -95,34 +104,63 @@ def select(adata: AnnData, n_top_genes: int | None) -> AnnData:
     return adata[:, chosen].copy()
 
 
-def scores(latent: np.ndarray, adata: AnnData, batch: str | None) -> Figures:
-    labels = adata.obs["cell_type"]
+def load(folder: Path, name: str) -> AnnData:
+    """Cells and genes of the protocol."""
+    task, adata = TASKS[name], read(folder, name)
+    if task.drop is not None:
+        column, value = task.drop
+        adata = adata[adata.obs[column] != value].copy()
+    return select(adata, task.n_top_genes)
+
+
+def split(adata: AnnData) -> tuple[AnnData, AnnData]:
+    """The cells to fit, and the tenth that is held out."""
+    held_out, fitted = np.split(np.random.RandomState(0).permutation(adata.n_obs), [adata.n_obs // 10])
+    return adata[fitted].copy(), adata[held_out].copy()
+
+
+def held_out_elbo(model: SCVI, held_out: AnnData) -> float:
+    """One posterior draw a cell is noisy: the mean of ten."""
+    return float(np.mean([model.get_elbo(held_out, seed=seed) for seed in range(10)]))
+
+
+def scores(latent: np.ndarray, adata: AnnData, task: Task) -> Figures:
+    labels = adata.obs[task.label]
     result = {
         **clustering.kmeans_scores(latent, labels),
         "ASW": clustering.silhouette(latent, labels),
         "kNN15": clustering.knn_accuracy(latent, labels),
     }
-    return result if batch is None else {**result, "entropy": clustering.batch_entropy(latent, adata.obs[batch])}
+    if task.batch is not None:
+        result["entropy"] = clustering.batch_entropy(latent, adata.obs[task.batch])
+    return result
 
 
-def fit(adata: AnnData, task: Task, estimator: type[SCVI], seed: int, max_epochs: int | None) -> Figures:
-    """One seed."""
-    order = np.random.RandomState(0).permutation(adata.n_obs)
-    held_out, fitted = np.split(order, [adata.n_obs // 10])
-    train = adata[fitted].copy()
+def fit(
+    adata: AnnData, task: Task, estimator: type[SCVI], seed: int, marginal: bool = True, **options: object
+) -> Figures:
+    """One seed; `options` are those of `train`."""
+    train, held_out = split(adata)
     estimator.setup_anndata(train, batch_key=task.batch)
     model = estimator(train, seed=seed)
     begin = time.perf_counter()
-    model.train(max_epochs=max_epochs, train_size=1.0, seed=seed, enable_progress_bar=False)
+    model.train(**{"train_size": 1.0, "seed": seed, "enable_progress_bar": False, **options})
     seconds = time.perf_counter() - begin
+    likelihoods = {"elbo": held_out_elbo(model, held_out)}
+    if marginal:
+        likelihoods["marginal"] = float(model.get_marginal_ll(held_out, n_mc_samples=200, seed=0))
     return {
-        # One posterior draw a cell is noisy: ten of them.
-        "elbo": float(np.mean([model.get_elbo(adata[held_out], seed=s) for s in range(10)])),
-        "marginal": float(model.get_marginal_ll(adata[held_out], n_mc_samples=200, seed=0)),
-        **scores(model.get_latent_representation(adata), adata, task.batch),
+        **likelihoods,
+        **scores(model.get_latent_representation(adata), adata, task),
         "epochs": len(model.history["elbo_train"]),
         "seconds": seconds,
     }
+
+
+def mean_and_half_range(found: Sequence[Figures]) -> tuple[Figures, Figures]:
+    """Over the seeds."""
+    values = {key: [one[key] for one in found] for key in found[0]}
+    return {k: float(np.mean(v)) for k, v in values.items()}, {k: float(np.ptp(v) / 2) for k, v in values.items()}
 
 
 def row(title: str, found: Figures, spread: Figures | None = None) -> list[str]:
@@ -140,17 +178,13 @@ def row(title: str, found: Figures, spread: Figures | None = None) -> list[str]:
 
 
 def run(name: str, task: Task, arguments: argparse.Namespace) -> None:
-    adata = read(arguments.data, name)
-    if task.drop is not None:
-        adata = adata[adata.obs["cell_type"] != task.drop].copy()
-    adata = select(adata, task.n_top_genes)
+    adata = load(arguments.data, name)
     n_batches = "" if task.batch is None else f", batches {task.batch}"
     print(f"{name}: {adata.n_obs} cells x {adata.n_vars} genes{n_batches}\n")
     linear = arguments.model == "linear"
     estimator = LinearSCVI if linear else SCVI
-    ours = [fit(adata, task, estimator, seed, arguments.max_epochs) for seed in range(arguments.seeds)]
-    mean = {key: float(np.mean([o[key] for o in ours])) for key in ours[0]}
-    half_range = {key: float(np.ptp([o[key] for o in ours]) / 2) for key in ours[0]}
+    ours = [fit(adata, task, estimator, seed, max_epochs=arguments.max_epochs) for seed in range(arguments.seeds)]
+    mean, half_range = mean_and_half_range(ours)
     reference = task.linear if linear else task.reference
     rows = [row(f"scvi, mean of {len(ours)} seeds", mean, half_range)]
     if arguments.each:
@@ -159,7 +193,7 @@ def run(name: str, task: Task, arguments: argparse.Namespace) -> None:
         rows.append(row("reference", reference))
         difference = {key: mean[key] - value for key, value in reference.items() if key not in ("epochs", "seconds")}
         rows.append(row("  difference", difference))
-    rows.append(row("PCA", scores(clustering.pca(adata.X), adata, task.batch)))
+    rows.append(row("PCA", scores(clustering.pca(adata.X), adata, task)))
     rows.append(row("PCA, reference", task.pca))
     if task.batch is not None:
         rows.append(row("largest entropy", {"entropy": clustering.max_batch_entropy(adata.obs[task.batch])}))
