@@ -17,19 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from anndata import AnnData
 from common import DEFAULT_DATA, load_average, machine, median, read, table
 from scipy import sparse
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from scvi import SCVI
 from scvi.dataset.cell_data import declare, encode
 from scvi.inference.fitting import Fit
+from scvi.inference.optimizer import ClippedAdam
 from scvi.inference.plan import Plan
+from scvi.minibatch import Minibatch
+
+Kind = TypeVar("Kind", bound=Fit)
 
 CELLS, HIDDEN = 128, 128
 WARM_UP = 15  # steps that are not timed
@@ -85,26 +91,69 @@ class TimedFit(Fit):
         self.begin = time.perf_counter()
 
 
-def measure(adata: AnnData, likelihood: str, n_steps: int) -> tuple[float, float]:
-    """Median milliseconds of a step and of its products."""
+def fit_of(cls: type[Kind], adata: AnnData, likelihood: str, max_epochs: int, **options: object) -> Kind:
+    """A fit of the default model to all cells."""
     SCVI.setup_anndata(adata)
     module = SCVI(adata, gene_likelihood=likelihood, seed=0).module
-    schema, _ = declare(adata)
-    cells = np.arange(adata.n_obs)
-    plan = Plan(max_epochs=math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS)), batch_size=CELLS)
-    fit = TimedFit(
-        module,
-        encode(adata, schema),
-        cells,
-        cells[:0],
-        plan,
-        seed=0,
-        show_progbar=False,
-        products=bare_products(adata.n_vars, n_heads=2 if likelihood == "zinb" else 1),
-    )
+    data, cells = encode(adata, declare(adata)[0]), np.arange(adata.n_obs)
+    plan = Plan(max_epochs=max_epochs, batch_size=CELLS)
+    return cls(module, data, cells, cells[:0], plan, seed=0, show_progbar=False, **options)  # type: ignore[arg-type]
+
+
+def measure(adata: AnnData, likelihood: str, n_steps: int) -> tuple[float, float]:
+    """Median milliseconds of a step and of its products."""
+    products = bare_products(adata.n_vars, n_heads=2 if likelihood == "zinb" else 1)
+    max_epochs = math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS))
+    fit = fit_of(TimedFit, adata, likelihood, max_epochs, products=products)
     fit.fit()
-    products = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
-    return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(products)
+    product_seconds = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
+    return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(product_seconds)
+
+
+PARTS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
+    "likelihood kernel": ("LinearLikelihood", "LinearLikelihoodBackward"),
+    "first layer": ("SparseLinear", "SparseLinearBackward", "aten::log1p"),
+    "batch norm, ReLU, dropout": ("Hidden", "HiddenBackward"),
+    "clipping and Adam": ("optimiser",),
+    "loading": ("loading",),
+}
+
+
+class ProfiledFit(Fit):
+    """A fit whose loading and optimiser show in a profile under these names."""
+
+    def data_loaders_loop(self) -> Iterator[tuple[Minibatch]]:
+        minibatches = super().data_loaders_loop()
+        while True:
+            with record_function("loading"):
+                found = next(minibatches, None)
+            if found is None:
+                return
+            yield found
+
+    def make_optimizer(self, params: list, lr: float, eps: float) -> torch.optim.Optimizer:
+        class Profiled(ClippedAdam):
+            def clipped_step(self, loss: torch.Tensor) -> torch.Tensor:
+                with record_function("optimiser"):
+                    return super().clipped_step(loss)
+
+        return Profiled(params, lr, eps, self.weight_decay, self.plan.gradient_clip)
+
+
+def profiled(adata: AnnData, likelihood: str) -> list[list[object]]:
+    """Milliseconds of the parts of a step, as torch's profiler sees them, which itself slows small operations down."""
+    fit = fit_of(ProfiledFit, adata, likelihood, max_epochs=3)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        begin = time.perf_counter()
+        fit.fit()
+        seconds = time.perf_counter() - begin
+    own = {event.key: event.self_cpu_time_total / 1e3 / fit.n_iter for event in found.key_averages()}
+    rows: list[list[object]] = [[part, sum(own.pop(name, 0.0) for name in names)] for part, names in PARTS.items()]
+    rows.append(["other operations of torch", sum(own.values())])
+    whole = 1e3 * seconds / fit.n_iter
+    rows.append(["Python between them", whole - sum(milliseconds for _, milliseconds in rows)])
+    return [[part, f"{milliseconds:.2f}", f"{milliseconds / whole:.0%}"] for part, milliseconds in rows]
 
 
 FIRST_CALLS = """
@@ -146,6 +195,7 @@ def main() -> None:
     parser.add_argument("--genes", nargs="+", type=int, default=[2000, 10000])
     parser.add_argument("--steps", type=int, default=120, help="timed steps of each fit")
     parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument("--profile", action="store_true", help="show what the steps of the first set are made of")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -163,6 +213,12 @@ def main() -> None:
                 figures = [f"{step:.2f}", f"{products:.2f}", f"{step / products:.2f}"]
                 rows.append([f"{name} ({how})", f"{n_genes:,}", f"{share:.0%}", likelihood, *figures])
     print(table(["counts", "genes", "non-zero", "likelihood", "step ms", "products ms", "ratio"], rows))
+    if arguments.profile:
+        source = read(arguments.data, arguments.sets[0])
+        for n_genes in arguments.genes:
+            x, _ = counts_of(source, n_genes, np.random.default_rng(0))
+            print(f"\nA step of {arguments.sets[0]}, {n_genes:,} genes, zinb:\n")
+            print(table(["part", "ms", "share"], profiled(AnnData(x, obs=source.obs[[]].copy()), "zinb")))
     print("\nFirst calls, seconds:\n")
     print(table(["kernel", "nothing compiled", "compiled earlier"], first_calls()))
 

@@ -95,7 +95,7 @@ class Hidden(torch.autograd.Function):
         seed = int(torch.randint(2**31, ())) if rate > 0 else 0
         given = [t.detach().numpy() for t in (x, gamma, beta)]
         running = [t.numpy() for t in (norm.running_mean, norm.running_var)]  # type: ignore[union-attr]
-        numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))  # type: ignore[arg-type]
+        numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
         layers.hidden_forward(*given, *numbers, *running, inverse, normed, out.numpy())
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         ctx.save_for_backward(gamma, out)

@@ -1,0 +1,146 @@
+"""What each compiled kernel is worth: its milliseconds beside those of the torch operations it stands for.
+
+    python benchmarks/kernels.py --data FOLDER
+
+128 cells of pbmc3k, the genes of the highest total, 128 hidden units; forward and backward. Both compute the same, as
+the tests check. The rows of one size add up to what a training step saves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from anndata import AnnData
+from common import DEFAULT_DATA, load_average, machine, median, read, table
+from torch import Tensor, nn
+from train_step import CELLS, HIDDEN, counts_of
+
+from scvi import kernels
+from scvi.dataset.cell_data import CellData, declare, encode
+from scvi.inference.optimizer import ClippedAdam
+from scvi.kernels import Affine, twin
+
+Call = Callable[[], object]
+REPEATS = 40
+
+
+def milliseconds(call: Call) -> float:
+    def once() -> float:
+        begin = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - begin)
+
+    for _ in range(3):
+        once()
+    return median([once() for _ in range(REPEATS)])
+
+
+def gradient_of(out: Callable[[], Tensor], given: list[Tensor]) -> Call:
+    return lambda: torch.autograd.grad(out().sum(), given)
+
+
+def loading(data: CellData, rows: np.ndarray) -> tuple[Call, Call]:
+    """Rows of a sparse matrix to what a model reads."""
+    return lambda: data.minibatch(rows).counts, lambda: torch.from_numpy(data.counts[rows].toarray()).float()
+
+
+def likelihood(x: kernels.SparseRows, model: str) -> tuple[Call, Call]:
+    """Decoder heads, likelihood and all gradients."""
+    g, dense = x.n_genes, x.dense
+    h = torch.randn(CELLS, HIDDEN, requires_grad=True)
+    theta, library = torch.zeros(g, requires_grad=True), torch.full((CELLS, 1), 7.0)
+    weights = [(torch.randn(g, HIDDEN) / 20).requires_grad_() for _ in range(2)]
+    biases = [torch.zeros(g, requires_grad=True) for _ in range(2)]
+    logits, dropout = (Affine(h, w, b) for w, b in zip(weights, biases, strict=True))
+    if model == "nb":
+        given = [h, theta, weights[0], biases[0]]
+        return (
+            gradient_of(lambda: kernels.nll_nb(x, logits, library, theta), given),
+            gradient_of(lambda: -twin.log_nb(dense, logits.compute(), library, theta).sum(-1), given),
+        )
+    given = [h, theta, *weights, *biases]
+    return (
+        gradient_of(lambda: kernels.nll_zinb(x, logits, library, theta, dropout), given),
+        gradient_of(lambda: -twin.log_zinb(dense, logits.compute(), library, theta, dropout.compute()).sum(-1), given),
+    )
+
+
+def first_layer(x: kernels.SparseRows) -> tuple[Call, Call]:
+    """log(1 + x) times weights, and the weights' gradient."""
+    weight = torch.randn(x.n_genes, HIDDEN).t().requires_grad_()
+    dense = x.dense
+    return (
+        gradient_of(lambda: kernels.linear(x.log1p(), weight, None), [weight]),
+        gradient_of(lambda: nn.functional.linear(torch.log1p(dense), weight), [weight]),
+    )
+
+
+def hidden_layer() -> tuple[Call, Call]:
+    """Batch norm, ReLU and dropout."""
+    x, norm = torch.randn(CELLS, HIDDEN, requires_grad=True), nn.BatchNorm1d(HIDDEN)
+    given = [x, norm.weight, norm.bias]
+    return (
+        gradient_of(lambda: kernels.batch_norm_relu_dropout(x, norm, 0.1), given),
+        gradient_of(lambda: nn.functional.dropout(torch.relu(norm(x)), 0.1), given),
+    )
+
+
+def optimiser(n_genes: int) -> tuple[Call, Call]:
+    """Clipping and Adam on the weights of the first layer and of two heads."""
+    both = []
+    for _ in range(2):
+        weights = [nn.Parameter(torch.randn(n_genes, HIDDEN)) for _ in range(3)]
+        for w in weights:
+            w.grad = torch.randn_like(w)
+        both.append(weights)
+    ours = ClippedAdam(both[0], 1e-3, 1e-8, 1e-3, 1.0)
+    theirs = torch.optim.Adam(both[1], lr=1e-3, eps=1e-8, weight_decay=1e-3, fused=True)
+    loss = torch.tensor(0.0)
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(both[1], 1.0)
+        theirs.step()
+
+    return lambda: ours.clipped_step(loss), step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark files")
+    parser.add_argument("--genes", nargs="+", type=int, default=[2000, 10000])
+    parser.add_argument("--threads", type=int, help="torch threads")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    source = read(arguments.data, "pbmc3k")
+    print(machine())
+    print(f"load average {load_average()}; medians of {REPEATS}\n")
+    rows = []
+    for n_genes in arguments.genes:
+        counts, _ = counts_of(source, n_genes, np.random.default_rng(0))
+        adata = AnnData(counts)
+        data = encode(adata, declare(adata)[0])
+        cells = np.random.default_rng(0).permutation(len(data))[:CELLS]
+        x = data.minibatch(cells).counts
+        pairs = {
+            "loading": loading(data, cells),
+            "first layer": first_layer(x),
+            "batch norm, ReLU, dropout": hidden_layer(),
+            "heads and likelihood, zinb": likelihood(x, "zinb"),
+            "heads and likelihood, nb": likelihood(x, "nb"),
+            "clipping and Adam": optimiser(n_genes),
+        }
+        for name, (ours, theirs) in pairs.items():
+            a, b = milliseconds(ours), milliseconds(theirs)
+            rows.append([name, f"{n_genes:,}", f"{x.density:.0%}", f"{a:.2f}", f"{b:.2f}", f"{b / a:.1f}"])
+    print(table(["kernel", "genes", "non-zero", "ms", "torch ms", "ratio"], rows))
+
+
+if __name__ == "__main__":
+    main()
