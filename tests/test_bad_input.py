@@ -590,3 +590,10 @@ def test_counts_are_never_dense() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 30e6
+
+
+@pytest.mark.parametrize("gene", [-1, 40])
+def test_a_matrix_that_names_genes_which_are_not_there_is_refused(cells: AnnData, gene: int) -> None:
+    cells.X.indices[5] = gene
+    with pytest.raises(ValueError, match=rf"adata.X is damaged: it has counts of gene number {gene}.*from 0 to 39"):
+        scvi.SCVI.setup_anndata(cells)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scvi.kernels import Counts, SparseRows
+from scvi.kernels.rows import sent
 
 __all__ = ["Minibatch"]
 
@@ -49,8 +51,13 @@ class Minibatch:
 
     def to(self, device: torch.device | str) -> Minibatch:
         """The same minibatch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in moved.items() if value is not None})
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, SparseRows) else sent(value, device)
+            for name, value in given.items()
+            if value is not None
+        }
+        return replace(self, **moved)
 
     def tensors(self) -> list[Tensor]:
         """The five tensors that the 2020 trainers and posteriors pass around."""

@@ -562,6 +562,21 @@ def test_a_fault_on_a_device_is_found_at_the_end_of_the_epoch() -> None:
     assert len(values(fit, "elbo_train")) == 4
 
 
+def test_a_fault_on_a_device_before_ctrl_c_is_looked_at() -> None:
+    class Interrupted(Unwatched):
+        def on_iteration_end(self) -> None:
+            super().on_iteration_end()
+            if self.n_iter == 6:  # in the second epoch
+                self.model.decoder.px_decoder.fc_layers[0][1].running_mean.fill_(math.nan)
+                self._first_fault = torch.tensor(1)
+                self.interrupted = True
+
+    fit = make_fit(cls=Interrupted)
+    (message,) = warnings_of(fit)
+    assert message.startswith("Recovered from a non-finite loss in epoch 2 (")
+    assert finite(fit.model)
+
+
 def test_a_non_finite_gradient_is_recovered_from() -> None:
     fit = make_fit()
     steps = iter([False, False, True] + [False] * 100)

@@ -77,6 +77,37 @@ def test_no_step_is_taken_where_something_is_not_finite(step: Step, fault: str) 
         assert float(optimizer.state[p]["step"]) == 0
 
 
+def test_parameters_may_come_late_stay_away_or_move_in_memory() -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = ClippedAdam(ours, 0.01, 1e-8)
+    expected = torch.optim.Adam(theirs, lr=0.01, eps=1e-8)
+    before = [p.detach().clone() for p in ours]
+    assert bool(optimizer.clipped_step(torch.tensor(0.0)))
+    assert all(torch.equal(p, q) for p, q in zip(ours, before, strict=True))
+    for number, chosen in enumerate([(0, 1), (0, 2), (0, 1, 2), (0, 1, 2)]):
+        optimizer.forget_gradients()
+        expected.zero_grad()
+        if number == 3:
+            ours[1].data = ours[1].data.clone()
+        for i in chosen:
+            gradient = slopes(number)[i]
+            ours[i].grad, theirs[i].grad = torch.empty_like(ours[i]).copy_(gradient), gradient
+        optimizer.clipped_step(torch.tensor(0.0))
+        expected.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_a_graph_from_before_a_step_is_refused() -> None:
+    (p,) = given = [nn.Parameter(torch.ones(3))]
+    optimizer = ClippedAdam(given, 0.01, 1e-8)
+    loss = p.square().sum()
+    loss.backward(retain_graph=True)
+    optimizer.clipped_step(loss)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_state_that_was_saved_row_by_row_goes_on_the_same() -> None:
     whole, first = parameters(), parameters()
     a, b = ClippedAdam(whole, 0.01, 1e-8), ClippedAdam(first, 0.01, 1e-8)

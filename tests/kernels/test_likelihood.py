@@ -329,9 +329,15 @@ def test_two_backward_passes_add_up() -> None:
     loss = kernels.nll_zinb(x, *parameters).sum()
     loss.backward(retain_graph=True)
     once = [p.grad.clone() for p in parameters]
+    for times in (2, 3):
+        loss.backward(retain_graph=True)
+        for p, gradient in zip(parameters, once, strict=True):
+            torch.testing.assert_close(p.grad, times * gradient)
+    for p in parameters:
+        p.grad.zero_()
     loss.backward()
     for p, gradient in zip(parameters, once, strict=True):
-        assert torch.equal(p.grad, 2 * gradient)
+        assert torch.equal(p.grad, gradient)
 
 
 def test_second_derivatives_are_refused_not_wrong() -> None:

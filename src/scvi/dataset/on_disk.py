@@ -20,6 +20,7 @@ __all__ = ["DenseOnDisk", "OnDisk", "SparseOnDisk", "is_on_disk", "opened"]
 
 _GAP_BYTES = 2**16  # what is read in vain rather than in a second read
 _READ_BYTES = 2**22  # of one read, which is held beside the result
+_CHUNK_BYTES = 2**26  # of the largest unit of a file that is read whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +124,14 @@ def _in_memory(dtype: np.dtype) -> np.dtype:
 
 
 def _chunk(stored: Any) -> int:
-    """Length of the units along the first axis in which a file can be read; 0 for any length."""
-    return stored.chunks[0] if stored.chunks else 0
+    """Length of the units along the first axis in which a file can be read; 0 for any length.
+
+    Units too large to be held are not read whole, which costs time, not memory.
+    """
+    if not stored.chunks:
+        return 0
+    row_bytes = stored.dtype.itemsize * int(np.prod(stored.shape[1:]))
+    return stored.chunks[0] if stored.chunks[0] * row_bytes <= _CHUNK_BYTES else 0
 
 
 def _mask(rows: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ __all__ = ["Resident", "fits"]
 
 _SHARE = 0.5  # of the free memory of a device that counts may take
 _ENTRY_BYTES = 8  # a gene and a value
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,14 @@ class Resident:
     @classmethod
     def of(cls, counts: Rows, columns: np.ndarray | None, n_genes: int, device: torch.device) -> Resident:
         """`columns` as in :func:`scvi.kernels.rows_to_sparse`."""
-        rows = rows_to_sparse(counts, np.arange(counts.shape[0]), columns, n_genes)
-        return cls(rows.to(device), rows.starts.numpy())
+        n = counts.shape[0]
+        parts = [
+            rows_to_sparse(counts, np.arange(start, min(start + _ROWS_AT_ONCE, n)), columns, n_genes).to(device)
+            for start in range(0, n, _ROWS_AT_ONCE)
+        ]
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), *(part.starts.diff().cpu() for part in parts)]).cumsum(0)
+        joined = [torch.cat([getattr(part, name) for part in parts]) for name in ("genes", "values", "totals")]
+        return cls(SparseRows(starts.to(device), joined[0], joined[1], n_genes, joined[2]), starts.numpy())
 
 
 def fits(counts: Rows, device: torch.device) -> bool:

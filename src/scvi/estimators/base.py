@@ -214,8 +214,8 @@ class Estimator(ABC):
         check_val_every_n_epoch
             Epochs between two validations.
         precision
-            'bf16' rounds the factors of matrix products to bfloat16, on a CPU or GPU that has instructions for it; the
-            likelihood, sums and weights stay in float32.
+            'bf16' computes large matrix products in bfloat16, on a CPU or GPU that has instructions for it; the
+            likelihood, its sums and the weights stay in float32.
         enable_progress_bar
             Show a progress bar.
         plan_kwargs

@@ -259,6 +259,8 @@ class Fit(Trainer):
         """Asks the device, once an epoch, whether all of its steps were good; looks up the minibatch that was not."""
         first = int(self._first_fault)
         if first <= self._minibatches_seen:
+            self._first_fault.fill_(_NEVER)
+            self.model.load_state_dict(self._good[0])  # type: ignore[index]
             self._recover_from(next(islice(self.data_loaders_loop(), first - 1, None))[0])
 
     def check_training_status(self) -> None:
@@ -355,6 +357,8 @@ class Fit(Trainer):
         return go_on
 
     def _restore_best_state(self) -> None:
+        if self.interrupted and not self.waits:
+            self._settle()  # what was stopped within an epoch has not been looked at
         if self.best_state_dict is not None:
             self.model.load_state_dict(self.best_state_dict)
 

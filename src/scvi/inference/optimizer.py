@@ -40,7 +40,7 @@ class ClippedAdam(torch.optim.Adam):
         for p in self.parameters:
             step = torch.zeros((), device=self.device if self.is_fused else "cpu")
             self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        self._compiled: tuple[int, kernels.Adam] | None = None
+        self._compiled: tuple[list[int], kernels.Adam] | None = None
 
     def forget_gradients(self) -> None:
         """`zero_grad`, without all that it looks for on its way."""
@@ -64,20 +64,26 @@ class ClippedAdam(torch.optim.Adam):
         given = [p for p in self.parameters if p.grad is not None]
         for p in given:
             p.grad = _laid_out_like(p, p.grad)  # type: ignore[arg-type]
+        if not given:
+            return torch.isfinite(loss)
         if self.device.type != "cpu":
             return self._device_step(given, loss)
-        return torch.tensor(math.isfinite(loss) and self._compiled_step(given))
+        return torch.tensor(math.isfinite(loss) and self._compiled_step(given, loss))
 
-    def _compiled_step(self, given: list[nn.Parameter]) -> bool:
+    def _compiled_step(self, given: list[nn.Parameter], loss: Tensor) -> bool:
         states = [self.state[p] for p in given]
-        if self._compiled is None or self._compiled[0] != len(given):
-            self._compiled = len(given), kernels.adam([(p, self.state[p]) for p in given])
+        places = [p.data_ptr() for p in given]
+        if self._compiled is None or self._compiled[0] != places:
+            if len({int(state["step"]) for state in states}) > 1:  # one of them had no gradient earlier on
+                return bool(self._device_step(given, loss))
+            self._compiled = places, kernels.adam([(p, self.state[p]) for p in given])
         gradients = [p.grad for p in given if p.grad is not None]
         group, number = self.param_groups[0], int(states[0]["step"]) + 1
         options = (group["lr"], group["betas"], group["eps"], group["weight_decay"])
         good = math.isfinite(self._compiled[1].step(gradients, self.max_norm, number, *options))
         if good:
             torch._foreach_add_([state["step"] for state in states], 1)
+            torch.autograd.graph.increment_version(given)  # as any change in place tells autograd
         return good
 
     def _device_step(self, given: list[nn.Parameter], loss: Tensor) -> Tensor:
@@ -89,6 +95,7 @@ class ClippedAdam(torch.optim.Adam):
             # what torch's own scaler of gradients uses: they are divided by the one, and the other forbids the step
             self.grad_scale, self.found_inf = torch.where(good, shrink, 1.0), (~good).float()
             self.step()
+            del self.grad_scale, self.found_inf
         elif bool(good):
             torch._foreach_div_(gradients, shrink)
             self.step()

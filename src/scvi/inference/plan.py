@@ -63,7 +63,8 @@ class Plan:
         fifth of `max_epochs`, at least 5), and go back to the weights at its minimum. The patience starts when the KL
         weight has reached its maximum.
     precision
-        'bf16' rounds the factors of matrix products in training to bfloat16; likelihood, sums and weights stay float32.
+        'bf16' computes large matrix products in training in bfloat16; likelihood, sums over cells and genes, weights
+        and their moments stay in float32.
     """
 
     max_epochs: int

@@ -68,8 +68,7 @@ def nll_zinb(
     log_theta
         Log inverse dispersion, (g,), (n, g) or (..., n, g); clamped to [-18, 18].
     dropout
-        (..., n, g) logits of the probability that a count was replaced by 0; where both are `Affine`, of one hidden
-        layer.
+        (..., n, g) logits of the probability that a count was replaced by 0.
     weight
         The gradient with respect to each result that the caller expects to come (1 / n for a mean over cells). Any
         other gradient is handled too, at the price of another pass.
@@ -111,6 +110,9 @@ def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None
     -------
     (n, h)
     """
+    width = x.shape[-1] + (0 if beside is None else beside.shape[-1])
+    if width != weight.shape[1]:  # compiled code does not check the bounds of its arrays
+        raise ValueError(f"{width} columns do not belong to weights of shape {tuple(weight.shape)}")
     if isinstance(x, SparseRows) and x.density < _DENSE and _compiled(x, weight):
         from scvi.kernels.networks import SparseLinear
 
@@ -164,8 +166,8 @@ def _fused(
     from scvi.kernels.fused import FusedLikelihood, LinearLikelihood
 
     x = x if isinstance(x, SparseRows) else SparseRows.of(x)
-    if isinstance(logits, Affine) and not isinstance(dropout, Tensor) and logits.h.dim() == 2:
-        return LinearLikelihood.of(x, logits, log_library, log_theta, dropout, weight)
+    if isinstance(logits, Affine) and LinearLikelihood.takes(logits, dropout):
+        return LinearLikelihood.of(x, logits, log_library, log_theta, dropout, weight)  # type: ignore[arg-type]
     heads = [None if head is None else as_tensor(head) for head in (logits, dropout)]
     return FusedLikelihood.of(x, heads[0], log_library, log_theta, heads[1], weight)  # type: ignore[arg-type]
 
@@ -190,6 +192,9 @@ def rows_to_sparse(
 
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     columns = np.empty(0, np.int32) if columns is None else np.ascontiguousarray(columns, dtype=np.int32)
+    n_stored = counts.shape[1]
+    if columns.size == 0 and n_stored > n_genes:
+        raise ValueError(f"counts of {n_stored} genes were taken for counts of {n_genes}")
     if isinstance(counts, np.ndarray):
         stored = np.full(len(rows), n_genes)
     else:
@@ -204,9 +209,15 @@ def rows_to_sparse(
         if isinstance(counts, np.ndarray):
             sparse.dense_rows(counts, rows, block, columns, *results)
         else:
-            sparse.csr_rows(counts.data, counts.indices, counts.indptr, rows, block, columns, n_genes, *results)
+            sparse.csr_rows(
+                counts.data, counts.indices, counts.indptr, rows, block, columns, n_stored, n_genes, *results
+            )
 
     run_blocks(work, row_blocks(len(rows), min_rows=32))
+    if (kept < 0).any():
+        raise ValueError(
+            f"row {rows[kept.argmin()]} of the counts names a gene that is not among the {n_stored} there are"
+        )
     if kept.sum() < starts[-1]:
         ends = np.repeat(starts[:-1] + kept, stored)
         is_kept = np.arange(starts[-1]) < ends
@@ -220,7 +231,7 @@ def rows_to_dense(
     counts: csr_matrix | csr_array | np.ndarray, rows: np.ndarray, columns: np.ndarray | None, n_genes: int
 ) -> Tensor:
     """As :func:`rows_to_sparse`; (len(rows), n_genes)."""
-    return rows_to_sparse(counts, rows, columns, n_genes).dense
+    return _dense(rows_to_sparse(counts, rows, columns, n_genes))
 
 
 def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:

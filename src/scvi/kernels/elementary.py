@@ -13,6 +13,7 @@ __all__ = [
     "HALF",
     "ONE",
     "OPTIONS",
+    "SUMMING",
     "TWO",
     "ZERO",
     "F",
@@ -41,6 +42,7 @@ _D1, _D2, _D4, _D6 = F(-1 / 2), F(-1 / 12), F(1 / 120), F(-1 / 252)
 
 # No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
 OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+SUMMING = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 
 
 @njit(inline="always", **OPTIONS)
@@ -101,7 +103,7 @@ def digamma_series(z):
     return i * _D1 + s * (_D2 + s * (_D4 + s * _D6))
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(**SUMMING)
 def total(values):
     """Sum in float64 of float32 sums of up to 1024 numbers."""
     whole = 0.0
@@ -113,7 +115,7 @@ def total(values):
     return whole
 
 
-@njit(nogil=True, cache=True, fastmath={"nsz", "reassoc", "contract"}, error_model="numpy")
+@njit(**SUMMING)
 def largest(values):
     """The largest of at least one number."""
     top = values[0]

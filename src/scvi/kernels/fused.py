@@ -68,8 +68,9 @@ class FusedLikelihood(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.gradients
-        if not _as_expected(upstream, ctx.weight):
+        # Handed out once: a gradient that became a parameter's `grad` is changed in place by what comes after.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None or not _as_expected(upstream, ctx.weight):
             logits, log_library, log_theta, dropout = ctx.saved_tensors
             weights = upstream.contiguous()
             _, gradients = _copied(ctx.x, logits, log_library, log_theta, dropout, weights, True)
@@ -80,6 +81,14 @@ class LinearLikelihood(torch.autograd.Function):
     """As :class:`FusedLikelihood` for logits that are linear maps of one hidden layer (n, hidden)."""
 
     @staticmethod
+    def takes(logits: Affine, dropout: Tensor | Affine | None) -> bool:
+        """Whether the heads are those of one hidden layer."""
+        if dropout is not None and not isinstance(dropout, Affine):
+            return False
+        one = dropout is None or (dropout.h is logits.h and dropout.weight.shape == logits.weight.shape)
+        return one and logits.h.dim() == 2
+
+    @staticmethod
     def of(
         x: SparseRows,
         logits: Affine,
@@ -88,7 +97,7 @@ class LinearLikelihood(torch.autograd.Function):
         dropout: Affine | None,
         weight: float,
     ) -> Tensor:
-        """`dropout` has the same hidden layer as `logits`."""
+        """For heads that :meth:`takes` them."""
         n, g = len(logits.h), len(logits.bias)
         _check_shape(x, torch.Size((n, g)))
         library, theta = _rows_of(torch.Size((n,)), g, log_library, log_theta)
@@ -124,8 +133,9 @@ class LinearLikelihood(torch.autograd.Function):
         d_heads: list[Tensor] = []
         for d, weights, d_bias in zip(d_logits, heads[::2], slopes.sums, strict=False):
             add_product(d_h, d, weights, ctx.low)
-            d_heads += [product(d.t(), h, ctx.low), d_bias]
-        return None, slopes.library, slopes.theta, None, None, d_h, *d_heads
+            d_heads += [product(d.t(), h, ctx.low), d_bias.clone()]
+        d_theta = None if slopes.theta is None else slopes.theta.clone()
+        return None, slopes.library.clone(), d_theta, None, None, d_h, *d_heads
 
 
 def _through_heads(
@@ -138,9 +148,10 @@ def _through_heads(
     heads: tuple[Tensor, ...],
 ) -> tuple[list[Tensor], Tensor, _Slopes]:
     """Gradients in the logits, one (n, g) of each head; loss; the other gradients."""
-    pairs = zip(heads[::2], heads[1::2], strict=True)
-    logits = [product(h, w.t(), True).add_(b) if low else torch.addmm(b, h, w.t()) for w, b in pairs]
-    nll, slopes = _evaluate(x, logits[0], log_library, log_theta, (*logits[1:], None)[0], weights, True)
+    logits = [product(h, w.t(), low) for w in heads[::2]]
+    dropout = logits[1] if len(logits) > 1 else None
+    biases = torch.stack(heads[1::2])  # added by the kernel, which saves a pass over the logits
+    nll, slopes = _evaluate(x, logits[0], log_library, log_theta, dropout, weights, True, biases)
     return logits, nll, slopes
 
 
@@ -168,14 +179,19 @@ def _evaluate(
     dropout: Tensor | None,
     weights: Tensor,
     wanted: bool,
+    biases: Tensor | None = None,
 ) -> tuple[Tensor, _Slopes]:
-    """Loss (m,) and, if wanted, the gradients of ``weights @ loss``; those in the logits are written over them."""
+    """Loss (m,) and, if wanted, the gradients of ``weights @ loss``; those in the logits are written over them.
+
+    `biases`, (1, g) or (2, g), are added to the logits and to the dropout logits.
+    """
     m, g = logits.shape
     blocks = row_blocks(m, _MIN_ROWS)
     nll, d_library = torch.empty(m), torch.empty(m)
     sums = torch.zeros(len(blocks), 2, g)
     counts = [t.numpy() for t in (x.starts, x.genes, x.values)]
-    given = [t.detach().contiguous().numpy() for t in (logits, log_library)]
+    added = torch.empty(0, g) if biases is None else biases
+    given = [t.detach().contiguous().numpy() for t in (added, logits, log_library)]
     results = [t.numpy() for t in (nll, d_library)]
     last, per_block = weights.numpy(), sums.numpy()
     if log_theta is None:

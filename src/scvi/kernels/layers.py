@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F
+from scvi.kernels.elementary import ONE, OPTIONS, SUMMING, ZERO, F
 
 __all__ = ["adam", "hidden_backward", "hidden_forward", "sum_of_squares"]
 
@@ -76,15 +76,13 @@ def hidden_backward(d_out, out, normed, gamma, inverse, rate, d_gamma, d_beta, d
             d_x[i, j] = centred * gamma[j] * inverse[j]
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@njit(**SUMMING)
 def sum_of_squares(values):
-    """In float64, of float32 sums of up to 4096 numbers."""
+    """In float64, in which no square of a float32 number overflows."""
     whole = 0.0
-    for start in range(0, values.shape[0], 4096):
-        part = ZERO
-        for j in range(start, min(start + 4096, values.shape[0])):
-            part += values[j] * values[j]
-        whole += part
+    for j in range(values.shape[0]):
+        value = np.float64(values[j])
+        whole += value * value
     return whole
 
 

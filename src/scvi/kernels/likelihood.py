@@ -53,6 +53,12 @@ _HALF_LOG_2PI = F(0.91893853)
 
 
 @njit(**OPTIONS)
+def _add(bias, row):
+    for j in range(row.shape[0]):
+        row[j] += bias[j]
+
+
+@njit(**OPTIONS)
 def _exponentials(logits, out):
     """Writes exp(logits - max); returns the maximum and the sum of what was written, softmax is `out` / sum."""
     top = largest(logits)
@@ -256,7 +262,21 @@ def _stop_at_bounds(log_theta, d_theta):
 
 @njit(**OPTIONS)
 def negative_binomial_rows(
-    starts, at, x, logits, log_library, log_theta, dropout, weight, rows, gradients, nll, d_library, d_theta, sums
+    starts,
+    at,
+    x,
+    biases,
+    logits,
+    log_library,
+    log_theta,
+    dropout,
+    weight,
+    rows,
+    gradients,
+    nll,
+    d_library,
+    d_theta,
+    sums,
 ):
     """Rows ``rows[0]:rows[1]`` of the negative log-likelihood and of its gradients times ``weight[row]``.
 
@@ -265,6 +285,8 @@ def negative_binomial_rows(
     starts, at, x
         (n + 1,), (entries,) and (entries,): cell i has the counts ``x[starts[i]:starts[i + 1]]`` in the genes `at`.
         Row i of the others reads cell i modulo n, so that several draws share the counts.
+    biases
+        (2, g) to be added to `logits` and to `dropout`, (1, g) where there is no zero inflation; no rows: none.
     logits, dropout
         (m, g); `dropout` with no columns stands for no zero inflation. With `gradients` they are written over by the
         gradients of the same row.
@@ -291,6 +313,10 @@ def negative_binomial_rows(
     for i in range(rows[0], rows[1]):
         if not shared:
             _dispersions(log_theta[i], theta, inverse)
+        if biases.shape[0] > 0:
+            _add(biases[0], logits[i])
+        if biases.shape[0] > 1:
+            _add(biases[1], dropout[i])
         top, share_sum = _exponentials(logits[i], share)
         log_scale = log_library[i] - top - log(share_sum)
         scale = exp(log_library[i]) / share_sum
@@ -339,12 +365,14 @@ def _log_factorial(c):
 
 
 @njit(**OPTIONS)
-def poisson_rows(starts, at, x, logits, log_library, weight, rows, gradients, nll, d_library, sums):
+def poisson_rows(starts, at, x, biases, logits, log_library, weight, rows, gradients, nll, d_library, sums):
     """As :func:`negative_binomial_rows`, for Poisson counts."""
     n_cells, n_genes = starts.shape[0] - 1, logits.shape[1]
     share = np.empty(n_genes, np.float32)
     for i in range(rows[0], rows[1]):
         row = logits[i]
+        if biases.shape[0] > 0:
+            _add(biases[0], row)
         top, share_sum = _exponentials(row, share)
         log_scale = log_library[i] - top - log(share_sum)
         cell = i % n_cells

@@ -97,6 +97,7 @@ class Hidden(torch.autograd.Function):
         running = [t.numpy() for t in (norm.running_mean, norm.running_var)]  # type: ignore[union-attr]
         numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
         layers.hidden_forward(*given, *numbers, *running, inverse, normed, out.numpy())
+        torch.autograd.graph.increment_version((norm.running_mean, norm.running_var))  # type: ignore[arg-type]
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         ctx.save_for_backward(gamma, out)
         ctx.inverse, ctx.normed, ctx.rate = inverse, normed, rate

@@ -1,4 +1,4 @@
-"""Matrix products with factors rounded to bfloat16, for those who ask; everything else stays in float32."""
+"""Large matrix products in bfloat16, for those who ask; everything else stays in float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _low: ContextVar[bool] = ContextVar("bf16_products", default=False)
 
 @contextmanager
 def bf16_products(wanted: bool = True) -> Iterator[None]:
-    """Inside, the layers of networks multiply in bfloat16; sums are float32, and so are results."""
+    """Inside, layers of networks multiply numbers rounded to bfloat16, and round what comes out.
+
+    Not the sparse first layer, which adds few numbers, nor the small heads of a Gaussian.
+    """
     token = _low.set(wanted)
     try:
         yield
@@ -33,12 +36,13 @@ def is_low() -> bool:
 def bf16_is_supported(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware (on a CPU: whether oneDNN says so)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x @ weight.T + bias`` in float32."""
+    """``x @ weight.T + bias``, float32."""
     if not is_low():
         return float32_linear(x, weight, bias)
     out = float32_linear(x.bfloat16(), weight.bfloat16()).float()
@@ -46,7 +50,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, low: bool) -> Tensor:
-    """Matrix product in float32, of factors rounded to bfloat16 if `low`."""
+    """Matrix product, float32; factors and result are rounded to bfloat16 if `low`."""
     return torch.mm(a.bfloat16(), b.bfloat16()).float() if low else torch.mm(a, b)
 
 

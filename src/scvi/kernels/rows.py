@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SparseRows"]
+__all__ = ["SparseRows", "sent"]
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device; what goes to a GPU is not waited for, what comes from one is."""
+    return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,7 @@ class SparseRows:
 
     @cached_property
     def dense(self) -> Tensor:
-        """(n, g) float32."""
+        """(n, g) float32; made once, not to be changed in place."""
         out = torch.zeros(len(self) * self.n_genes, dtype=self.values.dtype, device=self.device)
         return out.index_copy_(0, self.cells * self.n_genes + self.genes, self.values).view(self.shape)
 
@@ -78,11 +83,11 @@ class SparseRows:
         lengths = starts[rows + 1] - starts[rows]
         ends = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=ends[1:])
-        on_device = torch.from_numpy(np.stack([starts[rows] - ends[:-1], lengths, rows])).to(self.device)
+        on_device = sent(torch.from_numpy(np.stack([starts[rows] - ends[:-1], lengths, rows])), self.device)
         shift = on_device[0].repeat_interleave(on_device[1], output_size=int(ends[-1]))
         entries = shift + torch.arange(int(ends[-1]), device=self.device)
         return SparseRows(
-            torch.from_numpy(ends).to(self.device),
+            sent(torch.from_numpy(ends), self.device),
             self.genes[entries],
             self.values[entries],
             self.n_genes,
@@ -92,7 +97,7 @@ class SparseRows:
     def to(self, device: torch.device | str) -> SparseRows:
         """The same rows on another device."""
         tensors = (self.starts, self.genes, self.values, self.totals)
-        starts, genes, values, totals = (None if t is None else t.to(device, non_blocking=True) for t in tensors)
+        starts, genes, values, totals = (None if t is None else sent(t, device) for t in tensors)
         return SparseRows(starts, genes, values, self.n_genes, totals)  # type: ignore[arg-type]
 
     @classmethod

@@ -22,18 +22,24 @@ _PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 @njit(**_PLAIN)
-def csr_rows(data, indices, indptr, rows, block, columns, n_genes, starts, genes, values, kept, totals):
+def csr_rows(data, indices, indptr, rows, block, columns, n_stored, n_genes, starts, genes, values, kept, totals):
     """Copies what is not zero of ``rows[block[0]:block[1]]`` to `genes` and `values`, row i from ``starts[i]`` on.
 
     ``columns[j]`` is the new number of stored gene j, -1 leaves it out; an empty `columns` is the identity. Entries
-    of one place are added up. ``kept[i]`` and ``totals[i, 0]`` are set to the number of entries of row i and their sum.
+    of one place are added up. ``kept[i]`` and ``totals[i, 0]`` are set to the number of entries of row i and their sum;
+    a negative number says that the row names a gene beyond `n_stored`.
     """
     mapped = columns.shape[0] > 0
     seen = np.empty(0, np.int64)
     for i in range(block[0], block[1]):
         first = np.uintp(starts[i])
+        kept[i] = 0
         n, last, is_sorted, total = first, np.int32(-1), True, 0.0
         for k in range(np.uintp(indptr[rows[i]]), np.uintp(indptr[rows[i] + 1])):
+            if np.uintp(indices[k]) >= n_stored:  # a damaged matrix; compiled code would read and write anywhere
+                n = first
+                kept[i] = -1
+                break
             value = np.float32(data[k])
             j = columns[np.uintp(indices[k])] if mapped else np.int32(indices[k])
             genes[n] = j
@@ -43,6 +49,8 @@ def csr_rows(data, indices, indptr, rows, block, columns, n_genes, starts, genes
             last = j if keep else last
             n += np.uintp(keep)
             total += value if keep else ZERO
+        if kept[i] < 0:
+            continue
         n_kept = np.intp(n - first)
         if not is_sorted:  # only then may a gene have come twice
             if seen.shape[0] == 0:

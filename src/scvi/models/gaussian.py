@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 
-__all__ = ["draw", "draw_with_kl", "gaussian_of", "standard_normal_kl"]
+__all__ = ["draw", "draw_with_kl", "gaussian_of"]
 
 
 def gaussian_of(h: Tensor, mean: nn.Linear, log_variance: nn.Linear, floor: float) -> Normal:
@@ -24,14 +24,8 @@ def draw(q: Normal, n_samples: int | None = None, generator: torch.Generator | N
     return q.loc + q.scale * _noise(q, shape, generator)
 
 
-def standard_normal_kl(q: Normal) -> Tensor:
-    """KL(q || N(0, I)), summed over the last axis."""
-    variance = q.scale.square()
-    return 0.5 * (q.loc.square() + variance - 1 - variance.log()).sum(-1)
-
-
 def draw_with_kl(q: Normal, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """A draw (n, d) and :func:`standard_normal_kl` (n,)."""
+    """A draw (n, d), and KL(q || N(0, I)) summed over the last axis, (n,)."""
     return _DrawWithKl.apply(q.loc, q.scale, _noise(q, q.loc.shape, generator))
 
 

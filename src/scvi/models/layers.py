@@ -87,7 +87,7 @@ class FCLayers(nn.Module):
                 beside = torch.cat([c.expand(*x.shape[:-1], -1) for c in covariates], dim=-1)
             x = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
             if isinstance(norm, nn.BatchNorm1d) and norm.training and isinstance(relu, nn.ReLU) and x.dim() == 2:
-                x = batch_norm_relu_dropout(x, norm, getattr(dropout, "p", 0.0))
+                x = batch_norm_relu_dropout(x, norm, _rate(dropout))
             else:
                 x = dropout(relu(_each_draw(norm, x)))
         return x  # type: ignore[return-value]
@@ -107,6 +107,10 @@ class FCLayers(nn.Module):
                 raise ValueError(f"{self.n_cont} continuous covariates are expected, none came")
             covariates.append(cont)
         return covariates
+
+
+def _rate(dropout: nn.Module) -> float:
+    return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
 
 def _each_draw(norm: nn.Module, x: Tensor) -> Tensor:

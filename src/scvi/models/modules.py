@@ -94,7 +94,7 @@ Heads = tuple[Tensor | Affine, Tensor | None, Tensor | Affine | None]
 
 
 def _waiting(layer: nn.Module, h: Tensor) -> Tensor | Affine:
-    """A linear layer of h; in training it is left to the likelihood to compute."""
+    """A linear layer of h; where gradients are wanted it is left to the likelihood to compute."""
     return Affine(h, layer.weight, layer.bias) if torch.is_grad_enabled() else linear(h, layer.weight, layer.bias)  # type: ignore[arg-type]
 
 
