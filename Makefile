@@ -33,8 +33,11 @@ format: $(VENV)/dev.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/train_step.py --data $(DATA)
+	$(BIN)/python benchmarks/train_step.py --data $(DATA) --profile
+	$(BIN)/python benchmarks/kernels.py --data $(DATA)
+	$(BIN)/python benchmarks/inference.py --data $(DATA)
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
+	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)
 	$(BIN)/python benchmarks/memory.py --data $(DATA)
 
