@@ -183,7 +183,10 @@ def run(name: str, task: Task, arguments: argparse.Namespace) -> None:
     print(f"{name}: {adata.n_obs} cells x {adata.n_vars} genes{n_batches}\n")
     linear = arguments.model == "linear"
     estimator = LinearSCVI if linear else SCVI
-    ours = [fit(adata, task, estimator, seed, max_epochs=arguments.max_epochs) for seed in range(arguments.seeds)]
+    ours = [
+        fit(adata, task, estimator, seed, max_epochs=arguments.max_epochs, precision=arguments.precision)
+        for seed in range(arguments.seeds)
+    ]
     mean, half_range = mean_and_half_range(ours)
     reference = task.linear if linear else task.reference
     rows = [row(f"scvi, mean of {len(ours)} seeds", mean, half_range)]
@@ -207,6 +210,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=TASKS, default=list(TASKS), help="data sets")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--max-epochs", type=int, help="default: what train chooses")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of matrix products")
     parser.add_argument("--model", choices=["scvi", "linear"], default="scvi")
     parser.add_argument("--each", action="store_true", help="show every seed")
     parser.add_argument("--threads", type=int, help="torch threads")

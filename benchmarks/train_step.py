@@ -159,12 +159,23 @@ def profiled(adata: AnnData, likelihood: str) -> list[list[object]]:
 FIRST_CALLS = """
 import time, numpy as np, scipy.sparse, torch
 from scvi import kernels
+from scvi.inference.optimizer import ClippedAdam
 x, wide, column, row = torch.ones(256, 9), torch.ones(256, 9, requires_grad=True), torch.ones(256, 1), torch.ones(9)
 counts = scipy.sparse.csr_matrix(np.ones((256, 9), np.int32))
+eye = scipy.sparse.eye(256, format="csr", dtype=np.float32)
+rows = kernels.SparseRows.of(torch.eye(256))
+weight, norm = torch.ones(9, 256, requires_grad=True), torch.nn.BatchNorm1d(9)
+large = [torch.nn.Parameter(torch.ones(300, 100))]
+large[0].grad = torch.ones(300, 100)
+optimizer = ClippedAdam(large, 1e-3, 1e-8)
 calls = {
     "zinb": lambda: kernels.nll_zinb(x, wide, column, row, wide).sum().backward(),
     "nb": lambda: kernels.nll_nb(x, wide, column, row).sum().backward(),
     "poisson": lambda: kernels.nll_poisson(x, wide, column).sum().backward(),
+    "first_layer": lambda: kernels.linear(rows, weight, None).sum().backward(),
+    "hidden_layer": lambda: kernels.batch_norm_relu_dropout(wide, norm, 0.1).sum().backward(),
+    "Adam": lambda: optimizer.clipped_step(torch.tensor(0.0)),
+    "rows_to_sparse": lambda: kernels.rows_to_sparse(eye, np.arange(256), None, 256),
     "rows_to_dense": lambda: kernels.rows_to_dense(counts, np.arange(256), None, 9),
     "find_bad_count": lambda: kernels.find_bad_count(counts.data),
 }
