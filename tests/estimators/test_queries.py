@@ -397,7 +397,7 @@ def test_the_marginal_likelihood_lies_above_the_bound(distribution: Any, latent_
 @pytest.fixture(scope="module")
 def one_dimension() -> scvi.SCVI:
     model = fit(n_latent=1)
-    model.train(**{**QUICK, "max_epochs": 30})
+    model.train(**{**QUICK, "max_epochs": 300})  # so long that q is near the posterior, whose draws weigh the same
     return model
 
 
@@ -410,9 +410,8 @@ def test_the_marginal_likelihood_is_the_integral(one_dimension: scvi.SCVI) -> No
     d = one_dimension.module.generative(z, log_library, mb)
     log_f = -one_dimension.module.likelihood.nll(mb.x, d).double().numpy()  # (points, n)
     exact = [oracles.integrate_over_normal(log_f[:, i], points, 0.0, 1.0) for i in range(len(CELLS))]
-    answer = one_dimension.get_marginal_ll(indices=CELLS, n_mc_samples=200_000, return_mean=False, seed=0)
-    # q is narrower than the posterior after so short a fit: a few draws carry much of the weight
-    np.testing.assert_allclose(answer, exact, atol=0.1)
+    answer = one_dimension.get_marginal_ll(indices=CELLS, n_mc_samples=20_000, return_mean=False, seed=0)
+    np.testing.assert_allclose(answer, exact, atol=0.03)
     bound = np.mean([one_dimension.get_elbo(indices=CELLS, return_mean=False, seed=i) for i in range(300)], axis=0)
     assert (bound < np.array(exact) + 0.05).all()
 
