@@ -18,13 +18,14 @@ from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
     from scvi import dataset, inference, model, models
-    from scvi.estimators import SCVI, LinearSCVI
+    from scvi.estimators import AUTOZI, SCVI, LinearSCVI
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
 __email__ = "maintainers@users.noreply.example"
 
 __all__ = [
+    "AUTOZI",
     "SCVI",
     "LinearSCVI",
     "__version__",
@@ -37,7 +38,7 @@ __all__ = [
     "settings",
 ]
 
-_ESTIMATORS = {"SCVI", "LinearSCVI"}
+_ESTIMATORS = {"AUTOZI", "SCVI", "LinearSCVI"}
 _MODULES = {"dataset", "demo", "estimators", "inference", "kernels", "minibatch", "model", "models", "plots", "queries"}
 
 

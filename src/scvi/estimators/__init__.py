@@ -1,6 +1,7 @@
 """AnnData-first models."""
 
+from scvi.estimators.autozi import AUTOZI
 from scvi.estimators.linear_scvi import LinearSCVI
 from scvi.estimators.scvi import SCVI
 
-__all__ = ["SCVI", "LinearSCVI"]
+__all__ = ["AUTOZI", "SCVI", "LinearSCVI"]

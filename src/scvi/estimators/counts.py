@@ -213,7 +213,8 @@ class CountEstimator(Estimator):
 def network_options(schema: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
     """An estimator's options and its data's sizes, as arguments of its network."""
     named = dict(options)
-    named["reconstruction_loss"] = named.pop("gene_likelihood")
+    if "gene_likelihood" in named:
+        named["reconstruction_loss"] = named.pop("gene_likelihood")
     if schema.size_factor_key is not None and not check_flag("use_observed_lib_size", options["use_observed_lib_size"]):
         raise ValueError(
             f"use_observed_lib_size=False infers the library sizes, which size_factor_key={schema.size_factor_key!r} "

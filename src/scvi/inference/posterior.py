@@ -17,7 +17,11 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampl
 from scvi.inference import posterior_utils
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
-from scvi.models.log_likelihood import compute_elbo, compute_reconstruction_error
+from scvi.models.log_likelihood import (
+    compute_elbo,
+    compute_marginal_log_likelihood_autozi,
+    compute_reconstruction_error,
+)
 from scvi.models.utils import check_draws
 from scvi.models.vae import VAE
 from scvi.queries import evaluating
@@ -226,6 +230,8 @@ class Posterior:
         """
         check_draws("n_mc_samples", n_mc_samples)
         self._refuse_unfit()
+        if self.model.reconstruction_loss == "autozinb":
+            return compute_marginal_log_likelihood_autozi(self.model, self._undropped(), n_mc_samples)
         return -float(marginal(self.model, self._undropped().minibatches(), n_mc_samples=n_mc_samples).mean())
 
     @metric("max")

@@ -33,6 +33,7 @@ __all__ = [
     "bf16_products",
     "find_bad_count",
     "linear",
+    "mixed_dropout",
     "nll_nb",
     "nll_poisson",
     "nll_zinb",
@@ -94,6 +95,30 @@ def nll_poisson(x: Counts, logits: Tensor | Affine, log_library: Tensor, weight:
     if _compiled(x, logits, log_library):
         return _fused(x, logits, log_library, None, None, weight)
     return -twin.log_poisson(_dense(x), as_tensor(logits), log_library).sum(-1)
+
+
+def mixed_dropout(dropout: Tensor | Affine, delta: Tensor, floor: float = 0.0) -> Tensor:
+    """Dropout logits of a mixture: with weight `delta` without dropout, else dropped with a probability above `floor`.
+
+    Parameters
+    ----------
+    dropout
+        (..., n, g) logits a; the second component drops with probability ``floor + (1 - floor) sigmoid(a)``.
+    delta
+        Weights in [0, 1], (g,) or of a shape that broadcasts to that of the logits.
+    floor
+        In [0, 1).
+
+    Returns
+    -------
+    (..., n, g) logits of ``(1 - delta) (floor + (1 - floor) sigmoid(a))``
+    """
+    logits = as_tensor(dropout)
+    if _compiled(logits, delta):
+        from scvi.kernels.mixing import MixedDropout
+
+        return MixedDropout.apply(logits, delta, floor)
+    return twin.mixed_dropout(logits, delta, floor)
 
 
 def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None = None) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, softplus
+from torch.nn.functional import log_softmax, logsigmoid, softplus
 
-__all__ = ["log_gamma_ratio", "log_nb", "log_poisson", "log_zinb"]
+__all__ = ["log_gamma_ratio", "log_nb", "log_poisson", "log_zinb", "mixed_dropout"]
 
 _MAX_MEAN = 1e15
 _MIN_LOG_THETA, _MAX_LOG_THETA = -18.0, 18.0
@@ -66,3 +68,14 @@ def log_poisson(x: Tensor, logits: Tensor, log_library: Tensor) -> Tensor:
     mu = log_mu.exp().clamp(max=_MAX_MEAN)
     power = torch.where(x > 0, x * log_mu, 0.0)
     return power - mu - torch.where(x > 1, log_gamma_ratio(torch.ones_like(x), x), 0.0)
+
+
+def mixed_dropout(dropout: Tensor, delta: Tensor, floor: float) -> Tensor:
+    """Logits of (1 - delta) p where p = floor + (1 - floor) sigmoid(dropout) has the odds (floor + u) / (1 - floor)."""
+    least = torch.finfo(dropout.dtype).eps / 2
+    log_weight = (1 - delta).clamp(min=least).log()
+    log_p, log_not_p = logsigmoid(dropout), logsigmoid(-dropout) + math.log1p(-floor)
+    if floor > 0:
+        log_p = torch.logaddexp(log_p + math.log1p(-floor), torch.full_like(log_p, math.log(floor)))
+    # 1 - (1 - delta) p is (1 - p) + delta p; a delta of 0 adds nothing
+    return log_weight + log_p - torch.logaddexp(log_not_p, delta.clamp(min=least**4).log() + log_p)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, logsumexp
+from torch.distributions import Beta
 from torch.nn.functional import softplus
 
 from scvi.minibatch import Minibatch
@@ -15,6 +17,7 @@ from scvi.models.utils import check_draws
 
 __all__ = [
     "compute_elbo",
+    "compute_marginal_log_likelihood_autozi",
     "compute_marginal_log_likelihood_scvi",
     "compute_reconstruction_error",
     "importance_log_likelihood",
@@ -99,6 +102,40 @@ def compute_marginal_log_likelihood_scvi(vae: Model, posterior: Any, n_samples_m
         total += float(importance_log_likelihood(vae, mb, n_samples_mc).sum())
         n += len(mb)
     return -total / _some(n)
+
+
+@torch.no_grad()
+def compute_marginal_log_likelihood_autozi(autozivae: Any, posterior: Any, n_samples_mc: int = 100) -> float:
+    """As :func:`compute_marginal_log_likelihood_scvi` where cells share a latent variable, delta of AutoZI.
+
+    Each of the `n_samples_mc` draws of delta is weighted by the likelihood of all cells together. Where every entry has
+    a delta of its own there is nothing to share, and the two are the same.
+    """
+    check_draws("n_samples_mc", n_samples_mc)
+    if autozivae.zero_inflation == "gene-cell":
+        return compute_marginal_log_likelihood_scvi(autozivae, posterior, n_samples_mc)
+    q, prior = autozivae.posterior(), autozivae.prior()
+    shapes = [t.expand(n_samples_mc, *t.shape) for t in (q.concentration1, q.concentration0)]
+    delta = autozivae.sample_from_beta_distribution(*shapes)  # (s, g) or (s, g, k)
+    log_weights = _beta_log_prob(prior, delta) - _beta_log_prob(q, delta)
+    n = 0
+    for tensors in _first_five(posterior):
+        mb = Minibatch.from_tensors(tensors)
+        qz = autozivae.variational(mb)
+        block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
+        for some in torch.arange(n_samples_mc, device=delta.device).split(block):
+            of_cells = autozivae.reshape_bernoulli(delta[some], mb.batch, mb.labels)
+            of_cells = of_cells.unsqueeze(1) if of_cells.dim() == 2 else of_cells  # (s, 1, g) or (s, n, g)
+            weights = autozivae.importance_log_weights(mb, qz, len(some), delta=of_cells)
+            log_weights[some] += weights.double().sum(1)
+        n += len(mb)
+    return -(float(torch.logsumexp(log_weights, 0)) - math.log(n_samples_mc)) / _some(n)
+
+
+def _beta_log_prob(beta: Beta, delta: Tensor) -> Tensor:
+    """(s,) log densities in float64 of draws (s, ...), summed over what is drawn at once."""
+    alpha, other = beta.concentration1.double(), beta.concentration0.double()
+    return Beta(alpha, other, validate_args=False).log_prob(delta.double()).flatten(1).sum(1)
 
 
 def _first_five(posterior: Iterable[Sequence[Tensor]]) -> Iterable[Sequence[Tensor]]:

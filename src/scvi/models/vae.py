@@ -164,18 +164,33 @@ class VAE(Model):
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; KL(z) is annealed, KL(l) is not."""
+        z, log_library, kl = self.draw_latent(mb, generator)
+        decoded = self.generative(z, log_library, mb)
+        return Elbo({"genes": self.likelihood.nll(mb.counts, decoded, weight=1 / len(mb))}, kl)
+
+    def draw_latent(
+        self, mb: Minibatch, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One draw of z (n, d) and of the log library size (n, 1) from their posteriors, and KL divergences (n,)."""
         q = self.variational(mb)
         log_library = observed_log_library(mb) if q.l is None else draw(q.l, generator=generator)
         z, kl_z = draw_with_kl(q.z, generator)
-        decoded, kl = self.generative(z, log_library, mb), {"z": kl_z}
+        kl = {"z": kl_z}
         if q.l is not None:
             kl["l"] = kl_divergence(q.l, library_prior(mb)).sum(-1)
-        return Elbo({"genes": self.likelihood.nll(mb.counts, decoded, weight=1 / len(mb))}, kl)
+        return z, log_library, kl
 
     def importance_log_weights(
         self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """log p(x, z, l) - log q(z, l | x) at draws from q; (s, n).
+        """log p(x, z, l) - log q(z, l | x) at draws from q; (s, n)."""
+        z, log_library, log_ratio = self.weighted_draws(mb, q, n_draws, generator)
+        return log_ratio - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb))
+
+    def weighted_draws(
+        self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws from q: z (s, n, d), log library (s, n, 1) or (n, 1), and log p(z, l) - log q(z, l | x), (s, n).
 
         z is the untransformed variable, with density N(0, I), so this holds for 'normal' and 'ln' alike.
         """
@@ -187,8 +202,7 @@ class VAE(Model):
         else:
             log_library = draw(q.l, n_draws, generator)
             log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
-        decoded = self.generative(z, log_library, mb)
-        return log_weights - self.likelihood.nll(mb.counts, decoded)
+        return z, log_library, log_weights
 
     def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
         """Start the decoder at the data's mean frequencies (g,) and the dispersion at `log_theta` (g,)."""
@@ -212,15 +226,19 @@ class VAE(Model):
         wrong = []
         if n_genes != self.n_input:
             wrong.append(f"n_input={self.n_input} for {n_genes} genes (nb_genes)")
-        if n_batches > max(self.n_batch, 1) and (self.n_batch > 1 or self.dispersion == "gene-batch"):
+        if n_batches > max(self.n_batch, 1) and (self.n_batch > 1 or self.has_parameters_by("batch")):
             wrong.append(f"n_batch={self.n_batch} for batch codes up to {n_batches - 1} (n_batches)")
-        if n_labels > self.n_labels and self.dispersion == "gene-label":
+        if n_labels > self.n_labels and self.has_parameters_by("label"):
             wrong.append(f"n_labels={self.n_labels} for label codes up to {n_labels - 1} (n_labels)")
         if wrong:
             raise ValueError(
                 f"this {type(self).__name__} was made for other data, it has {', '.join(wrong)}: "
                 "make one of the sizes of the data set, or keep the genes and cells that it was made for"
             )
+
+    def has_parameters_by(self, category: str) -> bool:
+        """Whether parameters of a gene differ between the codes of 'batch' or 'label'."""
+        return self.dispersion == f"gene-{category}"
 
     def _categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
         others = () if mb.categorical is None else mb.categorical.split(1, dim=1)
@@ -284,7 +302,7 @@ class VAE(Model):
         log_library = observed_log_library(mb) if q.l is None else draw(q.l, draws)
         if draws is not None:
             z, log_library = z.detach(), log_library.detach().expand(draws, -1, -1)
-        decoded = self.generative(z, log_library, mb, transform_batch, every_head=True)
+        decoded = self.decode_for_inference(z, log_library, mb, transform_batch)
         wide = (lambda t: t) if draws is None else (lambda t: t.expand(draws, *t.shape))
         return {
             "px_scale": decoded.scale,
@@ -298,6 +316,12 @@ class VAE(Model):
             "ql_v": None if q.l is None else wide(q.l.scale.square()),
             "library": log_library,
         }
+
+    def decode_for_inference(
+        self, z: Tensor, log_library: Tensor, mb: Minibatch, transform_batch: int | None
+    ) -> Decoded:
+        """What :meth:`inference` reports, also where the likelihood has no use for it."""
+        return self.generative(z, log_library, mb, transform_batch, every_head=True)
 
     def get_reconstruction_loss(
         self, x: Tensor, px_rate: Tensor, px_r: Tensor, px_dropout: Tensor | None, **kwargs: Any

@@ -1,0 +1,142 @@
+"""AutoZI for AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from scvi.dataset.cell_data import Schema
+from scvi.estimators.cells import Indices
+from scvi.estimators.counts import CountEstimator, network_options
+from scvi.models.autozivae import AutoZIVAE
+from scvi.queries import inflation
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["AUTOZI"]
+
+
+class AUTOZI(CountEstimator):
+    """scVI that tells which genes are zero-inflated (Clivio et al. 2019).
+
+    >>> scvi.AUTOZI.setup_anndata(adata, batch_key="batch")
+    >>> model = scvi.AUTOZI(adata)
+    >>> model.train()
+    >>> model.get_zero_inflation().nlargest(10)
+
+    Each gene has a probability delta that it is *not* zero-inflated, with a Beta prior and a Beta posterior.
+
+    Parameters
+    ----------
+    adata
+        Raw counts, declared with :meth:`setup_anndata`.
+    n_hidden, n_latent, n_layers, dropout_rate
+        Width of the hidden layers, dimension of the latent space, number of hidden layers of encoder and decoder,
+        dropout.
+    dispersion
+        The inverse dispersion is one number for each 'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
+    latent_distribution
+        'normal', or 'ln' for a logistic-normal one on the simplex.
+    alpha_prior, beta_prior
+        Parameters of the prior of delta, between 0 and 1. If one is None it is 1 minus the other; if both are, they are
+        learned.
+    minimal_dropout
+        Least probability, from 0 on and below 1, that a count of a zero-inflated gene is lost.
+    zero_inflation
+        There is one delta for each 'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
+    use_observed_lib_size
+        Take each cell's total count as its library size instead of inferring it.
+    encode_covariates
+        Show batch and covariates to the encoder as well as to the decoder.
+    seed
+        Seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        latent_distribution: Literal["normal", "ln"] = "normal",
+        alpha_prior: float | None = 0.5,
+        beta_prior: float | None = 0.5,
+        minimal_dropout: float = 0.01,
+        zero_inflation: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        use_observed_lib_size: bool = True,
+        *,
+        encode_covariates: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        options = {
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+            "dispersion": dispersion,
+            "latent_distribution": latent_distribution,
+            "alpha_prior": alpha_prior,
+            "beta_prior": beta_prior,
+            "minimal_dropout": minimal_dropout,
+            "zero_inflation": zero_inflation,
+            "use_observed_lib_size": use_observed_lib_size,
+            "encode_covariates": encode_covariates,
+        }
+        super().__init__(adata, options, seed)
+
+    @classmethod
+    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> AutoZIVAE:
+        return AutoZIVAE(**network_options(schema, options))
+
+    @classmethod
+    def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
+        return super()._reads_labels(options) or options["zero_inflation"] == "gene-label"
+
+    def get_alphas_betas(
+        self, adata: AnnData | None = None, indices: Indices = None, batch_size: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Parameters of the Beta posteriors and priors of delta, the probability that a gene is not zero-inflated.
+
+        Cells are read with ``zero_inflation='gene-cell'`` only, where each entry has a posterior of its own.
+
+        Returns
+        -------
+        dict
+            'alpha_posterior' and 'beta_posterior': (g,), one column a batch or label (g, k), or (n, g) for 'gene-cell';
+            'alpha_prior' and 'beta_prior': (1,) or (1, k).
+        """
+        self._require_trained()
+        minibatches = self._ask(adata, indices, batch_size) if self._is_by_cell() else ()
+        return inflation.alphas_betas(self.module, minibatches)  # type: ignore[arg-type]
+
+    def get_zero_inflation(
+        self, adata: AnnData | None = None, indices: Indices = None, batch_size: int | None = None
+    ) -> pd.Series | pd.DataFrame:
+        """How sure the model is that a gene is zero-inflated: the posterior probability that delta is below 0.5.
+
+        Genes above 0.5 are those to call zero-inflated.
+
+        Returns
+        -------
+        One number a gene; a table of genes and batches or labels where these have a delta of their own, and of cells
+        and genes for ``zero_inflation='gene-cell'``.
+        """
+        found = self.get_alphas_betas(adata, indices, batch_size)
+        values = inflation.inflation_probability(found["alpha_posterior"], found["beta_posterior"])
+        genes = pd.Index(self.schema.genes)
+        if self._is_by_cell():
+            data, positions = self._choose(adata, indices)
+            return pd.DataFrame(values, index=pd.Index(data.cell_names[positions]), columns=genes)
+        if values.ndim == 1:
+            return pd.Series(values, index=genes, name="zero_inflation")
+        names = self.schema.batch_names if self.options["zero_inflation"] == "gene-batch" else self.schema.label_names
+        return pd.DataFrame(values, index=genes, columns=list(names))
+
+    def _is_by_cell(self) -> bool:
+        return self.options["zero_inflation"] == "gene-cell"

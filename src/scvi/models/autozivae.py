@@ -1,0 +1,342 @@
+"""AutoZI: which genes are zero-inflated?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Beta, kl_divergence
+
+from scvi._checks import is_number
+from scvi.kernels import mixed_dropout
+from scvi.minibatch import Minibatch
+from scvi.models.base import Elbo
+from scvi.models.distributions import NegativeBinomial
+from scvi.models.likelihood import Decoded
+from scvi.models.utils import check_choice, check_draws
+from scvi.models.vae import VAE, Variational, observed_log_library
+
+__all__ = ["AutoZIVAE"]
+
+_PRIORS = ("alpha_prior_logit", "beta_prior_logit")
+
+
+class AutoZIVAE(VAE):
+    r"""AutoZI (Clivio et al., Machine Learning in Computational Biology 2019).
+
+        delta_g ~ Beta(alpha, beta)                       1: no zero inflation of gene g
+        z_n, l_n, rho_n, theta_g                          as in scVI
+        pi_ng   = m + (1 - m) sigmoid(h(z_n, s_n))        dropout probability, at least m
+        x_ng    ~ delta_g NB(exp(l_n) rho_ng, theta_g) + (1 - delta_g) ZINB(exp(l_n) rho_ng, theta_g, pi_ng)
+                = ZINB(exp(l_n) rho_ng, theta_g, (1 - delta_g) pi_ng)
+
+    approximated by q(z_n | x_n) q(l_n | x_n) and one Beta(alpha_g, beta_g) a gene, all of whose parameters are in (0, 1).
+    Training draws delta for each minibatch. A question about cells (evaluation mode) integrates it out, which is exact:
+    the density of a count is linear in delta, so it is the one at the mean alpha_g / (alpha_g + beta_g).
+
+    With ``zero_inflation='gene-cell'`` each entry has a delta_ng of its own. It is integrated out in training, too, and
+    its posterior, in closed form given z_n, is a mixture of Beta(alpha + 1, beta) and Beta(alpha, beta + 1).
+
+    Parameters
+    ----------
+    n_input
+        Number of genes g.
+    alpha_prior, beta_prior
+        Parameters of the prior, in (0, 1). If one is None it is 1 minus the other; if both are, they are learned.
+    minimal_dropout
+        m, in [0, 1).
+    zero_inflation
+        There is one delta for each 'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
+    **args
+        Further arguments of :class:`scvi.models.VAE`, but for `reconstruction_loss`.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        alpha_prior: float | None = 0.5,
+        beta_prior: float | None = 0.5,
+        minimal_dropout: float = 0.01,
+        zero_inflation: str = "gene",
+        **args: Any,
+    ) -> None:
+        if "reconstruction_loss" in args:
+            raise ValueError("AutoZIVAE has a likelihood of its own: leave out reconstruction_loss")
+        check_choice("zero_inflation", zero_inflation, ("gene", "gene-batch", "gene-label", "gene-cell"))
+        if not (is_number(minimal_dropout) and 0 <= minimal_dropout < 1):
+            raise ValueError(f"minimal_dropout={minimal_dropout!r} is not a number in [0, 1)")
+        priors = _complementary(alpha_prior, beta_prior)
+        super().__init__(n_input, **args)
+        self.reconstruction_loss = "autozinb"
+        self.zero_inflation, self.minimal_dropout = zero_inflation, float(minimal_dropout)
+        n_cat = {"gene-batch": self.n_batch, "gene-label": self.n_labels}.get(zero_inflation)
+        if n_cat == 0:
+            size = "n_batch" if zero_inflation == "gene-batch" else "n_labels"
+            raise ValueError(f"zero_inflation={zero_inflation!r} needs {size} >= 1, got {size}=0")
+        by_category = () if n_cat is None else (n_cat,)
+        for name, value in zip(_PRIORS, priors, strict=True):
+            if value is None:
+                self.register_parameter(name, nn.Parameter(torch.randn(1, *by_category)))
+            else:
+                self.register_buffer(name, torch.logit(torch.tensor([value])))
+        self.alpha_posterior_logit: nn.Parameter | None = None
+        self.beta_posterior_logit: nn.Parameter | None = None
+        if zero_inflation != "gene-cell":
+            self.alpha_posterior_logit = nn.Parameter(torch.randn(n_input, *by_category))
+            self.beta_posterior_logit = nn.Parameter(torch.randn(n_input, *by_category))
+        self.register_load_state_dict_pre_hook(_keep_fixed_priors)
+
+    # ---- the model -------------------------------------------------------------------------------------------------
+
+    def prior(self) -> Beta:
+        """p(delta), (1,) or (1, k)."""
+        return Beta(*(torch.sigmoid(getattr(self, name)) for name in _PRIORS), validate_args=False)
+
+    def posterior(self) -> Beta:
+        """q(delta), (g,) or (g, k); with 'gene-cell' the prior, (1,): no gene has a delta that cells share."""
+        if self.alpha_posterior_logit is None or self.beta_posterior_logit is None:
+            return self.prior()
+        logits = self.alpha_posterior_logit, self.beta_posterior_logit
+        return Beta(*map(torch.sigmoid, logits), validate_args=False)
+
+    def generative(
+        self,
+        z: Tensor,
+        log_library: Tensor,
+        mb: Minibatch,
+        transform_batch: int | None = None,
+        every_head: bool = False,
+        delta: Tensor | None = None,
+    ) -> Decoded:
+        """p(x | z, l, delta) as a ZINB; arguments as :meth:`VAE.generative`.
+
+        `delta` (g,), (n, g) or (s, 1, g); None: integrated out over its posterior.
+        """
+        decoded = super().generative(z, log_library, mb, transform_batch, every_head)
+        if delta is None:
+            batch = mb.batch if transform_batch is None else torch.full_like(mb.batch, transform_batch)
+            delta = self.reshape_bernoulli(self._each_gene(self.posterior().mean), batch, mb.labels)
+        return replace(decoded, dropout=mixed_dropout(decoded.dropout, delta, self.minimal_dropout))  # type: ignore[arg-type]
+
+    def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
+        """The negative ELBO; in training at a draw of delta, in evaluation with delta integrated out."""
+        return self._elbo(mb, self._draw_delta(mb.batch, mb.labels, generator) if self.training else None, generator)
+
+    def _elbo(self, mb: Minibatch, delta: Tensor | None, generator: torch.Generator | None = None) -> Elbo:
+        z, log_library, kl = self.draw_latent(mb, generator)
+        decoded = self.generative(z, log_library, mb, delta=delta)
+        nll = self.likelihood.nll(mb.counts, decoded, weight=1 / len(mb))
+        return Elbo({"genes": nll}, kl, global_kl=self.compute_global_kl_divergence())
+
+    def importance_log_weights(
+        self,
+        mb: Minibatch,
+        q: Variational,
+        n_draws: int,
+        generator: torch.Generator | None = None,
+        delta: Tensor | None = None,
+    ) -> Tensor:
+        """As :meth:`VAE.importance_log_weights`, given delta (s, 1, g) or (s, n, g), or with it integrated out."""
+        z, log_library, log_ratio = self.weighted_draws(mb, q, n_draws, generator)
+        return log_ratio - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb, delta=delta))
+
+    def posterior_of_entries(self, mb: Minibatch) -> Beta:
+        """p(delta_ng | x_ng, z_n, l_n), (n, g), at the means of z_n and l_n, for 'gene-cell'.
+
+        Up to a factor it is Beta(delta; a, b) (delta NB(x) + (1 - delta) ZINB(x)), that is r Beta(a + 1, b) + (1 - r)
+        Beta(a, b + 1) with odds r / (1 - r) = a NB(x) / (b ZINB(x)). Beta(a + r, b + 1 - r) has the same mean.
+        """
+        if self.zero_inflation != "gene-cell":
+            raise ValueError(f"zero_inflation={self.zero_inflation!r}: delta does not differ between cells")
+        q = self.variational(mb)
+        log_library = observed_log_library(mb) if q.l is None else q.l.loc
+        decoded = self.generative(q.z.loc, log_library, mb, delta=torch.zeros(self.n_input, device=mb.device))
+        rate, theta, dropout = decoded.rate.double(), decoded.theta.double(), decoded.dropout_logits.double()  # type: ignore[union-attr]
+        a, b, x = (*(torch.sigmoid(getattr(self, name)) for name in _PRIORS), mb.x.double())
+        nb = NegativeBinomial(mu=rate, theta=theta, validate_args=False).log_prob(x)
+        zinb = self.likelihood.distribution(rate, theta, dropout).log_prob(x)
+        r = torch.sigmoid(a.log() - b.log() + nb - zinb).float()
+        return Beta(a + r, b + 1 - r, validate_args=False)
+
+    def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
+        """As :meth:`VAE.initialise`; the posterior of delta starts at its prior."""
+        super().initialise(frequencies, log_theta)
+        with torch.no_grad():
+            for name, start in zip(("alpha_posterior_logit", "beta_posterior_logit"), _PRIORS, strict=True):
+                logit = getattr(self, name)
+                if logit is not None:
+                    logit.copy_(getattr(self, start).expand_as(logit))
+
+    def has_parameters_by(self, category: str) -> bool:
+        """As :meth:`VAE.has_parameters_by`."""
+        return super().has_parameters_by(category) or self.zero_inflation == f"gene-{category}"
+
+    # ---- the 2020 methods ------------------------------------------------------------------------------------------
+
+    def get_alphas_betas(self, as_numpy: bool = True) -> dict[str, Any]:
+        """alpha_posterior, beta_posterior, (g,) or (g, k), and alpha_prior, beta_prior, (1,) or (1, k).
+
+        Gene g is called zero-inflated where q(delta_g < 0.5) > 0.5, that is where alpha_g < beta_g. With 'gene-cell'
+        see :meth:`posterior_of_entries`.
+        """
+        if self.zero_inflation == "gene-cell":
+            raise ValueError(
+                "zero_inflation='gene-cell': each entry has a posterior of its own, use posterior_of_entries"
+            )
+        q, p = self.posterior(), self.prior()
+        named = {
+            "alpha_posterior": q.concentration1,
+            "beta_posterior": q.concentration0,
+            "alpha_prior": p.concentration1,
+            "beta_prior": p.concentration0,
+        }
+        return {name: value.detach().cpu().numpy() if as_numpy else value for name, value in named.items()}
+
+    def sample_from_beta_distribution(
+        self,
+        alpha: Tensor,
+        beta: Tensor,
+        eps_gamma: float = 1e-30,
+        eps_sample: float = 1e-7,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Reparameterised draws from Beta(alpha, beta), as X / (X + Y) of two Gamma variables, inside (0, 1)."""
+        x, y = (torch._standard_gamma(shape, generator) for shape in (alpha, beta))
+        share = torch.sigmoid(torch.log(x + eps_gamma) - torch.log(y + eps_gamma))
+        return eps_sample + (1 - 2 * eps_sample) * share
+
+    def reshape_bernoulli(
+        self, bernoulli_params: Tensor, batch_index: Tensor | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """delta of each cell: (g, k) -> (n, g), or (s, g, k) -> (s, n, g); what has no categories stays as it is."""
+        if self.zero_inflation not in ("gene-batch", "gene-label"):
+            return bernoulli_params
+        codes, name = (batch_index, "batch_index") if self.zero_inflation == "gene-batch" else (y, "y")
+        n_cat = bernoulli_params.shape[-1]
+        if codes is None:
+            if n_cat > 1:
+                raise ValueError(f"zero_inflation={self.zero_inflation!r} needs {name}, None came")
+            return bernoulli_params[..., 0].unsqueeze(-2)
+        by_category = bernoulli_params.transpose(-1, -2)  # (..., k, g)
+        if codes.shape[1] == n_cat and n_cat > 1:
+            return codes.float() @ by_category
+        return by_category[..., codes[:, 0].long(), :]
+
+    def sample_bernoulli_params(
+        self, batch_index: Tensor | None = None, y: Tensor | None = None, n_samples: int = 1
+    ) -> Tensor:
+        """Draws of delta from its posterior, (g,) or (s, g); where it has categories, of each cell, (n, g) or (s, n, g).
+
+        With 'gene-cell' the mean of its prior, at which the density of a count is that with delta integrated out.
+        """
+        check_draws("n_samples", n_samples)
+        return self._draw_delta(batch_index, y, draws=None if n_samples == 1 else n_samples)
+
+    def rescale_dropout(self, px_dropout: Tensor, eps_log: float = 1e-8) -> Tensor:
+        """Logits of m + (1 - m) sigmoid(px_dropout), with `eps_log` added to the probability of no dropout."""
+        if self.minimal_dropout == 0:
+            return px_dropout
+        p = self.minimal_dropout + (1 - self.minimal_dropout) * torch.sigmoid(px_dropout)
+        return torch.log(p / (1 - p + eps_log))
+
+    def inference(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: int | None = None,
+        eps_log: float = 1e-8,
+    ) -> dict[str, Tensor | None]:
+        """As :meth:`VAE.inference`, with px_dropout of at least `minimal_dropout`, and "bernoulli_params".
+
+        These are draws of delta: (g,), or (s, 1, g) for more than one draw; with categories (n, g) or (s, n, g).
+        """
+        out = super().inference(x, batch_index, y, n_samples, transform_batch)
+        out["px_dropout"] = self.rescale_dropout(out["px_dropout"], eps_log)  # type: ignore[arg-type]
+        batch = self._batch(x, batch_index)
+        if transform_batch is not None:
+            batch = torch.full((len(x), 1), transform_batch, device=x.device)
+        delta = self.sample_bernoulli_params(batch, y, n_samples)
+        out["bernoulli_params"] = delta.unsqueeze(1) if n_samples > 1 and delta.dim() == 2 else delta
+        return out
+
+    def decode_for_inference(
+        self, z: Tensor, log_library: Tensor, mb: Minibatch, transform_batch: int | None
+    ) -> Decoded:
+        """The decoder's own dropout logits, without floor and mixture."""
+        return super().generative(z, log_library, mb, transform_batch, every_head=True)
+
+    def compute_global_kl_divergence(self) -> Tensor:
+        """KL of the posterior of delta from its prior, summed, in nats."""
+        if self.zero_inflation == "gene-cell":
+            return torch.zeros((), device=self.alpha_prior_logit.device)  # type: ignore[union-attr]
+        return kl_divergence(self.posterior(), self.prior()).sum()
+
+    def get_reconstruction_loss(  # type: ignore[override]
+        self,
+        x: Tensor,
+        px_rate: Tensor,
+        px_r: Tensor,
+        px_dropout: Tensor,
+        bernoulli_params: Tensor,
+        eps_log: float = 1e-8,
+        **kwargs: Any,
+    ) -> Tensor:
+        """(..., n) negative log-likelihood summed over genes, at delta = `bernoulli_params`.
+
+        `eps_log` keeps the weights of the two components above 0.
+        """
+        delta = bernoulli_params.double().clamp(eps_log, 1 - eps_log)
+        return super().get_reconstruction_loss(x, px_rate, px_r, mixed_dropout(px_dropout.double(), delta))
+
+    def forward(
+        self,
+        x: Tensor,
+        local_l_mean: Tensor,
+        local_l_var: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """(reconstruction loss + KL(l), KL(z), KL(delta)) at draws, the first two (n,), the last for all cells."""
+        self._refuse_without_covariates("forward")
+        mb = Minibatch(x, self._batch(x, batch_index), y, local_l_mean, local_l_var)  # type: ignore[arg-type]
+        elbo = self._elbo(mb, self._draw_delta(mb.batch, mb.labels))
+        return elbo.fixed(), elbo.warmed(), elbo.global_kl
+
+    def _draw_delta(
+        self,
+        batch: Tensor | None,
+        labels: Tensor | None,
+        generator: torch.Generator | None = None,
+        draws: int | None = None,
+    ) -> Tensor:
+        q = self.posterior()
+        if self.zero_inflation == "gene-cell":
+            delta = self._each_gene(q.mean)
+            return delta if draws is None else delta.expand(draws, -1)
+        shapes = [t if draws is None else t.expand(draws, *t.shape) for t in (q.concentration1, q.concentration0)]
+        return self.reshape_bernoulli(self.sample_from_beta_distribution(*shapes, generator=generator), batch, labels)
+
+    def _each_gene(self, delta: Tensor) -> Tensor:
+        return delta.expand(self.n_input) if self.zero_inflation == "gene-cell" else delta
+
+
+def _complementary(alpha: float | None, beta: float | None) -> tuple[float | None, float | None]:
+    """Checked parameters of the prior; one that is None is 1 minus the other."""
+    for name, value in (("alpha_prior", alpha), ("beta_prior", beta)):
+        if value is not None and not (is_number(value) and 0 < value < 1):
+            raise ValueError(f"{name}={value!r} is neither a number between 0 and 1 nor None")
+    if alpha is None and beta is not None:
+        return 1 - beta, beta
+    return alpha, 1 - alpha if beta is None and alpha is not None else beta
+
+
+def _keep_fixed_priors(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """State dicts of 2020 do not hold priors that are not learned."""
+    for name, buffer in module.named_buffers(recurse=False):
+        if name in _PRIORS:
+            state_dict.setdefault(f"{prefix}{name}", buffer)
