@@ -19,6 +19,7 @@ from scvi.estimators.base import Estimator
 from scvi.inference import fitting
 
 ESTIMATORS: dict[type[Estimator], set[str]] = {
+    scvi.AUTOZI: {"get_alphas_betas", "get_zero_inflation"},
     scvi.SCVI: set(),
     scvi.LinearSCVI: {"get_loadings"},
 }
@@ -45,7 +46,10 @@ def make(cls: type[Estimator], adata: AnnData | None = None, **options: Any) -> 
 def ask(model: Any, question: str, *, own_draws: bool = False, **arguments: Any) -> list[np.ndarray]:
     """The answer as arrays, made with seed 0 unless `own_draws`."""
     seed = {} if own_draws else {"seed": 0}
-    answer = getattr(model, question)(**{**QUESTIONS[question], **seed, **arguments})
+    return arrays(getattr(model, question)(**{**QUESTIONS[question], **seed, **arguments}))
+
+
+def arrays(answer: Any) -> list[np.ndarray]:
     parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple) else [answer]
     return [np.asarray(part) for part in parts]
 
@@ -431,8 +435,9 @@ def test_other_cells_must_fit(fitted: Any, question: str) -> None:
 
 def test_bad_options_are_refused(cls: type[Estimator], cells: AnnData) -> None:
     cls.setup_anndata(cells)
-    with pytest.raises(ValueError, match=r"gene_likelihood='gaussian' is not one of 'zinb', 'nb', 'poisson'"):
-        cls(cells, gene_likelihood="gaussian")
+    if "gene_likelihood" in inspect.signature(cls).parameters:
+        with pytest.raises(ValueError, match=r"gene_likelihood='gaussian' is not one of 'zinb', 'nb', 'poisson'"):
+            cls(cells, gene_likelihood="gaussian")
     with pytest.raises(ValueError, match=r"dispersion='gene-bach' is not one of 'gene', 'gene-batch'"):
         cls(cells, dispersion="gene-bach")
     for option, value in [("n_latent", 0), ("n_hidden", -3), ("n_layers", 0), ("n_latent", 2.5), ("n_latent", "many")]:
@@ -458,7 +463,7 @@ def test_save_and_load(fitted: Any, tmp_path: Path) -> None:
     for question in QUESTIONS:
         assert equal(ask(loaded, question), ask(fitted, question))
     for name in ESTIMATORS[type(fitted)]:
-        assert np.array_equal(getattr(loaded, name)(), getattr(fitted, name)())
+        assert equal(arrays(getattr(loaded, name)()), arrays(getattr(fitted, name)()))
 
 
 def test_a_model_without_cells(fitted: Any, tmp_path: Path) -> None:
