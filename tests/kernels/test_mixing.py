@@ -76,8 +76,9 @@ def test_the_mixture_of_nb_and_zinb_is_a_zinb() -> None:
     x, log_mu, log_theta = rng.poisson(1.0, 200), rng.normal(0, 1, 200), rng.normal(0, 1, 200)
     a, delta = rng.normal(0, 2, 200), rng.uniform(0.01, 0.99, 200)
     p = 0.01 + 0.99 * expit(a)
-    parts = oracles.negative_binomial(x, log_mu, log_theta), oracles.zero_inflated_negative_binomial(
-        x, log_mu, log_theta, logit(p)
+    parts = (
+        oracles.negative_binomial(x, log_mu, log_theta),
+        oracles.zero_inflated_negative_binomial(x, log_mu, log_theta, logit(p)),
     )
     nb, zinb = (part.log_prob.value for part in parts)
     mixed = twin.mixed_dropout(torch.tensor(a), torch.tensor(delta), 0.01).numpy()

@@ -74,12 +74,13 @@ def compute_elbo(vae: Any, posterior: Any, **kwargs: Any) -> float:
     **kwargs
         Passed to the model.
     """
-    total, kl_global, n = 0.0, 0.0, 0
+    total, n = 0.0, 0
+    kl_global: Tensor | float = 0.0
     for x, l_mean, l_var, batch_index, labels in _first_five(posterior):
         rec, kl_local, kl_global = vae(x, l_mean, l_var, batch_index=batch_index, y=labels, **kwargs)
         total += float((rec + kl_local).detach().sum())
         n += len(x)
-    return (total + float(kl_global)) / _some(n)
+    return (total + float(torch.as_tensor(kl_global).detach())) / _some(n)
 
 
 def compute_reconstruction_error(vae: Any, posterior: Any, **kwargs: Any) -> float:
