@@ -61,6 +61,22 @@ def test_steps_are_those_of_torch(step: Step, max_norm: float | None, weight_dec
 
 
 @STEPS
+def test_the_penalty_is_not_for_all(step: Step) -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = ClippedAdam(ours, 0.01, 1e-8, 0.1, 1.0, undecayed=[ours[1]])
+    groups = [{"params": [theirs[0], theirs[2]]}, {"params": [theirs[1]], "weight_decay": 0.0}]
+    expected = torch.optim.Adam(groups, lr=0.01, eps=1e-8, weight_decay=0.1)
+    for number in range(3):
+        for p, q, g in zip(ours, theirs, slopes(number), strict=True):
+            p.grad, q.grad = torch.empty_like(p).copy_(g), g.clone()
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        assert bool(step(optimizer, torch.tensor(1.0)))
+        expected.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+@STEPS
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 def test_no_step_is_taken_where_something_is_not_finite(step: Step, fault: str) -> None:
     given = parameters()

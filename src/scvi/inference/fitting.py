@@ -268,7 +268,8 @@ class Fit(Trainer):
 
     def make_optimizer(self, params: list[Any], lr: float, eps: float) -> torch.optim.Optimizer:
         """Adam that clips by the plan."""
-        return ClippedAdam(params, lr, eps, self.weight_decay, self.plan.gradient_clip)
+        undecayed = self.model.shared_posterior()
+        return ClippedAdam(params, lr, eps, self.weight_decay, self.plan.gradient_clip, undecayed)
 
     # ---- history -----------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ class ClippedAdam(torch.optim.Adam):
         Float32 tensors on one device.
     max_norm
         None does not clip.
+    undecayed
+        Those of the tensors that the penalty is not for.
     """
 
     def __init__(
@@ -32,11 +34,19 @@ class ClippedAdam(torch.optim.Adam):
         eps: float,
         weight_decay: float = 0.0,
         max_norm: float | None = None,
+        undecayed: Iterable[nn.Parameter] = (),
     ) -> None:
-        self.parameters = list(params)
+        self.undecayed = {id(p) for p in undecayed}
+        given = list(params)
+        groups = [
+            {"params": [p for p in given if id(p) not in self.undecayed]},
+            {"params": [p for p in given if id(p) in self.undecayed], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.parameters = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
         self.device, self.max_norm = self.parameters[0].device, max_norm
         self.is_fused = self.device.type in ("cpu", "cuda")
-        super().__init__(self.parameters, lr=lr, eps=eps, weight_decay=weight_decay, fused=self.is_fused or None)
+        super().__init__(groups, lr=lr, eps=eps, weight_decay=weight_decay, fused=self.is_fused or None)
         for p in self.parameters:
             step = torch.zeros((), device=self.device if self.is_fused else "cpu")
             self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -76,7 +86,8 @@ class ClippedAdam(torch.optim.Adam):
         if self._compiled is None or self._compiled[0] != places:
             if len({int(state["step"]) for state in states}) > 1:  # one of them had no gradient earlier on
                 return bool(self._device_step(given, loss))
-            self._compiled = places, kernels.adam([(p, self.state[p]) for p in given])
+            decayed = [id(p) not in self.undecayed for p in given]
+            self._compiled = places, kernels.adam([(p, self.state[p]) for p in given], decayed)
         gradients = [p.grad for p in given if p.grad is not None]
         group, number = self.param_groups[0], int(states[0]["step"]) + 1
         options = (group["lr"], group["betas"], group["eps"], group["weight_decay"])

@@ -5,7 +5,7 @@ The choice is made here and nowhere else. numba is imported by the first call th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -158,11 +158,11 @@ def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Ten
     return nn.functional.dropout(torch.relu(norm(x)), rate)
 
 
-def adam(states: list[tuple[Tensor, Mapping[str, Tensor]]]) -> Adam:
+def adam(states: list[tuple[Tensor, Mapping[str, Tensor]]], decayed: Sequence[bool] | None = None) -> Adam:
     """See :class:`scvi.kernels.networks.Adam`; float32 tensors on the CPU only."""
     from scvi.kernels.networks import Adam
 
-    return Adam(states)
+    return Adam(states, decayed)
 
 
 def _dense(x: Counts) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,9 +121,14 @@ class Adam:
     ----------
     states
         Parameters and their moments `exp_avg` and `exp_avg_sq`, laid out alike.
+    decayed
+        Whether the L2 penalty is for each of them; None: for all.
     """
 
-    def __init__(self, states: list[tuple[Tensor, Mapping[str, Tensor]]]) -> None:
+    def __init__(
+        self, states: list[tuple[Tensor, Mapping[str, Tensor]]], decayed: Sequence[bool] | None = None
+    ) -> None:
+        self.decayed = [True] * len(states) if decayed is None else decayed
         self.flat = [(_flat(p), _flat(state["exp_avg"]), _flat(state["exp_avg_sq"])) for p, state in states]
 
     def step(
@@ -156,13 +161,13 @@ class Adam:
             return norm
         scale = 1.0 if max_norm is None or norm <= max_norm else max_norm / norm
         corrections = [1 - beta**number for beta in betas]
-        options = (scale, weight_decay, lr / corrections[0], *betas, corrections[1] ** -0.5, eps)
-        numbers = tuple(map(_F, options))
+        rest = (lr / corrections[0], *betas, corrections[1] ** -0.5, eps)
+        numbers = {decayed: tuple(map(_F, (scale, weight_decay * decayed, *rest))) for decayed in (True, False)}
 
         def update(block: int, *_: int) -> None:
             for i, start, stop in shares[block]:
                 p, m, v = self.flat[i]
-                layers.adam(p[start:stop], flat[i][start:stop], m[start:stop], v[start:stop], *numbers)
+                layers.adam(p[start:stop], flat[i][start:stop], m[start:stop], v[start:stop], *numbers[self.decayed[i]])
 
         run_blocks(update, blocks)
         return norm

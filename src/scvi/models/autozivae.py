@@ -169,6 +169,12 @@ class AutoZIVAE(VAE):
                 if logit is not None:
                     logit.copy_(getattr(self, start).expand_as(logit))
 
+    def shared_posterior(self) -> list[nn.Parameter]:
+        """As :meth:`Model.shared_posterior`: the logits of all Beta distributions that are trained."""
+        return [
+            p for name, p in self.named_parameters(recurse=False) if name.endswith(("posterior_logit", "prior_logit"))
+        ]
+
     def has_parameters_by(self, category: str) -> bool:
         """As :meth:`VAE.has_parameters_by`."""
         return super().has_parameters_by(category) or self.zero_inflation == f"gene-{category}"

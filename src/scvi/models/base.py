@@ -74,6 +74,13 @@ class Model(nn.Module, ABC):
     def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
         """Refuses data of other sizes than the model was made for; a model with nothing to compare accepts all."""
 
+    def shared_posterior(self) -> list[nn.Parameter]:
+        """Parameters of the posterior, and of a learned prior, of variables that all cells share.
+
+        Their place is decided by evidence and prior; a penalty on weights is not for them.
+        """
+        return []
+
     @abstractmethod
     def importance_log_weights(
         self, mb: Minibatch, q: Any, n_draws: int, generator: torch.Generator | None = None
