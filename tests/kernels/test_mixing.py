@@ -13,7 +13,7 @@ from torch import Tensor
 import oracles
 from scvi import kernels
 from scvi.kernels import twin
-from scvi.kernels.mixing import MixedDropout
+from scvi.kernels.fused import MixedDropout
 
 Mix = Callable[[Tensor, Tensor, float], Tensor]
 PATHS = pytest.mark.parametrize("mix", [MixedDropout.apply, twin.mixed_dropout], ids=["compiled", "in torch"])

@@ -176,14 +176,14 @@ def test_there_is_no_global_kl_where_cells_share_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "alpha, beta, expected", [(0.3, 0.6, (0.3, 0.6)), (None, 0.2, (0.8, 0.2)), (0.9, None, (0.9, 0.1))]
+    ("alpha", "beta", "expected"), [(0.3, 0.6, (0.3, 0.6)), (None, 0.2, (0.8, 0.2)), (0.9, None, (0.9, 0.1))]
 )
 def test_priors(alpha: float | None, beta: float | None, expected: tuple[float, float]) -> None:
     found = make(alpha_prior=alpha, beta_prior=beta).get_alphas_betas()
     np.testing.assert_allclose([found["alpha_prior"][0], found["beta_prior"][0]], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind, shape", [("gene", (G,)), ("gene-batch", (G, K)), ("gene-label", (G, K))])
+@pytest.mark.parametrize(("kind", "shape"), [("gene", (G,)), ("gene-batch", (G, K)), ("gene-label", (G, K))])
 def test_alphas_and_betas(kind: str, shape: tuple[int, ...]) -> None:
     model = make(kind)
     found = model.get_alphas_betas()
@@ -211,7 +211,7 @@ def test_reshaping_takes_the_column_of_each_cell(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, one, several", [("gene", (G,), (5, G)), ("gene-batch", (N, G), (5, N, G)), ("gene-cell", (G,), (5, G))]
+    ("kind", "one", "several"), [("gene", (G,), (5, G)), ("gene-batch", (N, G), (5, N, G)), ("gene-cell", (G,), (5, G))]
 )
 def test_shapes_of_draws(kind: str, one: tuple[int, ...], several: tuple[int, ...]) -> None:
     model, mb = make(kind), cells()
@@ -382,7 +382,7 @@ def test_without_shared_delta_the_marginal_likelihood_is_that_of_scvi() -> None:
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"reconstruction_loss": "nb"}, "leave out reconstruction_loss"),
         ({"zero_inflation": "cell"}, "zero_inflation='cell' is not one of 'gene', 'gene-batch'"),

@@ -38,12 +38,12 @@ class ClippedAdam(torch.optim.Adam):
     ) -> None:
         self.undecayed = {id(p) for p in undecayed}
         given = list(params)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in given if id(p) not in self.undecayed]},
             {"params": [p for p in given if id(p) in self.undecayed], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        self.parameters = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.device, self.max_norm = self.parameters[0].device, max_norm
         self.is_fused = self.device.type in ("cpu", "cuda")
         super().__init__(groups, lr=lr, eps=eps, weight_decay=weight_decay, fused=self.is_fused or None)

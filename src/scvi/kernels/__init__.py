@@ -115,7 +115,7 @@ def mixed_dropout(dropout: Tensor | Affine, delta: Tensor, floor: float = 0.0) -
     """
     logits = as_tensor(dropout)
     if _compiled(logits, delta):
-        from scvi.kernels.mixing import MixedDropout
+        from scvi.kernels.fused import MixedDropout
 
         return MixedDropout.apply(logits, delta, floor)
     return twin.mixed_dropout(logits, delta, floor)

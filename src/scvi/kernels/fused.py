@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scvi.kernels.affine import Affine
 from scvi.kernels.likelihood import negative_binomial_rows, poisson_rows
+from scvi.kernels.mixing import mix_rows, slope_rows
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.precision import add_product, is_low, product
 from scvi.kernels.rows import SparseRows
 
-__all__ = ["FusedLikelihood", "LinearLikelihood"]
+__all__ = ["FusedLikelihood", "LinearLikelihood", "MixedDropout"]
 
 _MIN_ROWS = 8  # rows below which a second thread does not pay
 
@@ -232,3 +234,41 @@ def _constant(rows: Tensor, weight: float) -> Tensor:
 
 def _as_expected(upstream: Tensor, weight: float) -> bool:
     return bool((upstream == weight).all())
+
+
+class MixedDropout(torch.autograd.Function):
+    """Logits (..., g) and weights (g,) or (..., g) without dropout -> logits of the mixture, (..., g)."""
+
+    @staticmethod
+    def forward(ctx: Any, dropout: Tensor, delta: Tensor, floor: float) -> Tensor:
+        g = dropout.shape[-1]
+        if delta.shape[-1] != g:  # compiled code does not check the bounds of its arrays
+            raise ValueError(f"weights of shape {tuple(delta.shape)} do not belong to {g} genes")
+        a = dropout.reshape(-1, g).contiguous()
+        weights = (delta.reshape(1, g) if delta.dim() == 1 else delta.expand(dropout.shape).reshape(-1, g)).contiguous()
+        out = torch.empty_like(a)
+        given, result = (a.detach().numpy(), weights.detach().numpy(), np.float32(floor)), out.numpy()
+        run_blocks(lambda _, *rows: mix_rows(*given, rows, result), row_blocks(len(a), 2 * _MIN_ROWS))
+        ctx.save_for_backward(a, weights)
+        ctx.floor, ctx.shapes = floor, (dropout.shape, delta.shape)
+        return out.view(dropout.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        a, weights = ctx.saved_tensors
+        blocks = row_blocks(len(a), 2 * _MIN_ROWS)
+        shared = len(weights) == 1
+        d_a = torch.empty_like(a)
+        d_delta = torch.zeros(len(blocks) if shared else 1, *weights.shape)
+        given = [t.detach().numpy() for t in (a, weights)]
+        up, results, sums = upstream.reshape(a.shape).contiguous().numpy(), d_a.numpy(), d_delta.numpy()
+
+        def work(block: int, *rows: int) -> None:
+            slope_rows(*given, np.float32(ctx.floor), up, rows, results, sums[block if shared else 0])
+
+        run_blocks(work, blocks)
+        of_dropout, of_delta = ctx.shapes
+        total = d_delta.sum(0)
+        total = total.reshape(of_delta) if shared else total.view(of_dropout).sum_to_size(of_delta)
+        return d_a.view(of_dropout), total, None

@@ -32,7 +32,7 @@ class AutoZIVAE(VAE):
         x_ng    ~ delta_g NB(exp(l_n) rho_ng, theta_g) + (1 - delta_g) ZINB(exp(l_n) rho_ng, theta_g, pi_ng)
                 = ZINB(exp(l_n) rho_ng, theta_g, (1 - delta_g) pi_ng)
 
-    approximated by q(z_n | x_n) q(l_n | x_n) and one Beta(alpha_g, beta_g) a gene, all of whose parameters are in (0, 1).
+    approximated by q(z_n | x_n) q(l_n | x_n) and one Beta(alpha_g, beta_g) a gene, whose parameters are in (0, 1).
     Training draws delta for each minibatch. A question about cells (evaluation mode) integrates it out, which is exact:
     the density of a count is linear in delta, so it is the one at the mean alpha_g / (alpha_g + beta_g).
 
@@ -81,6 +81,8 @@ class AutoZIVAE(VAE):
                 self.register_parameter(name, nn.Parameter(torch.randn(1, *by_category)))
             else:
                 self.register_buffer(name, torch.logit(torch.tensor([value])))
+        self.alpha_prior_logit: Tensor
+        self.beta_prior_logit: Tensor
         self.alpha_posterior_logit: nn.Parameter | None = None
         self.beta_posterior_logit: nn.Parameter | None = None
         if zero_inflation != "gene-cell":
@@ -92,14 +94,18 @@ class AutoZIVAE(VAE):
 
     def prior(self) -> Beta:
         """p(delta), (1,) or (1, k)."""
-        return Beta(*(torch.sigmoid(getattr(self, name)) for name in _PRIORS), validate_args=False)
+        a, b = self._prior_parameters()
+        return Beta(a, b, validate_args=False)
 
     def posterior(self) -> Beta:
         """q(delta), (g,) or (g, k); with 'gene-cell' the prior, (1,): no gene has a delta that cells share."""
         if self.alpha_posterior_logit is None or self.beta_posterior_logit is None:
             return self.prior()
-        logits = self.alpha_posterior_logit, self.beta_posterior_logit
-        return Beta(*map(torch.sigmoid, logits), validate_args=False)
+        alpha, beta = torch.sigmoid(self.alpha_posterior_logit), torch.sigmoid(self.beta_posterior_logit)
+        return Beta(alpha, beta, validate_args=False)
+
+    def _prior_parameters(self) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(self.alpha_prior_logit), torch.sigmoid(self.beta_prior_logit)
 
     def generative(
         self,
@@ -154,7 +160,7 @@ class AutoZIVAE(VAE):
         log_library = observed_log_library(mb) if q.l is None else q.l.loc
         decoded = self.generative(q.z.loc, log_library, mb, delta=torch.zeros(self.n_input, device=mb.device))
         rate, theta, dropout = decoded.rate.double(), decoded.theta.double(), decoded.dropout_logits.double()  # type: ignore[union-attr]
-        a, b, x = (*(torch.sigmoid(getattr(self, name)) for name in _PRIORS), mb.x.double())
+        (a, b), x = self._prior_parameters(), mb.x.double()
         nb = NegativeBinomial(mu=rate, theta=theta, validate_args=False).log_prob(x)
         zinb = self.likelihood.distribution(rate, theta, dropout).log_prob(x)
         r = torch.sigmoid(a.log() - b.log() + nb - zinb).float()
@@ -234,7 +240,7 @@ class AutoZIVAE(VAE):
     def sample_bernoulli_params(
         self, batch_index: Tensor | None = None, y: Tensor | None = None, n_samples: int = 1
     ) -> Tensor:
-        """Draws of delta from its posterior, (g,) or (s, g); where it has categories, of each cell, (n, g) or (s, n, g).
+        """Draws of delta from its posterior, (g,) or (s, g); with categories those of the cells, (n, g) or (s, n, g).
 
         With 'gene-cell' the mean of its prior, at which the density of a count is that with delta integrated out.
         """
@@ -279,7 +285,7 @@ class AutoZIVAE(VAE):
     def compute_global_kl_divergence(self) -> Tensor:
         """KL of the posterior of delta from its prior, summed, in nats."""
         if self.zero_inflation == "gene-cell":
-            return torch.zeros((), device=self.alpha_prior_logit.device)  # type: ignore[union-attr]
+            return torch.zeros((), device=self.alpha_prior_logit.device)
         return kl_divergence(self.posterior(), self.prior()).sum()
 
     def get_reconstruction_loss(  # type: ignore[override]
@@ -324,8 +330,12 @@ class AutoZIVAE(VAE):
         if self.zero_inflation == "gene-cell":
             delta = self._each_gene(q.mean)
             return delta if draws is None else delta.expand(draws, -1)
-        shapes = [t if draws is None else t.expand(draws, *t.shape) for t in (q.concentration1, q.concentration0)]
-        return self.reshape_bernoulli(self.sample_from_beta_distribution(*shapes, generator=generator), batch, labels)
+        alpha, beta = q.concentration1, q.concentration0
+        if draws is not None:
+            alpha, beta = (t.expand(draws, *t.shape) for t in (alpha, beta))
+        return self.reshape_bernoulli(
+            self.sample_from_beta_distribution(alpha, beta, generator=generator), batch, labels
+        )
 
     def _each_gene(self, delta: Tensor) -> Tensor:
         return delta.expand(self.n_input) if self.zero_inflation == "gene-cell" else delta

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 
 from scvi.minibatch import Minibatch
 from scvi.models.autozivae import AutoZIVAE
