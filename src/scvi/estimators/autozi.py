@@ -28,7 +28,8 @@ class AUTOZI(CountEstimator):
     >>> model.train()
     >>> model.get_zero_inflation().nlargest(10)
 
-    Each gene has a probability delta that it is *not* zero-inflated, with a Beta prior and a Beta posterior.
+    Each gene has a probability delta that it is *not* zero-inflated, with a Beta prior and a Beta posterior. The
+    learning rate of :meth:`train` is 0.015 unless another is given: these posteriors have a long way to go.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ class AUTOZI(CountEstimator):
     seed
         Seed of the initial weights.
     """
+
+    _default_lr = 0.015
 
     def __init__(
         self,

@@ -16,10 +16,11 @@ from scvi.models.base import Elbo
 from scvi.models.distributions import NegativeBinomial
 from scvi.models.likelihood import Decoded
 from scvi.models.utils import check_choice, check_draws
-from scvi.models.vae import VAE, Variational, observed_log_library
+from scvi.models.vae import VAE, Variational, observed_log_library, weighted_draws
 
 __all__ = ["AutoZIVAE"]
 
+_LEAD = 0.25  # of the posterior's logits over those of the prior at the start; measured, see docs/models/autozi.md
 _PRIORS = ("alpha_prior_logit", "beta_prior_logit")
 
 
@@ -145,8 +146,8 @@ class AutoZIVAE(VAE):
         delta: Tensor | None = None,
     ) -> Tensor:
         """As :meth:`VAE.importance_log_weights`, given delta (s, 1, g) or (s, n, g), or with it integrated out."""
-        z, log_library, log_ratio = self.weighted_draws(mb, q, n_draws, generator)
-        return log_ratio - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb, delta=delta))
+        z, log_library, log_weights = weighted_draws(mb, q, n_draws, generator)
+        return log_weights - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb, delta=delta))
 
     def posterior_of_entries(self, mb: Minibatch) -> Beta:
         """p(delta_ng | x_ng, z_n, l_n), (n, g), at the means of z_n and l_n, for 'gene-cell'.
@@ -167,13 +168,18 @@ class AutoZIVAE(VAE):
         return Beta(a + r, b + 1 - r, validate_args=False)
 
     def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
-        """As :meth:`VAE.initialise`; the posterior of delta starts at its prior."""
+        """As :meth:`VAE.initialise`; the posterior of delta starts near its prior, a little on the side of 1.
+
+        Where zeros tell nothing (of a gene with few counts) it stays there, so that noise calls no gene zero-inflated.
+        """
         super().initialise(frequencies, log_theta)
         with torch.no_grad():
-            for name, start in zip(("alpha_posterior_logit", "beta_posterior_logit"), _PRIORS, strict=True):
-                logit = getattr(self, name)
+            for logit, prior, lead in (
+                (self.alpha_posterior_logit, self.alpha_prior_logit, _LEAD),
+                (self.beta_posterior_logit, self.beta_prior_logit, -_LEAD),
+            ):
                 if logit is not None:
-                    logit.copy_(getattr(self, start).expand_as(logit))
+                    logit.copy_((prior + lead).expand_as(logit))
 
     def shared_posterior(self) -> list[nn.Parameter]:
         """As :meth:`Model.shared_posterior`: the logits of all Beta distributions that are trained."""

@@ -183,26 +183,12 @@ class VAE(Model):
     def importance_log_weights(
         self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """log p(x, z, l) - log q(z, l | x) at draws from q; (s, n)."""
-        z, log_library, log_ratio = self.weighted_draws(mb, q, n_draws, generator)
-        return log_ratio - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb))
-
-    def weighted_draws(
-        self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws from q: z (s, n, d), log library (s, n, 1) or (n, 1), and log p(z, l) - log q(z, l | x), (s, n).
+        """log p(x, z, l) - log q(z, l | x) at draws from q; (s, n).
 
         z is the untransformed variable, with density N(0, I), so this holds for 'normal' and 'ln' alike.
         """
-        z = draw(q.z, n_draws, generator)
-        prior = Normal(torch.zeros_like(q.z.loc), 1.0)
-        log_weights = (prior.log_prob(z) - q.z.log_prob(z)).sum(-1)
-        if q.l is None:
-            log_library = observed_log_library(mb)
-        else:
-            log_library = draw(q.l, n_draws, generator)
-            log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
-        return z, log_library, log_weights
+        z, log_library, log_weights = weighted_draws(mb, q, n_draws, generator)
+        return log_weights - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb))
 
     def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
         """Start the decoder at the data's mean frequencies (g,) and the dispersion at `log_theta` (g,)."""
@@ -464,3 +450,17 @@ def library_prior(mb: Minibatch) -> Normal:
     if mb.l_mean is None or mb.l_var is None:
         raise ValueError("a latent library size needs its prior, l_mean and l_var; this minibatch has none")
     return Normal(mb.l_mean, mb.l_var.sqrt(), validate_args=False)
+
+
+def weighted_draws(
+    mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws of z (s, n, d) and the log library size, and log p(z, l) - log q(z, l | x) at them (s, n)."""
+    z = draw(q.z, n_draws, generator)
+    prior = Normal(torch.zeros_like(q.z.loc), 1.0)
+    log_weights = (prior.log_prob(z) - q.z.log_prob(z)).sum(-1)
+    if q.l is None:
+        return z, observed_log_library(mb), log_weights
+    log_library = draw(q.l, n_draws, generator)
+    log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
+    return z, log_library, log_weights
