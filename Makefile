@@ -37,6 +37,8 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/kernels.py --data $(DATA)
 	$(BIN)/python benchmarks/inference.py --data $(DATA)
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
+	$(BIN)/python benchmarks/autozi.py --data $(DATA)
+	$(BIN)/python benchmarks/linear_factors.py --data $(DATA)
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)
 	$(BIN)/python benchmarks/memory.py --data $(DATA)

@@ -1,11 +1,12 @@
-"""Milliseconds per training step of the default model, beside the bare matrix products of that step.
+"""Milliseconds per training step of the models of counts, beside the bare matrix products of that step.
 
     python benchmarks/train_step.py --data FOLDER
 
 A step is everything from one optimiser step to the next: drawing the cells, building the minibatch from sparse counts,
 forward, backward, clipping, Adam. Its products, with 128 cells and g genes: the encoder's first layer, forward and
-weight gradient; each decoder head, forward, weight gradient and input gradient. They run with torch.mm into memory that
-is already there, between the steps of the same run. The smaller products (128 x 128 and below) are left out.
+weight gradient; each decoder head (of LinearSCVI, from the latent state on), forward, weight gradient and input
+gradient. They run with torch.mm into memory that is already there, between the steps of the same run. The smaller
+products (128 x 128 and below) are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,14 +30,15 @@ from common import DEFAULT_DATA, load_average, machine, median, read, table
 from scipy import sparse
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from scvi import SCVI
+from scvi import AUTOZI, SCVI, LinearSCVI
 from scvi.dataset.cell_data import declare, encode
+from scvi.estimators.counts import CountEstimator
 from scvi.inference.fitting import Fit
 from scvi.inference.optimizer import ClippedAdam
 from scvi.inference.plan import Plan
 from scvi.minibatch import Minibatch
 
-Kind = TypeVar("Kind", bound=Fit)
+AnyFit = TypeVar("AnyFit", bound=Fit)
 
 CELLS, HIDDEN = 128, 128
 WARM_UP = 15  # steps that are not timed
@@ -53,11 +56,29 @@ def counts_of(adata: AnnData, n_genes: int, rng: np.random.Generator) -> tuple[s
     return sparse.csr_matrix(sparse.hstack(blocks, format="csr")[:, :n_genes]), f"{x.shape[1]} genes, tiled"
 
 
-def bare_products(n_genes: int, n_heads: int) -> Callable[[], float]:
+@dataclass(frozen=True)
+class Kind:
+    """A model, with what its matrix products depend on."""
+
+    estimator: type[CountEstimator]
+    options: dict[str, str]
+    n_heads: int  # of the decoder
+    width: int = HIDDEN  # of what the heads read
+
+
+KINDS = {
+    "SCVI zinb": Kind(SCVI, {"gene_likelihood": "zinb"}, 2),
+    "SCVI nb": Kind(SCVI, {"gene_likelihood": "nb"}, 1),
+    "LinearSCVI nb": Kind(LinearSCVI, {"gene_likelihood": "nb"}, 1, width=10),
+    "AUTOZI": Kind(AUTOZI, {}, 2),
+}
+
+
+def bare_products(n_genes: int, n_heads: int, width: int) -> Callable[[], float]:
     """A function that runs the products once and returns their summed seconds."""
-    x, h = torch.rand(CELLS, n_genes), torch.rand(CELLS, HIDDEN)
+    x, h = torch.rand(CELLS, n_genes), torch.rand(CELLS, width)
     d_h, d_out = torch.rand(CELLS, HIDDEN), torch.rand(CELLS, n_genes)
-    w_in, w_out = torch.rand(HIDDEN, n_genes), torch.rand(n_genes, HIDDEN)
+    w_in, w_out = torch.rand(HIDDEN, n_genes), torch.rand(n_genes, width)
     encoder = [(x, w_in.t()), (d_h.t(), x)]
     head = [(h, w_out.t()), (d_out.t(), h), (d_out, w_out)]
     pairs = encoder + n_heads * head
@@ -91,20 +112,20 @@ class TimedFit(Fit):
         self.begin = time.perf_counter()
 
 
-def fit_of(cls: type[Kind], adata: AnnData, likelihood: str, max_epochs: int, **options: object) -> Kind:
-    """A fit of the default model to all cells."""
-    SCVI.setup_anndata(adata)
-    module = SCVI(adata, gene_likelihood=likelihood, seed=0).module
+def fit_of(cls: type[AnyFit], adata: AnnData, kind: Kind, max_epochs: int, **options: object) -> AnyFit:
+    """A fit to all cells."""
+    kind.estimator.setup_anndata(adata)
+    module = kind.estimator(adata, **kind.options, seed=0).module
     data, cells = encode(adata, declare(adata)[0]), np.arange(adata.n_obs)
     plan = Plan(max_epochs=max_epochs, batch_size=CELLS)
     return cls(module, data, cells, cells[:0], plan, seed=0, show_progbar=False, **options)  # type: ignore[arg-type]
 
 
-def measure(adata: AnnData, likelihood: str, n_steps: int) -> tuple[float, float]:
+def measure(adata: AnnData, kind: Kind, n_steps: int) -> tuple[float, float]:
     """Median milliseconds of a step and of its products."""
-    products = bare_products(adata.n_vars, n_heads=2 if likelihood == "zinb" else 1)
+    products = bare_products(adata.n_vars, kind.n_heads, kind.width)
     max_epochs = math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS))
-    fit = fit_of(TimedFit, adata, likelihood, max_epochs, products=products)
+    fit = fit_of(TimedFit, adata, kind, max_epochs, products=products)
     fit.fit()
     product_seconds = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
     return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(product_seconds)
@@ -112,7 +133,9 @@ def measure(adata: AnnData, likelihood: str, n_steps: int) -> tuple[float, float
 
 PARTS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
-    "likelihood kernel": ("LinearLikelihood", "LinearLikelihoodBackward"),
+    "likelihood kernel": ("LinearLikelihood", "LinearLikelihoodBackward", "FusedLikelihood", "FusedLikelihoodBackward"),
+    "dropout of the mixture": ("MixedDropout", "MixedDropoutBackward"),
+    "draws of delta": ("aten::_standard_gamma", "aten::_standard_gamma_grad"),
     "first layer": ("SparseLinear", "SparseLinearBackward", "aten::log1p"),
     "batch norm, ReLU, dropout": ("Hidden", "HiddenBackward"),
     "clipping and Adam": ("optimiser",),
@@ -141,9 +164,9 @@ class ProfiledFit(Fit):
         return Profiled(params, lr, eps, self.weight_decay, self.plan.gradient_clip)
 
 
-def profiled(adata: AnnData, likelihood: str) -> list[list[object]]:
+def profiled(adata: AnnData, kind: Kind) -> list[list[object]]:
     """Milliseconds of the parts of a step, as torch's profiler sees them, which itself slows small operations down."""
-    fit = fit_of(ProfiledFit, adata, likelihood, max_epochs=3)
+    fit = fit_of(ProfiledFit, adata, kind, max_epochs=3)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         begin = time.perf_counter()
         fit.fit()
@@ -171,6 +194,7 @@ optimizer = ClippedAdam(large, 1e-3, 1e-8)
 calls = {
     "zinb": lambda: kernels.nll_zinb(x, wide, column, row, wide).sum().backward(),
     "nb": lambda: kernels.nll_nb(x, wide, column, row).sum().backward(),
+    "mixed_dropout": lambda: kernels.mixed_dropout(wide, row / 2, 0.01).sum().backward(),
     "poisson": lambda: kernels.nll_poisson(x, wide, column).sum().backward(),
     "first_layer": lambda: kernels.linear(rows, weight, None).sum().backward(),
     "hidden_layer": lambda: kernels.batch_norm_relu_dropout(wide, norm, 0.1).sum().backward(),
@@ -203,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark files")
     parser.add_argument("--sets", nargs="+", default=["pbmc3k", "zeisel_cortex"], help="files to take counts from")
+    parser.add_argument("--models", nargs="+", choices=KINDS, default=list(KINDS), help="models")
     parser.add_argument("--genes", nargs="+", type=int, default=[2000, 10000])
     parser.add_argument("--steps", type=int, default=120, help="timed steps of each fit")
     parser.add_argument("--threads", type=int, help="torch threads")
@@ -219,17 +244,21 @@ def main() -> None:
         for n_genes in arguments.genes:
             x, how = counts_of(source, n_genes, np.random.default_rng(0))
             share = x.nnz / (x.shape[0] * n_genes)
-            for likelihood in ("zinb", "nb"):
-                step, products = measure(AnnData(x, obs=source.obs[[]].copy()), likelihood, arguments.steps)
+            for model in arguments.models:
+                step, products = measure(AnnData(x, obs=source.obs[[]].copy()), KINDS[model], arguments.steps)
                 figures = [f"{step:.2f}", f"{products:.2f}", f"{step / products:.2f}"]
-                rows.append([f"{name} ({how})", f"{n_genes:,}", f"{share:.0%}", likelihood, *figures])
-    print(table(["counts", "genes", "non-zero", "likelihood", "step ms", "products ms", "ratio"], rows))
+                rows.append([f"{name} ({how})", f"{n_genes:,}", f"{share:.0%}", model, *figures])
+    print(table(["counts", "genes", "non-zero", "model", "step ms", "products ms", "ratio"], rows))
     if arguments.profile:
         source = read(arguments.data, arguments.sets[0])
         for n_genes in arguments.genes:
             x, _ = counts_of(source, n_genes, np.random.default_rng(0))
-            print(f"\nA step of {arguments.sets[0]}, {n_genes:,} genes, zinb:\n")
-            print(table(["part", "ms", "share"], profiled(AnnData(x, obs=source.obs[[]].copy()), "zinb")))
+            print(f"\nA step of {arguments.models[0]} on {arguments.sets[0]}, {n_genes:,} genes:\n")
+            print(
+                table(
+                    ["part", "ms", "share"], profiled(AnnData(x, obs=source.obs[[]].copy()), KINDS[arguments.models[0]])
+                )
+            )
     print("\nFirst calls, seconds:\n")
     print(table(["kernel", "nothing compiled", "compiled earlier"], first_calls()))
 
