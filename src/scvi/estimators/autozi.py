@@ -11,6 +11,7 @@ import pandas as pd
 from scvi.dataset.cell_data import Schema
 from scvi.estimators.cells import Indices
 from scvi.estimators.counts import CountEstimator, network_options
+from scvi.estimators.training import with_defaults
 from scvi.models.autozivae import AutoZIVAE
 from scvi.queries import inflation
 
@@ -29,7 +30,7 @@ class AUTOZI(CountEstimator):
     >>> model.get_zero_inflation().nlargest(10)
 
     Each gene has a probability delta that it is *not* zero-inflated, with a Beta prior and a Beta posterior. The
-    learning rate of :meth:`train` is 0.015 unless another is given: these posteriors have a long way to go.
+    default learning rate of :meth:`train` is 0.015: these posteriors have a long way to go.
 
     Parameters
     ----------
@@ -56,8 +57,6 @@ class AUTOZI(CountEstimator):
     seed
         Seed of the initial weights.
     """
-
-    _default_lr = 0.015
 
     def __init__(
         self,
@@ -92,6 +91,8 @@ class AUTOZI(CountEstimator):
             "encode_covariates": encode_covariates,
         }
         super().__init__(adata, options, seed)
+
+    train = with_defaults(CountEstimator.train, lr=0.015)
 
     @classmethod
     def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> AutoZIVAE:

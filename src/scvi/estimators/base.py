@@ -6,7 +6,7 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -49,8 +49,6 @@ class Estimator(ABC):
     train_indices, validation_indices
         Positions of the cells of the last fit.
     """
-
-    _default_lr: ClassVar[float] = Plan.lr
 
     # ---- making a model ----------------------------------------------------------------------------------------------
 
@@ -167,7 +165,7 @@ class Estimator(ABC):
         validation_size: float | None = None,
         batch_size: int | None = None,
         early_stopping: bool = False,
-        lr: float | None = None,
+        lr: float = Plan.lr,
         *,
         lr_schedule: Schedule = Plan.lr_schedule,
         weight_decay: float = Plan.weight_decay,
@@ -206,8 +204,7 @@ class Estimator(ABC):
             `early_stopping_min_delta` in `early_stopping_patience` epochs (None: a fifth of `max_epochs`, at least 5),
             and go back to the best weights. The patience starts when the KL weight is full.
         lr, lr_schedule
-            Peak learning rate (None: 0.0055, unless the model says otherwise), and 'one-cycle' (up, then down to 0 over
-            the planned steps), 'constant' or 'plateau'.
+            Peak learning rate, and 'one-cycle' (up, then down to 0 over the planned steps), 'constant' or 'plateau'.
         weight_decay, gradient_clip
             L2 penalty, and the largest norm of a gradient (None: no limit).
         kl_warmup
@@ -253,7 +250,7 @@ class Estimator(ABC):
             "max_epochs": max_epochs,
             "batch_size": batch_size,
             "early_stopping": early_stopping,
-            "lr": self._default_lr if lr is None else lr,
+            "lr": lr,
             "lr_schedule": lr_schedule,
             "weight_decay": weight_decay,
             "gradient_clip": gradient_clip,

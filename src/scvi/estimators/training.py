@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ __all__ = [
     "resolve_device",
     "seed_of_fit",
     "split_cells",
+    "with_defaults",
 ]
 
 _SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
@@ -211,6 +214,22 @@ def _device_number(devices: str | int | Sequence[int]) -> int:
     if isinstance(devices, Sequence) and len(devices) == 1 and is_integer(devices[0]) and devices[0] >= 0:
         return int(devices[0])
     raise ValueError(f"devices={devices!r}: a model is fitted on one device; give 'auto', 1 or a list of one number")
+
+
+def with_defaults(method: Callable[..., None], **defaults: Any) -> Callable[..., None]:
+    """The same method with other defaults, which its signature shows."""
+    signature = inspect.signature(method)
+    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
+    shown = signature.replace(parameters=parameters)
+
+    @wraps(method)
+    def changed(*args: Any, **kwargs: Any) -> None:
+        given = shown.bind(*args, **kwargs)
+        given.apply_defaults()
+        method(*given.args, **given.kwargs)
+
+    changed.__signature__ = shown  # type: ignore[attr-defined]
+    return changed
 
 
 def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
