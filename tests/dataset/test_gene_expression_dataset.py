@@ -388,11 +388,11 @@ def test_no_subsampling(X: np.ndarray, arguments: dict[str, Any], caplog: Any) -
 
 def test_wrong_modes(X: np.ndarray) -> None:
     dataset = populated(X)
-    with pytest.raises(ValueError, match="Mode 'seurat_v9' not implemented; it is not one of 'variance', 'seurat_v3'"):
+    with pytest.raises(ValueError, match="Mode 'seurat_v9' not implemented; it is not one of 'variance', 'seurat_v2'"):
         dataset.subsample_genes(3, mode="seurat_v9")
     with pytest.raises(ValueError, match="needs n_top_genes"):
         dataset.subsample_genes()
-    with pytest.raises(ValueError, match="flavor='variance' is not 'seurat_v3'"):
+    with pytest.raises(ValueError, match="flavor='variance' is not one of 'seurat_v2'"):
         dataset._highly_variable_genes(3, flavor="variance")
 
 

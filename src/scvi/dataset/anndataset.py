@@ -16,6 +16,7 @@ from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.checks import nearest
 from scvi.dataset.counts import Rows, as_rows, take
 from scvi.dataset.dataset import GeneExpressionDataset
+from scvi.dataset.exchange import Record
 from scvi.dataset.on_disk import OnDisk
 
 __all__ = ["AnnDatasetFromAnnData", "extract_data_from_anndata"]
@@ -49,6 +50,8 @@ class AnnDatasetFromAnnData(GeneExpressionDataset):
         Read ``ad.raw`` (counts, gene names, annotations of genes) in place of ``ad.X``.
     cell_measurements_col_mappings
         Keys of ``ad.obsm`` to read as measurements, and for each the key of ``ad.uns`` with the names of its columns.
+        By default those that :meth:`GeneExpressionDataset.to_anndata` has noted in
+        ``ad.uns["cell_measurements_col_mappings"]``.
     """
 
     def __init__(
@@ -62,22 +65,42 @@ class AnnDatasetFromAnnData(GeneExpressionDataset):
     ) -> None:
         super().__init__()
         extracted, batch_names = _extract(ad, batch_label, ctype_label, class_label, use_raw)
-        data, batch, labels, genes, types, obs, obsm, var, _, uns = extracted
+        data, batch, labels, genes, types, obs, obsm, var, varm, uns = extracted
+        record = Record(uns)
+        if cell_measurements_col_mappings is None:
+            noted = uns.get("cell_measurements_col_mappings", {})
+            cell_measurements_col_mappings = {m: c for m, c in noted.items() if m in obsm and c in uns}
+        cells, of_genes = record.attributes(obs, obsm, "obsm"), record.attributes(var, varm, "varm")
         self.populate_from_data(
             data,
-            Ys=[_measurement(obsm, uns, *pair) for pair in (cell_measurements_col_mappings or {}).items()],
+            Ys=[_measurement(obsm, uns, *pair) for pair in cell_measurements_col_mappings.items()],
             batch_indices=batch,
             labels=labels,
             gene_names=genes,
             cell_types=types,
-            cell_attributes_dict={_unreserved(name, "_cell"): np.asarray(obs[name]) for name in obs},
-            gene_attributes_dict={_unreserved(name, "_gene"): np.asarray(var[name]) for name in var},
+            cell_attributes_dict={_unreserved(name, "_cell"): values for name, values in cells.items()},
+            gene_attributes_dict={_unreserved(name, "_gene"): values for name, values in of_genes.items()},
             remap_attributes=False,
         )
         if batch_names is not None:
             self.initialize_mapped_attribute("batch_indices", "batch_names", batch_names)
+        renamed = {"batch_indices"} if batch_names is not None or batch_label != "batch_indices" else set()
+        known = record.lists().get("labels", {}).get("cell_types")
+        if (known is None and class_label != "labels") or (known is not None and not np.array_equal(known, types)):
+            renamed.add("labels")  # other labels than those of the data set that `ad` was made of
+        self._take_lists(record, renamed)
         self.filter_cells_by_count()
         self.remap_categorical_attributes()
+
+    def _take_lists(self, record: Record, renamed: set[str]) -> None:
+        """What codes refer to, where they are still those of the data set that the AnnData was made of."""
+        self.cell_categorical_attribute_names |= self.cell_attribute_names & set(record.names("categorical"))
+        for source, lists in record.lists().items():
+            if source in (self.cell_attribute_names | self.gene_attribute_names) - renamed:
+                codes = getattr(self, source)
+                for name, values in lists.items():
+                    if codes.dtype.kind in "iu" and codes.max(initial=0) < len(values):
+                        self.initialize_mapped_attribute(source, name, values)
 
 
 def extract_data_from_anndata(
@@ -113,7 +136,7 @@ def _extract(
     batch, batch_names = _codes(obs.pop(batch_label)) if batch_label in obs else (None, None)
     labels = types = None
     if ctype_label in obs:
-        labels, types = _numbered(obs.pop(ctype_label))
+        labels, types = _labels(obs, ctype_label, Record(ad.uns).lists().get("labels", {}).get("cell_types"))
     elif class_label in obs:
         labels, types = _codes(obs.pop(class_label))
     genes = np.asarray(source.var_names).astype(str)
@@ -137,6 +160,21 @@ def _codes(column: pd.Series) -> tuple[npt.NDArray, npt.NDArray | None]:
         if values.size == 0 or (0 <= values.min() <= values.max() <= LARGEST_CODE and (values % 1 == 0).all()):
             return values.astype(np.int64), None
     return _numbered(column)
+
+
+def _labels(obs: pd.DataFrame, ctype_label: str, known: npt.NDArray | None) -> tuple[npt.NDArray, npt.NDArray]:
+    """Numbered names, taken out of `obs`; in the order of a data set that they come from, if they still are its own."""
+    codes, names = _numbered(obs.pop(ctype_label))
+    if known is None or not np.isin(names, known).all():
+        return codes, names
+    if len(np.unique(known)) == len(known):
+        return pd.Index(known).get_indexer(names)[codes], known
+    if "labels" in obs and pd.api.types.is_integer_dtype(obs["labels"].dtype):  # several types of one name
+        kept = obs["labels"].to_numpy()
+        if kept.min() >= 0 and kept.max() < len(known) and np.array_equal(known[kept], names[codes]):
+            del obs["labels"]
+            return kept, known
+    return codes, names
 
 
 def _numbered(column: pd.Series) -> tuple[npt.NDArray, npt.NDArray]:

@@ -16,13 +16,16 @@ from scvi.kernels import find_bad_count
 __all__ = [
     "LARGEST_CODE",
     "as_array",
+    "as_text",
     "check_nonnegative_integers",
     "checked_matrix",
+    "columns_of",
     "compute_library_size",
     "concatenate_arrays",
     "corrupted_counts",
     "log_totals",
     "mean_and_variance",
+    "nonzero_per_gene",
     "per_cell_mean_one",
     "positions_of",
     "remap_categories",
@@ -131,6 +134,22 @@ def checked_matrix(X: Any) -> Rows:
     if not check_nonnegative_integers(counts):
         logger.warning("X holds values that are negative, not finite or not integers; the models expect raw counts")
     return counts
+
+
+def as_text(names: Sequence[Any] | npt.NDArray, width: int) -> npt.NDArray[np.str_]:
+    """Names as an array of at least this width; longer ones are not cut."""
+    text = np.asarray(names).astype(str).ravel()
+    return text.astype(f"<U{max(width, text.dtype.itemsize // 4)}")
+
+
+def columns_of(matrix: Rows, genes: npt.NDArray[np.int64]) -> Rows:
+    """A copy of the columns at these positions."""
+    return np.take(matrix, genes, axis=1) if isinstance(matrix, np.ndarray) else matrix[:, genes]
+
+
+def nonzero_per_gene(rows: Any) -> npt.NDArray[np.int64]:
+    """(g,) how many cells have a value other than 0."""
+    return np.asarray((rows != 0).sum(axis=0)).ravel()
 
 
 def as_array(values: Any) -> Any:

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi.dataset.arrays import (
+    as_text,
     check_nonnegative_integers,
     checked_matrix,
     compute_library_size,
     concatenate_arrays,
     corrupted_counts,
+    nonzero_per_gene,
     per_cell_mean_one,
     positions_of,
     remap_categories,
 )
-from scvi.dataset.attributes import AnnotatedCells, CellMeasurement
-from scvi.dataset.counts import Rows, chosen_blocks, gene_sums, row_sums, summed
-from scvi.dataset.genes import population_variance, seurat_v3, seurat_v3_highly_variable_genes
+from scvi.dataset.attributes import CellMeasurement
+from scvi.dataset.cell_types import codes_named, with_merged, with_order
+from scvi.dataset.checks import nearest
+from scvi.dataset.counts import Rows, gene_sums
+from scvi.dataset.download import download_file
+from scvi.dataset.exchange import as_anndata
+from scvi.dataset.genes import seurat_v3_highly_variable_genes
+from scvi.dataset.merging import codes_per_matrix, merged, stacked
+from scvi.dataset.selection import SelectableCells
 
 __all__ = [
     "CellMeasurement",
+    "DownloadableDataset",
     "GeneExpressionDataset",
     "check_nonnegative_integers",
     "compute_library_size",
@@ -39,11 +49,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class GeneExpressionDataset(AnnotatedCells):
+class GeneExpressionDataset(SelectableCells):
     """Gene expression of n cells and G genes, with batches, labels and any further annotation.
 
-    The constructor makes an unpopulated object, ``populate_from_data`` fills it. Methods that choose cells or genes
-    work in place.
+    The constructor makes an unpopulated object, a method ``populate_from_...`` fills it. Methods that choose or name
+    cells or genes work in place.
     """
 
     def populate_from_data(
@@ -95,6 +105,106 @@ class GeneExpressionDataset(AnnotatedCells):
             if remap_attributes:
                 self.remap_categorical_attributes()
 
+    def populate_from_per_batch_list(
+        self,
+        Xs: Sequence[Rows] | npt.NDArray,
+        labels_per_batch: Sequence[npt.ArrayLike] | None = None,
+        gene_names: Sequence[str] | npt.NDArray | None = None,
+        cell_types: Sequence[str] | npt.NDArray | None = None,
+        remap_attributes: bool = True,
+    ) -> None:
+        """Fills the data set with one matrix for each batch; the cells of matrix i are batch i.
+
+        Parameters
+        ----------
+        Xs
+            Counts, (n_i, G) each: dense if all are, CSR otherwise. An array of three dimensions will do.
+        labels_per_batch
+            For each matrix, n_i codes.
+        gene_names, cell_types, remap_attributes
+            As in :meth:`populate_from_data`.
+
+        Raises
+        ------
+        ValueError
+            If sizes do not fit; the data set stays as it was then.
+        """
+        X, batch_indices = stacked(Xs, "batches")
+        self.populate_from_data(
+            X,
+            batch_indices=batch_indices,
+            labels=codes_per_matrix("labels_per_batch", labels_per_batch, batch_indices),
+            gene_names=gene_names,
+            cell_types=cell_types,
+            remap_attributes=remap_attributes,
+        )
+
+    def populate_from_per_label_list(
+        self,
+        Xs: Sequence[Rows] | npt.NDArray,
+        batch_indices_per_label: Sequence[npt.ArrayLike] | None = None,
+        gene_names: Sequence[str] | npt.NDArray | None = None,
+        remap_attributes: bool = True,
+    ) -> None:
+        """As :meth:`populate_from_per_batch_list`, but the cells of matrix i have label i. Labels have no names."""
+        X, labels = stacked(Xs, "labels")
+        self.populate_from_data(
+            X,
+            batch_indices=codes_per_matrix("batch_indices_per_label", batch_indices_per_label, labels),
+            labels=labels,
+            gene_names=gene_names,
+            remap_attributes=remap_attributes,
+        )
+
+    def populate_from_datasets(
+        self,
+        gene_datasets_list: Sequence[GeneExpressionDataset],
+        shared_labels: bool = True,
+        mapping_reference_for_sharing: Mapping[str, str | None] | None = None,
+        cell_measurement_intersection: Mapping[str, bool] | None = None,
+    ) -> None:
+        """Fills the data set with the cells of several, one after the other; these are not changed.
+
+        Genes are those that all have, in the order of the first. Attributes of genes are kept (those of the first where
+        several have one), attributes of cells if all have them. Codes of batches and of other categorical attributes
+        stay apart: those of the next data set follow on those of the one before.
+
+        Parameters
+        ----------
+        gene_datasets_list
+            Data sets with gene names.
+        shared_labels
+            Whether labels of one name in `cell_types` are the same label. Otherwise they stay apart too, and names may
+            repeat.
+        mapping_reference_for_sharing
+            For further categorical attributes, the list of names by which their codes are to be shared.
+        cell_measurement_intersection
+            For each measurement, whether to keep the columns that all have (the default), or all columns, filled with
+            0 where they are missing; see :meth:`get_batch_mask_cell_measurement`. Columns are sorted by name.
+
+        Raises
+        ------
+        ValueError
+            If the data sets do not fit together; this one stays as it was then.
+        """
+        references = {"labels": "cell_types" if shared_labels else None, **(mapping_reference_for_sharing or {})}
+        parts = merged(gene_datasets_list, references, cell_measurement_intersection or {})
+        with self._all_or_nothing():
+            codes = parts.categorical
+            self._populate(parts.X, codes["batch_indices"][0], codes["labels"][0], parts.genes, None)
+            for name, values in parts.gene_attributes.items():
+                self.initialize_gene_attribute(name, values)
+            for name in codes.keys() - {"batch_indices", "labels"}:
+                self.initialize_cell_attribute(name, codes[name][0], categorical=True)
+            for name, values in parts.plain.items():
+                self.initialize_cell_attribute(name, values)
+            for measurement in parts.measurements:
+                self.initialize_cell_measurement(measurement)
+            mappings = parts.gene_mappings | {name: lists for name, (_, lists) in codes.items()}
+            for source in sorted(mappings):
+                for name, values in mappings[source].items():
+                    self.initialize_mapped_attribute(source, name, values)
+
     def _populate(
         self,
         X: Rows,
@@ -111,225 +221,91 @@ class GeneExpressionDataset(AnnotatedCells):
         self.initialize_cell_attribute("labels", zeros if labels is None else labels, categorical=True)
         self.compute_library_size_batch()
         if gene_names is not None:
-            names = _text(gene_names, 64)
+            names = as_text(gene_names, 64)
             if len(np.unique(names)) != len(names):
                 logger.warning("Gene names are not unique.")
             self.initialize_gene_attribute("gene_names", names)
         if cell_types is not None:
-            self.initialize_mapped_attribute("labels", "cell_types", _text(cell_types, 128))
+            self.initialize_mapped_attribute("labels", "cell_types", as_text(cell_types, 128))
         elif labels is None:
-            self.initialize_mapped_attribute("labels", "cell_types", _text(["undefined"], 128))
+            self.initialize_mapped_attribute("labels", "cell_types", as_text(["undefined"], 128))
 
-    # genes
+    # cell types
 
-    def update_genes(self, subset_genes: npt.ArrayLike) -> None:
-        """Keeps the genes at these positions, in this order, or under this mask; then drops the cells left empty.
+    def cell_types_to_labels(self, cell_types: Sequence[Any] | npt.NDArray) -> npt.NDArray[np.int64]:
+        """Codes of cell types given by name; if several have the name, all their codes."""
+        return codes_named(cell_types, self._type_names())
+
+    def filter_cell_types(self, cell_types: Sequence[Any] | npt.NDArray) -> None:
+        """Keeps the cells of these types, given by name or by code. Codes stay as they are.
 
         Raises
         ------
         ValueError
-            If no gene or no cell would be left; the data set stays as it was then.
+            If they are neither, or unknown, or no cell would be left.
         """
-        genes = positions_of(subset_genes, self.nb_genes, "genes")
-        logger.info("Downsampling from %d to %d genes", self.nb_genes, len(genes))
+        given = np.asarray(cell_types)
+        codes = given if given.dtype.kind in "iu" else self.cell_types_to_labels(cell_types)
+        self.filter_cells_by_attribute(codes, on="labels")
+
+    def merge_cell_types(self, cell_types: Sequence[Any] | npt.NDArray, new_cell_type_name: str) -> None:
+        """Makes one type of several, given by name or by code.
+
+        Its code is the next free one. The names of the merged types get the suffix "#merged" and have no cells; they
+        go with :meth:`remap_categorical_attributes`. A type that has the new name already is merged too.
+
+        Raises
+        ------
+        ValueError
+            If no type is given, or one is unknown.
+        """
+        names = self._type_names()
+        merge = codes_named(cell_types, names)
+        if not len(merge):
+            raise ValueError("there are no cell types to merge; name one or more")
+        merge = np.union1d(merge, np.flatnonzero(names == new_cell_type_name))
+        self._set_types(*with_merged(self.labels, self._label_lists(), "cell_types", merge, new_cell_type_name))
+
+    def map_cell_types(self, cell_types_dict: Mapping[Any, str]) -> None:
+        """Merges types again and again.
+
+        Parameters
+        ----------
+        cell_types_dict
+            By tuples of types (or by a single type), given by name or by code: the name of what they become.
+        """
         with self._all_or_nothing():
-            self._select_genes(genes)
-            logger.info("Filtering non-expressing cells.")
-            self.filter_cells_by_count()
+            for cell_types, new_name in cell_types_dict.items():
+                self.merge_cell_types(cell_types if isinstance(cell_types, tuple) else (cell_types,), new_name)
 
-    def subsample_genes(
-        self,
-        new_n_genes: int | None = None,
-        new_ratio_genes: float | None = None,
-        subset_genes: npt.ArrayLike | None = None,
-        mode: str = "seurat_v3",
-        batch_correction: bool = True,
-    ) -> None:
-        """Keeps some genes.
+    def reorder_cell_types(self, new_order: Sequence[Any] | npt.NDArray) -> None:
+        """Renumbers the labels: these types, given by name or by code, come first, the others follow as they are.
 
-        Parameters
-        ----------
-        new_n_genes
-            How many. Nothing is done if there are no more than that, or if it is below 1.
-        new_ratio_genes
-            Which share of them, between 0 and 1.
-        subset_genes
-            Positions or a mask of the genes to keep, whatever the other arguments say.
-        mode
-            "variance": the genes of highest variance, sorted by it. "seurat_v3": the choice of
-            :func:`scvi.dataset.genes.seurat_v3`, in the order they have. There are no other modes.
-        batch_correction
-            Choose across batches ("seurat_v3").
+        Types without cells are kept.
 
         Raises
         ------
         ValueError
-            For another mode.
+            If a type is unknown or repeated.
         """
-        if subset_genes is not None:
-            self.update_genes(subset_genes)
-            return
-        if mode not in ("variance", "seurat_v3"):
-            raise ValueError(f"Mode {mode!r} not implemented; it is not one of 'variance', 'seurat_v3'")
-        if new_ratio_genes is not None:
-            if not 0 < new_ratio_genes < 1:
-                logger.info("Not subsampling. Expecting 0 < (new_ratio_genes=%s) < 1", new_ratio_genes)
-                return
-            new_n_genes = int(new_ratio_genes * self.nb_genes)
-        if new_n_genes is not None and not 1 <= new_n_genes < self.nb_genes:
-            logger.info("Not subsampling. Expecting 1 <= (new_n_genes=%s) < %d", new_n_genes, self.nb_genes)
-            return
-        if mode == "variance":
-            if new_n_genes is None:
-                logger.info("Not subsampling. Mode 'variance' needs new_n_genes or new_ratio_genes")
-                return
-            self.update_genes(np.argsort(-population_variance(self._counts), kind="stable")[:new_n_genes])
-            return
-        table = self._highly_variable_genes(new_n_genes, mode, batch_correction)
-        self.update_genes(table["highly_variable"].to_numpy())
+        names = self._type_names()
+        self._set_types(*with_order(self.labels, self._label_lists(), len(names), codes_named(new_order, names)))
 
-    def _highly_variable_genes(
-        self, n_top_genes: int | None = None, flavor: str = "seurat_v3", batch_correction: bool = True
-    ) -> pd.DataFrame:
-        """The table of :func:`scvi.dataset.genes.seurat_v3`, indexed by the position of the gene as a string."""
-        if flavor != "seurat_v3":
-            raise ValueError(f"flavor={flavor!r} is not 'seurat_v3'")
-        if n_top_genes is None:
-            raise ValueError("flavor 'seurat_v3' needs n_top_genes, the number of genes to keep")
-        logger.info("extracting highly variable genes using %s flavor", flavor)
-        batched = batch_correction and len(np.unique(self.batch_indices)) >= 2
-        table = seurat_v3(self._counts, n_top_genes, self.batch_indices if batched else None)
-        return table.set_index(table.index.astype(str))
-
-    def filter_genes_by_attribute(self, values_to_keep: npt.ArrayLike, on: str = "gene_names") -> None:
-        """Keeps the genes whose attribute is one of these values, in the order they have."""
-        self.update_genes(self._get_genes_filter_mask_by_attribute(values_to_keep, on, return_data=False))
-
-    def _get_genes_filter_mask_by_attribute(
-        self, values_to_keep: npt.ArrayLike, attribute_name: str = "gene_names", return_data: bool = True
-    ) -> Any:
-        """The mask of those genes; with `return_data` also their counts."""
-        if attribute_name not in self.gene_attribute_names:
+    def _type_names(self) -> npt.NDArray:
+        if self.cell_types is None:
             raise ValueError(
-                f"{attribute_name!r} is not a registered gene attribute; there are {sorted(self.gene_attribute_names)}"
+                "labels have no names here; initialize_mapped_attribute('labels', 'cell_types', names) gives them some"
             )
-        mask = np.isin(getattr(self, attribute_name), np.asarray(values_to_keep))
-        return (_columns(self._counts, np.flatnonzero(mask)), mask) if return_data else mask
+        return np.asarray(self.cell_types).astype(str)
 
-    def filter_genes_by_count(self, min_count: int = 1, per_batch: bool = False) -> None:
-        """Keeps the genes with a total of `min_count` or more; with `per_batch`, in every batch."""
-        batches = self.batch_indices.ravel()
-        groups = [batches == code for code in np.unique(batches)] if per_batch else [None]
-        totals = [summed(chosen_blocks(self._counts, cells), self.nb_genes)[0] for cells in groups]
-        self.update_genes(np.min(totals, axis=0) >= min_count)
+    def _label_lists(self) -> dict[str, npt.NDArray]:
+        lists = {name: np.asarray(getattr(self, name)) for name in self.attribute_mappings["labels"]}
+        return lists | {"cell_types": self._type_names()}
 
-    def make_gene_names_lower(self) -> None:
-        """Writes all gene names in lower case."""
-        self.gene_names = np.char.lower(self._names())
-
-    def genes_to_index(self, genes: Sequence[Any] | npt.NDArray, on: str | None = None) -> npt.NDArray[np.int64]:
-        """Positions of genes given by name, or by position already.
-
-        Parameters
-        ----------
-        genes
-            Values of the attribute `on`, or integers.
-        on
-            A gene attribute; gene_names by default.
-
-        Raises
-        ------
-        IndexError
-            If a name is not there.
-        """
-        given = np.asarray(genes)
-        if given.size == 0 or given.dtype.kind in "iu":
-            return given.astype(np.int64)
-        names = self._names() if on is None else np.asarray(getattr(self, on))
-        found = pd.Index(names.astype(object)).get_indexer_for(given.astype(object))
-        if len(found) != len(given):
-            raise ValueError(f"{on or 'gene_names'} has repeated values among {list(genes)[:5]}; give positions")
-        if (found < 0).any():
-            raise IndexError(f"unknown genes: {[str(name) for name in given[found < 0][:5]]}")
-        return found.astype(np.int64)
-
-    def reorder_genes(self, first_genes: Sequence[str] | npt.NDArray, drop_omitted_genes: bool = False) -> None:
-        """Moves these genes to the front, in this order; the others follow in the order they have, or are dropped.
-
-        Raises
-        ------
-        KeyError
-            If a name is unknown.
-        ValueError
-            If a name is repeated.
-        """
-        try:
-            first = self.genes_to_index(np.asarray(first_genes, dtype=str))
-        except IndexError as error:
-            raise KeyError(str(error)) from None
-        if len(np.unique(first)) != len(first):
-            raise ValueError(f"first_genes has repeated names among {list(first_genes)[:5]}; name each gene once")
-        others = np.setdiff1d(np.arange(0 if drop_omitted_genes else self.nb_genes), first)
-        self._select_genes(np.concatenate([first, others]).astype(np.int64))
-
-    def _names(self) -> npt.NDArray[np.str_]:
-        if self.gene_names is None:
-            raise ValueError("this data set has no gene_names")
-        return self.gene_names
-
-    def _select_genes(self, genes: npt.NDArray[np.int64]) -> None:
-        if len(genes) == 0:
-            raise ValueError("no gene would be left")
-        self._X = _columns(self._counts, genes)
-        self._norm_X = None if self._norm_X is None else _columns(self._norm_X, genes)
-        self._corrupted_X = None if self._corrupted_X is None else _columns(self._corrupted_X, genes)
-        for name in self.gene_attribute_names:
-            setattr(self, name, getattr(self, name)[genes])
-        self.compute_library_size_batch()
-
-    # cells
-
-    def update_cells(self, subset_cells: npt.ArrayLike) -> None:
-        """Keeps the cells at these positions, in this order (they may repeat), or under this mask."""
-        cells = positions_of(subset_cells, self.nb_cells, "cells")
-        if len(cells) == 0:
-            raise ValueError("no cell would be left")
-        logger.info("Downsampled from %d to %d cells", self.nb_cells, len(cells))
-        kept = {name: getattr(self, name)[cells] for name in self.cell_attribute_names}
-        self._X = self._counts[cells]
-        self._norm_X = None if self._norm_X is None else self._norm_X[cells]
-        self._corrupted_X = None if self._corrupted_X is None else self._corrupted_X[cells]
-        for name, values in kept.items():
+    def _set_types(self, labels: npt.NDArray, lists: Mapping[str, npt.NDArray]) -> None:
+        self.labels = labels
+        for name, values in lists.items():
             setattr(self, name, values)
-        self.compute_library_size_batch()
-
-    def subsample_cells(self, size: float | int = 1.0) -> None:
-        """Keeps the cells of the largest totals, largest first.
-
-        Parameters
-        ----------
-        size
-            How many (an integer), or which share (a float).
-
-        Raises
-        ------
-        ValueError
-            If it is no number of the cells there are, from 1 on, and no share between 0 and 1.
-        """
-        whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
-        if not (1 <= size <= self.nb_cells if whole else isinstance(size, (float, np.floating)) and 0 < size <= 1):
-            raise ValueError(
-                f"size={size!r} is neither a number of cells, an integer from 1 to {self.nb_cells}, nor a share of "
-                "them, a float above 0 and up to 1"
-            )
-        n = int(size) if whole else int(size * self.nb_cells)
-        self.update_cells(np.argsort(-row_sums(self._counts), kind="stable")[:n])
-
-    def filter_cells_by_count(self, min_count: int = 1) -> None:
-        """Keeps the cells with a total of `min_count` or more."""
-        enough = row_sums(self._counts) >= min_count
-        if not enough.all():
-            self.update_cells(enough)
 
     # derived versions and summaries
 
@@ -375,49 +351,75 @@ class GeneExpressionDataset(AnnotatedCells):
         raw = [self._counts[cells] for cells in groups]
         norm = [self._norm_X[cells] for cells in groups]  # type: ignore[index]
         means = [gene_sums(rows)[0] / rows.shape[0] for rows in raw]
-        shares = [_nonzero_per_gene(rows) / rows.shape[0] for rows in raw]
+        shares = [nonzero_per_gene(rows) / rows.shape[0] for rows in raw]
         norm_means = [gene_sums(rows)[0] / rows.shape[0] for rows in norm]
         return (*means, *shares, *norm_means)
 
-    def to_anndata(self) -> AnnData:
-        """A copy as an AnnData.
+    def get_batch_mask_cell_measurement(self, attribute_name: str) -> list[npt.NDArray[np.bool_]]:
+        """Which columns of a measurement were measured in each batch: those with a value other than 0.
 
-        Attributes of cells are columns of `obs` (the names of labels as "cell_types", where known), or entries of
-        `obsm` if they have several columns, as measurements have; attributes of genes are columns of `var`. The names
-        of a measurement's columns are in `uns`, under the name that ``uns["cell_measurements_col_mappings"]`` gives.
+        Returns
+        -------
+        For each batch, in the order of the codes that occur, a mask of the columns.
         """
-        obs, obsm = {}, {}
-        for name in sorted(self.cell_attribute_names - {"local_means", "local_vars"}):
-            values = getattr(self, name)
-            if name == "labels" and self.cell_types is not None:
-                obs["cell_types"] = np.asarray(self.cell_types)[values.ravel()]
-            elif name in self.cell_measurements_col_mappings or (np.ndim(values) > 1 and values.shape[1] != 1):
-                obsm[name] = values.copy()
-            else:
-                obs[name] = np.ravel(values)
-        genes = {name: getattr(self, name) for name in sorted(self.gene_attribute_names - {"gene_names"})}
-        names = np.arange(self.nb_genes).astype(str) if self.gene_names is None else self.gene_names
-        columns = self.cell_measurements_col_mappings
-        return AnnData(
-            X=self._counts.copy(),
-            obs=pd.DataFrame(obs, index=np.arange(self.nb_cells).astype(str)),
-            var=pd.DataFrame({n: np.ravel(v) for n, v in genes.items() if np.size(v) == self.nb_genes}, index=names),
-            varm={n: np.array(v) for n, v in genes.items() if np.size(v) != self.nb_genes},
-            obsm=obsm,
-            uns={"cell_measurements_col_mappings": dict(columns)}
-            | {name: np.array(getattr(self, name)) for name in columns.values()},
-        )
+        if attribute_name not in self.cell_measurements_col_mappings:
+            raise ValueError(
+                f"{attribute_name!r} is not a registered measurement"
+                f"{nearest(attribute_name, self.cell_measurements_col_mappings)}"
+            )
+        values, batches = getattr(self, attribute_name), self.batch_indices.ravel()
+        return [nonzero_per_gene(values[batches == code]) > 0 for code in np.unique(batches)]
+
+    def to_anndata(self) -> AnnData:
+        """A copy as an AnnData, see :func:`scvi.dataset.exchange.as_anndata`."""
+        return as_anndata(self)
 
 
-def _text(names: Sequence[str] | npt.NDArray, width: int) -> npt.NDArray[np.str_]:
-    """Names as an array of at least this width; longer ones are not cut."""
-    text = np.asarray(names).astype(str).ravel()
-    return text.astype(f"<U{max(width, text.dtype.itemsize // 4)}")
+class DownloadableDataset(GeneExpressionDataset, ABC):
+    """A data set that is read from files, which are downloaded where they are not there yet.
 
+    A subclass sets what its `populate` reads before it calls this constructor, which downloads and populates.
 
-def _columns(matrix: Rows, genes: npt.NDArray[np.int64]) -> Rows:
-    return np.take(matrix, genes, axis=1) if isinstance(matrix, np.ndarray) else matrix[:, genes]
+    Parameters
+    ----------
+    urls
+        One or several; None if the files are there.
+    filenames
+        Names of the files, those with a URL first; dataset_0, dataset_1... by default.
+    save_path
+        Folder of the files.
+    delayed_populating
+        Leave `populate` to the user.
 
+    Raises
+    ------
+    ValueError
+        If there are more URLs than names.
+    """
 
-def _nonzero_per_gene(rows: Rows) -> npt.NDArray:
-    return np.asarray((rows != 0).sum(axis=0)).ravel()
+    def __init__(
+        self,
+        urls: str | Iterable[str] | None = None,
+        filenames: str | Iterable[str] | None = None,
+        save_path: str | os.PathLike[str] = "data/",
+        delayed_populating: bool = False,
+    ) -> None:
+        super().__init__()
+        self.urls = [urls] if isinstance(urls, str) else list(urls or ())
+        names = [f"dataset_{i}" for i in range(len(self.urls))] if filenames is None else filenames
+        self.filenames = [names] if isinstance(names, str) else list(names)
+        if len(self.filenames) < len(self.urls):
+            raise ValueError(f"there are {len(self.urls)} urls and {len(self.filenames)} filenames; name each file")
+        self.save_path = os.path.abspath(save_path)
+        self.download()
+        if not delayed_populating:
+            self.populate()
+
+    def download(self) -> None:
+        """Downloads the files that have a URL and are not in `save_path` yet."""
+        for url, filename in zip(self.urls, self.filenames, strict=False):
+            download_file(url, filename, self.save_path)
+
+    @abstractmethod
+    def populate(self) -> None:
+        """Fills the data set from its files."""

@@ -13,7 +13,7 @@ from scvi._checks import check_integer
 from scvi.dataset.checks import checked_counts, obs_column
 from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, gene_sums, moments, summed, without_repeats
 
-__all__ = ["population_variance", "seurat_v3", "seurat_v3_highly_variable_genes"]
+__all__ = ["batch_masks", "population_variance", "seurat_v3", "seurat_v3_highly_variable_genes"]
 
 _FEWEST_FOR_LOESS = 30  # with a handful of points the compiled loess fails, or crashes the process
 
@@ -58,7 +58,7 @@ def seurat_v3(
     counts = as_rows(counts, "the matrix")
     n, g = counts.shape
     check_integer("n_top_genes", n_top_genes, 1)
-    groups = _groups(batch, n)
+    groups = batch_masks(batch, n)
     checked_counts(counts, "the matrix", pd.RangeIndex(n), pd.RangeIndex(g), None, None)
     variances = np.stack([_normalised_variance(counts, cells) for cells in groups])  # (k, g)
     ranks = variances.argsort(axis=1, kind="stable").argsort(axis=1)
@@ -93,8 +93,8 @@ def seurat_v3_highly_variable_genes(adata: AnnData, n_top_genes: int = 4000, bat
         adata.var[name] = table[name].to_numpy()
 
 
-def _groups(batch: Sequence[Any] | np.ndarray | pd.Series | None, n: int) -> list[np.ndarray | None]:
-    """A mask of the cells of each batch; None is all cells."""
+def batch_masks(batch: Sequence[Any] | np.ndarray | pd.Series | None, n: int) -> list[np.ndarray | None]:
+    """A mask of the cells of each batch of two cells or more; None is all cells."""
     if batch is None:
         if n < 2:
             raise ValueError(f"the variance of genes needs two cells or more; there are {n}")

@@ -1,0 +1,242 @@
+"""What several data sets, or matrices, are together. Nothing here changes its input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse as sp
+
+from scvi.dataset.arrays import columns_of, concatenate_arrays, remap_categories
+from scvi.dataset.attributes import AnnotatedCells, CellMeasurement
+from scvi.dataset.checks import named, nearest
+from scvi.dataset.counts import Rows
+
+__all__ = ["Merged", "codes_per_matrix", "merged", "stacked"]
+
+logger = logging.getLogger(__name__)
+
+_DERIVED = {"local_means", "local_vars"}
+
+Mappings = dict[str, npt.NDArray]
+"""Lists indexed by the codes of an attribute, by their names."""
+
+
+@dataclass
+class Merged:
+    """The parts of a data set, as they are registered."""
+
+    X: Rows
+    genes: npt.NDArray[np.str_]
+    gene_attributes: dict[str, Any] = field(default_factory=dict)
+    gene_mappings: dict[str, Mappings] = field(default_factory=dict)  # by gene attribute
+    categorical: dict[str, tuple[npt.NDArray, Mappings]] = field(default_factory=dict)  # codes of cells and their lists
+    plain: dict[str, Any] = field(default_factory=dict)
+    measurements: list[CellMeasurement] = field(default_factory=list)
+
+
+def merged(
+    datasets: Sequence[AnnotatedCells], references: Mapping[str, str | None], intersection: Mapping[str, bool]
+) -> Merged:
+    """The cells of all data sets, one after the other, with the genes and the attributes of cells that all have.
+
+    Parameters
+    ----------
+    datasets
+        Populated, with gene names.
+    references
+        For a categorical attribute, the list of names by which its codes are the same category in all data sets. The
+        codes of the others stay apart.
+    intersection
+        For a measurement, whether to keep the columns that all have (the default) or all columns.
+
+    Raises
+    ------
+    ValueError
+        If there is no gene in common, or an argument names what the data sets lack.
+    """
+    if not datasets:
+        raise ValueError("gene_datasets_list is empty; pass the data sets to merge")
+    for dataset in datasets:
+        if not isinstance(dataset, AnnotatedCells):
+            raise TypeError(
+                f"gene_datasets_list holds a {type(dataset).__name__}; pass data sets (AnnDatasetFromAnnData makes one)"
+            )
+    genes = _shared_genes(datasets)
+    logger.info("Keeping %d genes", len(genes))
+    positions = [pd.Index(dataset.gene_names).get_indexer(genes) for dataset in datasets]
+    together = Merged(concatenate_arrays(list(map(_chosen_genes, datasets, positions))), genes)
+    for dataset, chosen in zip(datasets, positions, strict=True):
+        _add_gene_attributes(together, dataset, chosen)
+
+    names = set.intersection(*(dataset.cell_attribute_names for dataset in datasets)) - _DERIVED
+    measured = set.intersection(*(set(dataset.cell_measurements_col_mappings) for dataset in datasets))
+    coded = set.intersection(*(dataset.cell_categorical_attribute_names for dataset in datasets))
+    _check_known("mapping_reference_for_sharing", references, coded)
+    _check_known("cell_measurement_intersection", intersection, measured)
+    for name in sorted(names):
+        if name in measured:
+            together.measurements.append(_merged_measurement(name, datasets, intersection.get(name, True)))
+        elif name in coded:
+            together.categorical[name] = _merged_codes(name, datasets, references.get(name))
+        else:
+            if any(name in dataset.cell_categorical_attribute_names for dataset in datasets):
+                logger.warning("%s is categorical in some data sets only; its values stay as they are", name)
+            values = _concatenated(name, [getattr(dataset, name) for dataset in datasets])
+            if values is not None:
+                together.plain[name] = values
+    return together
+
+
+def _check_known(argument: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"{argument}: {name!r} is no such attribute of all data sets{nearest(name, sorted(known))}"
+            )
+
+
+# genes
+
+
+def _shared_genes(datasets: Sequence[AnnotatedCells]) -> npt.NDArray[np.str_]:
+    """Names that all data sets have, in the order of the first."""
+    for place, dataset in enumerate(datasets):
+        if dataset.X is None or dataset.gene_names is None:
+            raise ValueError(f"data set {place} of the list has no gene_names; genes are matched by name")
+    each = [pd.Index(dataset.gene_names) for dataset in datasets]
+    shared = each[0]
+    for names in each[1:]:
+        shared = shared[shared.isin(names)]
+    for place, names in enumerate(each):
+        repeated = names[names.duplicated() & names.isin(shared)].unique()
+        if len(repeated):
+            raise ValueError(
+                f"data set {place} of the list has several genes called {named(repeated)}; name them apart"
+            )
+    if not len(shared):
+        raise ValueError("the data sets have no gene in common; are the names of one kind, and in one case?")
+    return np.asarray(shared).astype(str)
+
+
+def _chosen_genes(dataset: AnnotatedCells, positions: npt.NDArray[np.int64]) -> Rows:
+    """Counts of these genes; the matrix itself if it has just these."""
+    counts = dataset.X
+    assert counts is not None
+    same = np.array_equal(positions, np.arange(counts.shape[1]))
+    return counts if same else columns_of(counts, positions)
+
+
+def _add_gene_attributes(together: Merged, dataset: AnnotatedCells, positions: npt.NDArray[np.int64]) -> None:
+    """Attributes of genes that no data set before had."""
+    for name in sorted(dataset.gene_attribute_names - {"gene_names"} - set(together.gene_attributes)):
+        together.gene_attributes[name] = getattr(dataset, name)[positions]
+        if mappings := _mappings(dataset, name):
+            together.gene_mappings[name] = mappings
+
+
+# attributes of cells
+
+
+def _mappings(dataset: AnnotatedCells, name: str) -> Mappings:
+    names = dict.fromkeys(dataset.attribute_mappings.get(name, ()))
+    return {mapping: np.array(getattr(dataset, mapping)) for mapping in names}
+
+
+def _concatenated(name: str, parts: list[Any]) -> Any:
+    """The values of all cells; None, and a line in the log, if they do not fit together."""
+    if {part.ndim for part in parts} == {1, 2}:
+        parts = [part.reshape(-1, 1) if part.ndim == 1 else part for part in parts]
+    if len({part.shape[1:] for part in parts}) > 1:
+        logger.warning("%s is left out: it has shapes %s", name, [part.shape for part in parts])
+        return None
+    return concatenate_arrays(parts)
+
+
+def _merged_codes(name: str, datasets: Sequence[AnnotatedCells], reference: str | None) -> tuple[npt.NDArray, Mappings]:
+    """Codes of all cells, and the lists indexed by them that all data sets have."""
+    parts = []
+    for dataset in datasets:
+        codes, _, mappings = remap_categories(getattr(dataset, name), mappings_dict=_mappings(dataset, name))  # type: ignore[misc]
+        parts.append((codes.astype(np.int64), mappings))
+    shared = [mapping for mapping in parts[0][1] if all(mapping in mappings for _, mappings in parts)]
+    lists = {mapping: np.concatenate([mappings[mapping] for _, mappings in parts]) for mapping in shared}
+    sizes = [int(codes.max(initial=-1)) + 1 for codes, _ in parts]
+    starts = np.cumsum([0, *sizes[:-1]])
+    apart = concatenate_arrays([codes + start for (codes, _), start in zip(parts, starts, strict=True)])
+    if reference is None:
+        return apart, lists
+    if reference not in shared:
+        hint = "; shared_labels=False keeps them apart" if name == "labels" else ""
+        raise ValueError(f"not all data sets have {reference!r}, by which {name} are to be shared{hint}")
+    code_of_name, names = pd.factorize(lists[reference].astype(object), use_na_sentinel=False)  # in first-seen order
+    first = np.array([np.argmax(code_of_name == code) for code in range(len(names))], dtype=np.int64)
+    return code_of_name[apart], {mapping: values[first] for mapping, values in lists.items()}
+
+
+# measurements
+
+
+def _merged_measurement(name: str, datasets: Sequence[AnnotatedCells], intersection: bool) -> CellMeasurement:
+    """Columns that all have, or all columns, sorted by name; 0 where a column is missing."""
+    columns_name = datasets[0].cell_measurements_col_mappings[name]
+    columns = [np.asarray(getattr(dataset, dataset.cell_measurements_col_mappings[name])) for dataset in datasets]
+    if len({each.dtype.kind in "iuf" for each in columns}) > 1:  # numbers in one, names in another
+        columns = [each.astype(str) for each in columns]
+    for place, each in enumerate(columns):
+        if len(np.unique(each)) != len(each):
+            raise ValueError(f"{columns_name} of data set {place} of the list has repeated names; name columns apart")
+    wanted = np.unique(np.concatenate(columns))
+    if intersection:
+        wanted = wanted[[all(column in each for each in columns) for column in wanted]]
+        if not len(wanted):
+            raise ValueError(
+                f"no column of {name} is in all data sets; cell_measurement_intersection={{{name!r}: False}} keeps all"
+            )
+    parts = [_aligned(getattr(d, name), each, wanted) for d, each in zip(datasets, columns, strict=True)]
+    return CellMeasurement(name, concatenate_arrays(parts), columns_name, wanted)
+
+
+def _aligned(data: Any, columns: npt.NDArray, wanted: npt.NDArray) -> Any:
+    """(n, k) data of the columns that are wanted, 0 where there is none."""
+    positions = pd.Index(columns).get_indexer(pd.Index(wanted))
+    have = np.flatnonzero(positions >= 0)
+    if sp.issparse(data):
+        entries = (np.ones(len(have), dtype=data.dtype), (positions[have], have))
+        return sp.csr_matrix(data @ sp.csr_matrix(entries, shape=(len(columns), len(wanted))))
+    aligned = np.zeros((data.shape[0], len(wanted)), dtype=data.dtype)
+    aligned[:, have] = data[:, positions[have]]
+    return aligned
+
+
+# matrices
+
+
+def stacked(Xs: Sequence[Rows] | npt.NDArray, what: str) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """Matrices one below the other, and for each cell the position of its matrix."""
+    matrices = [X if sp.issparse(X) else np.asarray(X) for X in Xs]
+    if not matrices:
+        raise ValueError("Xs is empty; pass one matrix or more")
+    if any(X.ndim != 2 for X in matrices):
+        raise ValueError(f"Xs should hold 2-dimensional matrices; they have {[X.ndim for X in matrices]} dimensions")
+    if len({X.shape[1] for X in matrices}) > 1:
+        raise ValueError(f"All {what} must have same nb_genes; there are {[X.shape[1] for X in matrices]}")
+    return concatenate_arrays(matrices), np.repeat(np.arange(len(matrices)), [X.shape[0] for X in matrices])
+
+
+def codes_per_matrix(
+    argument: str, codes: Sequence[npt.ArrayLike] | None, places: npt.NDArray[np.int64]
+) -> npt.NDArray | None:
+    """Codes of all cells, from codes for each matrix."""
+    if codes is None:
+        return None
+    each = [np.ravel(np.asarray(part)) for part in codes]
+    sizes, expected = [len(part) for part in each], np.bincount(places, minlength=len(each)).tolist()
+    if sizes != expected:
+        raise ValueError(f"{argument} has codes for {sizes} cells; the matrices have {expected}")
+    return np.concatenate(each)
