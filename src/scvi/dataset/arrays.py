@@ -82,6 +82,8 @@ def remap_categories(
     mappings = {}
     for name, values in mappings_dict.items():
         values = np.asarray(values)
+        if old.size and old.max() >= len(values):
+            raise ValueError(f"{name} has {len(values)} values, but the category {old.max()} occurs")
         mappings[name] = np.zeros((size, *values.shape[1:]), dtype=values.dtype)
         mappings[name][new] = values[old]
     return remapped, n_categories, mappings

@@ -82,12 +82,14 @@ def dispersion_genes(
     for cells in groups:
         means, dispersions = _moments(counts, flavor, cells)
         expressed = np.ones(counts.shape[1], dtype=bool) if len(groups) == 1 else means > 0
-        table = pd.DataFrame(0.0, np.arange(len(means)), ["means", "dispersions", "dispersions_norm"])
+        table = pd.DataFrame(np.nan, np.arange(len(means)), ["means", "dispersions", "dispersions_norm"])
         table.loc[expressed, :] = _normalised(means[expressed], dispersions[expressed], flavor, n_bins)
-        table["highly_variable"] = expressed & chosen(table.where(expressed[:, None]))
+        mask = expressed & chosen(table)
+        table.loc[~expressed, :] = 0.0
+        table.insert(0, "highly_variable", mask)
         tables.append(table)
     if len(tables) == 1:
-        return tables[0][["highly_variable", "means", "dispersions", "dispersions_norm"]]
+        return tables[0]
     table = pd.concat(tables).drop(columns="highly_variable").groupby(level=0).mean()  # leaves NaN out
     votes = np.sum([each["highly_variable"] for each in tables], axis=0)
     mask = chosen(table) if n_top_genes is None else _first(n_top_genes, table["dispersions_norm"], votes)
@@ -120,18 +122,22 @@ def _scaled(rows: Rows, log: bool) -> Rows:
     totals = row_sums(rows)
     scale = _CELL_TOTAL / np.where(totals > 0, totals, 1.0)
     if isinstance(rows, np.ndarray):
-        values = rows * scale[:, None]
-    else:
-        rows = without_repeats(rows)
-        values = rows.data * np.repeat(scale, np.diff(rows.indptr))
+        return _scaled_values(rows, scale[:, None], log)
+    rows = without_repeats(rows)
+    values = _scaled_values(rows.data, np.repeat(scale, np.diff(rows.indptr)), log)
+    return type(rows)((values, rows.indices, rows.indptr), shape=rows.shape)
+
+
+def _scaled_values(values: np.ndarray, scale: np.ndarray, log: bool) -> np.ndarray:
     if values.size and not (np.isfinite(values).all() and values.min() >= 0):
         raise ValueError("the matrix holds negative or non-finite values; pass the raw counts")
-    values = np.log1p(values) if log else values
-    return values if isinstance(rows, np.ndarray) else type(rows)((values, rows.indices, rows.indptr), shape=rows.shape)
+    return np.log1p(values * scale) if log else values * scale
 
 
 def _normalised(means: np.ndarray, dispersions: np.ndarray, flavor: str, n_bins: int) -> np.ndarray:
     """(g, 3) means, dispersions and normalised dispersions, as the flavour reports them; NaN where there is none."""
+    if not len(means):
+        return np.empty((0, 3))
     if flavor == "seurat_v2":
         means = np.log1p(means)
         dispersions = np.log(np.where(dispersions > 0, dispersions, np.nan))
