@@ -37,6 +37,10 @@ def test_remap_categories_with_a_mapping() -> None:
         remap_categories([2, 3], mapping_from=[2], mapping_to=[0])
     with pytest.raises(ValueError, match="mapping_from has 2 entries and mapping_to 1"):
         remap_categories([2, 3], mapping_from=[2, 3], mapping_to=[0])
+    with pytest.raises(ValueError, match="names has 3 values, but the category 3 occurs"):
+        remap_categories([2, 3], mappings_dict={"names": ["a", "b", "c"]})
+    with pytest.raises(ValueError, match="categories go up to 65536; codes go up to 65535"):
+        remap_categories(np.arange(2**16 + 1))
 
 
 def test_compute_library_size() -> None:

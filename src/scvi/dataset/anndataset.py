@@ -16,7 +16,7 @@ from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.checks import nearest
 from scvi.dataset.counts import Rows, as_rows, take
 from scvi.dataset.dataset import GeneExpressionDataset
-from scvi.dataset.exchange import Record
+from scvi.dataset.exchange import Record, text_or_as_is
 from scvi.dataset.on_disk import OnDisk
 
 __all__ = ["AnnDatasetFromAnnData", "extract_data_from_anndata"]
@@ -192,7 +192,7 @@ def _measurement(obsm: Mapping[str, Any], uns: Mapping[str, Any], name: str, col
     for where, entries, key in (("obsm", obsm, name), ("uns", uns, columns_name)):
         if key not in entries:
             raise ValueError(f"cell_measurements_col_mappings: {key!r} is not in ad.{where}{nearest(key, entries)}")
-    return CellMeasurement(name, obsm[name].copy(), columns_name, np.array(uns[columns_name]))
+    return CellMeasurement(name, obsm[name].copy(), columns_name, text_or_as_is(uns[columns_name]))
 
 
 def _unreserved(name: str, suffix: str) -> str:

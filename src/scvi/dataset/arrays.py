@@ -61,7 +61,8 @@ def remap_categories(
     Raises
     ------
     ValueError
-        If `mapping_from` lacks a code that occurs, or the two mappings differ in length.
+        If `mapping_from` lacks a code that occurs, the two mappings differ in length, a list of `mappings_dict` ends
+        before a code, or there are more categories than codes.
     """
     codes = np.asarray(original_categories)
     occurring, place = np.unique(codes, return_inverse=True)
@@ -72,6 +73,8 @@ def remap_categories(
         raise ValueError(f"mapping_from lacks the categories {missing.tolist()}, which occur")
     if len(old) != len(new):
         raise ValueError(f"mapping_from has {len(old)} entries and mapping_to {len(new)}; they must be pairs")
+    if new.size and new.max() > LARGEST_CODE:
+        raise ValueError(f"the categories go up to {new.max()}; codes go up to {LARGEST_CODE}")
     new_of_old = dict(zip(old.tolist(), new.tolist(), strict=True))
     translation = np.array([new_of_old[code] for code in occurring.tolist()], dtype=np.uint16)
     remapped = translation[place].reshape(codes.shape)

@@ -95,7 +95,7 @@ class AnnotatedCells(Dataset):
         for registry in _REGISTRIES:
             names = getattr(self, registry)
             if isinstance(names, dict):
-                entries = [f"{name!r}: {columns!r}" for name, columns in names.items()]
+                entries = [f"{name!r}: {columns!r}" for name, columns in sorted(names.items())]
             else:
                 entries = [repr(name) for name in sorted(names)]
             if entries:

@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from scvi.dataset.attributes import AnnotatedCells
 
-__all__ = ["RECORD", "Record", "as_anndata"]
+__all__ = ["RECORD", "Record", "as_anndata", "text_or_as_is"]
 
 RECORD = "scvi_dataset"
 """Key of ``adata.uns`` with what columns cannot say."""
