@@ -188,13 +188,13 @@ class GeneExpressionDataset(SelectableCells):
             If the data sets do not fit together; this one stays as it was then.
         """
         references = {"labels": "cell_types" if shared_labels else None, **(mapping_reference_for_sharing or {})}
-        parts = merged(gene_datasets_list, references, cell_measurement_intersection or {})
+        parts = merged(list(gene_datasets_list), references, cell_measurement_intersection or {})
         with self._all_or_nothing():
             codes = parts.categorical
             self._populate(parts.X, codes["batch_indices"][0], codes["labels"][0], parts.genes, None)
             for name, values in parts.gene_attributes.items():
                 self.initialize_gene_attribute(name, values)
-            for name in codes.keys() - {"batch_indices", "labels"}:
+            for name in sorted(codes.keys() - {"batch_indices", "labels"}):
                 self.initialize_cell_attribute(name, codes[name][0], categorical=True)
             for name, values in parts.plain.items():
                 self.initialize_cell_attribute(name, values)
@@ -242,7 +242,7 @@ class GeneExpressionDataset(SelectableCells):
         Raises
         ------
         ValueError
-            If they are neither, or unknown, or no cell would be left.
+            If they are neither, a name is unknown, or no cell would be left.
         """
         given = np.asarray(cell_types)
         codes = given if given.dtype.kind in "iu" else self.cell_types_to_labels(cell_types)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,11 @@ class Merged:
 
     X: Rows
     genes: npt.NDArray[np.str_]
-    gene_attributes: dict[str, Any] = field(default_factory=dict)
-    gene_mappings: dict[str, Mappings] = field(default_factory=dict)  # by gene attribute
-    categorical: dict[str, tuple[npt.NDArray, Mappings]] = field(default_factory=dict)  # codes of cells and their lists
-    plain: dict[str, Any] = field(default_factory=dict)
-    measurements: list[CellMeasurement] = field(default_factory=list)
+    gene_attributes: dict[str, Any]
+    gene_mappings: dict[str, Mappings]  # by attribute of genes
+    categorical: dict[str, tuple[npt.NDArray, Mappings]]  # codes of cells, and the lists that they refer to
+    plain: dict[str, Any]  # other attributes of cells
+    measurements: list[CellMeasurement]
 
 
 def merged(
@@ -57,40 +57,45 @@ def merged(
 
     Raises
     ------
+    TypeError
+        If something else than a data set is among them.
     ValueError
         If there is no gene in common, or an argument names what the data sets lack.
     """
-    if not datasets:
-        raise ValueError("gene_datasets_list is empty; pass the data sets to merge")
-    for dataset in datasets:
-        if not isinstance(dataset, AnnotatedCells):
-            raise TypeError(
-                f"gene_datasets_list holds a {type(dataset).__name__}; pass data sets (AnnDatasetFromAnnData makes one)"
-            )
+    _check(datasets)
     genes = _shared_genes(datasets)
-    logger.info("Keeping %d genes", len(genes))
-    positions = [pd.Index(dataset.gene_names).get_indexer(genes) for dataset in datasets]
-    together = Merged(concatenate_arrays(list(map(_chosen_genes, datasets, positions))), genes)
-    for dataset, chosen in zip(datasets, positions, strict=True):
-        _add_gene_attributes(together, dataset, chosen)
-
-    names = set.intersection(*(dataset.cell_attribute_names for dataset in datasets)) - _DERIVED
     measured = set.intersection(*(set(dataset.cell_measurements_col_mappings) for dataset in datasets))
     coded = set.intersection(*(dataset.cell_categorical_attribute_names for dataset in datasets))
     _check_known("mapping_reference_for_sharing", references, coded)
     _check_known("cell_measurement_intersection", intersection, measured)
-    for name in sorted(names):
-        if name in measured:
-            together.measurements.append(_merged_measurement(name, datasets, intersection.get(name, True)))
-        elif name in coded:
-            together.categorical[name] = _merged_codes(name, datasets, references.get(name))
-        else:
-            if any(name in dataset.cell_categorical_attribute_names for dataset in datasets):
-                logger.warning("%s is categorical in some data sets only; its values stay as they are", name)
-            values = _concatenated(name, [getattr(dataset, name) for dataset in datasets])
-            if values is not None:
-                together.plain[name] = values
-    return together
+    names = set.intersection(*(dataset.cell_attribute_names for dataset in datasets)) - _DERIVED - coded - measured
+    plain = {name: _concatenated(name, datasets) for name in sorted(names)}
+    positions = [pd.Index(dataset.gene_names).get_indexer(genes) for dataset in datasets]
+    attributes, mappings = _gene_attributes(datasets, positions)
+    categorical = {name: _merged_codes(name, datasets, references.get(name)) for name in sorted(coded)}
+    measurements = [_merged_measurement(name, datasets, intersection.get(name, True)) for name in sorted(measured)]
+    logger.info("Keeping %d genes", len(genes))
+    return Merged(
+        X=concatenate_arrays(list(map(_chosen_genes, datasets, positions))),  # last: what does not fit is known by now
+        genes=genes,
+        gene_attributes=attributes,
+        gene_mappings=mappings,
+        categorical=categorical,
+        plain={name: values for name, values in plain.items() if values is not None},
+        measurements=measurements,
+    )
+
+
+def _check(datasets: Sequence[AnnotatedCells]) -> None:
+    if not datasets:
+        raise ValueError("gene_datasets_list is empty; pass the data sets to merge")
+    for place, dataset in enumerate(datasets):
+        if not isinstance(dataset, AnnotatedCells):
+            raise TypeError(
+                f"gene_datasets_list holds a {type(dataset).__name__}; pass data sets (AnnDatasetFromAnnData makes one)"
+            )
+        if dataset.X is None or dataset.gene_names is None:
+            raise ValueError(f"data set {place} of the list has no gene_names; genes are matched by name")
 
 
 def _check_known(argument: str, given: Mapping[str, Any], known: set[str]) -> None:
@@ -106,9 +111,6 @@ def _check_known(argument: str, given: Mapping[str, Any], known: set[str]) -> No
 
 def _shared_genes(datasets: Sequence[AnnotatedCells]) -> npt.NDArray[np.str_]:
     """Names that all data sets have, in the order of the first."""
-    for place, dataset in enumerate(datasets):
-        if dataset.X is None or dataset.gene_names is None:
-            raise ValueError(f"data set {place} of the list has no gene_names; genes are matched by name")
     each = [pd.Index(dataset.gene_names) for dataset in datasets]
     shared = each[0]
     for names in each[1:]:
@@ -132,12 +134,17 @@ def _chosen_genes(dataset: AnnotatedCells, positions: npt.NDArray[np.int64]) -> 
     return counts if same else columns_of(counts, positions)
 
 
-def _add_gene_attributes(together: Merged, dataset: AnnotatedCells, positions: npt.NDArray[np.int64]) -> None:
-    """Attributes of genes that no data set before had."""
-    for name in sorted(dataset.gene_attribute_names - {"gene_names"} - set(together.gene_attributes)):
-        together.gene_attributes[name] = getattr(dataset, name)[positions]
-        if mappings := _mappings(dataset, name):
-            together.gene_mappings[name] = mappings
+def _gene_attributes(
+    datasets: Sequence[AnnotatedCells], positions: Sequence[npt.NDArray[np.int64]]
+) -> tuple[dict[str, Any], dict[str, Mappings]]:
+    """Attributes of the genes at these positions, and the lists that they refer to, from the first that has them."""
+    attributes: dict[str, Any] = {}
+    mappings: dict[str, Mappings] = {}
+    for dataset, chosen in zip(datasets, positions, strict=True):
+        for name in sorted(dataset.gene_attribute_names - {"gene_names"} - attributes.keys()):
+            attributes[name] = getattr(dataset, name)[chosen]
+            mappings[name] = _mappings(dataset, name)
+    return attributes, mappings
 
 
 # attributes of cells
@@ -148,8 +155,11 @@ def _mappings(dataset: AnnotatedCells, name: str) -> Mappings:
     return {mapping: np.array(getattr(dataset, mapping)) for mapping in names}
 
 
-def _concatenated(name: str, parts: list[Any]) -> Any:
+def _concatenated(name: str, datasets: Sequence[AnnotatedCells]) -> Any:
     """The values of all cells; None, and a line in the log, if they do not fit together."""
+    if any(name in dataset.cell_categorical_attribute_names for dataset in datasets):
+        logger.warning("%s is categorical in some data sets only; its values stay as they are", name)
+    parts = [getattr(dataset, name) for dataset in datasets]
     if {part.ndim for part in parts} == {1, 2}:
         parts = [part.reshape(-1, 1) if part.ndim == 1 else part for part in parts]
     if len({part.shape[1:] for part in parts}) > 1:
