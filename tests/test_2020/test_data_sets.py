@@ -131,5 +131,4 @@ def test_harmonization(mixology):
     latent, batch_indices, labels = full.sequential().get_latent()
     assert knn_accuracy(latent, labels) > 0.95
     before = batch_entropy(np.log1p(all_dataset.X.toarray()), batch_indices.ravel())
-    print(before, batch_entropy(latent, batch_indices.ravel()))
     assert batch_entropy(latent, batch_indices.ravel()) > 1.5 * before
