@@ -115,6 +115,20 @@ def test_names_that_have_changed_since_are_read_as_they_are(dataset: GeneExpress
     assert "experiment" not in again.attribute_mappings["batch_indices"]
 
 
+def test_columns_that_have_gone_or_changed_refer_to_nothing(dataset: GeneExpressionDataset) -> None:
+    adata = dataset.to_anndata()
+    del adata.obs["batch_indices"], adata.obs["cell_types"], adata.obsm["wide"], adata.obsm["protein"]
+    adata.obs["plate"] = list("aabbcc")
+    adata.var["chromosome"] = 5
+    again = AnnDatasetFromAnnData(adata)
+    assert {source for source, names in again.attribute_mappings.items() if names} == {"labels"}
+    assert again.attribute_mappings["labels"] == ["cell_types"]
+    assert again.cell_types.tolist() == ["undefined"]
+    assert again.plate.tolist() == list("aabbcc")
+    assert again.cell_categorical_attribute_names == {"batch_indices", "labels"}
+    assert list(again.cell_measurements_col_mappings) == ["coords"]
+
+
 def test_the_copy_shares_no_memory(dataset: GeneExpressionDataset) -> None:
     adata = dataset.to_anndata()
     again = AnnDatasetFromAnnData(adata)

@@ -84,23 +84,23 @@ class AnnDatasetFromAnnData(GeneExpressionDataset):
         )
         if batch_names is not None:
             self.initialize_mapped_attribute("batch_indices", "batch_names", batch_names)
-        renamed = {"batch_indices"} if batch_names is not None or batch_label != "batch_indices" else set()
         known = record.lists().get("labels", {}).get("cell_types")
-        if (known is None and class_label != "labels") or (known is not None and not np.array_equal(known, types)):
-            renamed.add("labels")  # other labels than those of the data set that `ad` was made of
-        self._take_lists(record, renamed)
+        same_batches = batch is not None and batch_names is None and batch_label == "batch_indices"
+        same_labels = class_label == "labels" if known is None else np.array_equal(known, types)
+        same = {"batch_indices": same_batches, "labels": labels is not None and same_labels}
+        self._take_lists(record, {name for name, is_same in same.items() if not is_same})
         self.filter_cells_by_count()
         self.remap_categorical_attributes()
 
-    def _take_lists(self, record: Record, renamed: set[str]) -> None:
+    def _take_lists(self, record: Record, changed: set[str]) -> None:
         """What codes refer to, where they are still those of the data set that the AnnData was made of."""
-        self.cell_categorical_attribute_names |= self.cell_attribute_names & set(record.names("categorical"))
+        attributes = (self.cell_attribute_names | self.gene_attribute_names) - changed
+        codes = {name for name in attributes if getattr(self, name).dtype.kind in "iu"}
+        self.cell_categorical_attribute_names |= codes & self.cell_attribute_names & set(record.names("categorical"))
         for source, lists in record.lists().items():
-            if source in (self.cell_attribute_names | self.gene_attribute_names) - renamed:
-                codes = getattr(self, source)
-                for name, values in lists.items():
-                    if codes.dtype.kind in "iu" and codes.max(initial=0) < len(values):
-                        self.initialize_mapped_attribute(source, name, values)
+            for name, values in lists.items():
+                if source in codes and getattr(self, source).max(initial=0) < len(values):
+                    self.initialize_mapped_attribute(source, name, values)
 
 
 def extract_data_from_anndata(
