@@ -7,7 +7,20 @@ import pytest
 
 import scvi
 
-HEAVY = ["torch", "anndata", "matplotlib", "sklearn", "scanpy", "numba", "umap", "skmisc", "pandas"]
+HEAVY = [
+    "torch",
+    "pooch",
+    "requests",
+    "openpyxl",
+    "anndata",
+    "matplotlib",
+    "sklearn",
+    "scanpy",
+    "numba",
+    "umap",
+    "skmisc",
+    "pandas",
+]
 
 
 def run(code: str) -> str:
@@ -22,7 +35,7 @@ def test_import_is_silent_and_loads_nothing_heavy():
 
 
 def test_the_estimators_load_no_optional_or_slow_package():
-    lazy = ["matplotlib", "scanpy", "umap", "sklearn", "numba"]
+    lazy = ["pooch", "requests", "openpyxl", "matplotlib", "scanpy", "umap", "sklearn", "numba"]
     code = "import anndata, sys, scvi; before = set(sys.modules); scvi.SCVI; new = set(sys.modules) - before\n"
     assert run(code + f"print([m for m in {lazy} if m in new])") == "[]\n"
 
