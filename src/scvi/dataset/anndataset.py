@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from anndata import AnnData
 from scvi.dataset.arrays import LARGEST_CODE
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.checks import nearest
-from scvi.dataset.counts import Rows, as_rows, take
-from scvi.dataset.dataset import GeneExpressionDataset
+from scvi.dataset.counts import Rows, as_rows, blocks, row_sums, take
+from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
 from scvi.dataset.exchange import Record, text_or_as_is
+from scvi.dataset.h5ad import read_h5ad
 from scvi.dataset.on_disk import OnDisk
 
-__all__ = ["AnnDatasetFromAnnData", "extract_data_from_anndata"]
+__all__ = ["AnnDatasetFromAnnData", "DownloadableAnnDataset", "extract_data_from_anndata"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,56 @@ class AnnDatasetFromAnnData(GeneExpressionDataset):
             for name, values in lists.items():
                 if source in codes and getattr(self, source).max(initial=0) < len(values):
                     self.initialize_mapped_attribute(source, name, values)
+
+
+class DownloadableAnnDataset(DownloadableDataset):
+    """Counts and labels of an .h5ad file; cells without counts are left out.
+
+    What else the file holds is kept as it is in `obs`, `obsm`, `var`, `varm` and `uns`, of the cells that are kept at
+    first.
+
+    Parameters
+    ----------
+    filename
+        Name of the file in `save_path`.
+    save_path
+        Folder of the file.
+    url
+        Where to download it from, if it is not there.
+    delayed_populating
+        Only download.
+    batch_label, ctype_label, class_label, use_raw
+        As for :class:`AnnDatasetFromAnnData`.
+    """
+
+    def __init__(
+        self,
+        filename: str = "anndataset",
+        save_path: str = "data/",
+        url: str | None = None,
+        delayed_populating: bool = False,
+        batch_label: str = "batch_indices",
+        ctype_label: str = "cell_types",
+        class_label: str = "labels",
+        use_raw: bool = False,
+    ) -> None:
+        self.batch_label = batch_label
+        self.ctype_label = ctype_label
+        self.class_label = class_label
+        self.use_raw = use_raw
+        super().__init__(url, filename, save_path, delayed_populating)
+
+    def populate(self) -> None:
+        """Reads the file."""
+        adata = read_h5ad(Path(self.save_path) / self.filenames[0])
+        counts = as_rows(adata.raw.X if self.use_raw and adata.raw is not None else adata.X, "X")
+        nonempty = np.concatenate([row_sums(rows) for _, rows in blocks(counts)]) > 0
+        labels = (self.batch_label, self.ctype_label, self.class_label, self.use_raw)
+        data, batch, codes, genes, types, obs, obsm, var, varm, uns = extract_data_from_anndata(
+            adata[nonempty], *labels
+        )
+        self.populate_from_data(data, batch_indices=batch, labels=codes, gene_names=genes, cell_types=types)
+        self.obs, self.obsm, self.var, self.varm, self.uns = obs, dict(obsm), var, dict(varm), dict(uns)
 
 
 def extract_data_from_anndata(

@@ -1,0 +1,193 @@
+"""Reading files that may be anything: what fails is a ValueError of one line that names the file."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata.utils import make_index_unique
+
+__all__ = [
+    "as_counts",
+    "existing",
+    "names_of",
+    "numbered",
+    "open_bytes",
+    "read_lines",
+    "readable_as",
+    "stacked",
+    "unique_names",
+]
+
+logger = logging.getLogger(__name__)
+
+_GZIP = b"\x1f\x8b"
+_FAILURES = (
+    *(EOFError, KeyError, TypeError, OverflowError, UnicodeError, OSError, ValueError, csv.Error),
+    *(zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, pd.errors.ParserError),
+)
+
+
+class Unreadable(ValueError):
+    """A file is not what it should be; the message is one line, and names it."""
+
+
+@contextmanager
+def readable_as(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into one line: which file, what it was read as, and why it is none.
+
+    Files that are missing or may not be read keep their own errors, which name them already.
+    """
+    try:
+        yield
+    except (Unreadable, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except _FAILURES as error:
+        raise Unreadable(f"{os.fspath(path)} cannot be read as {kind}: {_in_short(error)}") from error
+
+
+def _in_short(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8 text; convert it, or name its encoding where the reader has an argument for it"
+    if isinstance(error, EOFError):
+        return "it ends too early; it was cut short"
+    text = " ".join(str(error).split())
+    return text if text else type(error).__name__
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path, if there is something.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is nothing, or a file of no bytes.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    if path.is_file() and path.stat().st_size == 0:
+        raise Unreadable(f"{path} is empty")
+    return path
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed where it is a gzip file, whatever its name.
+
+    Raises
+    ------
+    ValueError
+        If it is named .gz and is none.
+    """
+    with existing(path).open("rb") as file:
+        compressed = file.read(2) == _GZIP
+        file.seek(0)
+        if path.suffix == ".gz" and not compressed:
+            raise Unreadable(f"{path} is named .gz but is no gzip file; decompress or rename it, or download it again")
+        if compressed:
+            with gzip.open(file) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        else:
+            yield file
+
+
+def read_lines(path: Path, kind: str) -> list[list[str]]:
+    """Fields of the lines of a tab-separated text; empty lines are left out."""
+    with readable_as(path, kind), open_bytes(path) as file:
+        lines = file.read().decode("utf-8-sig").splitlines()
+    return [line.split("\t") for line in lines if line]
+
+
+def names_of(values: Any) -> np.ndarray:
+    """Texts as an object array of str; bytes, as HDF5 has them, are UTF-8."""
+    array = np.asarray(values)
+    if array.dtype.kind == "S" or (array.dtype.kind == "O" and any(isinstance(value, bytes) for value in array.flat)):
+        decoded = [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in array.flat]
+        return np.array(decoded, dtype=object).reshape(array.shape)
+    return array.astype(str).astype(object)
+
+
+def unique_names(names: Sequence[str] | np.ndarray, what: str, path: Any) -> pd.Index:
+    """The names as an index.
+
+    Raises
+    ------
+    ValueError
+        If one occurs twice.
+    """
+    index = pd.Index(np.asarray(names, dtype=object))
+    if not index.is_unique:
+        repeated = index[index.duplicated()]
+        raise Unreadable(f"{path} has {len(repeated)} repeated {what}, {str(repeated[0])!r} among them")
+    return index
+
+
+def numbered(names: Sequence[str] | np.ndarray) -> pd.Index:
+    """The names of genes as an index; those that occur twice get a number, and a line in the log."""
+    index = pd.Index(np.asarray(names, dtype=object))
+    if index.is_unique:
+        return index
+    logger.warning("%d gene names occur twice; they get a number", int(index.duplicated().sum()))
+    return make_index_unique(index)
+
+
+def as_counts(values: np.ndarray) -> np.ndarray:
+    """Numbers in 4 bytes where that loses nothing: whole ones int32 (int64 if large), others float32.
+
+    Raises
+    ------
+    ValueError
+        If they are no numbers, or one is missing.
+    """
+    if values.dtype.kind in "bui":
+        small = values.size == 0 or (values.max() <= np.iinfo(np.int32).max and values.min() >= np.iinfo(np.int32).min)
+        return values.astype(np.int32 if small else np.int64, copy=False)
+    if values.dtype.kind != "f":
+        raise ValueError(f"there are values that are no numbers ({values.dtype})")
+    if np.isnan(values).any():
+        raise ValueError("a value is missing (NaN)")
+    whole = np.isfinite(values).all() and np.array_equal(values, np.trunc(values))
+    if whole and (values.size == 0 or np.abs(values).max() <= np.iinfo(np.int32).max):
+        return values.astype(np.int32)
+    return values.astype(np.float32, copy=False)
+
+
+def stacked(blocks: list[sp.csr_matrix], n_columns: int) -> sp.csr_matrix:
+    """Rows of several matrices in one. The list is emptied, so that no part is held for longer than needed."""
+    lengths = [np.zeros(1, np.int64), *(np.diff(block.indptr) for block in blocks)]
+    indptr = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+    indices, data = [block.indices for block in blocks], [block.data for block in blocks]
+    blocks.clear()
+    index = np.int32 if max(n_columns, indptr[-1]) <= np.iinfo(np.int32).max else np.int64
+    values = _emptied(data, np.result_type(np.int32, *{part.dtype for part in data}) if _whole(data) else np.float32)
+    columns = _emptied(indices, index)
+    return sp.csr_matrix((values, columns, indptr.astype(index)), shape=(len(indptr) - 1, n_columns))
+
+
+def _whole(parts: list[np.ndarray]) -> bool:
+    return all(part.dtype.kind in "iu" for part in parts)
+
+
+def _emptied(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
+    """The parts one after the other in one array; each is freed as soon as it is copied."""
+    joined = np.empty(sum(map(len, parts)), dtype)
+    end = len(joined)
+    while parts:
+        part = parts.pop()
+        joined[end - len(part) : end] = part
+        end -= len(part)
+    return joined

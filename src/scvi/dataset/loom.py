@@ -1,0 +1,361 @@
+"""Loom files, and the data sets of 2020 that were published as such."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvi.dataset.dataset import DownloadableDataset
+from scvi.dataset.files import Unreadable, as_counts, existing, names_of, numbered, readable_as, stacked
+from scvi.dataset.published import published
+
+__all__ = [
+    "FrontalCortexDropseqDataset",
+    "Loom",
+    "LoomDataset",
+    "PreFrontalCortexStarmapDataset",
+    "RetinaDataset",
+    "open_loom",
+    "read_loom",
+]
+
+logger = logging.getLogger(__name__)
+
+_KIND = "a loom file"
+_BLOCK_BYTES = 2**25
+
+
+@dataclass(frozen=True, eq=False)
+class Loom:
+    """An open file, genes x cells, as n cells of G genes.
+
+    Attributes
+    ----------
+    path
+        Its name.
+    matrix
+        (G, n) counts.
+    cells, genes
+        Attributes by name, (n, ...) and (G, ...).
+    others
+        Attributes of the file.
+    """
+
+    path: str
+    matrix: Any
+    cells: dict[str, np.ndarray]
+    genes: dict[str, np.ndarray]
+    others: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """n, G."""
+        return self.matrix.shape[1], self.matrix.shape[0]
+
+    @property
+    def step(self) -> int:
+        """Cells that are read at once: whole chunks of the file."""
+        chunk = self.matrix.chunks[1] if self.matrix.chunks else 1
+        wanted = max(1, _BLOCK_BYTES // max(1, 8 * self.shape[1]))
+        return max(1, wanted // chunk) * chunk if chunk <= wanted else wanted
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Counts of the cells from `start` up to `stop`."""
+        blocks = []
+        with readable_as(self.path, _KIND):
+            for first in range(start, stop, self.step):
+                block = self.matrix[:, first : min(first + self.step, stop)]
+                blocks.append(sp.csr_matrix(as_counts(block.T)))
+        return stacked(blocks, self.shape[1]) if blocks else sp.csr_matrix((0, self.shape[1]), dtype=np.int32)
+
+
+@contextmanager
+def open_loom(path: str | os.PathLike[str]) -> Iterator[Loom]:
+    """Opens a loom file of any version.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or no loom file.
+    """
+    path = existing(path)
+    with readable_as(path, _KIND):
+        file = h5py.File(path, "r")
+    with file:
+        with readable_as(path, _KIND):
+            loom = _opened(str(path), file)
+        yield loom
+
+
+def read_loom(path: str | os.PathLike[str], *, obs_names: str = "CellID", var_names: str = "Gene") -> AnnData:
+    """Reads a loom file.
+
+    Parameters
+    ----------
+    obs_names, var_names
+        Attributes of columns and rows to name cells and genes by; where a file has none of this name, numbers do. Names
+        of genes that occur twice get a number.
+
+    Returns
+    -------
+    Counts as CSR, cells x genes. Attributes of columns are in `obs`, or `obsm` where they have several columns, those
+    of rows in `var` and `varm`, those of the file in `uns`.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or no loom file, or names of cells repeat.
+    """
+    with open_loom(path) as loom:
+        n, n_genes = loom.shape
+        cells = _index(loom.cells.get(obs_names), n)
+        if not cells.is_unique:
+            raise Unreadable(f"{path}: the column attribute {obs_names!r} has repeated values, so it names no cells")
+        genes = numbered(_index(loom.genes.get(var_names), n_genes))
+        obs, obsm = _tables(loom.cells, cells)
+        var, varm = _tables(loom.genes, genes)
+        return AnnData(loom.rows(0, n), obs=obs, var=var, obsm=obsm, varm=varm, uns=dict(loom.others))
+
+
+def _index(names: np.ndarray | None, length: int) -> pd.Index:
+    return pd.RangeIndex(length).astype(str) if names is None else pd.Index(names_of(names).ravel())
+
+
+def _tables(attributes: dict[str, np.ndarray], index: pd.Index) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Attributes of one column each, and those of several."""
+    single = {name: values.ravel() for name, values in attributes.items() if values.size == len(index)}
+    several = {name: values for name, values in attributes.items() if name not in single and values.ndim == 2}
+    return pd.DataFrame(single, index=index), several
+
+
+def _opened(path: str, file: h5py.File) -> Loom:
+    if "matrix" not in file or not isinstance(file["matrix"], h5py.Dataset) or file["matrix"].ndim != 2:
+        raise ValueError("it has no two-dimensional /matrix")
+    matrix = file["matrix"]
+    n_genes, n = matrix.shape
+    others = {name: _scalar(value) for name, value in file.attrs.items()}  # until version 2
+    if isinstance(file.get("attrs"), h5py.Group):  # from version 3 on
+        others |= {name: _scalar(value[()]) for name, value in file["attrs"].items()}
+    return Loom(
+        path=path,
+        matrix=matrix,
+        cells=_attributes(file, "col_attrs", n, n_genes),
+        genes=_attributes(file, "row_attrs", n_genes, n),
+        others=others,
+    )
+
+
+def _attributes(file: h5py.File, group: str, length: int, other: int) -> dict[str, np.ndarray]:
+    found = {}
+    for name, stored in file.get(group, {}).items():
+        values = stored[()]
+        if np.ndim(values) == 0 or len(values) != length:
+            hint = "; the matrix is stored the other way round" if np.ndim(values) and len(values) == other else ""
+            raise ValueError(f"/{group}/{name} has shape {np.shape(values)} for {length} of them{hint}")
+        found[name] = names_of(values) if values.dtype.kind in "SO" else values
+    return found
+
+
+def _scalar(value: Any) -> Any:
+    """Text for bytes; arrays of one value, as some versions write them, stay arrays."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return names_of(value) if isinstance(value, np.ndarray) and value.dtype.kind in "SO" else value
+
+
+class LoomDataset(DownloadableDataset):
+    """Counts from a loom file; cells without counts are left out.
+
+    Attributes of rows and columns become attributes of genes and cells. Batches and labels may be codes or names.
+
+    Parameters
+    ----------
+    filename
+        Name of the file in `save_path`.
+    save_path
+        Folder of the file.
+    url
+        Where to download it from, if it is not there.
+    batch_indices_attribute_name, labels_attribute_name
+        Attributes of columns with the experimental batch and the label, if there are such.
+    encode_labels_name_into_int
+        Labels are names from the list of cell types, and are numbered by their place in it.
+    gene_names_attribute_name
+        Attribute of rows with the names of the genes.
+    cell_types_attribute_name
+        Attribute of the file with the names of the labels, in the order of their codes. Other attributes of the file
+        are in `global_attributes_dict`.
+    delayed_populating
+        Only download.
+    """
+
+    def __init__(
+        self,
+        filename: str,
+        save_path: str = "data/",
+        url: str | None = None,
+        batch_indices_attribute_name: str = "BatchID",
+        labels_attribute_name: str = "ClusterID",
+        encode_labels_name_into_int: bool = False,
+        gene_names_attribute_name: str = "Gene",
+        cell_types_attribute_name: str = "CellTypes",
+        delayed_populating: bool = False,
+    ) -> None:
+        self.batch_indices_attribute_name = batch_indices_attribute_name
+        self.labels_attribute_name = labels_attribute_name
+        self.encode_labels_name_into_int = encode_labels_name_into_int
+        self.gene_names_attribute_name = gene_names_attribute_name
+        self.cell_types_attribute_name = cell_types_attribute_name
+        self.global_attributes_dict: dict[str, Any] = {}
+        super().__init__(url, filename, save_path, delayed_populating)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.save_path) / self.filenames[0]
+
+    def populate(self) -> None:
+        """Reads the file."""
+        with open_loom(self.path) as loom:
+            counts = loom.rows(0, loom.shape[0])
+        cells, genes, others = dict(loom.cells), dict(loom.genes), dict(loom.others)
+        types = others.pop(self.cell_types_attribute_name, None)
+        labels, types = self._named_labels(cells.pop(self.labels_attribute_name, None), types)
+        batches = cells.pop(self.batch_indices_attribute_name, None)
+        if batches is not None and batches.dtype.kind not in "iub":
+            batches = pd.factorize(batches.ravel(), sort=True)[0]
+        names = genes.pop(self.gene_names_attribute_name, None)
+        self.global_attributes_dict = others
+        nonempty = np.asarray(counts.sum(axis=1)).ravel() > 0
+        if not nonempty.all():
+            logger.warning("%d cells have no counts and are left out", int((~nonempty).sum()))
+        self.populate_from_data(
+            counts[nonempty],
+            batch_indices=None if batches is None else batches.ravel()[nonempty],
+            labels=None if labels is None else labels[nonempty],
+            gene_names=None if names is None else names.ravel(),
+            cell_types=types,
+            cell_attributes_dict={name: values[nonempty] for name, values in cells.items()},
+            gene_attributes_dict=genes,
+        )
+
+    def _named_labels(self, labels: np.ndarray | None, types: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Codes, and what they are called, if that is known."""
+        types = None if types is None else names_of(np.atleast_1d(types)).ravel()
+        if labels is None:
+            return None, None
+        labels = labels.ravel()
+        if labels.dtype.kind in "iub" and not self.encode_labels_name_into_int:
+            return labels, types
+        if types is None:
+            codes, types = pd.factorize(names_of(labels), sort=True)
+            return codes, types
+        codes = pd.Index(types).get_indexer(names_of(labels))
+        if (codes < 0).any():
+            raise Unreadable(
+                f"{self.path} has the label {str(labels[codes < 0][0])!r}, which is not among its {len(types)} "
+                f"{self.cell_types_attribute_name}"
+            )
+        return codes, types
+
+
+_BIPOLAR = [
+    "RBC",
+    "MG",
+    "BC5A",
+    "BC7",
+    "BC6",
+    "BC5C",
+    "BC1A",
+    "BC3B",
+    "BC1B",
+    "BC2",
+    "BC5D",
+    "BC3A",
+    "BC5B",
+    "BC4",
+    "BC8_9",
+]
+"""Types of the cells of RetinaDataset, by their code."""
+
+
+class RetinaDataset(LoomDataset):
+    """Bipolar cells of the mouse retina in two batches, 19,829 cells of 15 types (Shekhar et al. 2016)."""
+
+    def __init__(self, save_path: str = "data/", delayed_populating: bool = False) -> None:
+        file = published("retina")
+        super().__init__(file.filename, save_path, file.url, delayed_populating=delayed_populating)
+
+    def _named_labels(self, labels: np.ndarray | None, types: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+        return super()._named_labels(labels, _BIPOLAR)
+
+
+class PreFrontalCortexStarmapDataset(LoomDataset):
+    """Mouse prefrontal cortex by STARmap, 3,704 cells and 166 genes in three batches (Wang et al. 2018).
+
+    The places of the cells are their attributes x_coord and y_coord.
+    """
+
+    def __init__(self, save_path: str = "data/", delayed_populating: bool = False) -> None:
+        file = published("starmap")
+        super().__init__(
+            file.filename,
+            save_path,
+            file.url,
+            labels_attribute_name="Clusters",
+            encode_labels_name_into_int=True,
+            delayed_populating=delayed_populating,
+        )
+
+    def populate(self) -> None:
+        """Reads the file."""
+        super().populate()
+        coordinates = np.asarray(self.Spatial_coordinates)  # type: ignore[attr-defined]
+        self.initialize_cell_attribute("x_coord", coordinates[:, 0])
+        self.initialize_cell_attribute("y_coord", coordinates[:, 1])
+
+
+_LAYERS_FIRST = [5, 6, 3, 2, 4, 0, 1, 8, 7, 9, 10, 11, 12, 13]
+"""Positions of the cell types of FrontalCortexDropseqDataset, the layers of the cortex first."""
+
+
+class FrontalCortexDropseqDataset(LoomDataset):
+    """Mouse frontal cortex by Drop-seq, 71,639 cells of 14 types and 7,611 genes (Saunders et al. 2018).
+
+    Parameters
+    ----------
+    genes_to_keep
+        Names of genes, to be kept in this order; all by default.
+    """
+
+    def __init__(
+        self, save_path: str = "data/", genes_to_keep: Sequence[str] | None = None, delayed_populating: bool = False
+    ) -> None:
+        file = published("dropseq")
+        self.genes_to_keep = genes_to_keep
+        super().__init__(
+            file.filename,
+            save_path,
+            file.url,
+            labels_attribute_name="Clusters",
+            delayed_populating=delayed_populating,
+        )
+
+    def populate(self) -> None:
+        """Reads the file, chooses genes, and puts the cell types into order."""
+        super().populate()
+        if self.genes_to_keep is not None:
+            self.reorder_genes(self.genes_to_keep, drop_omitted_genes=True)
+        if self.cell_types is not None:
+            self.reorder_cell_types([code for code in _LAYERS_FIRST if code < len(self.cell_types)])

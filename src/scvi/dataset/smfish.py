@@ -1,0 +1,76 @@
+"""osmFISH of the mouse somatosensory cortex (Codeluppi et al. 2018)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from scvi.dataset.dataset import DownloadableDataset
+from scvi.dataset.files import Unreadable, names_of
+from scvi.dataset.loom import open_loom
+from scvi.dataset.published import published
+
+__all__ = ["SmfishDataset"]
+
+_HIGH_LEVEL = {
+    "Astrocytes": (3, 2),
+    "Endothelials": (7, 26),
+    "Inhibitory": (18, 17, 14, 19, 15, 16, 20),
+    "Microglias": (29, 28),
+    "Oligodendrocytes": (32, 33, 30, 22, 21),
+    "Pyramidals": (9, 8, 10, 6, 5, 4, 12, 1, 13),
+}
+"""Numbers of the clusters of the authors in each of the types that they belong to."""
+
+
+class SmfishDataset(DownloadableDataset):
+    """6,471 cells and 33 genes, places in x_coord and y_coord (n, 1). Empty cells stay.
+
+    Parameters
+    ----------
+    save_path
+        Folder of the file.
+    use_high_level_cluster
+        Six types for 4,530 of the cells, instead of all clusters of the authors.
+    delayed_populating
+        Only download.
+    """
+
+    def __init__(
+        self, save_path: str = "data/", use_high_level_cluster: bool = True, delayed_populating: bool = False
+    ) -> None:
+        file = published("smfish")
+        self.use_high_level_cluster = use_high_level_cluster
+        super().__init__(file.url, file.filename, save_path, delayed_populating)
+
+    def populate(self) -> None:
+        """Reads the file."""
+        path = Path(self.save_path) / self.filenames[0]
+        with open_loom(path) as loom:
+            counts = loom.rows(0, loom.shape[0])
+        missing = [name for name in ("ClusterID", "ClusterName", "X", "Y") if name not in loom.cells]
+        if missing or "Gene" not in loom.genes:
+            raise Unreadable(f"{path} has no attributes {missing or ['Gene']}")
+        labels = loom.cells["ClusterID"].ravel().astype(np.int64)
+        names = names_of(loom.cells["ClusterName"]).ravel()
+        codes, first = np.unique(labels, return_index=True)
+        cell_types = np.full(codes.max() + 1, "", dtype=object)
+        cell_types[codes] = names[first]
+        self.populate_from_data(
+            counts,
+            labels=labels,
+            gene_names=names_of(loom.genes["Gene"]).ravel().astype(str),
+            cell_types=cell_types.astype(str),
+            cell_attributes_dict={"x_coord": loom.cells["X"].reshape(-1, 1), "y_coord": loom.cells["Y"].reshape(-1, 1)},
+            remap_attributes=False,
+        )
+        if self.use_high_level_cluster:
+            self._merge_clusters(set(codes.tolist()))
+        self.remap_categorical_attributes()
+
+    def _merge_clusters(self, present: set[int]) -> None:
+        merged = {name: [code for code in clusters if code in present] for name, clusters in _HIGH_LEVEL.items()}
+        merged = {name: clusters for name, clusters in merged.items() if clusters}
+        self.map_cell_types({tuple(clusters): name for name, clusters in merged.items()})
+        self.filter_cell_types(list(merged))
