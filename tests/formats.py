@@ -165,12 +165,12 @@ def table(X: Any, lines: Any, columns: Any, sep: str = ",", corner: str | None =
 
 
 def cortex_text(X: sp.csr_matrix, types: Any, subtypes: Any, genes: Any) -> bytes:
-    """The layout of Zeisel et al. 2015: ten lines of annotations, an empty one, genes with a number of their cluster."""
+    """The layout of Zeisel et al. 2015: ten lines of annotations, an empty one, genes with a number each."""
     n = X.shape[0]
     lines = {
         "tissue": ["sscortex"] * n,
         "group #": [1 + i % 9 for i in range(n)],
-        "total mRNA mol": X.sum(axis=1).A1 if hasattr(X.sum(axis=1), "A1") else np.ravel(X.sum(axis=1)),
+        "total mRNA mol": np.ravel(X.sum(axis=1)),
         "well": range(n),
         "sex": [i % 3 - 1 for i in range(n)],
         "age": [21] * n,

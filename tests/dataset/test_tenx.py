@@ -64,7 +64,7 @@ def test_antibodies_and_other_features(kind, tmp_path):
     else:
         path = formats.write_10x_h5(tmp_path / "f.h5", X, types=TYPES)
     adata = read_10x(path, var_names="gene_symbols")
-    assert (adata.X != X[:, : G - 3]).nnz == 0
+    assert (X[:, : G - 3] != adata.X).nnz == 0
     np.testing.assert_array_equal(adata.obsm["protein_expression"], X[:, G - 3 : G - 1].toarray())
     assert adata.uns["protein_names"].tolist() == SYMBOLS[G - 3 : G - 1]
     assert (adata.obsm["crispr_guide_capture"] != X[:, G - 1 :]).nnz == 0
@@ -78,7 +78,7 @@ def test_entries_in_any_order_repeated_and_real(tmp_path):
     lines = [*head, f"{G} {N} {2 * len(body)}", *body, *body]
     folder = formats.write_10x_v2(tmp_path, X)
     (folder / "matrix.mtx").write_text("\n".join(lines))  # no newline at the end
-    assert (read_10x(folder).X != double).nnz == 0
+    assert (double != read_10x(folder).X).nnz == 0
     (folder / "matrix.mtx").write_text("\n".join(lines).replace("integer", "real").replace(" 3\n", " 2.5\n"))
     read = read_10x(folder).X
     assert read.dtype == np.float32

@@ -29,6 +29,10 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
     if not h5py.is_hdf5(path):
         raise Unreadable(f"{path} is no HDF5 file, so it is no .h5ad")
     with readable_as(path, "an .h5ad file"):
+        with h5py.File(path) as file:
+            missing = [name for name in ("obs", "var") if name not in file]
+        if missing:
+            raise ValueError(f"it has no {missing[0]}")
         adata = anndata.read_h5ad(path)
     if adata.X is None:
         raise Unreadable(f"{path} has no counts in X")

@@ -133,13 +133,9 @@ def _matched(barcodes: Any, runs: list[np.ndarray]) -> tuple[np.ndarray, np.ndar
 
 
 def _as_array(table: Any) -> np.ndarray:
+    """Numbers as they are, anything else as text."""
     values = np.asarray(table)
-    return values if values.dtype.kind in "biuf" else np.asarray(pd.DataFrame(values).apply(_numeric_or_text))
-
-
-def _numeric_or_text(column: pd.Series) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce")
-    return column.astype(str) if numbers.isna().any() else numbers
+    return values if values.dtype.kind in "biuf" else values.astype(str)
 
 
 class PurifiedPBMCDataset(DownloadableDataset):

@@ -1,0 +1,212 @@
+"""Loom files of all versions, bad ones, and the classes over them."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import formats
+from scvi.dataset import (
+    FrontalCortexDropseqDataset,
+    LoomDataset,
+    PreFrontalCortexStarmapDataset,
+    RetinaDataset,
+    SmfishDataset,
+    loom,
+    read_loom,
+)
+
+X = formats.counts()
+N, G = X.shape
+GENES = formats.names(G)[1]
+CELLS = {"CellID": formats.barcodes(N), "ClusterID": np.arange(N) % 3, "BatchID": (np.arange(N) % 2)[:, None]}
+ROWS = {"Gene": GENES, "Accession": formats.names(G)[0]}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("block_bytes", [2**25, 8 * G * 7])
+def test_counts_and_attributes(version, block_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(loom, "_BLOCK_BYTES", block_bytes)
+    cells = {**CELLS, "place": np.arange(2.0 * N).reshape(N, 2)}
+    path = formats.write_loom(tmp_path / "f.loom", X, cells, ROWS, {"title": "brain", "Types": ["a", "ü"]}, version)
+    adata = read_loom(path)
+    assert isinstance(adata.X, sp.csr_matrix)
+    assert adata.X.dtype == np.int32
+    assert (adata.X != X).nnz == 0
+    assert adata.obs_names.tolist() == CELLS["CellID"]
+    assert adata.var_names.tolist() == GENES
+    assert adata.obs["ClusterID"].tolist() == CELLS["ClusterID"].tolist()
+    assert adata.obs["BatchID"].tolist() == CELLS["BatchID"].ravel().tolist()
+    np.testing.assert_array_equal(adata.obsm["place"], cells["place"])
+    assert adata.var["Accession"].tolist() == ROWS["Accession"]
+    assert adata.uns["title"] == "brain"
+    assert adata.uns["Types"].tolist() == ["a", "ü"]
+
+
+def test_without_names_they_are_numbered_and_repeated_ones_told_apart(tmp_path):
+    adata = read_loom(formats.write_loom(tmp_path / "f.loom", X, {}, {}))
+    assert adata.obs_names[:2].tolist() == adata.var_names[:2].tolist() == ["0", "1"]
+    adata = read_loom(formats.write_loom(tmp_path / "f.loom", X, {}, {"Gene": ["A", "A", *GENES[2:]]}))
+    assert adata.var_names[:2].tolist() == ["A", "A-1"]
+
+
+def changed(path, what):
+    with h5py.File(path, "a") as file:
+        if what == "no matrix":
+            del file["matrix"]
+        elif what == "a flat matrix":
+            del file["matrix"]
+            file["matrix"] = np.zeros(5)
+        elif what == "text":
+            del file["matrix"]
+            file["matrix"] = np.full((G, N), b"x")
+        elif what == "missing":
+            file["matrix"][0, 0] = np.nan
+        elif what == "turned":
+            del file["matrix"]
+            file["matrix"] = X.toarray()
+        elif what == "short":
+            file["col_attrs/few"] = np.zeros(3)
+        elif what == "no UTF-8":
+            file["col_attrs/name"] = np.array([b"\xe4"] * N)
+        elif what == "repeated":
+            del file["col_attrs/CellID"]
+            file["col_attrs/CellID"] = np.array([b"A"] * N)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("no matrix", "no two-dimensional /matrix"),
+        ("a flat matrix", "no two-dimensional /matrix"),
+        ("text", "no numbers"),
+        ("missing", "a value is missing"),
+        ("turned", "the other way round"),
+        ("short", r"few has shape \(3,\) for 30"),
+        ("no UTF-8", "not UTF-8"),
+        ("repeated", "repeated values"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(what, says, tmp_path):
+    path = changed(formats.write_loom(tmp_path / "f.loom", X, CELLS, ROWS), what)
+    with pytest.raises(ValueError, match=says) as error:
+        read_loom(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_cut_empty_and_other_files(tmp_path):
+    path = formats.write_loom(tmp_path / "f.loom", X, CELLS, ROWS)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(ValueError, match="cannot be read as a loom file"):
+        read_loom(path)
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match="cannot be read as a loom file"):
+        read_loom(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="is empty"):
+        read_loom(path)
+    with pytest.raises(FileNotFoundError):
+        read_loom(tmp_path / "none.loom")
+
+
+def test_loom_dataset(tmp_path, caplog):
+    counts = X.tolil()
+    counts[4] = 0
+    cells = {**CELLS, "X": np.arange(N), "age": np.arange(N) * 2.0}
+    formats.write_loom(tmp_path / "f.loom", sp.csr_matrix(counts), cells, ROWS, {"CellTypes": ["a", "b", "c"], "t": 1})
+    dataset = LoomDataset("f.loom", str(tmp_path))
+    kept = np.arange(N) != 4
+    assert (X[kept] != dataset.X).nnz == 0
+    assert "1 cells have no counts" in caplog.text
+    assert dataset.gene_names.tolist() == GENES
+    assert dataset.cell_types.tolist() == ["a", "b", "c"]
+    assert dataset.n_batches == 2
+    np.testing.assert_array_equal(dataset.labels.ravel(), (np.arange(N) % 3)[kept])
+    np.testing.assert_array_equal(dataset.X_cell, np.arange(N)[kept])
+    np.testing.assert_array_equal(dataset.age, np.arange(N)[kept] * 2.0)
+    assert dataset.Accession.tolist() == ROWS["Accession"]
+    assert dataset.global_attributes_dict == {"t": 1}
+    assert {"X_cell", "age", "CellID"} <= dataset.cell_attribute_names
+
+
+def test_labels_and_batches_by_name(tmp_path):
+    names = np.array(["b", "a", "c"])[np.arange(N) % 3]
+    cells = {"ClusterID": names, "BatchID": np.array(["y", "x"])[np.arange(N) % 2]}
+    formats.write_loom(tmp_path / "f.loom", X, cells, ROWS)
+    dataset = LoomDataset("f.loom", str(tmp_path))
+    assert dataset.cell_types.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(dataset.cell_types[dataset.labels.ravel()], names)
+    assert dataset.batch_indices.ravel().tolist() == [1, 0] * (N // 2)
+    formats.write_loom(tmp_path / "f.loom", X, cells, ROWS, {"CellTypes": ["c", "b", "a"]})
+    dataset = LoomDataset("f.loom", str(tmp_path), encode_labels_name_into_int=True)
+    assert dataset.cell_types.tolist() == ["c", "b", "a"]
+    np.testing.assert_array_equal(dataset.cell_types[dataset.labels.ravel()], names)
+    formats.write_loom(tmp_path / "f.loom", X, cells, ROWS, {"CellTypes": ["c", "b"]})
+    with pytest.raises(ValueError, match="has the label 'a'"):
+        LoomDataset("f.loom", str(tmp_path), encode_labels_name_into_int=True)
+
+
+def test_retina(tmp_path):
+    cells = {"ClusterID": (np.arange(N) % 14 + 1)[:, None], "BatchID": (np.arange(N) % 2)[:, None]}
+    formats.write_loom(tmp_path / "retina.loom", X, cells, ROWS)
+    dataset = RetinaDataset(str(tmp_path))
+    assert dataset.n_batches == 2
+    assert dataset.cell_types.tolist()[:3] == ["MG", "BC5A", "BC7"]  # RBC has no cells here
+    assert dataset.cell_types[dataset.labels[5, 0]] == "BC1A"
+    dataset.filter_cell_types(["BC1A", "BC4"])
+    dataset.remap_categorical_attributes()
+    assert dataset.cell_types.tolist() == ["BC1A", "BC4"]
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_starmap(delayed, tmp_path):
+    names = np.array(["eL2", "Astro", "NA"])[np.arange(N) % 3]
+    places = np.random.default_rng(0).random((N, 2))
+    cells = {"Clusters": names, "BatchID": np.arange(N) % 3, "Spatial_coordinates": places}
+    formats.write_loom(tmp_path / "mpfc-starmap.loom", X, cells, ROWS, {"CellTypes": ["Astro", "NA", "eL2", "Micro"]})
+    dataset = PreFrontalCortexStarmapDataset(str(tmp_path), delayed_populating=delayed)
+    if delayed:
+        dataset.populate()
+    assert dataset.n_batches == 3
+    assert dataset.cell_types.tolist() == ["Astro", "NA", "eL2"]
+    np.testing.assert_array_equal(dataset.cell_types[dataset.labels.ravel()], names)
+    np.testing.assert_array_equal(dataset.y_coord.ravel(), places[:, 1])
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_dropseq(delayed, tmp_path):
+    types = [f"type{i}" for i in range(14)]
+    cells = {"Clusters": np.arange(N) % 14, "BatchID": np.zeros(N, int)}
+    formats.write_loom(tmp_path / "fc-dropseq.loom", X, cells, ROWS, {"CellTypes": types})
+    dataset = FrontalCortexDropseqDataset(str(tmp_path), genes_to_keep=["Gene3", "Gene1"], delayed_populating=delayed)
+    if delayed:
+        dataset.populate()
+    assert dataset.gene_names.tolist() == ["Gene3", "Gene1"]
+    order = [5, 6, 3, 2, 4, 0, 1, 8, 7, 9, 10, 11, 12, 13]
+    assert dataset.cell_types.tolist() == [types[code] for code in order]
+    assert dataset.cell_types[dataset.labels[3, 0]] == "type3"
+
+
+def test_smfish(tmp_path):
+    clusters = np.arange(N) % 5
+    names = np.array(["Excluded", "Pyramidal L6", "Astrocyte gfap", "Astrocyte mfge8", "Pyramidal L2-3"])[clusters]
+    cells = {"ClusterID": clusters, "ClusterName": names, "X": np.arange(N) * 1.5, "Y": np.arange(N) * 2.5}
+    formats.write_loom(tmp_path / "osmFISH_SScortex_mouse_all_cell.loom", X, cells, {"Gene": GENES})
+    dataset = SmfishDataset(str(tmp_path), use_high_level_cluster=False)
+    assert dataset.cell_types[:2].tolist() == ["Excluded", "Pyramidal L6"]
+    assert dataset.nb_cells == N
+    assert dataset.x_coord.shape == (N, 1)
+    dataset = SmfishDataset(str(tmp_path))
+    assert dataset.cell_types.tolist() == ["Astrocytes", "Pyramidals"]
+    assert dataset.nb_cells == N - N // 5
+    kept = clusters[clusters > 0]
+    np.testing.assert_array_equal(dataset.cell_types[dataset.labels.ravel()] == "Astrocytes", np.isin(kept, [2, 3]))
+    np.testing.assert_array_equal(dataset.y_coord.ravel(), (np.arange(N) * 2.5)[clusters > 0])
+    del cells["ClusterName"]
+    formats.write_loom(tmp_path / "osmFISH_SScortex_mouse_all_cell.loom", X, cells, {"Gene": GENES})
+    with pytest.raises(ValueError, match="no attributes \\['ClusterName'\\]"):
+        SmfishDataset(str(tmp_path))
