@@ -16,6 +16,7 @@ from .pbmc import PbmcDataset, PurifiedPBMCDataset
 from .seqfish import SeqfishDataset, read_seqfish
 from .seqfishplus import SeqFishPlusDataset, read_seqfishplus
 from .smfish import SmfishDataset
+from .store import to_store
 from .synthetic import SyntheticDataset, SyntheticDatasetCorr, SyntheticRandomDataset, ZISyntheticDatasetCorr
 from .tenx import read_10x
 
@@ -67,4 +68,5 @@ __all__ = [
     "read_seqfishplus",
     "register",
     "registered",
+    "to_store",
 ]

@@ -79,6 +79,20 @@ class Loom:
                 blocks.append(sp.csr_matrix(as_counts(block.T)))
         return stacked(blocks, self.shape[1]) if blocks else sp.csr_matrix((0, self.shape[1]), dtype=np.int32)
 
+    def tables(
+        self, obs_names: str = "CellID", var_names: str = "Gene"
+    ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """`obs`, `var`, `obsm` and `varm`, see :func:`read_loom`."""
+        cells = _index(self.cells.get(obs_names), self.shape[0])
+        if not cells.is_unique:
+            raise Unreadable(
+                f"{self.path}: the column attribute {obs_names!r} has repeated values, so it names no cells"
+            )
+        genes = numbered(_index(self.genes.get(var_names), self.shape[1]))
+        obs, obsm = _tables(self.cells, cells)
+        var, varm = _tables(self.genes, genes)
+        return obs, var, obsm, varm
+
 
 @contextmanager
 def open_loom(path: str | os.PathLike[str]) -> Iterator[Loom]:
@@ -118,14 +132,8 @@ def read_loom(path: str | os.PathLike[str], *, obs_names: str = "CellID", var_na
         If the file is damaged or no loom file, or names of cells repeat.
     """
     with open_loom(path) as loom:
-        n, n_genes = loom.shape
-        cells = _index(loom.cells.get(obs_names), n)
-        if not cells.is_unique:
-            raise Unreadable(f"{path}: the column attribute {obs_names!r} has repeated values, so it names no cells")
-        genes = numbered(_index(loom.genes.get(var_names), n_genes))
-        obs, obsm = _tables(loom.cells, cells)
-        var, varm = _tables(loom.genes, genes)
-        return AnnData(loom.rows(0, n), obs=obs, var=var, obsm=obsm, varm=varm, uns=dict(loom.others))
+        obs, var, obsm, varm = loom.tables(obs_names, var_names)
+        return AnnData(loom.rows(0, len(obs)), obs=obs, var=var, obsm=obsm, varm=varm, uns=dict(loom.others))
 
 
 def _index(names: np.ndarray | None, length: int) -> pd.Index:

@@ -20,7 +20,15 @@ from scvi.dataset.files import Unreadable, existing, numbered, read_lines, uniqu
 from scvi.dataset.matrix_market import read_header, read_matrix_market
 from scvi.dataset.tenx_h5 import open_tenx_h5
 
-__all__ = ["find_matrices", "genes_and_others", "listed_in_folder", "matrix_folder", "read_10x", "var_table"]
+__all__ = [
+    "find_matrices",
+    "genes_and_others",
+    "listed_in_folder",
+    "matrix_file",
+    "matrix_folder",
+    "read_10x",
+    "var_table",
+]
 
 GENES = "Gene Expression"
 _MATRICES = ("matrix.mtx", "matrix.mtx.gz")
@@ -66,7 +74,7 @@ def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", 
     else:
         with _folder_of(path) as folder:
             features, listed = listed_in_folder(folder)
-            matrix = _matrix_file(folder)
+            matrix = matrix_file(folder)
             n_cells = _claimed_cells(matrix) if listed is None else len(listed)
             counts = read_matrix_market(matrix, len(features), n_cells)
             barcodes = pd.RangeIndex(n_cells).astype(str) if listed is None else listed
@@ -107,7 +115,8 @@ def matrix_folder(folder: Path, named: Path | None = None) -> Path:
     return folder if folder in found else found[0]
 
 
-def _matrix_file(folder: Path) -> Path:
+def matrix_file(folder: Path) -> Path:
+    """The matrix in a folder that has one."""
     return next(folder / name for name in _MATRICES if (folder / name).exists())
 
 
