@@ -80,13 +80,19 @@ def _text(values: Any) -> np.ndarray:
 
 
 def write_10x_h5(
-    path: Path, X: sp.csr_matrix, version: int = 3, genome: str = "GRCh38", types: list[str] | None = None
+    path: Path,
+    X: sp.csr_matrix,
+    version: int = 3,
+    genome: str = "GRCh38",
+    types: list[str] | None = None,
+    cells: list[str] | None = None,
+    genes: Any = None,
 ) -> Path:
     """The HDF5 file of Cell Ranger 2 (a group for each genome) or 3."""
-    identifiers, symbols = names(X.shape[1])
+    identifiers, symbols = genes or names(X.shape[1])
     with h5py.File(path, "a") as file:
         group = file.create_group("matrix" if version == 3 else genome)
-        group["barcodes"] = _text(barcodes(X.shape[0]))
+        group["barcodes"] = _text(cells or barcodes(X.shape[0]))
         group.create_dataset("data", data=X.data.astype(np.int32), chunks=True, compression="gzip")
         group.create_dataset("indices", data=X.indices.astype(np.int64), chunks=True, compression="gzip")
         group["indptr"] = X.indptr.astype(np.int64)
