@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ class Minibatch:
     continuous: Tensor | None = None  # (n, c) continuous covariates, standardised
     categorical: Tensor | None = None  # (n, m) int64 codes, a column for each categorical covariate
     indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
+    kept: Mapping[str, Tensor] | None = None  # (n, .) what a model keeps of cells whose counts were dropped, by name
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -55,8 +56,10 @@ class Minibatch:
         moved: dict[str, Any] = {
             name: value.to(device) if isinstance(value, SparseRows) else sent(value, device)
             for name, value in given.items()
-            if value is not None
+            if value is not None and name != "kept"
         }
+        if self.kept is not None:
+            moved["kept"] = {name: sent(value, device) for name, value in self.kept.items()}
         return replace(self, **moved)
 
     def tensors(self) -> list[Tensor]:

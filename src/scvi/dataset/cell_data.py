@@ -18,6 +18,7 @@ from anndata import AnnData
 
 from scvi.dataset import checks
 from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, moments, row_sums, take
+from scvi.dataset.minified import Kept, kept_of
 from scvi.dataset.on_disk import OnDisk
 from scvi.dataset.reading import ahead, buffer_cells, draw_buffers
 from scvi.dataset.registry import fingerprint, in_a_file, register, registered
@@ -68,6 +69,7 @@ class CellData:
     categorical: np.ndarray | None  # (n, m) codes
     cell_names: np.ndarray  # (n,)
     gene_names: np.ndarray  # (g,)
+    kept: Kept | None = None  # what a model keeps of cells without counts
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -128,6 +130,7 @@ class CellData:
             continuous=None if self.continuous is None else torch.from_numpy(self.continuous[rows]),
             categorical=None if self.categorical is None else torch.from_numpy(self.categorical[rows]),
             indices=torch.from_numpy(rows),
+            kept=None if self.kept is None else {k: torch.from_numpy(v[rows]) for k, v in self.kept.values.items()},
         )
 
     def minibatches(
@@ -349,7 +352,7 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: boo
         For keys, genes or categories that do not fit the schema, and for counts that are none.
     """
     cells, totals = _encoded(adata, schema, validate, labels)
-    if validate:
+    if len(totals):
         checks.warn_of_empty_cells(totals, adata.obs_names)
     return cells
 
@@ -359,7 +362,7 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool, labels: bool) -> tu
     checks.refuse_other_types(adata)
     if adata.n_obs < 1:
         raise ValueError("adata has no cells")
-    columns = _stored_columns(adata, schema)
+    kept = kept_of(adata)
     covariates = [_codes(adata, schema, "categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
     continuous = [
         ((_covariate(adata, key) - mean) / deviation).astype(np.float32)
@@ -367,21 +370,24 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool, labels: bool) -> tu
     ]
     batch = _codes(adata, schema, "batch_key", schema.batch_key)
     prior = np.array(schema.library_prior, dtype=np.float32)[batch]  # (n, 2)
-    counts = as_rows(checks.stored_counts(adata, schema.layer), schema.counts_name)
+    counts: Counts = sp.csr_matrix((adata.n_obs, schema.n_genes), dtype=np.float32)  # no entry, if none were kept
+    if kept is None:
+        counts = as_rows(checks.stored_counts(adata, schema.layer), schema.counts_name)
     cells = CellData(
         counts=counts,
-        columns=columns,
+        columns=_stored_columns(adata, schema) if kept is None else None,
         batch=batch,
         labels=_codes(adata, schema, "labels_key", schema.labels_key if labels else None),
         l_mean=prior[:, 0],
         l_var=prior[:, 1],
-        log_size=_log_size(adata, schema),
+        log_size=_log_size(adata, schema) if kept is None else kept.log_size,
         continuous=np.stack(continuous, axis=1) if continuous else None,
         categorical=np.stack(covariates, axis=1) if covariates else None,
         cell_names=adata.obs_names.to_numpy(),
         gene_names=np.array(schema.genes, dtype=object),
+        kept=kept,
     )
-    if not validate:
+    if not validate or kept is not None:
         return cells, np.empty(0)
     totals = checks.checked_counts(
         counts, schema.counts_name, adata.obs_names, adata.var_names, cells._read, list(adata.layers)

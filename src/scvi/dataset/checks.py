@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scvi._warnings import warn
 from scvi.dataset.counts import Counts, Rows, blocks, row_sums
+from scvi.dataset.minified import is_minified
 from scvi.kernels import find_bad_count
 
 __all__ = [
@@ -78,6 +79,8 @@ def obs_column(adata: AnnData, argument: str, key: str) -> pd.Series:
 
 def stored_counts(adata: AnnData, layer: str | None) -> Any:
     """The counts as anndata gives them."""
+    if is_minified(adata):
+        raise ValueError("adata is minified, its counts were dropped: pass the AnnData that it was made of")
     if layer is None:
         if adata.X is None:
             raise ValueError(f"adata.X is None; pass layer='...' (there are {named(adata.layers) or 'no layers'})")

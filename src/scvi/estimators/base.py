@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scvi._checks import check_flag
 from scvi._random import generator_of, seeded
 from scvi.dataset.cell_data import CellData, Schema, declare, register, registered
-from scvi.estimators import files, training
+from scvi.dataset.query import become, extended, with_genes, with_these_genes
+from scvi.estimators import files, query, training
 from scvi.estimators.cells import Cells, Indices
 from scvi.inference.fitting import Fit
 from scvi.inference.plan import Plan, Precision, Schedule
 from scvi.minibatch import Minibatch
+from scvi.models.surgery import Freeze, Scope
 from scvi.models.vae import VAE
 
 if TYPE_CHECKING:
@@ -127,6 +130,8 @@ class Estimator(ABC):
         self.is_trained = self.was_interrupted = False
         self.train_indices: np.ndarray | None = None
         self.validation_indices: np.ndarray | None = None
+        self._scope: Scope | None = None  # the part of a mapped model that trains
+        query.check_kept(None if cells.data is None else cells.data.kept, self.module)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -242,6 +247,11 @@ class Estimator(ABC):
             If a loss was not finite, with the cells and genes at fault; if training ended below the full KL weight.
         """
         data = self._cells.own("train")
+        if self._scope is not None and not self._scope.trained:
+            raise ValueError(
+                "there is nothing to train: the query brought no batch and no category that the reference did not "
+                "know; ask the model as it is, or pass unfrozen=True to load_query_data"
+            )
         device = training.resolve_device(accelerator, devices)
         seed = training.seed_of_fit(seed, checkpoint_dir, resume)
         held_out = None if validation_indices is None else data.positions(validation_indices, "validation_indices")
@@ -273,6 +283,7 @@ class Estimator(ABC):
             device=device,
             show_progbar=enable_progress_bar,
             checkpoint_dir=checkpoint_dir,
+            scope=self._scope,
         )
         past = max((int(table.index[-1]) + 1 for table in self.history.values()), default=0)
         fit.prepare(resume, past, self.options, self.is_trained)
@@ -318,6 +329,7 @@ class Estimator(ABC):
             self.module.state_dict(),
             self.train_indices,
             self.validation_indices,
+            self._scope,
         )
         files.write(dir_path, stored, self.adata if save_anndata else None, overwrite)
 
@@ -338,15 +350,172 @@ class Estimator(ABC):
         ValueError
             If its files are truncated, foreign or of another estimator, or `adata` does not fit the model.
         """
+        stored, module = cls._read(dir_path)
+        return cls._restored(stored, module, files.read_adata(dir_path) if adata is None else adata)
+
+    @classmethod
+    def _read(cls, dir_path: str | os.PathLike[str]) -> tuple[files.StoredModel, VAE]:
+        """The files of a model, and its network."""
         options = set(inspect.signature(cls).parameters) - {"adata", "seed"}
         stored = files.read(dir_path, cls.__name__, options)
-        module = files.rebuild(dir_path, stored, lambda: cls._make_module(stored.schema, stored.options))
-        adata = files.read_adata(dir_path) if adata is None else adata
+        return stored, files.rebuild(dir_path, stored, lambda: cls._make_module(stored.schema, stored.options))
+
+    @classmethod
+    def _restored(cls, stored: files.StoredModel, module: VAE, adata: AnnData | None) -> Self:
         model = cls.__new__(cls)
         model._assemble(stored.options, module, cls._make_cells(stored.schema, stored.options, adata))
         model.history, model.is_trained = stored.history, stored.is_trained
         model.train_indices, model.validation_indices = stored.train_indices, stored.validation_indices
+        model._scope = stored.scope
         return model
+
+    # ---- cells of new batches, cells without counts ------------------------------------------------------------------
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: Self | str | os.PathLike[str],
+        freeze_dropout: bool = False,
+        unfrozen: bool = False,
+        *,
+        freeze_expression: bool = True,
+        freeze_decoder_first_layer: bool = True,
+        freeze_batchnorm_encoder: bool = True,
+        freeze_batchnorm_decoder: bool = True,
+        min_genes_found: float = 0.5,
+    ) -> Self:
+        """A model that knows the cells of `adata` beside those of a fitted reference (Lotfollahi et al. 2022).
+
+        Batches, and categories of categorical covariates, that are new get weights of their own; by default
+        :meth:`train` fits these alone, to the cells of `adata`. Everything else stays as it is, bit for bit, and with
+        it what the model says of cells of the reference. A new batch starts as the average of the old ones, so that
+        the model answers questions before it is trained, too.
+
+        Neither `adata` nor the reference is changed. The new model's ``adata`` is the given one, or where genes are
+        missing a copy as :meth:`prepare_query_anndata` makes it.
+
+        Parameters
+        ----------
+        adata
+            Raw counts, with the columns of ``obs`` (and the layer) that the reference reads; no set-up is needed. Genes
+            may come in any order; further ones are ignored.
+        reference_model
+            A fitted model of this class, or the directory of a saved one.
+        freeze_dropout
+            No dropout in training.
+        unfrozen
+            Train all weights, from where they are: the reference's answers change with them.
+        freeze_expression, freeze_decoder_first_layer
+            False trains the whole first layers of the encoders or the decoders, not their new columns alone.
+        freeze_batchnorm_encoder, freeze_batchnorm_decoder
+            False trains batch norm, whose moments then follow the query's.
+        min_genes_found
+            Share of the reference's genes that `adata` has to have. Missing ones are read as zeros.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the reference is not fitted or of another class; if too few genes are found; for labels that the
+            reference does not know, where it reads them; for whatever else cannot be read.
+
+        Warns
+        -----
+        UserWarning
+            If genes are missing; if training will not move the query in the latent space, because the reference's
+            encoder sees no batch (``encode_covariates=False``); if there is nothing to train.
+        """
+        flags = {
+            "dropout": freeze_dropout,
+            "expression": freeze_expression,
+            "decoder_first_layer": freeze_decoder_first_layer,
+            "batchnorm_encoder": freeze_batchnorm_encoder,
+            "batchnorm_decoder": freeze_batchnorm_decoder,
+        }
+        for name, value in {**{f"freeze_{name}": value for name, value in flags.items()}, "unfrozen": unfrozen}.items():
+            check_flag(name, value)
+        reference = cls._reference(reference_model)
+        reference._require_trained()
+        adata = with_genes(adata, reference.schema, min_genes_found)
+        options = reference.options
+        schema = extended(reference.schema, adata, cls._reads_labels(options))
+        freeze = Freeze(**flags)
+        module, scope = query.widened(reference.module, lambda: cls._make_module(schema, options), freeze, unfrozen)
+        query.report(query.new_categories(reference.schema, schema), scope)
+        model = cls.__new__(cls)
+        model._assemble(options, module, cls._make_cells(schema, options, adata, validate=False))
+        model.is_trained, model._scope = True, scope
+        return model
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: Self | str | os.PathLike[str],
+        return_reference_var_names: bool = False,
+        inplace: bool = False,
+        *,
+        min_genes_found: float = 0.5,
+    ) -> AnnData | pd.Index | None:
+        """Cells with exactly the genes of a reference, in its order; missing genes are zero.
+
+        :meth:`load_query_data` does it by itself. This is for looking at the result, and for writing or joining it.
+
+        Parameters
+        ----------
+        adata
+            Cells to map.
+        reference_model
+            A model of this class, or the directory of a saved one.
+        return_reference_var_names
+            Return the names of the reference's genes, and do nothing.
+        inplace
+            Change `adata` itself and return None.
+        min_genes_found
+            As in :meth:`load_query_data`, with the same errors and warnings.
+
+        Returns
+        -------
+        A new AnnData with the cells' annotations, counts and layers; names of genes; or None
+        """
+        check_flag("inplace", inplace)
+        reference = cls._reference(reference_model)
+        if check_flag("return_reference_var_names", return_reference_var_names):
+            return pd.Index(reference.schema.genes)
+        prepared = with_these_genes(adata, reference.schema, min_genes_found)
+        if not inplace:
+            return prepared
+        become(adata, prepared)
+        return None
+
+    @classmethod
+    def _reference(cls, reference_model: Self | str | os.PathLike[str]) -> Self:
+        if isinstance(reference_model, (str, os.PathLike)):
+            return cls._restored(*cls._read(reference_model), None)
+        if type(reference_model) is not cls:
+            raise TypeError(
+                f"reference_model is a {type(reference_model).__name__}; pass a {cls.__name__} model or the directory "
+                "of a saved one"
+            )
+        return reference_model
+
+    def minify_adata(self) -> None:
+        """Puts an AnnData without counts in the place of the model's ``adata``.
+
+        The new one keeps ``obs``, ``var``, ``obsm``, ``obsp`` and ``uns``, and in ``obsm`` the posterior of each cell:
+        mean and variance of the latent variable ("scvi_qz_mean", "scvi_qz_var") and the log library size. From these
+        the model answers as before what it answers without counts: latent representation, library size, normalised
+        expression, parameters of the likelihood. Scores and training need counts, and are refused. The AnnData with
+        counts is not changed; the model lets go of it.
+
+        ``save(..., save_anndata=True)`` writes the minified cells beside the model, and :meth:`load` reads them again.
+        """
+        self._require_trained()
+        data = self._cells.own("minify")
+        minibatches = self._minibatches(data, data.positions(), None)
+        adata = query.minify(self.module, self.adata, minibatches)
+        self._cells = self._make_cells(self.schema, self.options, adata)
+        self.adata = adata
 
     # ---- what questions need -----------------------------------------------------------------------------------------
 
@@ -354,17 +523,29 @@ class Estimator(ABC):
         if not self.is_trained:
             raise RuntimeError(f"this {type(self).__name__} model is not trained: call train() first")
 
-    def _choose(self, adata: AnnData | None, indices: Indices) -> tuple[CellData, np.ndarray]:
-        """The cells of a question: the data they are part of, and their positions."""
+    def _choose(
+        self, adata: AnnData | None, indices: Indices, needs_counts: bool = True
+    ) -> tuple[CellData, np.ndarray]:
+        """The cells of a question: the data they are part of, and their positions.
+
+        Parameters
+        ----------
+        needs_counts
+            False for a question that the posterior of the cells answers: it may be asked about minified cells.
+        """
         self._require_trained()
-        return self._cells.choose(adata, indices)
+        data, positions = self._cells.choose(adata, indices, needs_counts)
+        query.check_kept(data.kept, self.module)
+        return data, positions
 
     def _minibatches(self, data: CellData, positions: np.ndarray, batch_size: int | None) -> Iterator[Minibatch]:
         return self._cells.minibatches(data, positions, batch_size, self.device)
 
-    def _ask(self, adata: AnnData | None, indices: Indices, batch_size: int | None) -> Iterator[Minibatch]:
+    def _ask(
+        self, adata: AnnData | None, indices: Indices, batch_size: int | None, needs_counts: bool = True
+    ) -> Iterator[Minibatch]:
         """The cells of a question as minibatches."""
-        return self._minibatches(*self._choose(adata, indices), batch_size)
+        return self._minibatches(*self._choose(adata, indices, needs_counts), batch_size)
 
     def _generator(self, seed: int | None) -> torch.Generator:
         return generator_of(seed, self.device)

@@ -12,6 +12,7 @@ from scvi._checks import check_integer
 from scvi._settings import settings
 from scvi.dataset.cell_data import CellData, Schema, encode, fingerprint, in_a_file
 from scvi.dataset.checks import nearest
+from scvi.dataset.minified import is_minified
 from scvi.minibatch import Minibatch
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ __all__ = ["Cells", "Indices"]
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | None
 """Positions of cells or a mask; None: all."""
+
+_WITH_COUNTS = "pass the AnnData with counts that they were made of, or load the model with it"
 
 
 class Cells:
@@ -44,7 +47,7 @@ class Cells:
     data
         The encoded cells of `adata`.
     fingerprint
-        Of the counts of `adata`; None for counts in a file, which nobody changes in place.
+        Of the counts of `adata`; None where there are none, and for those in a file, which nobody changes in place.
     """
 
     def __init__(
@@ -52,13 +55,16 @@ class Cells:
     ) -> None:
         self.schema, self.adata, self.labels, self.owner = schema, adata, labels, owner
         self.data = None if adata is None else encode(adata, schema, validate=validate, labels=labels)
-        in_memory = adata is not None and not in_a_file(adata, schema)
+        with_counts = adata is not None and not is_minified(adata)
+        in_memory = with_counts and not in_a_file(adata, schema)
         self.fingerprint = fingerprint(adata, schema) if in_memory else None
 
-    def own(self, wish: str) -> CellData:
-        """The cells the model was made with, refused if there are none or if their counts have changed."""
+    def own(self, wish: str, needs_counts: bool = True) -> CellData:
+        """The cells the model was made with, refused if there are none or if their counts are gone or have changed."""
         if self.data is None:
             raise ValueError(f"this model was loaded without cells and cannot {wish}: pass adata to {self.owner}.load")
+        if self.data.kept is not None and needs_counts:
+            raise ValueError(f"the model's adata is minified, and to {wish} needs counts: {_WITH_COUNTS}")
         if self.fingerprint is not None and fingerprint(self.adata, self.schema) != self.fingerprint:
             raise ValueError(
                 "the cells, genes or counts of the model's adata have changed since the model was made "
@@ -67,12 +73,20 @@ class Cells:
             )
         return self.data
 
-    def choose(self, adata: AnnData | None, indices: Indices) -> tuple[CellData, np.ndarray]:
-        """The cells that a question is about: the data they are part of, and their positions."""
+    def choose(self, adata: AnnData | None, indices: Indices, needs_counts: bool = True) -> tuple[CellData, np.ndarray]:
+        """The cells that a question is about: the data they are part of, and their positions.
+
+        Parameters
+        ----------
+        needs_counts
+            Refuse minified cells.
+        """
         if adata is None or adata is self.adata:
-            data = self.own("answer without adata")
+            data = self.own("answer without adata", needs_counts=False)
         else:
             data = encode(adata, self.schema, labels=self.labels)
+        if needs_counts and data.kept is not None:
+            raise ValueError(f"these cells are minified, and this question needs their counts: {_WITH_COUNTS}")
         positions = data.positions(indices)
         if len(positions) == 0:
             raise ValueError("indices choose no cell")

@@ -54,7 +54,7 @@ class CountEstimator(Estimator):
         -------
         (n, d), or a pair of such arrays
         """
-        minibatches = self._ask(adata, indices, batch_size)
+        minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
         if return_dist:
             return latent.latent_distribution(self.module, minibatches)
         mc_samples = check_integer("mc_samples", mc_samples, 1)
@@ -70,7 +70,7 @@ class CountEstimator(Estimator):
         seed: int | None = None,
     ) -> np.ndarray:
         """(n, 1) library sizes in counts, as observed; where they are latent, the median of the posterior or a draw."""
-        minibatches = self._ask(adata, indices, batch_size)
+        minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
         return np.exp(latent.library(self.module, minibatches, give_mean, self._generator(seed)))
 
     def get_normalized_expression(
@@ -115,7 +115,7 @@ class CountEstimator(Estimator):
         -------
         (n, g) table of cells and genes, or an array (n, g) or (s, n, g)
         """
-        data, positions = self._choose(adata, indices)
+        data, positions = self._choose(adata, indices, needs_counts=False)
         seed = resolve_seed(seed)
         if n_samples_overall is not None:
             check_integer("n_samples_overall", n_samples_overall, 1)
@@ -155,7 +155,7 @@ class CountEstimator(Estimator):
             (logits of the dropout probability; zero-inflated likelihoods only). Each (n, g), or (s, n, g) for several
             draws that are not averaged.
         """
-        minibatches = self._ask(adata, indices, batch_size)
+        minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
         return expression.likelihood_parameters(
             self.module,
             minibatches,

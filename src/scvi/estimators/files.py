@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from scvi._checks import is_integer
 from scvi._random import seeded
 from scvi.dataset.schema import Schema
+from scvi.models.surgery import Scope
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,7 +33,7 @@ WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 FORMAT = 1
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
-_PREFIX = "model/"  # of the names of weights
+_PREFIX, _TRAINED = "model/", "trained/"  # of the names of weights, and of masks of the part of them that trains
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,24 @@ class StoredModel:
     weights: dict[str, Tensor]
     train_indices: np.ndarray | None
     validation_indices: np.ndarray | None
+    scope: Scope | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """What goes into the one file."""
         tensors = {f"{_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in self.weights.items()}
         split = {name: getattr(self, name) for name in _SPLIT}
+        if self.scope is not None:
+            tensors |= {f"{_TRAINED}{name}": mask.cpu() for name, mask in self.scope.trained.items()}
         return tensors | {name: torch.as_tensor(cells) for name, cells in split.items() if cells is not None}
 
     def description(self) -> dict[str, Any]:
         """What goes into the other."""
         from scvi import __version__
 
+        scope = {} if self.scope is None else {"resting": list(self.scope.resting)}
         return {
             "format": FORMAT,
+            **scope,
             "scvi_version": __version__,
             "estimator": self.estimator,
             "options": self.options,
@@ -173,6 +179,7 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str]) -
             raise ValueError(f"is_trained is {description['is_trained']!r}")
         schema = Schema.from_json(description["schema"])
         history = _history(description["history"])
+        scope = _scope(description, tensors)
     return StoredModel(
         estimator,
         description["options"],
@@ -181,6 +188,7 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str]) -
         description["is_trained"],
         {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)},
         **{name: _positions(name, tensors, source / WEIGHTS) for name in _SPLIT},
+        scope=scope,
     )
 
 
@@ -207,6 +215,7 @@ def rebuild(directory: str | os.PathLike[str], stored: StoredModel, make: Callab
     with seeded(0):
         module = make()
     module.load_state_dict(stored.weights)
+    _check_scope(directory, stored.scope, module)
     return module
 
 
@@ -260,6 +269,31 @@ def _check_sizes(stored: StoredModel) -> None:
     for name, value in stored.options.items():
         if is_integer(value) and value > largest:
             raise ValueError(f"{name}={value} does not fit the weights, of which no side is above {largest}")
+
+
+def _scope(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Scope | None:
+    """The part of a mapped model that trains; None for another model."""
+    if "resting" not in description:
+        return None
+    resting = description["resting"]
+    if not isinstance(resting, list) or not all(isinstance(name, str) for name in resting):
+        raise ValueError(f"resting is {resting!r}")
+    trained = {name.removeprefix(_TRAINED): t for name, t in tensors.items() if name.startswith(_TRAINED)}
+    return Scope(trained, tuple(resting))
+
+
+def _check_scope(directory: str | os.PathLike[str], scope: Scope | None, module: nn.Module) -> None:
+    """Refuses masks and names that do not belong to the network."""
+    if scope is None:
+        return
+    parameters, modules = dict(module.named_parameters()), dict(module.named_modules())
+    wrong = [name for name in scope.resting if name not in modules]
+    for name, mask in scope.trained.items():
+        sides = () if mask.dim() == 0 else parameters[name].shape[-1:] if name in parameters else None
+        if name not in parameters or mask.dtype != torch.bool or mask.shape != sides:
+            wrong.append(name)
+    if wrong:
+        raise ValueError(f"what {directory} says of the weights that train does not fit its model: {wrong[:5]}")
 
 
 def _history(history: Any) -> dict[str, pd.DataFrame]:

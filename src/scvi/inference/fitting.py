@@ -20,12 +20,14 @@ from scvi._warnings import warn
 from scvi.dataset.cell_data import CellData, count_minibatches
 from scvi.inference import checkpoint
 from scvi.inference.optimizer import ClippedAdam
+from scvi.inference.partial import Columns, parts, within
 from scvi.inference.plan import Plan
 from scvi.inference.recovery import Patience, describe_fault
 from scvi.inference.trainer import Trainer
 from scvi.kernels import bf16_products
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Model
+from scvi.models.surgery import Scope
 from scvi.queries import evaluating
 
 __all__ = ["Fit"]
@@ -60,6 +62,8 @@ class Fit(Trainer):
         Show a progress bar.
     checkpoint_dir
         Directory of checkpoints; None for none. One is written after an epoch, at most every 50 steps.
+    scope
+        The part of the model that is fitted; None: all of it.
 
     Attributes
     ----------
@@ -81,6 +85,7 @@ class Fit(Trainer):
         device: torch.device | str = "cpu",
         show_progbar: bool = True,
         checkpoint_dir: str | os.PathLike[str] | None = None,
+        scope: Scope | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -92,7 +97,7 @@ class Fit(Trainer):
         )
         self.data, self.plan, self.seed = data, plan, seed
         self.train_indices, self.validation_indices = train_indices, validation_indices
-        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_dir, self.scope = checkpoint_dir, scope
         self.steps_per_epoch = count_minibatches(len(train_indices), plan.batch_size)
         self.n_steps = plan.max_epochs * self.steps_per_epoch
         self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
@@ -165,7 +170,7 @@ class Fit(Trainer):
             If training is given up, after five recoveries from losses that are not finite.
         """
         self._log_plan()
-        with seeded(self.seed, self.device):
+        with within(self.model, self.scope), seeded(self.seed, self.device):
             self.train(self.plan.max_epochs, self.plan.lr, self.plan.eps)
 
     def _log_plan(self) -> None:
@@ -191,7 +196,9 @@ class Fit(Trainer):
         """Cells are checked before a fit is made."""
 
     def on_training_begin(self) -> None:
-        """Goes back to the checkpoint that `fit` found."""
+        """Lets modules rest, and goes back to the checkpoint that `fit` found."""
+        for name in () if self.scope is None else self.scope.resting:
+            self.model.get_submodule(name).eval()
         if self._resume_from is not None:
             self._load_state(*self._resume_from)
         self._good = self._snapshot()
@@ -268,8 +275,11 @@ class Fit(Trainer):
 
     def make_optimizer(self, params: list[Any], lr: float, eps: float) -> torch.optim.Optimizer:
         """Adam that clips by the plan."""
+        columns: list[Columns] = []
+        if self.scope is not None:
+            params, columns = parts(self.model, self.scope)
         undecayed = self.model.shared_posterior()
-        return ClippedAdam(params, lr, eps, self.weight_decay, self.plan.gradient_clip, undecayed)
+        return ClippedAdam(params, lr, eps, self.weight_decay, self.plan.gradient_clip, undecayed, columns)
 
     # ---- history -----------------------------------------------------------------------------------------------------
 
@@ -424,6 +434,7 @@ class Fit(Trainer):
         return {
             **options,
             **self.plan.to_json(),
+            **({} if self.scope is None else self.scope.describe()),
             "seed": self.seed,
             "data": checkpoint.digest_of_data(self.data),
             "training cells": f"{len(self.train_indices)} ({checkpoint.digest(self.train_indices)})",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scvi import kernels
+from scvi.inference.partial import Columns
 
 __all__ = ["ClippedAdam"]
 
@@ -25,6 +26,8 @@ class ClippedAdam(torch.optim.Adam):
         None does not clip.
     undecayed
         Those of the tensors that the penalty is not for.
+    columns
+        Columns of further parameters, of which only these are changed.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class ClippedAdam(torch.optim.Adam):
         weight_decay: float = 0.0,
         max_norm: float | None = None,
         undecayed: Iterable[nn.Parameter] = (),
+        columns: Sequence[Columns] = (),
     ) -> None:
+        self.columns = list(columns)
         self.undecayed = {id(p) for p in undecayed}
-        given = list(params)
+        given = [*params, *(some.part for some in self.columns)]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in given if id(p) not in self.undecayed]},
             {"params": [p for p in given if id(p) in self.undecayed], "weight_decay": 0.0},
@@ -56,6 +61,8 @@ class ClippedAdam(torch.optim.Adam):
         """`zero_grad`, without all that it looks for on its way."""
         for p in self.parameters:
             p.grad = None
+        for some in self.columns:
+            some.whole.grad = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Also lays the moments out in memory as the parameters lie."""
@@ -71,14 +78,20 @@ class ClippedAdam(torch.optim.Adam):
 
         The answer is on the device, and nothing waits for it.
         """
+        for some in self.columns:
+            some.read()
         given = [p for p in self.parameters if p.grad is not None]
         for p in given:
             p.grad = _laid_out_like(p, p.grad)  # type: ignore[arg-type]
         if not given:
             return torch.isfinite(loss)
         if self.device.type != "cpu":
-            return self._device_step(given, loss)
-        return torch.tensor(math.isfinite(loss) and self._compiled_step(given, loss))
+            good = self._device_step(given, loss)
+        else:
+            good = torch.tensor(math.isfinite(loss) and self._compiled_step(given, loss))
+        for some in self.columns:
+            some.write()
+        return good
 
     def _compiled_step(self, given: list[nn.Parameter], loss: Tensor) -> bool:
         states = [self.state[p] for p in given]

@@ -13,7 +13,7 @@ from scvi.models.vae import VAE, observed_log_library
 from scvi.queries.evaluation import evaluating
 from scvi.queries.joined import Joined
 
-__all__ = ["latent", "latent_distribution", "library"]
+__all__ = ["latent", "latent_distribution", "library", "summary"]
 
 
 def latent(
@@ -64,3 +64,13 @@ def library(
                 log_library = ql.loc if give_mean else draw(ql, generator=generator)
             result.add(log_library.cpu().numpy())
     return result.array()
+
+
+def summary(model: VAE, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
+    """(n, .) by name: what a model keeps of cells whose counts are dropped."""
+    results: dict[str, Joined] = {}
+    with evaluating(model):
+        for mb in minibatches:
+            for name, values in model.summary(mb).items():
+                results.setdefault(name, Joined()).add(values.cpu().numpy())
+    return {name: result.array() for name, result in results.items()}

@@ -1,0 +1,90 @@
+"""Cells without counts: an AnnData that keeps what a fitted model knows of each cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from anndata import AnnData
+
+__all__ = ["LOG_LIBRARY", "Kept", "is_minified", "kept_of", "minified"]
+
+LOG_LIBRARY = "log_library"
+"""Name of the log of an observed library size or given size factor, (n, 1)."""
+
+_UNS_KEY, _PREFIX = "_scvi_minified", "scvi_"
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a model keeps of cells without counts.
+
+    Attributes
+    ----------
+    values
+        (n, .) float32 by name.
+    model
+        Digest of the weights of the model, of which alone the values are true.
+    """
+
+    values: dict[str, np.ndarray]
+    model: str
+
+    @property
+    def log_size(self) -> np.ndarray | None:
+        """(n,) log library sizes, where they are observed."""
+        log_library = self.values.get(LOG_LIBRARY)
+        return None if log_library is None else log_library[:, 0]
+
+
+def minified(adata: AnnData, kept: Kept, drop_obsm: tuple[str, ...] = ()) -> AnnData:
+    """A new AnnData with the cells and genes of `adata` and all that is known of them, but for the counts.
+
+    ``X``, ``raw`` and ``layers`` are left out, and what a model keeps is in ``obsm``, each entry under its name with
+    the prefix "scvi_". `adata` is not changed.
+
+    Parameters
+    ----------
+    drop_obsm
+        Entries of ``obsm`` that hold counts, too.
+    """
+    obsm = {name: values.copy() for name, values in adata.obsm.items() if name not in drop_obsm}
+    uns = {name: value for name, value in adata.uns.items() if name != "_scvi"}  # set-ups are of counts
+    description = json.dumps({"model": kept.model, "kept": list(kept.values)})
+    return AnnData(
+        None,
+        obs=adata.obs.copy(),
+        var=adata.var.copy(),
+        obsm=obsm | {f"{_PREFIX}{name}": values for name, values in kept.values.items()},
+        obsp={name: values.copy() for name, values in adata.obsp.items()},
+        uns=uns | {_UNS_KEY: description},
+    )
+
+
+def is_minified(adata: AnnData) -> bool:
+    """Whether the counts were left out."""
+    return _UNS_KEY in adata.uns
+
+
+def kept_of(adata: AnnData) -> Kept | None:
+    """What was kept of a minified AnnData; None for one with counts.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
+    if not is_minified(adata):
+        return None
+    try:
+        description: Mapping = json.loads(adata.uns[_UNS_KEY])
+        names = [str(name) for name in description["kept"]]
+        values = {name: np.asarray(adata.obsm[f"{_PREFIX}{name}"], dtype=np.float32) for name in names}
+        return Kept(values, str(description["model"]))
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"adata is minified, but what was kept of it cannot be read ({error}): leave its obsm and "
+            f"uns[{_UNS_KEY!r}] as minify_adata wrote them"
+        ) from error

@@ -1,0 +1,179 @@
+"""A fitted network made wider for categories it has not seen, of which only the new weights train.
+
+"Architectural surgery" (Lotfollahi et al., Nature Biotechnology 2022): batches and covariates enter a network as
+one-hot columns beside the input of its layers, so a new batch is a new column of each of these layers. With all else
+frozen, what the network says of the cells it was fitted to stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scvi.models.layers import FCLayers
+
+__all__ = ["Freeze", "Scope", "scope_of", "widen"]
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """What of a mapped network stays as it is, beside all weights that are named nowhere below.
+
+    Attributes
+    ----------
+    dropout
+        No dropout in training.
+    expression, decoder_first_layer
+        The first layers of the encoders and of the decoders, but for their new columns.
+    batchnorm_encoder, batchnorm_decoder
+        Scales, shifts and running moments of batch norm, which is then computed with the running moments.
+    """
+
+    dropout: bool = False
+    expression: bool = True
+    decoder_first_layer: bool = True
+    batchnorm_encoder: bool = True
+    batchnorm_decoder: bool = True
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The part of a network that a fit may change.
+
+    Attributes
+    ----------
+    trained
+        By name of a parameter: which columns (places along its last axis) train, or one True for all of it. A parameter
+        that is not named stays as it is, bit for bit, and so do the other columns.
+    resting
+        Names of the batch norm and dropout modules that stay in evaluation mode.
+    """
+
+    trained: Mapping[str, Tensor]
+    resting: tuple[str, ...] = ()
+
+    def reaches_encoders(self) -> bool:
+        """Whether a fit may change where cells lie in the latent space."""
+        return any(_is_part(name, "encoder") for name in self.trained)
+
+    def describe(self) -> dict[str, str]:
+        """Tells one scope from another, in plain JSON types."""
+        columns = {name: str(mask.nonzero()[:, 0].tolist()) if mask.dim() else "all" for name, mask in self._sorted()}
+        return {**columns, "in evaluation mode": ", ".join(self.resting)}
+
+    def _sorted(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(sorted(self.trained.items()))
+
+
+@torch.no_grad()
+def widen(old: nn.Module, new: nn.Module) -> dict[str, Tensor]:
+    """Copies the weights of a network into one that is the same but for having more categories.
+
+    The columns of a new category start as the mean of those of the old ones, so that before any training a new batch is
+    an average one. A single category is no covariate and has no column: where the only old category gets one, it holds
+    zeros and is not new, so that nothing changes for its cells.
+
+    Returns
+    -------
+    Masks of the new columns, (columns,) bool, by name of the parameters that have any.
+
+    Raises
+    ------
+    ValueError
+        If the networks differ in more than that.
+    """
+    given, wanted = old.state_dict(), new.state_dict()
+    if given.keys() != wanted.keys():
+        raise ValueError(f"networks of different parts: {', '.join(sorted(given.keys() ^ wanted.keys())[:5])}")
+    layers = {name: module for name, module in new.named_modules() if isinstance(module, FCLayers)}
+    blocks = {weight: name for name, module in layers.items() for weight in _inputs(name, module)}
+    parameters, masks = dict(new.named_parameters()), {}
+    for name, tensor in wanted.items():  # these share memory with the parameters
+        source, mask = given[name], None
+        if tensor.shape == source.shape:
+            tensor.copy_(source)
+        elif name in blocks:
+            mask = _widen_layer(source, tensor, old.get_submodule(blocks[name]), layers[blocks[name]])  # type: ignore[arg-type]
+        else:
+            mask = _widen_table(name, source, tensor)
+        if mask is not None and name in parameters:
+            masks[name] = mask
+    return masks
+
+
+def _inputs(name: str, module: FCLayers) -> list[str]:
+    """Names of the weights of the linear layers."""
+    return [f"{name}.fc_layers.{layer}.0.weight" for layer, _ in module.fc_layers.named_children()]
+
+
+def _widen_layer(source: Tensor, target: Tensor, old: FCLayers, new: FCLayers) -> Tensor:
+    """Columns of a layer: those of its own input, one block a categorical covariate, the continuous covariates."""
+    start = place = source.shape[1] - sum(old.n_cat_list) - old.n_cont
+    is_new = torch.zeros(target.shape[1], dtype=torch.bool)
+    target[:, :start] = source[:, :start]
+    for n_old, n_new in zip(old.n_cat_list, new.n_cat_list, strict=True):
+        block = source[:, start : start + n_old]
+        target[:, place : place + n_new] = block.mean(1, keepdim=True) if n_old else 0.0
+        target[:, place : place + n_old] = block
+        is_new[place + max(n_old, 1) : place + n_new] = True
+        start, place = start + n_old, place + n_new
+    target[:, place:] = source[:, start:]
+    return is_new
+
+
+def _widen_table(name: str, source: Tensor, target: Tensor) -> Tensor:
+    """A value for each of ... and category, such as a dispersion: categories are the last axis."""
+    n_old = source.shape[-1] if source.dim() else 0
+    if n_old == 0 or source.shape[:-1] != target.shape[:-1] or n_old > target.shape[-1]:
+        raise ValueError(
+            f"{name} of shape {tuple(source.shape)} cannot be made one of shape {tuple(target.shape)}: only its last "
+            "axis may be longer"
+        )
+    target[..., :n_old] = source
+    target[..., n_old:] = source.mean(-1, keepdim=True)
+    return torch.arange(target.shape[-1]) >= n_old
+
+
+def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze, unfrozen: bool = False) -> Scope:
+    """What trains of a network with new columns.
+
+    Parameters
+    ----------
+    new_columns
+        As :func:`widen` returns them.
+    freeze
+        What does not train.
+    unfrozen
+        All weights do, whatever else `freeze` says but for dropout.
+    """
+    trained: dict[str, Tensor] = dict(new_columns)
+    resting: list[str] = []
+    if unfrozen:
+        freeze = Freeze(freeze.dropout, False, False, False, False)
+        trained = {name: torch.tensor(True) for name, _ in model.named_parameters()}
+    for name, module in model.named_modules():
+        encodes, decodes = _is_part(name, "encoder"), _is_part(name, "decoder")
+        thaws_first = (encodes and not freeze.expression) or (decodes and not freeze.decoder_first_layer)
+        thaws_norm = (encodes and not freeze.batchnorm_encoder) or (decodes and not freeze.batchnorm_decoder)
+        if isinstance(module, FCLayers) and thaws_first:
+            trained |= _whole(f"{name}.fc_layers.Layer 0.0", module.fc_layers[0][0])  # type: ignore[index]
+        if isinstance(module, nn.BatchNorm1d):
+            if unfrozen or thaws_norm:
+                trained |= _whole(name, module)
+            else:
+                resting.append(name)
+        if isinstance(module, nn.Dropout) and freeze.dropout:
+            resting.append(name)
+    return Scope(trained, tuple(resting))
+
+
+def _whole(name: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{name}.{parameter}": torch.tensor(True) for parameter, _ in module.named_parameters()}
+
+
+def _is_part(name: str, kind: str) -> bool:
+    """Whether a module or parameter belongs to an encoder or a decoder, which attribute names of models tell."""
+    return kind in name.split(".")[0].split("_")
