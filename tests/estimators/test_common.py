@@ -34,6 +34,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "get_marginal_ll": {"return_mean": False, "n_mc_samples": 4},
 }
 ELSEWHERE = {"setup_anndata", "view_anndata_setup", "train", "save", "load", "device", "to_device"}  # exercised below
+ELSEWHERE |= {"load_query_data", "prepare_query_anndata", "minify_adata"}  # in test_query_mapping and test_minified
 QUESTION = pytest.mark.parametrize("question", QUESTIONS)
 
 

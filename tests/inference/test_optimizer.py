@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scvi.inference.optimizer import ClippedAdam
+from scvi.inference.partial import Columns
 
 Step = Callable[[ClippedAdam, Tensor], Tensor]
 
@@ -144,3 +145,26 @@ def test_state_that_was_saved_row_by_row_goes_on_the_same() -> None:
     c.load_state_dict(saved)
     steps(c, range(2, 4))
     assert all(torch.equal(p, q) for p, q in zip(whole, other, strict=True))
+
+
+def test_columns_are_stepped_as_if_they_were_all_there_is() -> None:
+    """Neither clipping, nor momentum, nor the L2 penalty sees the rest, which keeps its bits, whatever its gradient."""
+    mask = torch.tensor([False, True] * 16)
+    whole = nn.Parameter(torch.randn(32, 100, generator=torch.Generator().manual_seed(0)).t())
+    start, part = whole.detach().clone(), nn.Parameter(whole.detach()[:, mask].clone())
+    ours = ClippedAdam([], 0.01, 1e-8, 0.1, 1.0, [Columns(whole, mask)])
+    theirs = torch.optim.Adam([part], lr=0.01, eps=1e-8, weight_decay=0.1)
+    for number in range(4):
+        gradient = torch.randn(100, 32, generator=torch.Generator().manual_seed(number))
+        ours.forget_gradients()
+        assert whole.grad is None
+        whole.grad, part.grad = gradient, gradient[:, mask]
+        torch.nn.utils.clip_grad_norm_([part], 1.0)
+        ours.clipped_step(torch.tensor(1.0))
+        theirs.step()
+    torch.testing.assert_close(whole[:, mask], part, rtol=1e-4, atol=1e-6)
+    assert torch.equal(whole[:, ~mask], start[:, ~mask])
+    before = whole.detach().clone()
+    whole.grad = torch.full_like(whole, torch.nan)
+    assert not ours.clipped_step(torch.tensor(1.0))
+    assert torch.equal(whole, before)

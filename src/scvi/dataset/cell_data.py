@@ -301,6 +301,7 @@ def declare(
     checks.refuse_other_types(adata)
     if adata.n_obs < 2:
         raise ValueError(f"adata has {adata.n_obs} cells; a model is fitted to two or more")
+    checks.stored_counts(adata, layer)
     genes = checks.chosen_genes(adata, mask_var)
     if len(genes) < 2:
         raise ValueError(f"{len(genes)} of the {adata.n_vars} genes of adata would be read; a model reads two or more")

@@ -1,0 +1,159 @@
+"""Cells without counts: what a model answers, and what it refuses. A new estimator joins by a line in MINIFIED."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import scvi
+from cells import KEYS, QUICK, TINY, N, make_adata
+from scvi.estimators.base import Estimator
+
+MINIFIED: list[type[Estimator]] = [scvi.SCVI, scvi.LinearSCVI]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "observed library": {},
+    "inferred library": {"use_observed_lib_size": False},
+    "simplex": {"latent_distribution": "ln", "encode_covariates": True},
+    "by batch": {"dispersion": "gene-batch", "gene_likelihood": "zinb"},
+}
+ANSWERED: dict[str, dict[str, Any]] = {
+    "get_latent_representation": {},
+    "get_latent_library_size": {},
+    "get_normalized_expression": {"n_samples": 3, "library_size": "latent", "transform_batch": "b1"},
+    "get_likelihood_parameters": {"n_samples": 2},
+}
+REFUSED = ["get_elbo", "get_reconstruction_error", "get_marginal_ll"]
+
+
+@pytest.fixture(params=MINIFIED, ids=lambda cls: cls.__name__)
+def cls(request: pytest.FixtureRequest) -> type[Estimator]:
+    return request.param
+
+
+def make(cls: type[Estimator], setup: Any = None, **options: Any) -> Any:
+    cells = make_adata()
+    cells.obsm["X_umap"], cells.layers["log"] = np.ones((N, 2)), cells.X.log1p()
+    cls.setup_anndata(cells, **(setup or {"batch_key": "batch"}))
+    model = cls(cells, **{**TINY, **options})
+    model.train(**QUICK)
+    return model
+
+
+def answers(model: Any, **arguments: Any) -> list[np.ndarray]:
+    found = []
+    for name, options in ANSWERED.items():
+        answer = getattr(model, name)(**options, **arguments, seed=0)
+        found += [np.asarray(part) for part in (answer.values() if isinstance(answer, dict) else [answer])]
+    return [*found, *model.get_latent_representation(**arguments, return_dist=True)]
+
+
+def close(first: list[np.ndarray], second: list[np.ndarray]) -> None:
+    for found, wanted in zip(first, second, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_answers_stay_as_they_were(cls: type[Estimator], options: dict[str, Any], tmp_path: Path) -> None:
+    model = make(cls, **options)
+    cells = model.adata
+    expected, some, scores = answers(model), answers(model, indices=[7, 3, 3]), model.get_elbo(seed=0)
+    before = cells.copy()
+    assert model.minify_adata() is None
+    close(answers(model), expected)
+    close(answers(model, indices=[7, 3, 3]), some)
+    assert cells.X is not None
+    assert (cells.X != before.X).nnz == 0
+    assert list(cells.obsm) == list(before.obsm)
+    assert model.get_elbo(cells, seed=0) == scores
+    model.save(tmp_path / "model", save_anndata=True)
+    loaded = cls.load(tmp_path / "model")
+    close(answers(loaded), expected)
+    close(answers(cls.load(tmp_path / "model", model.adata[20:40])), answers(model, indices=range(20, 40)))
+    close(answers(cls.load(tmp_path / "model", cells)), expected)
+    close(answers(loaded, adata=model.adata), expected)
+
+
+def test_with_every_input(cls: type[Estimator]) -> None:
+    model = make(cls, {**KEYS, "mask_var": "chosen"}, encode_covariates=True)
+    expected = answers(model)
+    model.minify_adata()
+    close(answers(model), expected)
+
+
+def test_counts_are_dropped_and_the_rest_is_kept(cls: type[Estimator]) -> None:
+    model = make(cls)
+    cells = model.adata
+    mean, variance = model.get_latent_representation(return_dist=True)
+    model.minify_adata()
+    assert isinstance(model.adata, AnnData)
+    assert model.adata.X is None
+    assert list(model.adata.layers) == []
+    assert set(model.adata.obsm) == {"X_umap", "scvi_qz_mean", "scvi_qz_var", "scvi_log_library"}
+    np.testing.assert_array_equal(model.adata.obsm["scvi_qz_mean"], mean)
+    np.testing.assert_array_equal(model.adata.obsm["scvi_qz_var"], variance)
+    np.testing.assert_allclose(np.exp(model.adata.obsm["scvi_log_library"]), cells.X.sum(1), rtol=1e-5)
+    pd.testing.assert_frame_equal(model.adata.obs, cells.obs)
+    pd.testing.assert_frame_equal(model.adata.var, cells.var)
+
+
+def test_what_needs_counts_is_refused(cls: type[Estimator]) -> None:
+    model = make(cls)
+    cells = model.adata
+    model.minify_adata()
+    for question in REFUSED:
+        with pytest.raises(ValueError, match=r"minified.*needs their counts: pass the AnnData with counts"):
+            getattr(model, question)()
+    with pytest.raises(ValueError, match="minified, and to train needs counts"):
+        model.train(**QUICK)
+    with pytest.raises(ValueError, match="minified, and to minify needs counts"):
+        model.minify_adata()
+    with pytest.raises(ValueError, match="minified, its counts were dropped"):
+        cls.setup_anndata(model.adata)
+    with pytest.raises(ValueError, match="minified, its counts were dropped"):
+        cls.load_query_data(model.adata, model)
+    assert np.isfinite(model.get_elbo(cells))
+
+
+def test_what_another_model_kept_is_refused(cls: type[Estimator], tmp_path: Path) -> None:
+    model, other = make(cls), make(cls, seed=1)
+    model.save(tmp_path / "model")
+    model.minify_adata()
+    with pytest.raises(ValueError, match="minified by another model"):
+        other.get_latent_representation(model.adata)
+    first = cls.load(tmp_path / "model", make_adata())
+    assert np.isfinite(first.get_latent_representation(model.adata)).all()
+    first.train(**QUICK)
+    with pytest.raises(ValueError, match="before its last training"):
+        first.get_latent_representation(model.adata)
+    other.save(tmp_path / "other")
+    with pytest.raises(ValueError, match="minified by another model"):
+        cls.load(tmp_path / "other", model.adata)
+
+
+def test_what_was_kept_has_to_be_readable(cls: type[Estimator]) -> None:
+    model = make(cls)
+    model.minify_adata()
+    broken = model.adata.copy()
+    del broken.obsm["scvi_qz_var"]
+    with pytest.raises(ValueError, match=r"cannot be read.*scvi_qz_var"):
+        model.get_latent_representation(broken)
+    cells = make_adata()
+    cls.setup_anndata(cells)
+    with pytest.raises(RuntimeError, match="not trained"):
+        cls(cells, **TINY).minify_adata()
+
+
+def test_a_minified_reference_takes_queries(cls: type[Estimator]) -> None:
+    model = make(cls, encode_covariates=True)
+    query = make_adata(n=40, seed=1)
+    query.obs["batch"] = "new"
+    expected = cls.load_query_data(query, model)
+    model.minify_adata()
+    mapped = cls.load_query_data(query, model)
+    np.testing.assert_array_equal(mapped.get_latent_representation(), expected.get_latent_representation())
