@@ -40,6 +40,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/autozi.py --data $(DATA)
 	$(BIN)/python benchmarks/linear_factors.py --data $(DATA)
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
+	$(BIN)/python benchmarks/query_mapping.py --data $(DATA)
 	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)
 	$(BIN)/python benchmarks/readers.py
 	$(BIN)/python benchmarks/roundtrip.py --data $(DATA)

@@ -386,8 +386,9 @@ def test_too_few_genes_are_refused(cls: type[Estimator], reference: Any) -> None
     renamed.var_names = [f"ENSG{i:06}" for i in range(G)]
     with pytest.raises(ValueError, match=r"0 of the 40 genes.*symbols or identifiers"):
         cls.load_query_data(renamed, reference, min_genes_found=1e-9)
-    with pytest.raises(ValueError, match="min_genes_found=0 "):
-        cls.load_query_data(renamed, reference, min_genes_found=0)
+    for share in (0, 1.5, "half"):
+        with pytest.raises(ValueError, match=f"min_genes_found={share!r} is not a share"):
+            cls.load_query_data(renamed, reference, min_genes_found=share)
 
 
 @pytest.mark.parametrize("layout", ["sparse", "dense", "backed"])

@@ -56,7 +56,7 @@ def test_scopes_tell_what_they_hold() -> None:
     assert scope.reaches_encoders()
     assert scope.describe()["z_encoder.encoder.fc_layers.Layer 0.0.weight"] == "[7]"
     assert "decoder.px_decoder.fc_layers.Layer 0.1" in scope.resting
-    everything = scope_of(new, masks, Freeze(dropout=True), unfrozen=True)
+    everything = scope_of(new, masks, Freeze(dropout=True, nothing=True))
     assert everything.trained.keys() == dict(new.named_parameters()).keys()
     assert all("Layer 0.3" in name for name in everything.resting)
     blind = VAE(5, 3)

@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi._checks import check_number
+from scvi._checks import is_number
 from scvi._warnings import warn
 from scvi.dataset import checks
 from scvi.dataset.cell_data import VARIANCE_FLOOR, encode, log_total_moments
@@ -55,7 +55,10 @@ def with_these_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> 
 def _places(adata: AnnData, schema: Schema, min_genes_found: float) -> np.ndarray:
     """(g,) positions in `adata` of the genes of the schema, -1 for missing ones, which are reported."""
     checks.refuse_other_types(adata)
-    check_number("min_genes_found", min_genes_found, "a share of the genes, a number above 0", above=0)
+    if not (is_number(min_genes_found) and 0 < min_genes_found <= 1):
+        raise ValueError(
+            f"min_genes_found={min_genes_found!r} is not a share of the genes, a number above 0 and up to 1"
+        )
     checks.refuse_repeated_genes(adata.var_names)
     checks.stored_counts(adata, schema.layer)
     places = adata.var_names.get_indexer(pd.Index(schema.genes))

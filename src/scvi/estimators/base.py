@@ -425,22 +425,20 @@ class Estimator(ABC):
             If genes are missing; if training will not move the query in the latent space, because the reference's
             encoder sees no batch (``encode_covariates=False``); if there is nothing to train.
         """
-        flags = {
-            "dropout": freeze_dropout,
-            "expression": freeze_expression,
-            "decoder_first_layer": freeze_decoder_first_layer,
-            "batchnorm_encoder": freeze_batchnorm_encoder,
-            "batchnorm_decoder": freeze_batchnorm_decoder,
-        }
-        for name, value in {**{f"freeze_{name}": value for name, value in flags.items()}, "unfrozen": unfrozen}.items():
-            check_flag(name, value)
+        freeze = Freeze(
+            dropout=freeze_dropout,
+            expression=freeze_expression,
+            decoder_first_layer=freeze_decoder_first_layer,
+            batchnorm_encoder=freeze_batchnorm_encoder,
+            batchnorm_decoder=freeze_batchnorm_decoder,
+            nothing=unfrozen,
+        )
         reference = cls._reference(reference_model)
         reference._require_trained()
         adata = with_genes(adata, reference.schema, min_genes_found)
         options = reference.options
         schema = extended(reference.schema, adata, cls._reads_labels(options))
-        freeze = Freeze(**flags)
-        module, scope = query.widened(reference.module, lambda: cls._make_module(schema, options), freeze, unfrozen)
+        module, scope = query.widened(reference.module, lambda: cls._make_module(schema, options), freeze)
         query.report(query.new_categories(reference.schema, schema), scope)
         model = cls.__new__(cls)
         model._assemble(options, module, cls._make_cells(schema, options, adata, validate=False))

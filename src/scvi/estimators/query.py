@@ -35,20 +35,20 @@ def new_categories(old: Schema, new: Schema) -> dict[str, tuple[str, ...]]:
     return {key: names[len(known[key]) :] for key, names in new.categories.items() if len(names) > len(known[key])}
 
 
-def widened(old: VAE, make: Callable[[], VAE], freeze: Freeze, unfrozen: bool) -> tuple[VAE, Scope]:
+def widened(old: VAE, make: Callable[[], VAE], freeze: Freeze) -> tuple[VAE, Scope]:
     """A wider network with the weights of an old one, on its device, and what of it trains.
 
     Parameters
     ----------
     make
         Makes the network.
-    freeze, unfrozen
-        As in :func:`scvi.models.surgery.scope_of`.
+    freeze
+        What does not train.
     """
     with seeded(0):  # nothing random is left in it
         module = make()
     module.to(next(old.parameters()).device)
-    return module, scope_of(module, widen(old, module), freeze, unfrozen)
+    return module, scope_of(module, widen(old, module), freeze)
 
 
 def report(new: Mapping[str, tuple[str, ...]], scope: Scope) -> None:

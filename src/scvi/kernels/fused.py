@@ -132,10 +132,11 @@ class LinearLikelihood(torch.autograd.Function):
                 ctx.x, log_library, log_theta, upstream.contiguous(), ctx.low, h, tuple(heads)
             )
         d_h = torch.zeros_like(h)
-        d_heads: list[Tensor] = []
-        for d, weights, d_bias in zip(d_logits, heads[::2], slopes.sums, strict=False):
+        d_heads: list[Tensor | None] = []
+        trains = ctx.needs_input_grad[-len(heads) :: 2]  # which of the weights do
+        for d, weights, d_bias, is_wanted in zip(d_logits, heads[::2], slopes.sums, trains, strict=False):
             add_product(d_h, d, weights, ctx.low)
-            d_heads += [product(d.t(), h, ctx.low), d_bias.clone()]
+            d_heads += [product(d.t(), h, ctx.low) if is_wanted else None, d_bias.clone()]
         d_theta = None if slopes.theta is None else slopes.theta.clone()
         return None, slopes.library.clone(), d_theta, None, None, d_h, *d_heads
 

@@ -8,11 +8,12 @@ frozen, what the network says of the cells it was fitted to stays as it was.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
+from scvi._checks import check_flag
 from scvi.models.layers import FCLayers
 
 __all__ = ["Freeze", "Scope", "scope_of", "widen"]
@@ -30,6 +31,8 @@ class Freeze:
         The first layers of the encoders and of the decoders, but for their new columns.
     batchnorm_encoder, batchnorm_decoder
         Scales, shifts and running moments of batch norm, which is then computed with the running moments.
+    nothing
+        All weights train, whatever the others say but for dropout.
     """
 
     dropout: bool = False
@@ -37,6 +40,12 @@ class Freeze:
     decoder_first_layer: bool = True
     batchnorm_encoder: bool = True
     batchnorm_decoder: bool = True
+    nothing: bool = False
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            name = "unfrozen" if entry.name == "nothing" else f"freeze_{entry.name}"
+            check_flag(name, getattr(self, entry.name))
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ def _widen_table(name: str, source: Tensor, target: Tensor) -> Tensor:
     return torch.arange(target.shape[-1]) >= n_old
 
 
-def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze, unfrozen: bool = False) -> Scope:
+def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze) -> Scope:
     """What trains of a network with new columns.
 
     Parameters
@@ -146,14 +155,11 @@ def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze
         As :func:`widen` returns them.
     freeze
         What does not train.
-    unfrozen
-        All weights do, whatever else `freeze` says but for dropout.
     """
     trained: dict[str, Tensor] = dict(new_columns)
     resting: list[str] = []
-    if unfrozen:
-        freeze = Freeze(freeze.dropout, False, False, False, False)
-        trained = {name: torch.tensor(True) for name, _ in model.named_parameters()}
+    if freeze.nothing:
+        trained = {name: torch.tensor(True) for name, p in model.named_parameters() if p.requires_grad}
     for name, module in model.named_modules():
         encodes, decodes = _is_part(name, "encoder"), _is_part(name, "decoder")
         thaws_first = (encodes and not freeze.expression) or (decodes and not freeze.decoder_first_layer)
@@ -161,7 +167,7 @@ def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze
         if isinstance(module, FCLayers) and thaws_first:
             trained |= _whole(f"{name}.fc_layers.Layer 0.0", module.fc_layers[0][0])  # type: ignore[index]
         if isinstance(module, nn.BatchNorm1d):
-            if unfrozen or thaws_norm:
+            if thaws_norm or freeze.nothing:
                 trained |= _whole(name, module)
             else:
                 resting.append(name)

@@ -30,6 +30,25 @@ class Variational(NamedTuple):
     z: Normal
     l: Normal | None
 
+    def summary(self, mb: Minibatch) -> dict[str, Tensor]:
+        """All that questions about latent variables and expression need of these cells, (n, .) by name.
+
+        Means and variances, and `log_library` where that is observed.
+        """
+        summary = {"qz_mean": self.z.loc, "qz_var": self.z.scale.square()}
+        if self.l is None:
+            return summary | {"log_library": observed_log_library(mb)}
+        return summary | {"ql_mean": self.l.loc, "ql_var": self.l.scale.square()}
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Tensor]) -> Variational:
+        """The inverse of :meth:`summary`."""
+
+        def normal(name: str) -> Normal:
+            return Normal(summary[f"{name}_mean"], summary[f"{name}_var"].sqrt(), validate_args=False)
+
+        return cls(normal("qz"), normal("ql") if "ql_mean" in summary else None)
+
 
 class VAE(Model):
     r"""scVI (Lopez et al., Nature Methods 2018).
@@ -133,7 +152,7 @@ class VAE(Model):
     def variational(self, mb: Minibatch) -> Variational:
         """q(z | x) and q(l | x), as it was kept for cells whose counts were dropped."""
         if mb.kept is not None:
-            return self._kept_posterior(mb.kept)
+            return Variational.of(mb.kept)
         x = mb.counts.log1p() if self.log_variational else mb.counts
         qz = self.z_encoder.encode(x, *self._categories(mb, mb.batch), cont=mb.continuous)
         return Variational(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))
@@ -191,23 +210,6 @@ class VAE(Model):
         """
         z, log_library, log_weights = weighted_draws(mb, q, n_draws, generator)
         return log_weights - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb))
-
-    def summary(self, mb: Minibatch) -> dict[str, Tensor]:
-        """All that questions about latent variables and expression need of these cells, (n, .) by name.
-
-        Means and variances of the posterior before any transformation, and `log_library` where that is observed.
-        """
-        q = self.variational(mb)
-        summary = {"qz_mean": q.z.loc, "qz_var": q.z.scale.square()}
-        if q.l is None:
-            return summary | {"log_library": observed_log_library(mb)}
-        return summary | {"ql_mean": q.l.loc, "ql_var": q.l.scale.square()}
-
-    def _kept_posterior(self, kept: Mapping[str, Tensor]) -> Variational:
-        def normal(name: str) -> Normal:
-            return Normal(kept[f"{name}_mean"], kept[f"{name}_var"].sqrt(), validate_args=False)
-
-        return Variational(normal("qz"), None if self.use_observed_lib_size else normal("ql"))
 
     def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
         """Start the decoder at the data's mean frequencies (g,) and the dispersion at `log_theta` (g,)."""

@@ -71,6 +71,6 @@ def summary(model: VAE, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarra
     results: dict[str, Joined] = {}
     with evaluating(model):
         for mb in minibatches:
-            for name, values in model.summary(mb).items():
+            for name, values in model.variational(mb).summary(mb).items():
                 results.setdefault(name, Joined()).add(values.cpu().numpy())
     return {name: result.array() for name, result in results.items()}
