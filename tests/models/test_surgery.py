@@ -53,11 +53,26 @@ def test_scopes_tell_what_they_hold() -> None:
     old, new = VAE(5, 2, encode_covariates=True), VAE(5, 3, encode_covariates=True)
     masks = widen(old, new)
     scope = scope_of(new, masks, Freeze())
-    assert scope.reaches_encoders()
+    assert scope.reaches("encoder")
     assert scope.describe()["z_encoder.encoder.fc_layers.Layer 0.0.weight"] == "[7]"
     assert "decoder.px_decoder.fc_layers.Layer 0.1" in scope.resting
     everything = scope_of(new, masks, Freeze(dropout=True, nothing=True))
     assert everything.trained.keys() == dict(new.named_parameters()).keys()
     assert all("Layer 0.3" in name for name in everything.resting)
     blind = VAE(5, 3)
-    assert not scope_of(blind, widen(VAE(5, 2), blind), Freeze()).reaches_encoders()
+    assert not scope_of(blind, widen(VAE(5, 2), blind), Freeze()).reaches("encoder")
+
+
+def test_a_classifier_is_a_part_of_its_own() -> None:
+    class Labelled(VAE):
+        def __init__(self, n_batch: int) -> None:
+            super().__init__(5, n_batch)
+            self.classifier = FCLayers(10, 3)
+
+    old, new = Labelled(2), Labelled(3)
+    masks = widen(old, new)
+    assert not scope_of(new, masks, Freeze()).reaches("classifier")
+    scope = scope_of(new, masks, Freeze(classifier=False))
+    whole = {name for name, mask in scope.trained.items() if mask.dim() == 0}
+    assert whole == {name for name in dict(new.named_parameters()) if name.startswith("classifier")}
+    assert "classifier.fc_layers.Layer 0.1" not in scope.resting

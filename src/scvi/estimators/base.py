@@ -383,6 +383,7 @@ class Estimator(ABC):
         freeze_decoder_first_layer: bool = True,
         freeze_batchnorm_encoder: bool = True,
         freeze_batchnorm_decoder: bool = True,
+        freeze_classifier: bool = True,
         min_genes_found: float = 0.5,
     ) -> Self:
         """A model that knows the cells of `adata` beside those of a fitted reference (Lotfollahi et al. 2022).
@@ -410,6 +411,8 @@ class Estimator(ABC):
             False trains the whole first layers of the encoders or the decoders, not their new columns alone.
         freeze_batchnorm_encoder, freeze_batchnorm_decoder
             False trains batch norm, whose moments then follow the query's.
+        freeze_classifier
+            False trains the classifier of a model that has one, from the labelled cells of the query.
         min_genes_found
             Share of the reference's genes that `adata` has to have. Missing ones are read as zeros.
 
@@ -431,6 +434,7 @@ class Estimator(ABC):
             decoder_first_layer=freeze_decoder_first_layer,
             batchnorm_encoder=freeze_batchnorm_encoder,
             batchnorm_decoder=freeze_batchnorm_decoder,
+            classifier=freeze_classifier,
             nothing=unfrozen,
         )
         reference = cls._reference(reference_model)

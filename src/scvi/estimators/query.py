@@ -60,7 +60,7 @@ def report(new: Mapping[str, tuple[str, ...]], scope: Scope) -> None:
             "the query has no batch and no category of a covariate that the reference does not know, so there is "
             "nothing to train; the model answers questions about it as it is"
         )
-    elif not scope.reaches_encoders():
+    elif not scope.reaches("encoder"):
         warn(
             "the reference was built with encode_covariates=False: its encoder sees no batch, so training leaves the "
             "latent representation of the query as it is now and fits the decoder's columns of the new categories only "

@@ -31,6 +31,8 @@ class Freeze:
         The first layers of the encoders and of the decoders, but for their new columns.
     batchnorm_encoder, batchnorm_decoder
         Scales, shifts and running moments of batch norm, which is then computed with the running moments.
+    classifier
+        The classifier of labels, where there is one.
     nothing
         All weights train, whatever the others say but for dropout.
     """
@@ -40,6 +42,7 @@ class Freeze:
     decoder_first_layer: bool = True
     batchnorm_encoder: bool = True
     batchnorm_decoder: bool = True
+    classifier: bool = True
     nothing: bool = False
 
     def __post_init__(self) -> None:
@@ -64,9 +67,9 @@ class Scope:
     trained: Mapping[str, Tensor]
     resting: tuple[str, ...] = ()
 
-    def reaches_encoders(self) -> bool:
-        """Whether a fit may change where cells lie in the latent space."""
-        return any(_is_part(name, "encoder") for name in self.trained)
+    def reaches(self, kind: str) -> bool:
+        """Whether a fit may change a part of the network: 'encoder', 'decoder' or 'classifier'."""
+        return any(_is_part(name, kind) for name in self.trained)
 
     def describe(self) -> dict[str, str]:
         """Tells one scope from another, in plain JSON types."""
@@ -160,10 +163,14 @@ def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze
     resting: list[str] = []
     if freeze.nothing:
         trained = {name: torch.tensor(True) for name, p in model.named_parameters() if p.requires_grad}
+    if not freeze.classifier:
+        named = model.named_parameters()
+        trained |= {name: torch.tensor(True) for name, p in named if _is_part(name, "classifier") and p.requires_grad}
     for name, module in model.named_modules():
-        encodes, decodes = _is_part(name, "encoder"), _is_part(name, "decoder")
+        encodes, decodes, labels = (_is_part(name, kind) for kind in ("encoder", "decoder", "classifier"))
         thaws_first = (encodes and not freeze.expression) or (decodes and not freeze.decoder_first_layer)
         thaws_norm = (encodes and not freeze.batchnorm_encoder) or (decodes and not freeze.batchnorm_decoder)
+        thaws_norm |= labels and not freeze.classifier
         if isinstance(module, FCLayers) and thaws_first:
             trained |= _whole(f"{name}.fc_layers.Layer 0.0", module.fc_layers[0][0])  # type: ignore[index]
         if isinstance(module, nn.BatchNorm1d):
@@ -181,5 +188,5 @@ def _whole(name: str, module: nn.Module) -> dict[str, Tensor]:
 
 
 def _is_part(name: str, kind: str) -> bool:
-    """Whether a module or parameter belongs to an encoder or a decoder, which attribute names of models tell."""
+    """Whether a module or parameter belongs to an encoder, a decoder or a classifier: attribute names of models tell."""
     return kind in name.split(".")[0].split("_")
