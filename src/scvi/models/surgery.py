@@ -188,5 +188,5 @@ def _whole(name: str, module: nn.Module) -> dict[str, Tensor]:
 
 
 def _is_part(name: str, kind: str) -> bool:
-    """Whether a module or parameter belongs to an encoder, a decoder or a classifier: attribute names of models tell."""
+    """Whether a module or parameter belongs to an encoder, a decoder or a classifier; attribute names tell."""
     return kind in name.split(".")[0].split("_")
