@@ -131,6 +131,7 @@ def _most(split: Split) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark files")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS), help="which data")
     parser.add_argument("--threads", type=int, default=None, help="of torch")
     parser.add_argument("--lr", type=float, default=0.02, help="peak learning rate of the query's fit")
     arguments = parser.parse_args()
@@ -138,7 +139,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     print(machine())
     print(f"load average {load_average()}; lr {arguments.lr}\n")
-    for name, (batch, n_genes) in SETS.items():
+    for name in arguments.sets:
+        batch, n_genes = SETS[name]
         parts = list(splits(read(arguments.data, name), batch, n_genes))
         print(f"{name}, PCA\n{table(HEADER, [projected(split) for split in parts])}\n", flush=True)
         for method in METHODS:
