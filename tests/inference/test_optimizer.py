@@ -152,7 +152,7 @@ def test_columns_are_stepped_as_if_they_were_all_there_is() -> None:
     mask = torch.tensor([False, True] * 16)
     whole = nn.Parameter(torch.randn(32, 100, generator=torch.Generator().manual_seed(0)).t())
     start, part = whole.detach().clone(), nn.Parameter(whole.detach()[:, mask].clone())
-    ours = ClippedAdam([], 0.01, 1e-8, 0.1, 1.0, [Columns(whole, mask)])
+    ours = ClippedAdam([], 0.01, 1e-8, 0.1, 1.0, columns=[Columns(whole, mask)])
     theirs = torch.optim.Adam([part], lr=0.01, eps=1e-8, weight_decay=0.1)
     for number in range(4):
         gradient = torch.randn(100, 32, generator=torch.Generator().manual_seed(number))
