@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ftplib
 import hashlib
 import logging
 import socket
@@ -134,6 +135,33 @@ def test_an_address_that_is_none(tmp_path):
     for url in ("file:///etc/passwd", "cells.h5", "doi:10.1/2"):
         with pytest.raises(ValueError, match="does not begin with http"):
             download_file(url, save_path=tmp_path)
+
+
+def test_the_name_in_an_address_leads_to_no_other_folder(tmp_path):
+    with serving(files={"/a%2F..%2F..%2Fevil": CONTENT, "/..%5Cbad": CONTENT, "/": CONTENT}) as web:
+        paths = [download_file(web.url + path, save_path=tmp_path, **QUICK) for path in web.files]
+    assert paths == [tmp_path / "evil", tmp_path / "bad", tmp_path / "download"]
+
+
+def test_ftp_is_repeated(tmp_path, monkeypatch):
+    errors = [ftplib.error_temp("421 busy"), EOFError(), None]
+
+    class Downloader:
+        def __init__(self, timeout):
+            assert timeout == 5.0
+
+        def __call__(self, url, output_file, pooch):
+            if (error := errors.pop(0)) is not None:
+                raise error
+            Path(output_file).write_bytes(CONTENT)
+
+    monkeypatch.setattr("pooch.FTPDownloader", Downloader)
+    path = download_file("ftp://ftp.example.org/pub/f.gz", save_path=tmp_path, sha256=SHA256, **QUICK)
+    assert path.read_bytes() == CONTENT
+    errors[:] = [ftplib.error_perm("550 no such file")]
+    with pytest.raises(ConnectionError, match=r"550 no such file.*place it at"):
+        download_file("ftp://ftp.example.org/pub/none.gz", save_path=tmp_path, **QUICK)
+    assert names(tmp_path) == ["f.gz"]
 
 
 def test_the_table_of_published_files():

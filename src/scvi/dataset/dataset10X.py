@@ -99,7 +99,7 @@ class Dataset10X(DownloadableDataset):
         if not self.filenames or not self.filenames[0].endswith(".tar.gz"):
             return []
         folder = Path(self.save_path)
-        if (folder / self.filenames[0].removesuffix(".tar.gz")).exists():
+        if find_matrices(folder / self.filenames[0].removesuffix(".tar.gz")):
             return []
         before = set(folder.iterdir())
         extract(folder / self.filenames[0], folder)

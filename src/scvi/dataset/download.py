@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ftplib
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,7 +91,7 @@ def download_file(
     if scheme not in ("http", "https", "ftp"):
         raise ValueError(f"url={url!r} does not begin with http://, https:// or ftp://")
     folder = cache_folder() if save_path is None else Path(save_path)
-    path = (folder / (filename or unquote(urlsplit(url).path.rpartition("/")[2]) or "download")).absolute()
+    path = (folder / (filename or _name_in(url))).absolute()
     recorded = known_file(url)
     sha256 = sha256 or (recorded.sha256 if recorded else None)
     size = size if size is not None or recorded is None else recorded.size
@@ -99,8 +101,8 @@ def download_file(
         return path
     logger.info("Downloading file at %s", path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    bar = progress and None  # None: tqdm shows itself on a terminal only
-    transfer = _Transfer(path, attempts, wait, timeout, disable_bar=True if bar is False else None, ftp=scheme == "ftp")
+    disable_bar = None if progress else True  # None: tqdm shows itself on a terminal only
+    transfer = _Transfer(path, attempts, wait, timeout, disable_bar, ftp=scheme == "ftp")
     with _quiet_pooch():
         try:
             pooch.retrieve(url, f"sha256:{sha256}" if sha256 else None, path.name, path.parent, downloader=transfer)
@@ -113,6 +115,12 @@ def download_file(
         path.unlink()
         raise ValueError(f"{url} has {found} bytes, not the recorded {size}; nothing is kept")
     return path
+
+
+def _name_in(url: str) -> str:
+    """The last part of the URL, which names no folder."""
+    name = re.split(r"[/\\]", unquote(urlsplit(url).path))[-1]
+    return "download" if name in ("", ".", "..") else name
 
 
 def _verify(path: Path, sha256: str | None, size: int | None, remedy: str) -> None:
@@ -158,7 +166,7 @@ class _Transfer:
             try:
                 self._attempt(url)
                 break
-            except (requests.RequestException, OSError, EOFError) as error:
+            except (requests.RequestException, ftplib.Error, OSError, EOFError) as error:
                 failures = 1 if self._arrived() > before else failures + 1
                 before = self._arrived()
                 if failures >= self.attempts or _is_final(error):
@@ -236,7 +244,8 @@ def _is_final(error: Exception) -> bool:
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code not in _LATER
-    return isinstance(error, (requests.exceptions.InvalidURL, FileNotFoundError, PermissionError, IsADirectoryError))
+    hopeless = (requests.exceptions.InvalidURL, ftplib.error_perm, PermissionError, IsADirectoryError)
+    return isinstance(error, hopeless)
 
 
 def _in_short(error: Exception) -> str:

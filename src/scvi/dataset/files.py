@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _GZIP = b"\x1f\x8b"
 _FAILURES = (
-    *(EOFError, KeyError, TypeError, OverflowError, UnicodeError, OSError, ValueError, csv.Error),
+    *(EOFError, KeyError, TypeError, OverflowError, OSError, ValueError, RuntimeError, csv.Error),
     *(zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, pd.errors.ParserError),
 )
 
