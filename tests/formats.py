@@ -35,7 +35,8 @@ def matrix_market(X: sp.csr_matrix, order: str = "cells", field: str = "integer"
     coo = X.tocoo()
     cells, genes, values = coo.row, coo.col, coo.data
     sort = np.lexsort((-genes, cells)) if order == "cells" else np.random.default_rng(1).permutation(len(values))
-    lines = [f"{genes[i] + 1} {cells[i] + 1} {values[i]}" for i in sort]
+    entries = zip((genes[sort] + 1).tolist(), (cells[sort] + 1).tolist(), values[sort].tolist(), strict=True)
+    lines = map("%s %s %s".__mod__, entries)
     head = [f"%%MatrixMarket matrix coordinate {field} general", "%", f"{X.shape[1]} {X.shape[0]} {X.nnz}"]
     return ("\n".join([*head, *lines]) + "\n").encode()
 
@@ -71,7 +72,7 @@ def write_10x_v3(
         "barcodes.tsv": tsv(cells or barcodes(X.shape[0])),
     }
     for name, content in parts.items():
-        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content, 1))
     return folder
 
 
