@@ -62,6 +62,15 @@ class Minibatch:
             moved["kept"] = {name: sent(value, device) for name, value in self.kept.items()}
         return replace(self, **moved)
 
+    def take(self, rows: Tensor) -> Minibatch:
+        """Some of the cells, in any order, also more than once; `rows` are positions (k,)."""
+        if isinstance(self.counts, SparseRows):
+            counts: Counts = self.counts.take(rows.cpu().numpy(), self.counts.starts.cpu().numpy())
+        else:
+            counts = self.counts[rows]
+        others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counts"}
+        return replace(self, counts=counts, **{name: t[rows] for name, t in others.items() if t is not None})
+
     def tensors(self) -> list[Tensor]:
         """The five tensors that the 2020 trainers and posteriors pass around."""
         missing = [name for name in ("l_mean", "l_var") if getattr(self, name) is None]

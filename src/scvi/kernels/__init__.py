@@ -54,7 +54,7 @@ def nll_zinb(
     log_library: Tensor,
     log_theta: Tensor,
     dropout: Tensor | Affine,
-    weight: float = 1.0,
+    weight: float | Tensor = 1.0,
 ) -> Tensor:
     """Negative log-likelihood of zero-inflated negative binomial counts, summed over genes.
 
@@ -71,8 +71,8 @@ def nll_zinb(
     dropout
         (..., n, g) logits of the probability that a count was replaced by 0.
     weight
-        The gradient with respect to each result that the caller expects to come (1 / n for a mean over cells). Any
-        other gradient is handled too, at the price of another pass.
+        The gradient with respect to each result that the caller expects to come (1 / n for a mean over cells), or one
+        for each, (n,) and without leading draws. Any other gradient is handled too, at the price of another pass.
 
     Returns
     -------
@@ -83,14 +83,14 @@ def nll_zinb(
     return -twin.log_zinb(_dense(x), as_tensor(logits), log_library, log_theta, as_tensor(dropout)).sum(-1)
 
 
-def nll_nb(x: Counts, logits: Tensor | Affine, log_library: Tensor, log_theta: Tensor, weight: float = 1.0) -> Tensor:
+def nll_nb(x: Counts, logits: Tensor | Affine, log_library: Tensor, log_theta: Tensor, weight: float | Tensor = 1.0) -> Tensor:
     """As :func:`nll_zinb`, without zero inflation."""
     if _compiled(x, logits, log_library, log_theta):
         return _fused(x, logits, log_library, log_theta, None, weight)
     return -twin.log_nb(_dense(x), as_tensor(logits), log_library, log_theta).sum(-1)
 
 
-def nll_poisson(x: Counts, logits: Tensor | Affine, log_library: Tensor, weight: float = 1.0) -> Tensor:
+def nll_poisson(x: Counts, logits: Tensor | Affine, log_library: Tensor, weight: float | Tensor = 1.0) -> Tensor:
     """As :func:`nll_zinb`, for Poisson counts."""
     if _compiled(x, logits, log_library):
         return _fused(x, logits, log_library, None, None, weight)
@@ -186,7 +186,7 @@ def _fused(
     log_library: Tensor,
     log_theta: Tensor | None,
     dropout: Tensor | Affine | None,
-    weight: float,
+    weight: float | Tensor,
 ) -> Tensor:
     from scvi.kernels.fused import FusedLikelihood, LinearLikelihood
 

@@ -39,7 +39,7 @@ class FusedLikelihood(torch.autograd.Function):
         log_library: Tensor,
         log_theta: Tensor | None,
         dropout: Tensor | None,
-        weight: float,
+        weight: float | Tensor,
     ) -> Tensor:
         """Lay out draws as rows: (..., n, g) -> (m, g); row i belongs to cell i modulo n."""
         _check_shape(x, logits.shape)
@@ -58,7 +58,7 @@ class FusedLikelihood(torch.autograd.Function):
         log_library: Tensor,
         log_theta: Tensor | None,
         dropout: Tensor | None,
-        weight: float,
+        weight: float | Tensor,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         nll, ctx.gradients = _copied(x, logits, log_library, log_theta, dropout, _constant(logits, weight), wanted)
@@ -97,7 +97,7 @@ class LinearLikelihood(torch.autograd.Function):
         log_library: Tensor,
         log_theta: Tensor | None,
         dropout: Affine | None,
-        weight: float,
+        weight: float | Tensor,
     ) -> Tensor:
         """For heads that :meth:`takes` them."""
         n, g = len(logits.h), len(logits.bias)
@@ -112,7 +112,7 @@ class LinearLikelihood(torch.autograd.Function):
         x: SparseRows,
         log_library: Tensor,
         log_theta: Tensor | None,
-        weight: float,
+        weight: float | Tensor,
         low: bool,
         h: Tensor,
         *heads: Tensor,
@@ -229,11 +229,11 @@ def _rows_of(shape: torch.Size, g: int, log_library: Tensor, log_theta: Tensor |
     return library, log_theta
 
 
-def _constant(rows: Tensor, weight: float) -> Tensor:
-    return torch.full(rows.shape[:1], weight)
+def _constant(rows: Tensor, weight: float | Tensor) -> Tensor:
+    return weight.contiguous() if isinstance(weight, Tensor) else torch.full(rows.shape[:1], weight)
 
 
-def _as_expected(upstream: Tensor, weight: float) -> bool:
+def _as_expected(upstream: Tensor, weight: float | Tensor) -> bool:
     return bool((upstream == weight).all())
 
 

@@ -1,7 +1,10 @@
 """What the papers say: networks and probability, under their 2020 names."""
 
 from scvi.models.autozivae import AutoZIVAE
+from scvi.models.classifier import Classifier
 from scvi.models.ldvae import LDVAE
+from scvi.models.scanvi import SCANVI
 from scvi.models.vae import VAE
+from scvi.models.vaec import VAEC
 
-__all__ = ["LDVAE", "VAE", "AutoZIVAE"]
+__all__ = ["LDVAE", "SCANVI", "VAE", "VAEC", "AutoZIVAE", "Classifier"]

@@ -65,7 +65,7 @@ class Likelihood(ABC):
     has_dropout = False
 
     @abstractmethod
-    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float | Tensor = 1.0) -> Tensor:
         """(..., n) negative log-likelihood summed over genes; `weight` as in :func:`scvi.kernels.nll_zinb`."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class ZINB(Likelihood):
 
     has_dropout = True
 
-    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float | Tensor = 1.0) -> Tensor:
         logits, dropout = decoded.logits, decoded.dropout
         return kernels.nll_zinb(x, logits, decoded.log_library, decoded.log_theta, dropout, weight)  # type: ignore[arg-type]
 
@@ -89,7 +89,7 @@ class ZINB(Likelihood):
 class NB(Likelihood):
     """Negative binomial."""
 
-    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float | Tensor = 1.0) -> Tensor:
         return kernels.nll_nb(x, decoded.logits, decoded.log_library, decoded.log_theta, weight)
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
@@ -99,7 +99,7 @@ class NB(Likelihood):
 class PoissonCounts(Likelihood):
     """Poisson."""
 
-    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float = 1.0) -> Tensor:
+    def nll(self, x: kernels.Counts, decoded: Decoded, weight: float | Tensor = 1.0) -> Tensor:
         return kernels.nll_poisson(x, decoded.logits, decoded.log_library, weight)
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
@@ -167,13 +167,13 @@ class CellDispersion(Dispersion):
 
 
 def _columns(px_r: Tensor, codes: Tensor | None, name: str) -> Tensor:
-    """(g, k) and codes (n, 1), or one-hot rows (n, k) -> (n, g)."""
+    """(g, k) and codes (n, 1), or one-hot rows or weights (..., n, k) -> (..., n, g)."""
     n_cat = px_r.shape[1]
     if codes is None:
         if n_cat > 1:
             raise ValueError(f"the dispersion differs between {n_cat} categories: {name} is needed, None came")
         return px_r[:, 0]
-    if codes.shape[1] == n_cat and n_cat > 1:
+    if codes.shape[-1] == n_cat and n_cat > 1:
         return codes.float() @ px_r.T
     return px_r.T[codes[:, 0].long()]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from scvi._checks import check_flag, check_integer, is_number
+from scvi.kernels import Counts
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Model
 from scvi.models.gaussian import draw, draw_with_kl
@@ -153,7 +154,7 @@ class VAE(Model):
         """q(z | x) and q(l | x), as it was kept for cells whose counts were dropped."""
         if mb.kept is not None:
             return Variational.of(mb.kept)
-        x = mb.counts.log1p() if self.log_variational else mb.counts
+        x = self._encoder_input(mb)
         qz = self.z_encoder.encode(x, *self._categories(mb, mb.batch), cont=mb.continuous)
         return Variational(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))
 
@@ -246,6 +247,10 @@ class VAE(Model):
     def has_parameters_by(self, category: str) -> bool:
         """Whether parameters of a gene differ between the codes of 'batch' or 'label'."""
         return self.dispersion == f"gene-{category}"
+
+    def _encoder_input(self, mb: Minibatch) -> Counts:
+        """(n, g) what the encoders see of the counts."""
+        return mb.counts.log1p() if self.log_variational else mb.counts
 
     def _categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
         others = () if mb.categorical is None else mb.categorical.split(1, dim=1)

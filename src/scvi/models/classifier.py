@@ -1,0 +1,60 @@
+"""A classifier of cells."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from scvi._checks import check_flag, check_integer
+from scvi.models.layers import FCLayers
+
+__all__ = ["Classifier"]
+
+
+class Classifier(nn.Module):
+    """Hidden layers, a linear layer, and a softmax over the labels.
+
+    Parameters
+    ----------
+    n_input
+        Width of the input.
+    n_hidden, n_layers, dropout_rate
+        Width, number and dropout of the hidden layers.
+    n_labels
+        Number of labels c.
+    logits
+        Return the input of the softmax instead of probabilities.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_hidden: int = 128,
+        n_labels: int = 5,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        logits: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("n_input", n_input), ("n_hidden", n_hidden), ("n_labels", n_labels)):
+            check_integer(name, value, 1)
+        self.logits = check_flag("logits", logits)
+        layers = [
+            FCLayers(n_input, n_hidden, n_layers=n_layers, n_hidden=n_hidden, dropout_rate=dropout_rate),
+            nn.Linear(n_hidden, n_labels),
+        ]
+        self.classifier = nn.Sequential(*layers, *([] if logits else [nn.Softmax(dim=-1)]))
+
+    def log_probabilities(self, x: Tensor) -> Tensor:
+        """(n, n_input) -> (n, c) logarithms, exact also where a probability is too small for float32."""
+        return log_softmax(self.classifier[:2](x), dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, n_input) -> (n, c) probabilities, or their logits."""
+        return self.classifier(x)
+
+    def sharpen(self, factor: float) -> None:
+        """Multiplies the logits by `factor`, for good: 1 / T is a temperature of T."""
+        last: nn.Linear = self.classifier[1]  # type: ignore[assignment]
+        last.weight.data *= factor
+        last.bias.data *= factor

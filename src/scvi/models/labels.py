@@ -1,0 +1,132 @@
+"""Models of cells of which some have a label: what VAEC and scANVI share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scvi._checks import check_integer
+from scvi.minibatch import Minibatch
+from scvi.models.base import Elbo
+from scvi.models.utils import one_hot
+from scvi.models.vae import VAE
+
+__all__ = ["LabelPairs", "LabelledVAE"]
+
+
+@dataclass(frozen=True)
+class LabelPairs:
+    """The pairs of a cell and a label that it may have: one for a cell with a known label, else one for every label.
+
+    An expectation over the unknown labels is a weighted sum over pairs, so that labelled and unlabelled cells go
+    through the same formulas in one minibatch. m pairs of n cells and c labels.
+    """
+
+    cell: Tensor  # (m,) positions of the cells, in order
+    label: Tensor  # (m,) codes of the labels
+    weight: Tensor  # (m,) 1 where the label is known, else q(y | cell)
+    n_cells: int
+    n_labels: int
+
+    @classmethod
+    def of(cls, labels: Tensor, log_q_y: Tensor) -> LabelPairs:
+        """From codes (n, 1), where -1 is not known, and log q(y | cell), (n, c)."""
+        n, c = log_q_y.shape
+        known = labels >= 0
+        possible = ~known | (labels == torch.arange(c, device=labels.device))  # (n, c)
+        cell, label = possible.nonzero(as_tuple=True)
+        weight = torch.where(known, 1.0, log_q_y.exp())[cell, label]
+        return cls(cell, label, weight, n, c)
+
+    @property
+    def one_hot(self) -> Tensor:
+        """(m, c)"""
+        return one_hot(self.label[:, None], self.n_labels)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """E_q(y) of one value a pair: (m,) -> (n,)."""
+        total = torch.zeros(self.n_cells, dtype=values.dtype, device=values.device)
+        return total.index_add(0, self.cell, self.weight * values)
+
+
+class LabelledVAE(VAE):
+    """A VAE with labels y ~ Cat(y_prior), and q(y | x) for the cells whose label is not known.
+
+    The label code -1, or no labels at all, stands for not known. Such a cell trains the marginal over labels; a cell
+    with a label trains log p(x | y), so that the label is used where it was observed and nowhere else.
+    """
+
+    y_prior: nn.Parameter  # (1, c), not trained
+
+    def add_labels(self, n_labels: int, y_prior: Any) -> None:
+        """Checks the number of labels and keeps their prior; None is uniform."""
+        check_integer("n_labels", n_labels, 1)
+        self.y_prior = nn.Parameter(_prior(y_prior, n_labels), requires_grad=False)
+
+    @abstractmethod
+    def log_probabilities(self, mb: Minibatch) -> Tensor:
+        """(n, c) log q(y | x), whether the labels are known or not."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Counts (n, g) -> (n, c) probabilities of the labels."""
+        self._refuse_to_encode("classify")
+        return self.log_probabilities(Minibatch(x, self._batch(x, None), None)).exp()  # type: ignore[arg-type]
+
+    def kl_y(self, labels: Tensor, log_q_y: Tensor) -> Tensor:
+        """(n,) KL(q(y | x) || y_prior) of cells without a label, 0 for the others."""
+        kl = (log_q_y.exp() * (log_q_y - self.y_prior.log())).sum(-1)
+        return torch.where(labels[:, 0] >= 0, 0.0, kl)
+
+    def forward(
+        self,
+        x: Tensor,
+        local_l_mean: Tensor,
+        local_l_var: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """(terms that are not annealed, annealed KL, 0.0), the first two (n,).
+
+        `y` None: no label is known; the code -1 in it: that label is not known.
+        """
+        self._refuse_without_covariates("forward")
+        elbo: Elbo = self.loss(Minibatch(x, self._batch(x, batch_index), y, local_l_mean, local_l_var))  # type: ignore[arg-type]
+        return elbo.fixed(), elbo.warmed(), elbo.global_kl
+
+    def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
+        super().check_fits(n_genes, n_batches, n_labels)
+        if n_labels > self.n_labels:
+            raise ValueError(
+                f"this {type(self).__name__} was made for other data, it has n_labels={self.n_labels} for label codes "
+                f"up to {n_labels - 1} (n_labels): make one of the sizes of the data set"
+            )
+
+
+def known_labels(mb: Minibatch) -> Tensor:
+    """(n, 1) codes, -1 where a label is not known."""
+    if mb.labels is None:
+        return torch.full((len(mb), 1), -1, device=mb.device)
+    return mb.labels
+
+
+def _prior(y_prior: Any, n_labels: int) -> Tensor:
+    """(1, c) probabilities."""
+    if y_prior is None:
+        return torch.full((1, n_labels), 1 / n_labels)
+    given = torch.as_tensor(y_prior, dtype=torch.float32).reshape(1, -1)
+    if given.shape[1] != n_labels or not bool((given > 0).all()) or abs(float(given.sum()) - 1) > 1e-3:
+        raise ValueError(
+            f"y_prior={y_prior!r} is not a distribution of {n_labels} labels: give one positive number a label, "
+            "which add up to 1"
+        )
+    return given / given.sum()
+
+
+def covariates_after(n_cat_list: Sequence[int], n_labels: int) -> list[int]:
+    """Category counts of a network that sees the label beside batch and covariates: [batch, label, covariates...]."""
+    return [n_cat_list[0], n_labels, *n_cat_list[1:]]
