@@ -24,7 +24,7 @@ class Minibatch:
 
     counts: Counts  # (n, g) float32, as sparse rows or dense
     batch: Tensor  # (n, 1) int64 codes of the experimental batch
-    labels: Tensor  # (n, 1) int64 codes of the cell type
+    labels: Tensor  # (n, 1) int64 codes of the cell type, -1 where it is not known
     l_mean: Tensor | None = None  # (n, 1) prior mean of the log library size
     l_var: Tensor | None = None  # (n, 1) its variance
     log_size: Tensor | None = None  # (n, 1) log of a given size factor; None: the cell's total is the size

@@ -37,6 +37,7 @@ __all__ = [
     "encode",
     "fingerprint",
     "in_a_file",
+    "labelled_schema",
     "log_total_moments",
     "register",
     "registered",
@@ -61,7 +62,7 @@ class CellData:
         np.ndarray | None
     )  # (s,) int32 position of each stored gene among those read, -1: not read; None: as stored
     batch: np.ndarray  # (n,) integer codes of the experimental batch
-    labels: np.ndarray  # (n,) integer codes of the cell type
+    labels: np.ndarray  # (n,) integer codes of the cell type, -1 where it is not known
     l_mean: np.ndarray  # (n,) prior mean of the log library size
     l_var: np.ndarray  # (n,) its variance
     log_size: np.ndarray | None  # (n,) log of a given size factor
@@ -276,6 +277,7 @@ def declare(
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
     mask_var: str | Sequence[str] | np.ndarray | pd.Series | None = None,
+    unlabeled_category: str | None = None,
 ) -> tuple[Schema, str]:
     """Checks everything that a model is going to read, and describes it. `adata` is not changed.
 
@@ -288,6 +290,8 @@ def declare(
     mask_var
         Which genes to read: a boolean column of ``adata.var``, a list of gene names, or a boolean mask. They are read
         in the order of ``adata.var_names``.
+    unlabeled_category
+        The value of the labels' column of cells whose label is not known.
 
     Returns
     -------
@@ -321,6 +325,8 @@ def declare(
     }
     covariates = [checks.moments_of(_covariate(adata, key)) for key in schema.continuous_covariate_keys]
     schema = replace(schema, categories=named, continuous_moments=tuple(covariates))
+    if unlabeled_category is not None:
+        schema = _with_unlabeled(schema, named, unlabeled_category)
     schema = replace(schema, library_prior=((0.0, 1.0),) * schema.n_batch)  # until the totals are known
     cells, totals = _encoded(adata, schema, validate=True, labels=True)
     if not totals.any():
@@ -334,6 +340,29 @@ def declare(
             schema, size_factor_scale=float(totals.mean() / np.exp(cells.log_size, dtype=np.float64).mean())
         )
     return schema, fingerprint(adata, schema)
+
+
+def labelled_schema(
+    adata: AnnData, schema: Schema, labels_key: str | None, unlabeled_category: str
+) -> Schema:
+    """The schema of a model of the same cells, of which some have labels; `labels_key` None is that of `schema`."""
+    key = schema.labels_key if labels_key is None else labels_key
+    if key is None:
+        raise ValueError("labels_key=None, and the model was set up without one: name the column of labels")
+    schema = replace(schema, labels_key=key)
+    named = {**schema.categories, key: checks.category_names(checks.obs_column(adata, "labels_key", key), "labels_key")}
+    return _with_unlabeled(schema, named, unlabeled_category)
+
+
+def _with_unlabeled(schema: Schema, named: dict[str, tuple[str, ...]], unlabeled_category: str) -> Schema:
+    """The schema with these categories, but for the one that stands for unknown labels."""
+    key = schema.labels_key
+    category = checks.checked_unlabeled(key, unlabeled_category, named)
+    if key is None or key == schema.batch_key or key in schema.categorical_covariate_keys:
+        raise ValueError(f"labels_key={key!r} is the batch or a covariate as well, which are known of every cell")
+    known = tuple(name for name in named[key] if name != category)
+    used = {name: names for name, names in named.items() if name in schema.category_keys}
+    return replace(schema, categories={**used, key: known}, unlabeled_category=category)
 
 
 def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: bool = True) -> CellData:
@@ -378,7 +407,7 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool, labels: bool) -> tu
         counts=counts,
         columns=_stored_columns(adata, schema) if kept is None else None,
         batch=batch,
-        labels=_codes(adata, schema, "labels_key", schema.labels_key if labels else None),
+        labels=_label_codes(adata, schema) if labels else np.zeros(adata.n_obs, dtype=np.int64),
         l_mean=prior[:, 0],
         l_var=prior[:, 1],
         log_size=_log_size(adata, schema) if kept is None else kept.log_size,
@@ -407,6 +436,17 @@ def _codes(adata: AnnData, schema: Schema, argument: str, key: str | None) -> np
     if key is None:
         return np.zeros(adata.n_obs, dtype=np.int64)
     return checks.codes_of(checks.obs_column(adata, argument, key), schema.categories[key], argument)
+
+
+def _label_codes(adata: AnnData, schema: Schema) -> np.ndarray:
+    """(n,) codes of the labels; -1 where one is not known, as in cells that come without the column."""
+    if schema.unlabeled_category is None or schema.labels_key is None:
+        return _codes(adata, schema, "labels_key", schema.labels_key)
+    if schema.labels_key not in adata.obs:
+        return np.full(adata.n_obs, -1, dtype=np.int64)
+    names = (*schema.label_names, schema.unlabeled_category)
+    codes = checks.codes_of(checks.obs_column(adata, "labels_key", schema.labels_key), names, "labels_key")
+    return np.where(codes == schema.n_labels, -1, codes)
 
 
 def _covariate(adata: AnnData, key: str) -> np.ndarray:

@@ -19,6 +19,7 @@ __all__ = [
     "category_names",
     "checked_counts",
     "checked_keys",
+    "checked_unlabeled",
     "chosen_genes",
     "codes_of",
     "moments_of",
@@ -112,6 +113,25 @@ def category_names(column: pd.Series, argument: str) -> tuple[str, ...]:
                 f"({type(twin).__name__}), which have one name: turn the column into strings, or rename one of them"
             )
     return tuple(str(value) for value in values)
+
+
+def checked_unlabeled(labels_key: str | None, category: Any, named: dict[str, tuple[str, ...]]) -> str:
+    """The value that stands for an unknown label, as a string; `named` are the categories of all columns.
+
+    Refused if it is almost, but not quite, one that occurs, and if no cell has another label. It need not occur.
+    """
+    if labels_key is None:
+        raise ValueError(f"unlabeled_category={category!r} is a value of the column of labels: name it by labels_key")
+    category, there = str(category), named[labels_key]
+    if category not in there:
+        close = get_close_matches(category.lower(), [name.lower() for name in there], n=1, cutoff=0.8)
+        if close:
+            raise ValueError(
+                f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]{nearest(category, there)}"
+            )
+    elif len(there) == 1:
+        raise ValueError(f"every cell has unlabeled_category={category!r} in adata.obs[{labels_key!r}]: label some")
+    return category
 
 
 def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarray:

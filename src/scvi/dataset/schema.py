@@ -31,6 +31,8 @@ class Schema:
         Names of the genes the model reads, in the model's order.
     categories
         Category names for each categorical column, in the order of their codes; only categories that occur.
+    unlabeled_category
+        The value of the labels' column that says that the label is not known, whose code is -1; None: all are known.
     library_prior
         Mean and variance of the log total counts, one pair for each batch code.
     size_factor_scale
@@ -51,6 +53,7 @@ class Schema:
     library_prior: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
     size_factor_scale: float = 1.0
     continuous_moments: tuple[tuple[float, float], ...] = ()
+    unlabeled_category: str | None = None
 
     @property
     def n_genes(self) -> int:
@@ -63,7 +66,7 @@ class Schema:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the labels in code order; ("0",) without a labels key."""
+        """Names of the known labels in code order; ("0",) without a labels key."""
         return self._names(self.labels_key)
 
     @property
@@ -116,10 +119,10 @@ class Schema:
         if not isinstance(values, Mapping):
             raise ValueError(f"a schema is a mapping, not {type(values).__name__}")
         names = {entry.name for entry in fields(cls)}
-        if set(values) != names:
-            wrong = sorted(set(values) ^ names)
+        wrong = sorted(set(values) ^ names)
+        if not set(wrong) <= _LATER - set(values):
             raise ValueError(f"not a schema of this version of scvi: missing or unknown entries {wrong}")
-        plain: dict[str, Any] = {name: _optional_text(name, values[name]) for name in _OPTIONAL_TEXTS}
+        plain: dict[str, Any] = {name: _optional_text(name, values.get(name)) for name in _OPTIONAL_TEXTS}
         plain |= {name: _texts(name, values[name]) for name in _TEXT_LISTS}
         try:
             schema = cls(
@@ -144,7 +147,8 @@ class Schema:
         return schema
 
 
-_OPTIONAL_TEXTS = ("layer", "batch_key", "labels_key", "size_factor_key", "mask_var")
+_OPTIONAL_TEXTS = ("layer", "batch_key", "labels_key", "size_factor_key", "mask_var", "unlabeled_category")
+_LATER = {"unlabeled_category"}  # not in the files of the first version
 _TEXT_LISTS = ("categorical_covariate_keys", "continuous_covariate_keys", "genes")
 
 

@@ -2,6 +2,7 @@
 
 from scvi.estimators.autozi import AUTOZI
 from scvi.estimators.linear_scvi import LinearSCVI
+from scvi.estimators.scanvi import SCANVI
 from scvi.estimators.scvi import SCVI
 
-__all__ = ["AUTOZI", "SCVI", "LinearSCVI"]
+__all__ = ["AUTOZI", "SCANVI", "SCVI", "LinearSCVI"]

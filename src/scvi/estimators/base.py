@@ -128,6 +128,7 @@ class Estimator(ABC):
         self.schema, self.adata = cells.schema, cells.adata
         self.history: dict[str, pd.DataFrame] = {}
         self.is_trained = self.was_interrupted = False
+        self._is_initialised = False  # whether the weights are a start already, of another model
         self.train_indices: np.ndarray | None = None
         self.validation_indices: np.ndarray | None = None
         self._scope: Scope | None = None  # the part of a mapped model that trains
@@ -148,6 +149,9 @@ class Estimator(ABC):
         others = [("size factor", s.size_factor_key)]
         others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
         rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
+        if s.unlabeled_category is not None:
+            names = ", ".join(s.label_names)
+            rows = [(*row[:2], f"{names}; unlabelled: {s.unlabeled_category}") if row[0] == "labels" else row for row in rows]
         return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")
 
     @property
@@ -255,7 +259,9 @@ class Estimator(ABC):
         device = training.resolve_device(accelerator, devices)
         seed = training.seed_of_fit(seed, checkpoint_dir, resume)
         held_out = None if validation_indices is None else data.positions(validation_indices, "validation_indices")
-        train_cells, validation_cells = training.split_cells(len(data), train_size, validation_size, held_out, seed)
+        train_cells, validation_cells = training.split_cells(
+            len(data), train_size, validation_size, held_out, seed, self._strata(data)
+        )
         options: dict[str, Any] = {
             "max_epochs": max_epochs,
             "batch_size": batch_size,
@@ -273,8 +279,7 @@ class Estimator(ABC):
         }
         plan = training.make_plan(options, plan_kwargs, len(train_cells), len(validation_cells))
         training.check_precision(plan.precision, device)
-        fit = Fit(
-            self.module,
+        fit = self._make_fit(
             data,
             train_cells,
             validation_cells,
@@ -287,12 +292,20 @@ class Estimator(ABC):
         )
         past = max((int(table.index[-1]) + 1 for table in self.history.values()), default=0)
         fit.prepare(resume, past, self.options, self.is_trained)
-        if not self.is_trained:
+        if not (self.is_trained or self._is_initialised):
             training.initialise(self.module, data, train_cells)
         try:
             fit.run()
         finally:
             self._keep(fit)
+
+    def _make_fit(self, *arguments: Any, **options: Any) -> Fit:
+        """The trainer, from the arguments of :class:`scvi.inference.fitting.Fit` after the model."""
+        return Fit(self.module, *arguments, **options)
+
+    def _strata(self, data: CellData) -> np.ndarray | None:
+        """(n,) codes of groups of which training and validation cells get like shares; None: it is left to chance."""
+        return None
 
     def _keep(self, fit: Fit) -> None:
         """Takes over what a fit has reached, also an interrupted one."""

@@ -121,6 +121,7 @@ def split_cells(
     validation_size: float | None,
     validation_indices: np.ndarray | None,
     seed: int,
+    strata: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the training and the validation cells.
 
@@ -130,6 +131,8 @@ def split_cells(
         Shares of the cells; None is what the other leaves.
     validation_indices
         Positions of the validation cells, in place of the two; all others are trained on.
+    strata
+        (n,) codes of groups of cells that are split in the same proportions.
     """
     if validation_indices is not None:
         train = np.setdiff1d(np.arange(n_cells), validation_indices)
@@ -137,6 +140,8 @@ def split_cells(
     else:
         n_train, n_validation = _split_sizes(n_cells, train_size, validation_size)
         order = np.random.default_rng([seed, 1]).permutation(n_cells)
+        if strata is not None:
+            order = order[np.argsort(_ranks(strata[order]), kind="stable")]
         train, validation = np.sort(order[n_validation : n_validation + n_train]), np.sort(order[:n_validation])
     if len(train) < 2:
         cause = f"train_size={train_size!r}" if validation_indices is None else "the others are in validation_indices"
@@ -145,6 +150,15 @@ def split_cells(
             "validate on fewer; train_size=1.0 alone takes all cells"
         )
     return train, validation
+
+
+def _ranks(strata: np.ndarray) -> np.ndarray:
+    """(n,) where each cell stands among those of its group, from 0 to 1: sorted by it, any stretch is stratified."""
+    ranks = np.empty(len(strata))
+    for code in np.unique(strata):
+        members = np.flatnonzero(strata == code)
+        ranks[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return ranks
 
 
 def _split_sizes(n_cells: int, train_size: float, validation_size: float | None) -> tuple[int, int]:

@@ -1,0 +1,339 @@
+"""scANVI for AnnData."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+
+from scvi._checks import check_flag, check_number
+from scvi._random import seeded
+from scvi.dataset.cell_data import CellData, Schema, declare, labelled_schema, register
+from scvi.estimators import training
+from scvi.estimators.cells import Indices
+from scvi.estimators.counts import CountEstimator, network_options
+from scvi.estimators.scvi import SCVI
+from scvi.inference.annotation_fit import AnnotationFit
+from scvi.inference.plan import Plan, Precision, Schedule
+from scvi.models.scanvi import SCANVAE
+from scvi.models.utils import check_choice
+from scvi.queries import annotation
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["SCANVI"]
+
+logger = logging.getLogger(__name__)
+
+_EPOCHS_AFTER_SCVI = 25
+
+
+class SCANVI(CountEstimator):
+    """Annotation of cells from a few labelled ones (Xu et al., Molecular Systems Biology 2021).
+
+    >>> scvi.SCVI.setup_anndata(adata, batch_key="batch")
+    >>> first = scvi.SCVI(adata)
+    >>> first.train()
+    >>> model = scvi.SCANVI.from_scvi_model(first, "Unknown", labels_key="cell_type")
+    >>> model.train()
+    >>> adata.obs["predictions_scanvi"] = model.predict()
+
+    Parameters
+    ----------
+    adata
+        Raw counts, declared with :meth:`setup_anndata`.
+    n_hidden, n_latent, n_layers, dropout_rate
+        Width of the hidden layers, dimension of the latent space, number of hidden layers, dropout: of encoder, decoder
+        and classifier.
+    dispersion
+        The inverse dispersion is one number for each 'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
+    gene_likelihood
+        'zinb', 'nb' or 'poisson'.
+    latent_distribution
+        'normal', or 'ln' for a logistic-normal one on the simplex.
+    use_observed_lib_size
+        Take each cell's total count as its library size instead of inferring it.
+    encode_covariates
+        Show batch and covariates to the encoder as well as to the decoder.
+    seed
+        Seed of the initial weights.
+    """
+
+    module: SCANVAE  # type: ignore[assignment]
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]
+        cls,
+        adata: AnnData,
+        labels_key: str,
+        unlabeled_category: str,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
+        mask_var: str | Sequence[str] | np.ndarray | None = None,
+    ) -> None:
+        """Declares which parts of `adata` the model reads, and checks them; see :meth:`scvi.SCVI.setup_anndata`.
+
+        Parameters
+        ----------
+        labels_key
+            Column of ``adata.obs`` with the labels.
+        unlabeled_category
+            Its value in cells whose label is not known. It need not occur.
+        """
+        schema, print_of_adata = declare(
+            adata,
+            layer=layer,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            size_factor_key=size_factor_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+            mask_var=mask_var,
+            unlabeled_category=unlabeled_category,
+        )
+        register(adata, cls.__name__, schema, print_of_adata)
+
+    def __init__(
+        self,
+        adata: AnnData,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
+        latent_distribution: Literal["normal", "ln"] = "normal",
+        use_observed_lib_size: bool = True,
+        *,
+        encode_covariates: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        check_choice("gene_likelihood", gene_likelihood, ("zinb", "nb", "poisson"))
+        options = {
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+            "dispersion": dispersion,
+            "gene_likelihood": gene_likelihood,
+            "latent_distribution": latent_distribution,
+            "use_observed_lib_size": use_observed_lib_size,
+            "encode_covariates": encode_covariates,
+        }
+        super().__init__(adata, options, seed)
+
+    @classmethod
+    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> SCANVAE:
+        return SCANVAE(**network_options(schema, options))
+
+    @classmethod
+    def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
+        return True
+
+    @classmethod
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        unlabeled_category: str,
+        labels_key: str | None = None,
+        *,
+        seed: int | None = None,
+    ) -> Self:
+        """A model that starts from the weights of a fitted :class:`scvi.SCVI`, with its options and its cells.
+
+        Parameters
+        ----------
+        scvi_model
+            The fitted model; it is left as it is.
+        unlabeled_category
+            The value of the labels' column in cells whose label is not known.
+        labels_key
+            Column of ``adata.obs`` with the labels; None: the one that `scvi_model` was set up with.
+        seed
+            Seed of the initial weights of what scVI does not have.
+        """
+        if not isinstance(scvi_model, SCVI):
+            raise TypeError(f"scvi_model is a {type(scvi_model).__name__}; pass a fitted scvi.SCVI")
+        scvi_model._require_trained()
+        scvi_model._cells.own("be annotated")
+        schema = labelled_schema(scvi_model.adata, scvi_model.schema, labels_key, unlabeled_category)
+        with seeded(seed):
+            module = cls._make_module(schema, scvi_model.options)
+        _take_weights(module, scvi_model)
+        model = cls.__new__(cls)
+        cells = cls._make_cells(schema, scvi_model.options, scvi_model.adata, validate=False)
+        model._assemble(scvi_model.options, module.to(scvi_model.device), cells)
+        model._is_initialised = True
+        return model
+
+    # ---- fitting -----------------------------------------------------------------------------------------------------
+
+    def train(  # type: ignore[override]
+        self,
+        max_epochs: int | None = None,
+        n_samples_per_label: int | None = None,
+        accelerator: str = "auto",
+        devices: str | int | Sequence[int] = "auto",
+        train_size: float = 0.9,
+        validation_size: float | None = None,
+        batch_size: int | None = None,
+        early_stopping: bool = False,
+        lr: float = Plan.lr,
+        *,
+        classification_ratio: float = 50.0,
+        calibrate: bool = True,
+        lr_schedule: Schedule = Plan.lr_schedule,
+        weight_decay: float = Plan.weight_decay,
+        gradient_clip: float | None = Plan.gradient_clip,
+        kl_warmup: float = Plan.kl_warmup,
+        validation_indices: Indices = None,
+        check_val_every_n_epoch: int = Plan.check_val_every_n_epoch,
+        early_stopping_monitor: str = Plan.early_stopping_monitor,
+        early_stopping_patience: int | None = Plan.early_stopping_patience,
+        early_stopping_min_delta: float = Plan.early_stopping_min_delta,
+        precision: Precision = Plan.precision,
+        enable_progress_bar: bool = True,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> None:
+        """Fits the model; arguments beside those below are explained in :meth:`scvi.SCVI.train`.
+
+        A model made by :meth:`from_scvi_model` is fitted for 25 epochs unless `max_epochs` says otherwise. Training and
+        validation cells get the same share of every label.
+
+        Parameters
+        ----------
+        n_samples_per_label
+            Labelled cells that the classifier sees of each label in an epoch, all where a label has fewer; None: all of
+            every label, so that frequent labels weigh more.
+        classification_ratio
+            Weight of the cross-entropy of labelled cells beside the negative ELBO per cell; `plan_kwargs` may hold it,
+            too.
+        calibrate
+            Rescale the classifier after training, by a temperature that suits the labelled validation cells. Without
+            such cells it is left as it is.
+        """
+        given = dict(plan_kwargs or {})
+        self._annotation = {
+            "classification_ratio": given.pop("classification_ratio", classification_ratio),
+            "n_samples_per_label": n_samples_per_label,
+        }
+        check_flag("calibrate", calibrate)
+        if max_epochs is None and self._is_initialised and not self.is_trained:
+            max_epochs = _EPOCHS_AFTER_SCVI
+        super().train(
+            max_epochs,
+            accelerator,
+            devices,
+            train_size,
+            validation_size,
+            batch_size,
+            early_stopping,
+            lr,
+            lr_schedule=lr_schedule,
+            weight_decay=weight_decay,
+            gradient_clip=gradient_clip,
+            kl_warmup=kl_warmup,
+            validation_indices=validation_indices,
+            check_val_every_n_epoch=check_val_every_n_epoch,
+            early_stopping_monitor=early_stopping_monitor,
+            early_stopping_patience=early_stopping_patience,
+            early_stopping_min_delta=early_stopping_min_delta,
+            precision=precision,
+            enable_progress_bar=enable_progress_bar,
+            plan_kwargs=given,
+            seed=seed,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+        )
+        if calibrate:
+            self._calibrate()
+
+    def _make_fit(self, *arguments: Any, **options: Any) -> AnnotationFit:
+        return AnnotationFit(self.module, *arguments, **self._annotation, **options)
+
+    def _strata(self, data: CellData) -> np.ndarray:
+        return data.labels
+
+    def _calibrate(self) -> None:
+        """Divides the logits of the classifier by the temperature of the labelled validation cells."""
+        data = self._cells.own("be calibrated")
+        cells = self.validation_indices
+        cells = cells[data.labels[cells] >= 0] if cells is not None else np.empty(0, np.int64)
+        if len(cells) == 0:
+            logger.info("No validation cell has a label: the probabilities of the labels are not calibrated.")
+            return
+        log_q = annotation.log_probabilities(self.module, self._minibatches(data, cells, None))
+        found = annotation.temperature(log_q, data.labels[cells])
+        self.module.classifier.sharpen(1 / found)
+        logger.info("Temperature of the classifier on %d labelled validation cells: %.3g.", len(cells), found)
+
+    # ---- questions ---------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        indices: Indices = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        *,
+        abstain_below: float | None = None,
+        keep_observed: bool = False,
+    ) -> np.ndarray | pd.DataFrame:
+        """The label of every cell, or the probabilities of all labels.
+
+        Parameters
+        ----------
+        soft
+            Return probabilities.
+        abstain_below
+            Answer with the unlabelled category where the most probable label has a lower probability than this.
+        keep_observed
+            Answer with the label that was given, and probability 1, where one was.
+
+        Returns
+        -------
+        (n,) names of labels; with `soft` a table (n, c) of cells and labels, whose rows sum to 1
+        """
+        for name, flag in (("soft", soft), ("keep_observed", keep_observed)):
+            check_flag(name, flag)
+        if abstain_below is not None:
+            check_number("abstain_below", abstain_below, "a probability, a number of at least 0", least=0)
+            if soft:
+                raise ValueError("abstain_below goes with soft=False: probabilities say themselves how sure they are")
+        data, positions = self._choose(adata, indices)
+        log_q = annotation.log_probabilities(self.module, self._minibatches(data, positions, batch_size))
+        probabilities = np.exp(log_q)
+        if keep_observed:
+            labels = data.labels[positions]
+            known = np.flatnonzero(labels >= 0)
+            probabilities[known] = 0.0
+            probabilities[known, labels[known]] = 1.0
+        names = np.array(self.schema.label_names, dtype=object)
+        if soft:
+            return pd.DataFrame(probabilities, index=pd.Index(data.cell_names[positions]), columns=pd.Index(names))
+        answers = names[probabilities.argmax(axis=1)]
+        if abstain_below is not None:
+            answers[probabilities.max(axis=1) < abstain_below] = self.schema.unlabeled_category
+        return answers
+
+
+def _take_weights(module: SCANVAE, scvi_model: SCVI) -> None:
+    """The weights that scVI and scANVI have in common."""
+    own, given = module.state_dict(), scvi_model.module.state_dict()
+    if given["px_r"].shape != own["px_r"].shape if "px_r" in given else False:
+        raise ValueError(
+            f"dispersion='gene-label': the SCVI model has {given['px_r'].shape[1]} labels and the column of labels "
+            f"{own['px_r'].shape[1]}: set SCVI up with the same labels, or use another dispersion"
+        )
+    module.load_state_dict(given, strict=False)
