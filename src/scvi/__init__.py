@@ -18,7 +18,7 @@ from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
     from scvi import dataset, inference, model, models
-    from scvi.estimators import AUTOZI, SCANVI, SCVI, LinearSCVI
+    from scvi.estimators import AUTOZI, SCANVI, SCVI, CondSCVI, LinearSCVI
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
@@ -28,6 +28,7 @@ __all__ = [
     "AUTOZI",
     "SCANVI",
     "SCVI",
+    "CondSCVI",
     "LinearSCVI",
     "__version__",
     "dataset",
@@ -39,7 +40,7 @@ __all__ = [
     "settings",
 ]
 
-_ESTIMATORS = {"AUTOZI", "SCANVI", "SCVI", "LinearSCVI"}
+_ESTIMATORS = {"AUTOZI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"}
 _MODULES = {"dataset", "demo", "estimators", "inference", "kernels", "minibatch", "model", "models", "plots", "queries"}
 
 

@@ -342,9 +342,7 @@ def declare(
     return schema, fingerprint(adata, schema)
 
 
-def labelled_schema(
-    adata: AnnData, schema: Schema, labels_key: str | None, unlabeled_category: str
-) -> Schema:
+def labelled_schema(adata: AnnData, schema: Schema, labels_key: str | None, unlabeled_category: str) -> Schema:
     """The schema of a model of the same cells, of which some have labels; `labels_key` None is that of `schema`."""
     key = schema.labels_key if labels_key is None else labels_key
     if key is None:

@@ -1,8 +1,9 @@
 """AnnData-first models."""
 
 from scvi.estimators.autozi import AUTOZI
+from scvi.estimators.cond_scvi import CondSCVI
 from scvi.estimators.linear_scvi import LinearSCVI
 from scvi.estimators.scanvi import SCANVI
 from scvi.estimators.scvi import SCVI
 
-__all__ = ["AUTOZI", "SCANVI", "SCVI", "LinearSCVI"]
+__all__ = ["AUTOZI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"]

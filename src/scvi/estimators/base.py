@@ -151,7 +151,10 @@ class Estimator(ABC):
         rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
         if s.unlabeled_category is not None:
             names = ", ".join(s.label_names)
-            rows = [(*row[:2], f"{names}; unlabelled: {s.unlabeled_category}") if row[0] == "labels" else row for row in rows]
+            rows = [
+                (*row[:2], f"{names}; unlabelled: {s.unlabeled_category}") if row[0] == "labels" else row
+                for row in rows
+            ]
         return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")
 
     @property

@@ -1,8 +1,24 @@
 """Fitting a model and asking it questions, under the names of 2020."""
 
+from scvi.inference.annotation import (
+    AlternateSemiSupervisedTrainer,
+    ClassifierTrainer,
+    JointSemiSupervisedTrainer,
+    SemiSupervisedTrainer,
+)
 from scvi.inference.inference import AdapterTrainer, UnsupervisedTrainer
 from scvi.inference.posterior import Posterior
 from scvi.inference.posterior_utils import load_posterior
 from scvi.inference.trainer import Trainer
 
-__all__ = ["AdapterTrainer", "Posterior", "Trainer", "UnsupervisedTrainer", "load_posterior"]
+__all__ = [
+    "AdapterTrainer",
+    "AlternateSemiSupervisedTrainer",
+    "ClassifierTrainer",
+    "JointSemiSupervisedTrainer",
+    "Posterior",
+    "SemiSupervisedTrainer",
+    "Trainer",
+    "UnsupervisedTrainer",
+    "load_posterior",
+]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 
 from scvi.inference import posterior_utils
+from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
 from scvi.models.log_likelihood import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from scvi.dataset import GeneExpressionDataset
 
-__all__ = ["Posterior", "SequentialSubsetSampler"]
+__all__ = ["Posterior", "SequentialSubsetSampler", "unsupervised_clustering_accuracy"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Self = TypeVar("Self", bound="Posterior")
@@ -233,6 +234,10 @@ class Posterior:
         if self.model.reconstruction_loss == "autozinb":
             return compute_marginal_log_likelihood_autozi(self.model, self._undropped(), n_mc_samples)
         return -float(marginal(self.model, self._undropped().minibatches(), n_mc_samples=n_mc_samples).mean())
+
+    def accuracy(self) -> float | None:
+        """None: cells are labelled by an `AnnotationPosterior`."""
+        return None
 
     @metric("max")
     def entropy_batch_mixing(self, **kwargs: Any) -> float | None:

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from scvi.dataset import GeneExpressionDataset
     from scvi.inference.posterior import Posterior
 
-__all__ = ["entropy_batch_mixing", "entropy_from_indices", "load_posterior", "with_subclasses"]
+__all__ = [
+    "entropy_batch_mixing",
+    "entropy_from_indices",
+    "load_posterior",
+    "unsupervised_clustering_accuracy",
+    "with_subclasses",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -328,3 +334,28 @@ def entropy_from_indices(indices: npt.ArrayLike) -> float:
     counts = np.unique(np.asarray(indices), return_counts=True)[1]
     share = counts / counts.sum()
     return float(-(share * np.log(share)).sum())
+
+
+def unsupervised_clustering_accuracy(y: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[float, npt.NDArray[np.int64]]:
+    """Accuracy under the best assignment, one to one, of predicted ids to labels (the Hungarian method).
+
+    Parameters
+    ----------
+    y, y_pred
+        (n,) labels and predicted ids.
+
+    Returns
+    -------
+    The accuracy, and (k, 2) pairs of a predicted id and a label, as positions among the sorted values of both
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    y, y_pred = np.ravel(y), np.ravel(y_pred)
+    if len(y) == 0 or len(y) != len(y_pred):
+        raise ValueError(f"{len(y_pred)} predictions do not belong to {len(y)} labels: give one for each, at least one")
+    values, codes = np.unique(np.concatenate([y, y_pred]), return_inverse=True)
+    true, found = np.split(codes, 2)
+    matches = np.zeros((len(values), len(values)), dtype=np.int64)
+    np.add.at(matches, (found, true), 1)
+    pairs = np.stack(linear_sum_assignment(matches, maximize=True), axis=1)
+    return float(matches[pairs[:, 0], pairs[:, 1]].sum() / len(y)), pairs

@@ -83,7 +83,9 @@ def nll_zinb(
     return -twin.log_zinb(_dense(x), as_tensor(logits), log_library, log_theta, as_tensor(dropout)).sum(-1)
 
 
-def nll_nb(x: Counts, logits: Tensor | Affine, log_library: Tensor, log_theta: Tensor, weight: float | Tensor = 1.0) -> Tensor:
+def nll_nb(
+    x: Counts, logits: Tensor | Affine, log_library: Tensor, log_theta: Tensor, weight: float | Tensor = 1.0
+) -> Tensor:
     """As :func:`nll_zinb`, without zero inflation."""
     if _compiled(x, logits, log_library, log_theta):
         return _fused(x, logits, log_library, log_theta, None, weight)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from scvi.minibatch import Minibatch
 from scvi.models.labels import LabelledVAE
+from scvi.models.vaec import VAEC
 from scvi.queries.evaluation import evaluating
 from scvi.queries.joined import joined
 
-__all__ = ["calibration_error", "log_probabilities", "temperature"]
+__all__ = ["calibration_error", "expression_of_labels", "log_probabilities", "temperature"]
 
 _PRIOR_SD = 0.5  # of log T around 0: a few held-out cells say little about it
 _LARGEST = 5.0
@@ -73,3 +76,28 @@ def calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLike, n_bin
     bins = np.minimum((top * n_bins).astype(int), n_bins - 1)
     gaps = np.bincount(bins, weights=top - right, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def expression_of_labels(
+    model: VAEC,
+    minibatches: Sequence[Minibatch],
+    labels: Sequence[int],
+    batches: Sequence[int],
+    generator: torch.Generator | None = None,
+) -> npt.NDArray[np.float32]:
+    """(k, g) expected frequencies of k labels, averaged over draws of z from its prior and over batches.
+
+    Each cell of `minibatches` lends its covariates to one draw.
+    """
+    n = sum(map(len, minibatches)) * len(batches)
+    result = []
+    with evaluating(model):
+        for label in labels:
+            total = torch.zeros(model.n_input, device=minibatches[0].device)
+            for mb in minibatches:
+                told = replace(mb, labels=torch.full_like(mb.labels, label))
+                z = torch.randn(len(mb), model.n_latent, generator=generator, device=mb.device)
+                for batch in batches:
+                    total += model.generative(z, torch.zeros_like(z[:, :1]), told, batch).scale.sum(0)
+            result.append(total / n)
+    return torch.stack(result).cpu().numpy()

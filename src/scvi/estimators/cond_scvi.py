@@ -1,0 +1,179 @@
+"""Label-conditioned scVI for AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from scvi._checks import check_integer
+from scvi.dataset.cell_data import Schema
+from scvi.dataset.checks import nearest
+from scvi.estimators.base import Estimator
+from scvi.estimators.counts import CountEstimator, network_options
+from scvi.models.utils import check_choice
+from scvi.models.vaec import VAEC
+from scvi.queries.annotation import expression_of_labels
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["CondSCVI"]
+
+
+class CondSCVI(CountEstimator):
+    """scVI whose encoder and decoder are told the label of the cell (M2 of Kingma et al. 2014, for counts).
+
+    >>> scvi.CondSCVI.setup_anndata(adata, labels_key="cell_type", batch_key="batch")
+    >>> model = scvi.CondSCVI(adata)
+    >>> model.train()
+    >>> profiles = model.get_label_expression()
+
+    The latent space holds what varies within a label. All cells need one, also those that are asked about later, and
+    likelihoods are those of the counts given the label.
+
+    Parameters
+    ----------
+    adata
+        Raw counts, declared with :meth:`setup_anndata`.
+    n_hidden, n_latent, n_layers, dropout_rate
+        Width of the hidden layers, dimension of the latent space, number of hidden layers of encoder and decoder,
+        dropout.
+    dispersion
+        The inverse dispersion is one number for each 'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
+    gene_likelihood
+        'zinb', 'nb' or 'poisson'.
+    latent_distribution
+        'normal', or 'ln' for a logistic-normal one on the simplex.
+    use_observed_lib_size
+        Take each cell's total count as its library size instead of inferring it.
+    encode_covariates
+        Show batch and covariates to the encoder as well as to the decoder.
+    seed
+        Seed of the initial weights.
+    """
+
+    module: VAEC  # type: ignore[assignment]
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]
+        cls,
+        adata: AnnData,
+        labels_key: str,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
+        mask_var: str | Sequence[str] | np.ndarray | None = None,
+    ) -> None:
+        """Declares which parts of `adata` the model reads, and checks them; see :meth:`scvi.SCVI.setup_anndata`.
+
+        Parameters
+        ----------
+        labels_key
+            Column of ``adata.obs`` with the label of every cell.
+        """
+        if labels_key is None:
+            raise ValueError("labels_key=None: CondSCVI is told the label of every cell, name the column of labels")
+        Estimator.setup_anndata.__func__(  # type: ignore[attr-defined]
+            cls,
+            adata,
+            layer=layer,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            size_factor_key=size_factor_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+            mask_var=mask_var,
+        )
+
+    def __init__(
+        self,
+        adata: AnnData,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
+        latent_distribution: Literal["normal", "ln"] = "normal",
+        use_observed_lib_size: bool = True,
+        *,
+        encode_covariates: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        check_choice("gene_likelihood", gene_likelihood, ("zinb", "nb", "poisson"))
+        options = {
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+            "dispersion": dispersion,
+            "gene_likelihood": gene_likelihood,
+            "latent_distribution": latent_distribution,
+            "use_observed_lib_size": use_observed_lib_size,
+            "encode_covariates": encode_covariates,
+        }
+        super().__init__(adata, options, seed)
+
+    @classmethod
+    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> VAEC:
+        return VAEC(**network_options(schema, options))
+
+    @classmethod
+    def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
+        return True
+
+    def get_label_expression(
+        self,
+        labels: Sequence[str] | None = None,
+        transform_batch: str | int | Sequence[str | int] | None = None,
+        gene_list: Sequence[str] | None = None,
+        n_samples: int = 1000,
+        *,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """The mean expression profile of each label: the share of each gene among the molecules of its cells.
+
+        It is the decoder's expected frequency, averaged over draws of the latent state from its prior. Decoders that
+        read covariates are shown those of cells of the model, drawn at random.
+
+        Parameters
+        ----------
+        labels
+            Names of labels, in the order wanted; None: all.
+        transform_batch
+            Name of the batch to decode in, or several, over which the result is averaged; None: all batches.
+        gene_list
+            Names of genes, in the order wanted; None: all.
+        n_samples
+            Draws for each label and batch.
+
+        Returns
+        -------
+        (c, g) table of labels and genes; over all genes rows sum to 1
+        """
+        self._require_trained()
+        known = {name: code for code, name in enumerate(self.schema.label_names)}
+        names = list(known) if labels is None else [labels] if isinstance(labels, str) else list(labels)
+        for name in names:
+            if str(name) not in known:
+                raise ValueError(f"labels has {name!r}, which is not a label of the model{nearest(name, known)}")
+        batches = self._cells.batch_codes(self.schema.batch_names if transform_batch is None else transform_batch)
+        genes = np.arange(self.schema.n_genes) if gene_list is None else self._cells.gene_positions(gene_list)
+        data = self._cells.own("show covariates to its decoder")
+        generator = self._generator(seed)
+        check_integer("n_samples", n_samples, 1)
+        cells = np.random.default_rng(generator.initial_seed()).integers(len(data), size=n_samples)
+        values = expression_of_labels(
+            self.module,
+            list(self._minibatches(data, cells, None)),
+            [known[str(name)] for name in names],
+            batches or [0],
+            generator,
+        )
+        columns = pd.Index(np.array(self.schema.genes)[genes])
+        return pd.DataFrame(values[:, genes], index=pd.Index(names), columns=columns)
