@@ -150,11 +150,8 @@ class Estimator(ABC):
         others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
         rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
         if s.unlabeled_category is not None:
-            names = ", ".join(s.label_names)
-            rows = [
-                (*row[:2], f"{names}; unlabelled: {s.unlabeled_category}") if row[0] == "labels" else row
-                for row in rows
-            ]
+            said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
+            rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]
         return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")
 
     @property

@@ -55,7 +55,7 @@ class CondSCVI(CountEstimator):
         Seed of the initial weights.
     """
 
-    module: VAEC  # type: ignore[assignment]
+    module: VAEC
 
     @classmethod
     def setup_anndata(  # type: ignore[override]

@@ -13,7 +13,6 @@ import pandas as pd
 from scvi._checks import check_flag, check_number
 from scvi._random import seeded
 from scvi.dataset.cell_data import CellData, Schema, declare, labelled_schema, register
-from scvi.estimators import training
 from scvi.estimators.cells import Indices
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.estimators.scvi import SCVI
@@ -64,7 +63,7 @@ class SCANVI(CountEstimator):
         Seed of the initial weights.
     """
 
-    module: SCANVAE  # type: ignore[assignment]
+    module: SCANVAE
 
     @classmethod
     def setup_anndata(  # type: ignore[override]

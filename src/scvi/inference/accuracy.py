@@ -47,13 +47,13 @@ class Accuracy(NamedTuple):
     accuracy_classes: list[float]
 
 
-# Of networks -----------------------------------------------------------------------------------------------------------
+# Of networks ----------------------------------------------------------------------------------------------------------
 
 
 def classifier_input(model: nn.Module | None, x: Tensor, model_zl: bool = False) -> Tensor:
     """What a classifier of its own is shown of counts (n, g).
 
-    Posterior means of z under `model`, with `model_zl` beside those of the log library size; without a model the counts.
+    Posterior means of z under `model`, with `model_zl` beside those of the log library size; without a model, counts.
     """
     if model is None:
         return x
@@ -125,12 +125,12 @@ def compute_accuracy_tuple(y: npt.ArrayLike, y_pred: npt.ArrayLike) -> Accuracy:
     y, y_pred = np.ravel(y), np.ravel(y_pred)
     if len(y) == 0 or len(y) != len(y_pred):
         raise ValueError(f"{len(y_pred)} predictions do not belong to {len(y)} labels: give one for each, at least one")
-    classes, codes = np.unique(y, return_inverse=True)
+    _, codes = np.unique(y, return_inverse=True)
     by_class = np.bincount(codes, weights=y == y_pred) / np.bincount(codes)
     return Accuracy(float(np.mean(y == y_pred)), float(by_class.mean()), float(by_class.min()), by_class.tolist())
 
 
-# Baselines -------------------------------------------------------------------------------------------------------------
+# Baselines ------------------------------------------------------------------------------------------------------------
 
 
 def compute_accuracy_nn(

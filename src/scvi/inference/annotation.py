@@ -81,7 +81,9 @@ class AnnotationPosterior(Posterior):
     def hiding_labels(self) -> AnnotationPosterior:
         """The same cells with the label code -1 where a label is not `observed`: what a model may see."""
         return (
-            self if self.observed is None else self.update({"collate_fn": _Hiding(self.data_loader.collate_fn, self)})
+            self
+            if self.observed is None
+            else self.update({"collate_fn": _Hiding(self.data_loader.collate_fn, self.observed)})
         )
 
     @metric("min")
@@ -114,7 +116,7 @@ class AnnotationPosterior(Posterior):
         return float(np.mean(groups[true] == groups[found]))
 
     def compute_predictions(self, soft: bool = False) -> tuple[npt.NDArray, npt.NDArray]:
-        """True label codes (n,), and predicted ones or with `soft` probabilities (n, c); in the order of the iteration."""
+        """True codes (n,), and predicted ones or with `soft` probabilities (n, c); in the order of the iteration."""
         model, classifier = self._networks()
         return compute_predictions(model, self._undropped(), classifier, soft, self.model_zl)
 
@@ -137,10 +139,10 @@ class AnnotationPosterior(Posterior):
 
 
 class _Hiding:
-    """Minibatches in which the labels that `posterior` does not observe have the code -1."""
+    """Minibatches in which the labels that are not observed have the code -1."""
 
-    def __init__(self, collate: Any, posterior: AnnotationPosterior) -> None:
-        self.collate, self.observed = collate, posterior.observed
+    def __init__(self, collate: Any, observed: npt.NDArray[np.bool_]) -> None:
+        self.collate, self.observed = collate, observed
 
     def __call__(self, positions: list[int]) -> list[Tensor]:
         *others, labels = self.collate(positions)
@@ -182,7 +184,7 @@ class ClassifierTrainer(Trainer):
         use_cuda: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, use_cuda=use_cuda, **kwargs)
+        super().__init__(*args, **{**kwargs, "use_cuda": use_cuda})
         self.sampling_model, self.sampling_zl = sampling_model, sampling_zl
         if sampling_model is not None:
             sampling_model.to(self.device)
@@ -190,7 +192,7 @@ class ClassifierTrainer(Trainer):
         for posterior in split:
             self._prepare(posterior)
             posterior.to_monitor = ["accuracy"]
-        self.train_set, self.test_set, self.validation_set = split
+        self.train_set, self.test_set, self.validation_set = split  # type: ignore[assignment]
 
     def _prepare(self, posterior: Posterior) -> None:
         if not isinstance(posterior, AnnotationPosterior):
@@ -233,8 +235,8 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
     """Fits a model with a classifier to all cells and to the labels of some.
 
     The posteriors `full_dataset`, `labelled_set` and `unlabelled_set` are :class:`AnnotationPosterior` objects; others
-    may be assigned in place of the last two. The labels of `labelled_set` are the only ones that the model ever sees, in
-    training and in the monitored `elbo` and `reconstruction_error`: other cells train the marginal over labels.
+    may be assigned in place of the last two. The labels of `labelled_set` are the only ones that the model ever sees,
+    in training and in the monitored `elbo` and `reconstruction_error`: other cells train the marginal over labels.
 
     Parameters
     ----------

@@ -32,8 +32,8 @@ class SCANVAE(LabelledVAE):
         z1_n   ~ Normal(m(z2_n, y_n), v(z2_n, y_n))    state of the cell
         x_n    | z1_n, l_n, s_n as in scVI
 
-    approximated by q(z1 | x) q(l | x) q(y | z1) q(z2 | z1, y). Where y is not known, its terms are summed over q(y | z1);
-    the counts depend on z1 alone, so a cell is decoded once whatever the number of labels.
+    approximated by q(z1 | x) q(l | x) q(y | z1) q(z2 | z1, y). Where y is not known, its terms are summed over
+    q(y | z1); the counts depend on z1 alone, so a cell is decoded once whatever the number of labels.
 
     Parameters are those of :class:`scvi.models.VAE`, and:
 
@@ -90,15 +90,15 @@ class SCANVAE(LabelledVAE):
             encode_covariates=encode_covariates,
         )
         self.add_labels(n_labels, y_prior)
-        sizes = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate}
+        sizes: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate}
         self.classifier = Classifier(n_latent, **{**sizes, "n_labels": n_labels, **(classifier_parameters or {})})
-        self.encoder_z2_z1 = Encoder(n_latent, n_latent, n_cat_list=[n_labels], **sizes)  # type: ignore[arg-type]
+        self.encoder_z2_z1 = Encoder(n_latent, n_latent, n_cat_list=[n_labels], **sizes)
         self.decoder_z1_z2 = Decoder(n_latent, n_latent, [n_labels], n_layers=n_layers, n_hidden=n_hidden)
         self.labels_groups = None if labels_groups is None else np.asarray(labels_groups)
         self.use_labels_groups = use_labels_groups
         if use_labels_groups:
             self.n_groups = _count_groups(self.labels_groups, n_labels)
-            self.classifier_groups = Classifier(n_latent, n_labels=self.n_groups, **sizes)  # type: ignore[arg-type]
+            self.classifier_groups = Classifier(n_latent, n_labels=self.n_groups, **sizes)
             masks = torch.as_tensor(self.labels_groups)[None] == torch.arange(self.n_groups)[:, None]
             self.groups_index = nn.ParameterList(nn.Parameter(mask, requires_grad=False) for mask in masks)
 
@@ -167,7 +167,7 @@ class SCANVAE(LabelledVAE):
     def importance_log_weights(
         self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """(s, n) log p(x, z1, z2, l | y) - log q(z1, z2, l | x, y) at draws from q, summed over y where it is not known.
+        """(s, n) log p(x, z1, z2, l | y) - log q(z1, z2, l | x, y) at draws from q; summed over a y that is not known.
 
         With a dispersion by label log p(x | z1, l) is taken at the expected log dispersion of such a cell.
         """
@@ -219,8 +219,8 @@ def _count_groups(labels_groups: np.ndarray | None, n_labels: int) -> int:
     groups = np.unique(labels_groups)
     if labels_groups.shape != (n_labels,) or not np.array_equal(groups, np.arange(len(groups))):
         raise AssertionError(
-            f"labels_groups={labels_groups.tolist()!r} are not the groups of {n_labels} labels: number the groups 0, 1, "
-            "... without a gap and give one for each label"
+            f"labels_groups={labels_groups.tolist()!r} are not the groups of {n_labels} labels: number the groups "
+            "0, 1, ... without a gap and give one for each label"
         )
     return len(groups)
 

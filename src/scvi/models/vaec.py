@@ -31,8 +31,8 @@ class VAEC(LabelledVAE):
     approximated by q(z | x, y) q(l | x) q(y | x). Where y is not known, all terms are summed over q(y | x): the cell is
     encoded and decoded once for every label.
 
-    Parameters are those of :class:`scvi.models.VAE`; `n_labels` is at least 1, and `y_prior` are the prior probabilities
-    of the labels, None for uniform ones.
+    Parameters are those of :class:`scvi.models.VAE`; `n_labels` is at least 1, and `y_prior` are the prior
+    probabilities of the labels, None for uniform ones.
     """
 
     def __init__(
