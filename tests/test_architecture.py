@@ -192,7 +192,7 @@ def test_all_names_what_exists(path: Path) -> None:
 
 
 def test_public_names() -> None:
-    estimators = {"AUTOZI", "SCVI", "LinearSCVI"}
+    estimators = {"AUTOZI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"}
     modules = {"dataset", "inference", "model", "models"}
     session = {"set_seed", "set_verbosity", "settings", "__version__"}
     assert set(scvi.__all__) == estimators | modules | session

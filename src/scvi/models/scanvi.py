@@ -113,7 +113,7 @@ class SCANVAE(LabelledVAE):
         result = log_u
         for i, mask in enumerate(self.groups_index):
             total = log_u.masked_fill(~mask, -torch.inf).logsumexp(-1, keepdim=True)  # type: ignore[operator]
-            result = torch.where(mask, log_u - total + log_w[..., i : i + 1], result)  # type: ignore[arg-type]
+            result = torch.where(mask, log_u - total + log_w[..., i : i + 1], result)
         return result
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
