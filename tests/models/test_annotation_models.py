@@ -67,14 +67,6 @@ def test_the_classifier_gives_probabilities_or_logits() -> None:
     assert {"classifier.1.weight", "classifier.1.bias"} <= set(probabilities.state_dict())
 
 
-def test_sharpening_is_a_temperature() -> None:
-    classifier = Classifier(5, n_labels=3).eval()
-    x = torch.randn(7, 5)
-    before = classifier.log_probabilities(x).detach()
-    classifier.sharpen(0.5)
-    close(classifier.log_probabilities(x), torch.log_softmax(before / 2, 1))
-
-
 @pytest.mark.parametrize("options", [{"n_input": 0}, {"n_hidden": 0}, {"n_labels": 0}, {"logits": 2}])
 def test_bad_options_of_the_classifier_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -249,6 +241,19 @@ def test_classify(cls: type[LabelledVAE]) -> None:
     raw = build(cls, log_variational=False)
     z = mb.x if cls is VAEC else raw.z_encoder(mb.x)[0]
     close(raw.classify(mb.x), raw.classifier(z).detach())
+
+
+def test_the_temperature_flattens_answers_and_nothing_else() -> None:
+    model, mb = build(SCANVI), cells()
+    before, loss = model.log_probabilities(mb), model.loss(mb, torch.Generator().manual_seed(0)).per_cell()
+    close(model.calibrated(mb), before.detach())
+    model.temperature.fill_(2.0)
+    close(model.calibrated(mb), torch.log_softmax(before / 2, 1).detach())
+    close(model.log_probabilities(mb), before.detach())
+    close(model.loss(mb, torch.Generator().manual_seed(0)).per_cell(), loss.detach())
+    old = {name: value for name, value in model.state_dict().items() if name != "temperature"}
+    assert not model.load_state_dict(old).missing_keys
+    assert float(model.temperature) == 1.0
 
 
 def test_groups_of_labels() -> None:

@@ -29,7 +29,7 @@ __all__ = ["SCANVI"]
 
 logger = logging.getLogger(__name__)
 
-_EPOCHS_AFTER_SCVI = 25
+_EPOCHS_AFTER_SCVI = 20
 
 
 class SCANVI(CountEstimator):
@@ -187,7 +187,7 @@ class SCANVI(CountEstimator):
         early_stopping: bool = False,
         lr: float = Plan.lr,
         *,
-        classification_ratio: float = 50.0,
+        classification_ratio: float = 10.0,
         calibrate: bool = True,
         lr_schedule: Schedule = Plan.lr_schedule,
         weight_decay: float = Plan.weight_decay,
@@ -207,7 +207,7 @@ class SCANVI(CountEstimator):
     ) -> None:
         """Fits the model; arguments beside those below are explained in :meth:`scvi.SCVI.train`.
 
-        A model made by :meth:`from_scvi_model` is fitted for 25 epochs unless `max_epochs` says otherwise. Training and
+        A model made by :meth:`from_scvi_model` is fitted for 20 epochs unless `max_epochs` says otherwise. Training and
         validation cells get the same share of every label.
 
         Parameters
@@ -219,8 +219,8 @@ class SCANVI(CountEstimator):
             Weight of the cross-entropy of labelled cells beside the negative ELBO per cell; `plan_kwargs` may hold it,
             too.
         calibrate
-            Rescale the classifier after training, by a temperature that suits the labelled validation cells. Without
-            such cells it is left as it is.
+            After training, choose the temperature of the probabilities by the labelled validation cells. Without such
+            cells it stays what it was, 1 at first.
         """
         given = dict(plan_kwargs or {})
         self._annotation = {
@@ -265,17 +265,17 @@ class SCANVI(CountEstimator):
         return data.labels
 
     def _calibrate(self) -> None:
-        """Divides the logits of the classifier by the temperature of the labelled validation cells."""
+        """Gives the classifier the temperature that suits the labelled validation cells."""
         data = self._cells.own("be calibrated")
         cells = self.validation_indices
         cells = cells[data.labels[cells] >= 0] if cells is not None else np.empty(0, np.int64)
         if len(cells) == 0:
-            logger.info("No validation cell has a label: the probabilities of the labels are not calibrated.")
+            logger.info("No validation cell has a label: the probabilities of the labels are not calibrated anew.")
             return
-        log_q = annotation.log_probabilities(self.module, self._minibatches(data, cells, None))
+        log_q = annotation.log_probabilities(self.module, self._minibatches(data, cells, None), calibrated=False)
         found = annotation.temperature(log_q, data.labels[cells])
-        self.module.classifier.sharpen(1 / found)
-        logger.info("Temperature of the classifier on %d labelled validation cells: %.3g.", len(cells), found)
+        self.module.temperature.fill_(found)
+        logger.info("Temperature of the classifier from %d labelled validation cells: %.3g.", len(cells), found)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 

@@ -52,9 +52,3 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, n_input) -> (n, c) probabilities, or their logits."""
         return self.classifier(x)
-
-    def sharpen(self, factor: float) -> None:
-        """Multiplies the logits by `factor`, for good: 1 / T is a temperature of T."""
-        last: nn.Linear = self.classifier[1]  # type: ignore[assignment]
-        last.weight.data *= factor
-        last.bias.data *= factor

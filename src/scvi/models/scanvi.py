@@ -47,7 +47,14 @@ class SCANVAE(LabelledVAE):
         A group, 0, 1, ..., for each label. If used, q(y | z1) is q(group | z1) q(y | z1, group).
     classifier_parameters
         Options of :class:`scvi.models.Classifier` in place of the depth, width and dropout of the other networks.
+
+    Attributes
+    ----------
+    temperature
+        What :meth:`calibrated` divides log q(y | z1) by; 1 unless it was set. Training does not look at it.
     """
+
+    temperature: Tensor
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class SCANVAE(LabelledVAE):
         self.classifier = Classifier(n_latent, **{**sizes, "n_labels": n_labels, **(classifier_parameters or {})})
         self.encoder_z2_z1 = Encoder(n_latent, n_latent, n_cat_list=[n_labels], **sizes)
         self.decoder_z1_z2 = Decoder(n_latent, n_latent, [n_labels], n_layers=n_layers, n_hidden=n_hidden)
+        self.register_buffer("temperature", torch.ones(()))
         self.labels_groups = None if labels_groups is None else np.asarray(labels_groups)
         self.use_labels_groups = use_labels_groups
         if use_labels_groups:
@@ -203,6 +211,10 @@ class SCANVAE(LabelledVAE):
         """(n, c) log q(y | z1) at the mean of q(z1 | x)."""
         return self.log_q_y(self.variational(mb).z.loc)
 
+    def calibrated(self, mb: Minibatch) -> Tensor:
+        """(n, c) log-probabilities of the labels, at the temperature of the model."""
+        return torch.log_softmax(self.log_probabilities(mb) / self.temperature, dim=-1)
+
     def get_latents(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """[z1, z2]: a draw of z1, and z2 of the cells' labels `y`, a draw in training and the mean in evaluation."""
         if y is None and self.n_labels > 1:
@@ -211,6 +223,11 @@ class SCANVAE(LabelledVAE):
         z1 = draw(self.variational(Minibatch(x, self._batch(x, None), y)).z)  # type: ignore[arg-type]
         qz2 = self.encoder_z2_z1.encode(z1, y)
         return [self.z_encoder.z_transformation(z1), draw(qz2) if self.training else qz2.loc]
+
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        state_dict.setdefault(f"{prefix}temperature", torch.ones(()))  # the weights of 2020 come without
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def _count_groups(labels_groups: np.ndarray | None, n_labels: int) -> int:
