@@ -11,7 +11,6 @@ import pandas as pd
 from scvi._checks import check_integer
 from scvi.dataset.cell_data import Schema
 from scvi.dataset.checks import nearest
-from scvi.estimators.base import Estimator
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.models.utils import check_choice
 from scvi.models.vaec import VAEC
@@ -78,8 +77,7 @@ class CondSCVI(CountEstimator):
         """
         if labels_key is None:
             raise ValueError("labels_key=None: CondSCVI is told the label of every cell, name the column of labels")
-        Estimator.setup_anndata.__func__(  # type: ignore[attr-defined]
-            cls,
+        super().setup_anndata(
             adata,
             layer=layer,
             batch_key=batch_key,

@@ -222,11 +222,10 @@ class SCANVI(CountEstimator):
             After training, choose the temperature of the probabilities by the labelled validation cells. Without such
             cells it stays what it was, 1 at first.
         """
-        given = dict(plan_kwargs or {})
-        self._annotation = {
-            "classification_ratio": given.pop("classification_ratio", classification_ratio),
-            "n_samples_per_label": n_samples_per_label,
-        }
+        if isinstance(plan_kwargs, Mapping):
+            classification_ratio = plan_kwargs.get("classification_ratio", classification_ratio)
+            plan_kwargs = {name: value for name, value in plan_kwargs.items() if name != "classification_ratio"}
+        self._annotation = {"classification_ratio": classification_ratio, "n_samples_per_label": n_samples_per_label}
         check_flag("calibrate", calibrate)
         if max_epochs is None and self._is_initialised and not self.is_trained:
             max_epochs = _EPOCHS_AFTER_SCVI
@@ -250,7 +249,7 @@ class SCANVI(CountEstimator):
             early_stopping_min_delta=early_stopping_min_delta,
             precision=precision,
             enable_progress_bar=enable_progress_bar,
-            plan_kwargs=given,
+            plan_kwargs=plan_kwargs,
             seed=seed,
             checkpoint_dir=checkpoint_dir,
             resume=resume,
@@ -307,7 +306,8 @@ class SCANVI(CountEstimator):
         for name, flag in (("soft", soft), ("keep_observed", keep_observed)):
             check_flag(name, flag)
         if abstain_below is not None:
-            check_number("abstain_below", abstain_below, "a probability, a number of at least 0", least=0)
+            if check_number("abstain_below", abstain_below, "a probability", least=0) > 1:
+                raise ValueError(f"abstain_below={abstain_below!r} is above 1, which no probability is")
             if soft:
                 raise ValueError("abstain_below goes with soft=False: probabilities say themselves how sure they are")
         data, positions = self._choose(adata, indices)
