@@ -39,6 +39,8 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
 	$(BIN)/python benchmarks/autozi.py --data $(DATA)
 	$(BIN)/python benchmarks/linear_factors.py --data $(DATA)
+	$(BIN)/python benchmarks/annotation.py --data $(DATA)
+	$(BIN)/python benchmarks/annotation.py --data $(DATA) --steps --sets pbmc_cite_10k_5k
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/query_mapping.py --data $(DATA)
 	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)

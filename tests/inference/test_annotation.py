@@ -47,7 +47,7 @@ def trainer_of(dataset, trainer_class=SemiSupervisedTrainer, model=None, **optio
     )
 
 
-# Semi-supervised training ----------------------------------------------------------------------------------------------
+# Semi-supervised training --------------------------------------------------------------------------------------------
 
 
 @TRAINERS
@@ -176,7 +176,7 @@ def test_bad_options_are_refused(dataset, option, value):
         trainer_of(dataset, **{option: value})
 
 
-# Classifiers -----------------------------------------------------------------------------------------------------------
+# Classifiers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("logits", [False, True])
@@ -235,7 +235,7 @@ def test_what_cannot_be_classified_is_refused(dataset, vae):
         ClassifierTrainer(Classifier(dataset.nb_genes), dataset, **QUIET)._prepare(Posterior(vae, dataset))
 
 
-# Posteriors ------------------------------------------------------------------------------------------------------------
+# Posteriors ----------------------------------------------------------------------------------------------------------
 
 
 def test_scores_of_a_posterior(dataset):
@@ -267,7 +267,7 @@ def test_saving_and_loading(dataset, tmp_path):
     )
 
 
-# Accuracies ------------------------------------------------------------------------------------------------------------
+# Accuracies ----------------------------------------------------------------------------------------------------------
 
 
 def test_accuracy_tuple():

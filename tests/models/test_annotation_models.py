@@ -63,7 +63,7 @@ def test_the_classifier_gives_probabilities_or_logits() -> None:
     close(torch.softmax(logits(x), 1), probabilities(x).detach())
     for one in (probabilities, logits):
         close(one.log_probabilities(x).exp(), probabilities(x).detach())
-    assert list(probabilities.state_dict())[0] == "classifier.0.fc_layers.Layer 0.0.weight"
+    assert next(iter(probabilities.state_dict())) == "classifier.0.fc_layers.Layer 0.0.weight"
     assert {"classifier.1.weight", "classifier.1.bias"} <= set(probabilities.state_dict())
 
 

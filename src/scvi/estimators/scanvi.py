@@ -64,6 +64,7 @@ class SCANVI(CountEstimator):
     """
 
     module: SCANVAE
+    _annotation: dict[str, Any]  # options of the next fit's classifier
 
     @classmethod
     def setup_anndata(  # type: ignore[override]
@@ -258,7 +259,13 @@ class SCANVI(CountEstimator):
             self._calibrate()
 
     def _make_fit(self, *arguments: Any, **options: Any) -> AnnotationFit:
-        return AnnotationFit(self.module, *arguments, **self._annotation, **options)
+        fit = AnnotationFit(self.module, *arguments, **self._annotation, **options)
+        if len(fit.labelled) < 2 and not self.is_trained:
+            raise ValueError(
+                f"{len(fit.labelled)} of {len(fit.train_indices)} training cells have a label, a classifier needs at "
+                "least 2: label more cells, or raise train_size"
+            )
+        return fit
 
     def _strata(self, data: CellData) -> np.ndarray:
         return data.labels

@@ -22,7 +22,8 @@ class AnnotationFit(Fit):
     """Fits a :class:`scvi.models.labels.LabelledVAE`: beside each minibatch of all cells, one of labelled cells.
 
     The loss is the negative ELBO per cell, in which unlabelled cells train the marginal over labels, plus
-    `classification_ratio` times the cross-entropy of the labelled ones.
+    `classification_ratio` times the cross-entropy of the labelled ones. Fewer than two of them, from which batch norm
+    cannot learn, are left out of the second term.
 
     Parameters
     ----------
@@ -33,10 +34,10 @@ class AnnotationFit(Fit):
     n_samples_per_label
         Labelled cells drawn for each label in an epoch, all where a label has fewer; None: all of every label.
 
-    Raises
-    ------
-    ValueError
-        If no training cell has a label.
+    Attributes
+    ----------
+    labelled, labelled_validation
+        Positions of the training and the validation cells that have a label.
     """
 
     def __init__(
@@ -55,11 +56,6 @@ class AnnotationFit(Fit):
         self.n_samples_per_label = n_samples_per_label
         self.labelled = self.train_indices[self.data.labels[self.train_indices] >= 0]
         self.labelled_validation = self.validation_indices[self.data.labels[self.validation_indices] >= 0]
-        if len(self.labelled) < 2:
-            raise ValueError(
-                f"{len(self.labelled)} of {len(self.train_indices)} training cells have a label, a classifier needs at "
-                "least 2: label more cells, or raise train_size"
-            )
         self._labelled_minibatches: Iterator[Minibatch] = iter(())
 
     def on_epoch_begin(self) -> None:
@@ -84,6 +80,8 @@ class AnnotationFit(Fit):
     def loss(self, mb: Minibatch) -> Tensor:
         """The negative ELBO per cell, and the cross-entropy of labelled cells."""
         loss = super().loss(mb)
+        if len(self.labelled) < 2:
+            return loss
         cross_entropy = self._cross_entropy(next(self._labelled_minibatches)).mean()
         total = loss + self.classification_ratio * cross_entropy
         self._terms |= {

@@ -224,7 +224,6 @@ class SCANVAE(LabelledVAE):
         qz2 = self.encoder_z2_z1.encode(z1, y)
         return [self.z_encoder.z_transformation(z1), draw(qz2) if self.training else qz2.loc]
 
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}temperature", torch.ones(()))  # the weights of 2020 come without
         super()._load_from_state_dict(state_dict, prefix, *arguments)
