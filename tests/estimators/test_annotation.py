@@ -400,7 +400,7 @@ def test_every_cell_needs_a_label(conditional: scvi.CondSCVI) -> None:
 
 
 def annotated(adata: AnnData, n_labelled: int, batch_key: str | None, seed: int) -> tuple[float, float, float]:
-    """Of the cells whose label was hidden: accuracy, calibration error, accuracy of 15 neighbours in the scVI latent."""
+    """Of the hidden labels: accuracy, calibration error, accuracy of 15 neighbours in the latent space of scVI."""
     from sklearn.neighbors import KNeighborsClassifier
 
     truth, rng = adata.obs["cell_type"].astype(str).to_numpy(), np.random.default_rng(seed)

@@ -120,7 +120,7 @@ class SCANVAE(LabelledVAE):
         log_w = self.classifier_groups.log_probabilities(z1)
         result = log_u
         for i, mask in enumerate(self.groups_index):
-            total = log_u.masked_fill(~mask, -torch.inf).logsumexp(-1, keepdim=True)  # type: ignore[operator]
+            total = log_u.masked_fill(~mask, -torch.inf).logsumexp(-1, keepdim=True)
             result = torch.where(mask, log_u - total + log_w[..., i : i + 1], result)
         return result
 
