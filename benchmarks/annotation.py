@@ -31,7 +31,7 @@ import torch
 from anndata import AnnData
 from common import DEFAULT_DATA, load_average, machine, read, table
 from sklearn.neighbors import KNeighborsClassifier
-from train_step import CELLS, bare_products
+from train_step import CELLS, HIDDEN, bare_products
 
 from scvi import SCANVI, SCVI, CondSCVI
 from scvi.dataset.cell_data import declare, encode
@@ -139,7 +139,7 @@ def run(name: str, arguments: argparse.Namespace) -> None:
 
 def print_steps(adata: AnnData) -> None:
     """Of the default models, whose loss is the likelihood of 'zinb'."""
-    products, n_labels = bare_products(adata.n_vars, n_heads=2), adata.obs["truth"].nunique()
+    products, n_labels = bare_products(adata.n_vars, 2, HIDDEN), adata.obs["truth"].nunique()
     SCVI.setup_anndata(adata)
     SCANVI.setup_anndata(adata, "label", UNKNOWN)
     CondSCVI.setup_anndata(adata, "truth")
