@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
-    from scvi import dataset, inference, model, models
-    from scvi.estimators import AUTOZI, SCANVI, SCVI, CondSCVI, LinearSCVI
+    from scvi import dataset, external, inference, model, models
+    from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, CondSCVI, LinearSCVI
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
@@ -26,12 +26,14 @@ __email__ = "maintainers@users.noreply.example"
 
 __all__ = [
     "AUTOZI",
+    "GIMVI",
     "SCANVI",
     "SCVI",
     "CondSCVI",
     "LinearSCVI",
     "__version__",
     "dataset",
+    "external",
     "inference",
     "model",
     "models",
@@ -40,8 +42,20 @@ __all__ = [
     "settings",
 ]
 
-_ESTIMATORS = {"AUTOZI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"}
-_MODULES = {"dataset", "demo", "estimators", "inference", "kernels", "minibatch", "model", "models", "plots", "queries"}
+_ESTIMATORS = {"AUTOZI", "GIMVI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"}
+_MODULES = {
+    "dataset",
+    "demo",
+    "estimators",
+    "external",
+    "inference",
+    "kernels",
+    "minibatch",
+    "model",
+    "models",
+    "plots",
+    "queries",
+}
 
 
 def __getattr__(name: str) -> Any:

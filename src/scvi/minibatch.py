@@ -32,6 +32,7 @@ class Minibatch:
     categorical: Tensor | None = None  # (n, m) int64 codes, a column for each categorical covariate
     indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
     kept: Mapping[str, Tensor] | None = None  # (n, .) what a model keeps of cells whose counts were dropped, by name
+    dataset: int = 0  # number of the data set the cells are from, for models of several
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -56,7 +57,7 @@ class Minibatch:
         moved: dict[str, Any] = {
             name: value.to(device) if isinstance(value, SparseRows) else sent(value, device)
             for name, value in given.items()
-            if value is not None and name != "kept"
+            if isinstance(value, (SparseRows, Tensor))
         }
         if self.kept is not None:
             moved["kept"] = {name: sent(value, device) for name, value in self.kept.items()}
@@ -68,8 +69,11 @@ class Minibatch:
             counts: Counts = self.counts.take(rows.cpu().numpy(), self.counts.starts.cpu().numpy())
         else:
             counts = self.counts[rows]
-        others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counts"}
-        return replace(self, counts=counts, **{name: t[rows] for name, t in others.items() if t is not None})
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counts"}
+        others: dict[str, Any] = {name: t[rows] for name, t in given.items() if isinstance(t, Tensor)}
+        if self.kept is not None:
+            others["kept"] = {name: t[rows] for name, t in self.kept.items()}
+        return replace(self, counts=counts, **others)
 
     def tensors(self) -> list[Tensor]:
         """The five tensors that the 2020 trainers and posteriors pass around."""

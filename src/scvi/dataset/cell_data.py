@@ -157,6 +157,10 @@ class CellData:
         ends = _ends(len(indices), batch_size)
         yield from self._in_turn(draw_buffers(indices, ends, self._buffer_cells, rng))
 
+    def n_minibatches(self, indices: np.ndarray, batch_size: int) -> int:
+        """How many minibatches :meth:`epoch` makes."""
+        return count_minibatches(len(indices), batch_size)
+
     def loaded(self, rows: np.ndarray) -> CellData:
         """The cells at `rows` with their counts in memory; positions among them count from 0."""
         return replace(

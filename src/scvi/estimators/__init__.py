@@ -2,8 +2,9 @@
 
 from scvi.estimators.autozi import AUTOZI
 from scvi.estimators.cond_scvi import CondSCVI
+from scvi.estimators.gimvi import GIMVI
 from scvi.estimators.linear_scvi import LinearSCVI
 from scvi.estimators.scanvi import SCANVI
 from scvi.estimators.scvi import SCVI
 
-__all__ = ["AUTOZI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"]
+__all__ = ["AUTOZI", "GIMVI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"]

@@ -17,7 +17,7 @@ from scvi._random import generator_of, seeded
 from scvi.dataset.cell_data import CellData, Schema, declare, register, registered
 from scvi.dataset.query import become, extended, with_genes, with_these_genes
 from scvi.estimators import files, query, training
-from scvi.estimators.cells import Cells, Indices
+from scvi.estimators.cells import Cells, Indices, setup_table
 from scvi.inference.fitting import Fit
 from scvi.inference.plan import Plan, Precision, Schedule
 from scvi.minibatch import Minibatch
@@ -123,7 +123,7 @@ class Estimator(ABC):
         return Cells(schema, adata, labels=cls._reads_labels(options), owner=cls.__name__, validate=validate)
 
     def _assemble(self, options: Mapping[str, Any], module: VAE, cells: Cells) -> None:
-        self.options = {name: _plain(value) for name, value in options.items()}
+        self.options = {name: plain(value) for name, value in options.items()}
         self.module, self._cells = module.eval(), cells
         self.schema, self.adata = cells.schema, cells.adata
         self.history: dict[str, pd.DataFrame] = {}
@@ -141,18 +141,7 @@ class Estimator(ABC):
 
     def view_anndata_setup(self) -> pd.DataFrame:
         """What the model reads: one row for each input, with its place in the AnnData and a summary."""
-        s = self.schema
-        rows = [("counts", s.counts_name, f"{s.n_genes} genes" + (" (mask_var)" if s.mask_var else ""))]
-        named = [("batch", s.batch_key), ("labels", s.labels_key)]
-        named += [("categorical covariate", key) for key in s.categorical_covariate_keys]
-        rows += [(what, f"adata.obs[{key!r}]", ", ".join(s.categories[key])) for what, key in named if key]
-        others = [("size factor", s.size_factor_key)]
-        others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
-        rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
-        if s.unlabeled_category is not None:
-            said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
-            rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]
-        return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")
+        return setup_table(self.schema)
 
     @property
     def device(self) -> torch.device:
@@ -290,8 +279,7 @@ class Estimator(ABC):
             checkpoint_dir=checkpoint_dir,
             scope=self._scope,
         )
-        past = max((int(table.index[-1]) + 1 for table in self.history.values()), default=0)
-        fit.prepare(resume, past, self.options, self.is_trained)
+        fit.prepare(resume, training.past_epochs(self.history), self.options, self.is_trained)
         if not (self.is_trained or self._is_initialised):
             training.initialise(self.module, data, train_cells)
         try:
@@ -312,10 +300,7 @@ class Estimator(ABC):
         self.was_interrupted = fit.interrupted
         if fit.steps_kept == 0:
             return
-        earlier = {name: table[table.index < fit.epochs_before] for name, table in self.history.items()}
-        frames = fit.frames()
-        names = dict.fromkeys([*earlier, *frames])
-        self.history = {name: pd.concat([h[name] for h in (earlier, frames) if name in h]) for name in names}
+        self.history = training.continued(self.history, fit)
         self.train_indices, self.validation_indices = fit.train_indices, fit.validation_indices
         self.is_trained = True
 
@@ -336,7 +321,7 @@ class Estimator(ABC):
         stored = files.StoredModel(
             type(self).__name__,
             self.options,
-            self.schema,
+            (self.schema,),
             self.history,
             self.is_trained,
             self.module.state_dict(),
@@ -344,7 +329,7 @@ class Estimator(ABC):
             self.validation_indices,
             self._scope,
         )
-        files.write(dir_path, stored, self.adata if save_anndata else None, overwrite)
+        files.write(dir_path, stored, {files.ADATA: self.adata} if save_anndata else {}, overwrite)
 
     @classmethod
     def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None) -> Self:
@@ -566,6 +551,6 @@ class Estimator(ABC):
         return generator_of(seed, self.device)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numbers of numpy as those of Python, which can be written as JSON."""
     return value.item() if isinstance(value, np.generic) else value

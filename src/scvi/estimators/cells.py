@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import pandas as pd
 import torch
 
 from scvi._checks import check_integer
@@ -18,7 +19,7 @@ from scvi.minibatch import Minibatch
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Cells", "Indices"]
+__all__ = ["Cells", "Indices", "setup_table"]
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | None
 """Positions of cells or a mask; None: all."""
@@ -122,3 +123,19 @@ class Cells:
             if str(name) not in known:
                 raise ValueError(f"transform_batch={name!r} is not a batch of the model{nearest(name, known)}")
         return [known[str(name)] for name in wanted]
+
+
+def setup_table(schema: Schema) -> pd.DataFrame:
+    """What a model reads: one row for each input, with its place in the AnnData and a summary."""
+    s = schema
+    rows = [("counts", s.counts_name, f"{s.n_genes} genes" + (" (mask_var)" if s.mask_var else ""))]
+    named = [("batch", s.batch_key), ("labels", s.labels_key)]
+    named += [("categorical covariate", key) for key in s.categorical_covariate_keys]
+    rows += [(what, f"adata.obs[{key!r}]", ", ".join(s.categories[key])) for what, key in named if key]
+    others = [("size factor", s.size_factor_key)]
+    others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
+    rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
+    if s.unlabeled_category is not None:
+        said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
+        rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]
+    return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")

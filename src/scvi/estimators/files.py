@@ -27,9 +27,11 @@ from scvi.models.surgery import Scope
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["ADATA", "StoredModel", "read", "read_adata", "rebuild", "write"]
+__all__ = ["ADATA", "ADATA_SEQ", "ADATA_SPATIAL", "StoredModel", "read", "read_adata", "rebuild", "write"]
 
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
+ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
+_OWN_FILES = (WEIGHTS, DESCRIPTION, ADATA, ADATA_SEQ, ADATA_SPATIAL)
 FORMAT = 1
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
@@ -42,21 +44,29 @@ class StoredModel:
 
     estimator: str  # name of the class
     options: dict[str, Any]  # in plain JSON types
-    schema: Schema
+    schemas: tuple[Schema, ...]  # one, or one for each of the data sets that a model joins
     history: dict[str, pd.DataFrame]
     is_trained: bool
     weights: dict[str, Tensor]
-    train_indices: np.ndarray | None
-    validation_indices: np.ndarray | None
+    train_indices: Any  # array or None; for several data sets a list of arrays
+    validation_indices: Any
     scope: Scope | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of a model of one data set."""
+        return self.schemas[0]
 
     def tensors(self) -> dict[str, Tensor]:
         """What goes into the one file."""
         tensors = {f"{_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in self.weights.items()}
-        split = {name: getattr(self, name) for name in _SPLIT}
         if self.scope is not None:
             tensors |= {f"{_TRAINED}{name}": mask.cpu() for name, mask in self.scope.trained.items()}
-        return tensors | {name: torch.as_tensor(cells) for name, cells in split.items() if cells is not None}
+        for name in _SPLIT:
+            cells = getattr(self, name)
+            parts = {f"{name}/{i}": part for i, part in enumerate(cells)} if isinstance(cells, list) else {name: cells}
+            tensors |= {key: torch.as_tensor(part) for key, part in parts.items() if part is not None}
+        return tensors
 
     def description(self) -> dict[str, Any]:
         """What goes into the other."""
@@ -69,14 +79,16 @@ class StoredModel:
             "scvi_version": __version__,
             "estimator": self.estimator,
             "options": self.options,
-            "schema": self.schema.to_json(),
+            "schema": self.schema.to_json() if len(self.schemas) == 1 else [s.to_json() for s in self.schemas],
             "is_trained": self.is_trained,
             "history": {name: [table.index.tolist(), table[name].tolist()] for name, table in self.history.items()},
         }
 
 
-def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData | None, overwrite: bool) -> None:
-    """Writes a model whole or not at all.
+def write(
+    directory: str | os.PathLike[str], model: StoredModel, adatas: Mapping[str, AnnData], overwrite: bool
+) -> None:
+    """Writes a model whole or not at all, and beside it its cells, by names of files.
 
     Raises
     ------
@@ -103,8 +115,8 @@ def write(directory: str | os.PathLike[str], model: StoredModel, adata: AnnData 
     try:
         save_file(model.tensors(), temporary / WEIGHTS)
         (temporary / DESCRIPTION).write_text(json.dumps(model.description(), indent=1) + "\n")
-        if adata is not None:
-            _write_adata(adata, temporary / ADATA)
+        for name, adata in adatas.items():
+            _write_adata(adata, temporary / name)
         temporary.chmod(0o755)
         (temporary / WEIGHTS).chmod((temporary / DESCRIPTION).stat().st_mode)  # safetensors lets only the owner read
         _move(temporary, target)
@@ -140,18 +152,20 @@ def _move(temporary: Path, target: Path) -> None:
         aside.rename(target)
         raise
     for other in aside.iterdir():
-        if other.name not in (WEIGHTS, DESCRIPTION, ADATA):
+        if other.name not in _OWN_FILES:
             other.rename(target / other.name)
     shutil.rmtree(aside)
 
 
-def read(directory: str | os.PathLike[str], estimator: str, options: Set[str]) -> StoredModel:
+def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n_data_sets: int = 1) -> StoredModel:
     """Reads and checks the files of a model.
 
     Parameters
     ----------
     estimator, options
         Name of its class, and the names of the options that the class has.
+    n_data_sets
+        How many data sets it joins.
 
     Raises
     ------
@@ -177,17 +191,17 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str]) -
         _check_options(description["options"], options)
         if not isinstance(description["is_trained"], bool):
             raise ValueError(f"is_trained is {description['is_trained']!r}")
-        schema = Schema.from_json(description["schema"])
+        schemas = _schemas(description["schema"], n_data_sets)
         history = _history(description["history"])
         scope = _scope(description, tensors)
     return StoredModel(
         estimator,
         description["options"],
-        schema,
+        schemas,
         history,
         description["is_trained"],
         {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)},
-        **{name: _positions(name, tensors, source / WEIGHTS) for name in _SPLIT},
+        **{name: _split(name, tensors, source / WEIGHTS, n_data_sets) for name in _SPLIT},
         scope=scope,
     )
 
@@ -219,9 +233,9 @@ def rebuild(directory: str | os.PathLike[str], stored: StoredModel, make: Callab
     return module
 
 
-def read_adata(directory: str | os.PathLike[str]) -> AnnData | None:
-    """The AnnData that was saved beside a model, None where there is none; ValueError if it cannot be read."""
-    path = Path(directory) / ADATA
+def read_adata(directory: str | os.PathLike[str], name: str = ADATA) -> AnnData | None:
+    """An AnnData that was saved beside a model, None where there is none; ValueError if it cannot be read."""
+    path = Path(directory) / name
     if not path.exists():
         return None
     import anndata
@@ -254,6 +268,14 @@ def _naming(path: Path, estimator: str) -> Iterator[None]:
         yield
     except (ArithmeticError, AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a {estimator} model ({error})") from error
+
+
+def _schemas(values: Any, n_data_sets: int) -> tuple[Schema, ...]:
+    if n_data_sets == 1:
+        return (Schema.from_json(values),)
+    if not isinstance(values, list) or len(values) != n_data_sets:
+        raise ValueError(f"schema is not a list of {n_data_sets}")
+    return tuple(map(Schema.from_json, values))
 
 
 def _check_options(options: Any, known: Set[str]) -> None:
@@ -312,6 +334,14 @@ def _loss(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name!r} holds {value!r} in the history")
     return float(value)
+
+
+def _split(name: str, tensors: Mapping[str, Tensor], path: Path, n_data_sets: int) -> Any:
+    """Positions of the cells of one side of the split, in each data set if there are several."""
+    if n_data_sets == 1:
+        return _positions(name, tensors, path)
+    parts = [_positions(f"{name}/{i}", tensors, path) for i in range(n_data_sets)]
+    return None if any(part is None for part in parts) else parts
 
 
 def _positions(name: str, tensors: Mapping[str, Tensor], path: Path) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from scvi._checks import check_number, is_integer, is_number
@@ -18,6 +19,7 @@ from scvi._random import resolve_seed
 from scvi._settings import settings
 from scvi.dataset.cell_data import CellData, count_minibatches
 from scvi.inference import checkpoint
+from scvi.inference.fitting import Fit
 from scvi.inference.plan import Plan, Precision, default_batch_size, default_max_epochs
 from scvi.kernels import bf16_is_supported
 from scvi.models.vae import VAE
@@ -25,8 +27,11 @@ from scvi.models.vae import VAE
 __all__ = [
     "check_precision",
     "checked_device",
+    "continued",
     "initialise",
     "make_plan",
+    "moment_estimates",
+    "past_epochs",
     "resolve_device",
     "seed_of_fit",
     "split_cells",
@@ -247,7 +252,15 @@ def with_defaults(method: Callable[..., None], **defaults: Any) -> Callable[...,
 
 
 def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
-    """Starts the decoder at the mean frequencies and the dispersion at its moment estimate.
+    """Starts the decoder at the mean frequencies and the dispersion at its moment estimate."""
+    frequency, theta = moment_estimates(data, indices)
+    device = next(module.parameters()).device
+    as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
+    module.initialise(as_tensor(frequency), as_tensor(np.log(theta)))
+
+
+def moment_estimates(data: CellData, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(g,) frequencies of the genes and (g,) their inverse dispersion.
 
     With library sizes l_n and frequencies f_g, ``var x = E[l] f + var(l) f**2 + E[l**2] f**2 / theta``.
     """
@@ -256,7 +269,17 @@ def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
     spread = variance - mean - totals.var() * frequency**2
     with np.errstate(divide="ignore", invalid="ignore"):
         theta = np.where(spread > 0, (totals**2).mean() * frequency**2 / spread, np.inf)
-    theta = np.clip(np.nan_to_num(theta, nan=1.0), *_THETA_RANGE)
-    device = next(module.parameters()).device
-    as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
-    module.initialise(as_tensor(frequency), as_tensor(np.log(theta)))
+    return frequency, np.clip(np.nan_to_num(theta, nan=1.0), *_THETA_RANGE)
+
+
+def past_epochs(history: Mapping[str, pd.DataFrame]) -> int:
+    """How many epochs a history has."""
+    return max((int(table.index[-1]) + 1 for table in history.values()), default=0)
+
+
+def continued(history: Mapping[str, pd.DataFrame], fit: Fit) -> dict[str, pd.DataFrame]:
+    """A history, up to where a fit began, and the fit's own."""
+    earlier = {name: table[table.index < fit.epochs_before] for name, table in history.items()}
+    frames = fit.frames()
+    names = dict.fromkeys([*earlier, *frames])
+    return {name: pd.concat([h[name] for h in (earlier, frames) if name in h]) for name in names}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scvi._random import seeded
 from scvi._warnings import warn
-from scvi.dataset.cell_data import CellData, count_minibatches
+from scvi.dataset.cell_data import CellData
 from scvi.inference import checkpoint
 from scvi.inference.optimizer import ClippedAdam
 from scvi.inference.partial import Columns, parts, within
@@ -30,7 +30,7 @@ from scvi.models.base import Elbo, Model
 from scvi.models.surgery import Scope
 from scvi.queries import evaluating
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "terms_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Fit(Trainer):
         self.data, self.plan, self.seed = data, plan, seed
         self.train_indices, self.validation_indices = train_indices, validation_indices
         self.checkpoint_dir, self.scope = checkpoint_dir, scope
-        self.steps_per_epoch = count_minibatches(len(train_indices), plan.batch_size)
+        self.steps_per_epoch = data.n_minibatches(train_indices, plan.batch_size)
         self.n_steps = plan.max_epochs * self.steps_per_epoch
         self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
         self.kl_weight = plan.min_kl_weight
@@ -233,7 +233,7 @@ class Fit(Trainer):
         with bf16_products(self.plan.precision == "bf16"):
             elbo = self.model.loss(mb)
         loss = elbo.objective(self.kl_weight) + elbo.global_kl / len(self.train_indices)
-        self._terms = {**_terms(elbo), "train_loss_epoch": loss.detach() * len(mb)}
+        self._terms = {**terms_of(elbo), "train_loss_epoch": loss.detach() * len(mb)}
         return loss
 
     def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:
@@ -327,7 +327,7 @@ class Fit(Trainer):
         sums: dict[str, float] = {}
         with evaluating(self.model):
             for mb in self._here.minibatches(self.validation_indices, self.plan.batch_size):
-                for name, value in _terms(self.model.loss(self._placed(mb), generator)).items():
+                for name, value in terms_of(self.model.loss(self._placed(mb), generator)).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         return {name: total / len(self.validation_indices) for name, total in sums.items()}
 
@@ -436,10 +436,14 @@ class Fit(Trainer):
             **self.plan.to_json(),
             **({} if self.scope is None else self.scope.describe()),
             "seed": self.seed,
-            "data": checkpoint.digest_of_data(self.data),
+            "data": self._data_digest(),
             "training cells": f"{len(self.train_indices)} ({checkpoint.digest(self.train_indices)})",
             "validation cells": f"{len(self.validation_indices)} ({checkpoint.digest(self.validation_indices)})",
         }
+
+    def _data_digest(self) -> str:
+        """Tells the cells of this fit from others."""
+        return checkpoint.digest_of_data(self.data)
 
     def _progress_state(self, finished: bool) -> dict[str, Any]:
         return {
@@ -472,7 +476,7 @@ class Fit(Trainer):
 
 
 @torch.no_grad()
-def _terms(elbo: Elbo) -> dict[str, Tensor]:
+def terms_of(elbo: Elbo) -> dict[str, Tensor]:
     """Sums over cells of what the history shows."""
     reconstruction = torch.stack([value.sum() for value in elbo.reconstruction.values()]).sum()
     kl = torch.stack([value.sum() for value in elbo.kl.values()]).sum()

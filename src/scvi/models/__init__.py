@@ -2,9 +2,10 @@
 
 from scvi.models.autozivae import AutoZIVAE
 from scvi.models.classifier import Classifier
+from scvi.models.jvae import JVAE
 from scvi.models.ldvae import LDVAE
 from scvi.models.scanvi import SCANVI
 from scvi.models.vae import VAE
 from scvi.models.vaec import VAEC
 
-__all__ = ["LDVAE", "SCANVI", "VAE", "VAEC", "AutoZIVAE", "Classifier"]
+__all__ = ["JVAE", "LDVAE", "SCANVI", "VAE", "VAEC", "AutoZIVAE", "Classifier"]

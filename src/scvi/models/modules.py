@@ -93,9 +93,10 @@ class Decoder(nn.Module):
 Heads = tuple[Tensor | Affine, Tensor | None, Tensor | Affine | None]
 
 
-def _waiting(layer: nn.Module, h: Tensor) -> Tensor | Affine:
-    """A linear layer of h; where gradients are wanted it is left to the likelihood to compute."""
-    return Affine(h, layer.weight, layer.bias) if torch.is_grad_enabled() else linear(h, layer.weight, layer.bias)  # type: ignore[arg-type]
+def _waiting(layer: nn.Module, h: Tensor, genes: Tensor | None = None) -> Tensor | Affine:
+    """A linear layer of h, or some rows of it; where gradients are wanted it is left to the likelihood to compute."""
+    weight, bias = (p if genes is None else p[genes] for p in (layer.weight, layer.bias))  # type: ignore[index]
+    return Affine(h, weight, bias) if torch.is_grad_enabled() else linear(h, weight, bias)  # type: ignore[arg-type]
 
 
 class DecoderSCVI(nn.Module):
@@ -219,6 +220,12 @@ class MultiEncoder(nn.Module):
         self.encoder_shared = FCLayers(n_hidden, n_hidden, n_cat_list, n_layers_shared, n_hidden, dropout_rate)
         self.mean_encoder = nn.Linear(n_hidden, n_output)
         self.var_encoder = nn.Linear(n_hidden, n_output)
+        self.z_transformation = identity
+
+    def encode(self, x: Counts, head_id: int, *cat_list: Tensor | None) -> Normal:
+        """The Gaussian of cells of data set `head_id`, (n, n_output); the variance has a floor."""
+        h = self.encoder_shared(self.encoders[head_id](x, *cat_list), *cat_list)
+        return gaussian_of(h, self.mean_encoder, self.var_encoder, _VARIANCE_FLOOR)
 
     def forward(self, x: Tensor, head_id: int, *cat_list: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and a draw, each (n, n_output)."""
@@ -258,12 +265,30 @@ class MultiDecoder(nn.Module):
         self.px_r_decoder = nn.Linear(width, n_output)
         self.px_dropout_decoder = nn.Linear(width, n_output)
 
+    def hidden(self, z: Tensor, *cat_list: Tensor | None) -> Tensor:
+        """(..., n, width) what the heads see: z itself where there are no layers."""
+        h = z if self.px_decoder_conditioned is None else self.px_decoder_conditioned(z, *cat_list)
+        return h if self.px_decoder_final is None else self.px_decoder_final(h)
+
+    def heads(
+        self,
+        z: Tensor,
+        *cat_list: Tensor | None,
+        genes: Tensor | None = None,
+        r: bool = False,
+        dropout: bool = True,
+    ) -> Heads:
+        """As :meth:`DecoderSCVI.heads`; with `genes` (k,) for these alone, and nothing is computed for the others."""
+        h = self.hidden(z, *cat_list)
+        log_r = as_tensor(_waiting(self.px_r_decoder, h, genes)) if r else None
+        drop = _waiting(self.px_dropout_decoder, h, genes) if dropout else None
+        return _waiting(self.px_scale_decoder[0], h, genes), log_r, drop
+
     def forward(
         self, z: Tensor, dataset_id: int, library: Tensor, dispersion: str, *cat_list: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """(px_scale, px_r, px_rate, px_dropout); `library` is the log library size (n, 1)."""
-        h = z if self.px_decoder_conditioned is None else self.px_decoder_conditioned(z, *cat_list)
-        h = h if self.px_decoder_final is None else self.px_decoder_final(h)
+        h = self.hidden(z, *cat_list)
         px_scale = self.px_scale_decoder(h)
         px_r = self.px_r_decoder(h) if dispersion == "gene-cell" else None
         return px_scale, px_r, torch.exp(library) * px_scale, self.px_dropout_decoder(h)

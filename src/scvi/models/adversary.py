@@ -1,0 +1,73 @@
+"""A classifier that tells from which data set a latent state is, and encoders that are to deceive it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from scvi.minibatch import Minibatch
+from scvi.models.base import Elbo
+from scvi.models.jvae import JVAE
+
+__all__ = ["Adversaries", "adversarial_losses", "class_log_probabilities"]
+
+
+class Adversaries(nn.Module):
+    """A model of several data sets and its discriminator as one module, so that one optimiser trains both.
+
+    Parameters
+    ----------
+    model
+        The model.
+    discriminator
+        From latent states (n, d) to logits (n, number of data sets).
+    """
+
+    def __init__(self, model: JVAE, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.model, self.discriminator = model, discriminator
+
+    def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
+        """The negative ELBO of cells of one data set."""
+        return self.model.loss(mb, generator)
+
+    def told_apart(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """What the discriminator says, see :func:`class_log_probabilities`; gradients reach it alone."""
+        return class_log_probabilities(self.discriminator, [z.detach() for z in latents])
+
+    def deception(self, latents: Sequence[Tensor]) -> Tensor:
+        """How far the discriminator is from being deceived; gradients reach the encoders alone."""
+        fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        log_probabilities = class_log_probabilities(
+            lambda z: functional_call(self.discriminator, fixed, (z,)),
+            latents,
+        )
+        return torch.stack(adversarial_losses(log_probabilities, predict_true_class=False)).sum()
+
+
+def class_log_probabilities(classifier: Callable[[Tensor], Tensor], latents: Sequence[Tensor]) -> list[Tensor]:
+    """Log of the probability that a cell is of each data set, (n_i, k), from the logits of a classifier.
+
+    Cells of all data sets go through it in one pass: batch norm over the cells of one data set alone would hide by how
+    much the data sets differ.
+    """
+    logits = classifier(torch.cat(list(latents)))
+    return list(torch.log_softmax(logits, dim=-1).split([len(z) for z in latents]))
+
+
+def adversarial_losses(log_probabilities: Sequence[Tensor], predict_true_class: bool) -> list[Tensor]:
+    """Mean cross-entropy of the cells of each data set, one scalar each.
+
+    Against their data set, which a classifier minimises; or else against each of the others with the same probability,
+    which the encoders minimise to deceive it.
+    """
+    k = len(log_probabilities)
+    losses = []
+    for i, log_p in enumerate(log_probabilities):
+        own = log_p[:, i]
+        wanted = own if predict_true_class else (log_p.sum(-1) - own) / max(k - 1, 1)
+        losses.append(-wanted.mean())
+    return losses
