@@ -7,6 +7,7 @@ from scvi.inference.annotation import (
     SemiSupervisedTrainer,
 )
 from scvi.inference.inference import AdapterTrainer, UnsupervisedTrainer
+from scvi.inference.jvae_trainer import JVAETrainer
 from scvi.inference.posterior import Posterior
 from scvi.inference.posterior_utils import load_posterior
 from scvi.inference.trainer import Trainer
@@ -15,6 +16,7 @@ __all__ = [
     "AdapterTrainer",
     "AlternateSemiSupervisedTrainer",
     "ClassifierTrainer",
+    "JVAETrainer",
     "JointSemiSupervisedTrainer",
     "Posterior",
     "SemiSupervisedTrainer",
