@@ -15,6 +15,7 @@ from scvi.dataset import AnnDatasetFromAnnData
 from scvi.inference import JVAETrainer
 from scvi.models import JVAE, Classifier
 
+
 @pytest.fixture
 def technologies(mixology):
     """(data_seq, data_spatial), both with all genes."""
@@ -65,7 +66,7 @@ def test_gimvi_tutorial(technologies):
     )
     discriminator = Classifier(8, 32, 2, 3, logits=True)
     trainer = JVAETrainer(model, discriminator, datasets, 0.95, frequency=10, kappa=1, show_progbar=False)
-    trainer.train(n_epochs=40)
+    trainer.train(n_epochs=60, lr=4e-3)
 
     latents = trainer.get_latent()
     assert [z.shape for z in latents] == [(data.nb_cells, 8) for data in datasets]
@@ -77,13 +78,17 @@ def test_gimvi_tutorial(technologies):
         spearmanr(imputed[:, gene], original[:, i])[0] if imputed[:, gene].any() else 0.0
         for i, gene in enumerate(gene_ids_test)
     ]
-    print('RESULT', np.median(correlations), trainer.get_discriminator_confusion(), trainer.history['discriminator_accuracy'])
-    assert np.median(correlations) > 0.1
+    print(
+        np.median(correlations),
+        trainer.get_discriminator_confusion(),
+        trainer.history["discriminator_accuracy"],
+    )
+    assert np.median(correlations) > 0.2
     confusion = trainer.get_discriminator_confusion()
     assert confusion.shape == (2, 2)
     reconstruction, kl, told = trainer.get_loss_magnitude()
     assert reconstruction.shape == kl.shape == told.shape == (2,)
-    assert len(trainer.history["elbo_train_0"]) == len(trainer.history["elbo_test_1"]) == 5
+    assert len(trainer.history["elbo_train_0"]) == len(trainer.history["elbo_test_1"]) == 7
     assert trainer.history["elbo_test_1"][-1] < trainer.history["elbo_test_1"][0]
 
 

@@ -413,7 +413,7 @@ class GIMVI:
             Write the two AnnData beside it, as ``adata_seq.h5ad`` and ``adata_spatial.h5ad``.
         """
         cells = {files.ADATA_SEQ: self.adata_seq, files.ADATA_SPATIAL: self.adata_spatial}
-        if save_anndata and None in cells.values():
+        if save_anndata and any(adata is None for adata in cells.values()):
             raise ValueError("save_anndata=True, but this model was loaded without its AnnData")
         stored = files.StoredModel(
             type(self).__name__,
@@ -492,5 +492,6 @@ def _two(name: str, values: Any, default: list[Any]) -> list[Any]:
     if values is None:
         return default
     if not isinstance(values, (list, tuple)) or len(values) != 2:
-        raise ValueError(f"{name}={values!r} is not a list of two, for adata_seq and for adata_spatial")
+        what = f"a {type(values).__name__} of {len(values)}" if isinstance(values, (list, tuple)) else repr(values)
+        raise ValueError(f"{name} is {what}; it must be a list of two, for adata_seq and for adata_spatial")
     return list(values)
