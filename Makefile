@@ -34,6 +34,7 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/train_step.py --data $(DATA) --profile
+	$(BIN)/python benchmarks/joint_step.py --data $(DATA)
 	$(BIN)/python benchmarks/kernels.py --data $(DATA)
 	$(BIN)/python benchmarks/inference.py --data $(DATA)
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
@@ -41,6 +42,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/linear_factors.py --data $(DATA)
 	$(BIN)/python benchmarks/annotation.py --data $(DATA)
 	$(BIN)/python benchmarks/annotation.py --data $(DATA) --steps --sets pbmc_cite_10k_5k
+	$(BIN)/python benchmarks/imputation.py --data $(DATA)
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/query_mapping.py --data $(DATA)
 	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)

@@ -26,7 +26,8 @@ def test_python_blocks_run(page, tmp_path):
     adata.obs = adata.obs.rename(columns={"batch": "sample"})
     adata.write_h5ad(tmp_path / "cells.h5ad")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text(page), re.DOTALL))
-    code += f'\nassert adata.obsm["X_scVI"].shape == ({adata.n_obs}, 10)'
+    if "X_scVI" in code:
+        code += f'\nassert adata.obsm["X_scVI"].shape == ({adata.n_obs}, 10)'
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 

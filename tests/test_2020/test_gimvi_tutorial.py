@@ -78,11 +78,6 @@ def test_gimvi_tutorial(technologies):
         spearmanr(imputed[:, gene], original[:, i])[0] if imputed[:, gene].any() else 0.0
         for i, gene in enumerate(gene_ids_test)
     ]
-    print(
-        np.median(correlations),
-        trainer.get_discriminator_confusion(),
-        trainer.history["discriminator_accuracy"],
-    )
     assert np.median(correlations) > 0.2
     confusion = trainer.get_discriminator_confusion()
     assert confusion.shape == (2, 2)

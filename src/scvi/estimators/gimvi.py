@@ -185,7 +185,7 @@ class GIMVI:
 
     def train(
         self,
-        max_epochs: int = 200,
+        max_epochs: int | None = None,
         kappa: float = 5.0,
         accelerator: str = "auto",
         devices: str | int | Sequence[int] = "auto",
@@ -218,14 +218,14 @@ class GIMVI:
         Parameters
         ----------
         max_epochs
-            Passes over the training cells of the larger data set.
+            Passes over the training cells of the larger data set; None: 50, fewer for more than 50,000 cells.
         kappa
             Weight of deceiving the discriminator, in nats per cell. Raise it if ``discriminator_accuracy_validation``
             stays near 1; 0 trains without an adversary.
         train_size, validation_size
             Shares of the cells of each data set.
         batch_size
-            Cells of each data set in a step.
+            Cells of each data set in a step; None: as in :meth:`scvi.SCVI.train`, by the larger data set.
         validation_indices
             A list of two: positions of the validation cells in each data set.
         """
