@@ -3,9 +3,9 @@
     python benchmarks/joint_step.py --data FOLDER
 
 As benchmarks/train_step.py, for a step with 128 cells of each of two data sets: all genes in the one, half of them in
-the other. Products, for each: the encoder's first layer, forward and weight gradient; each decoder head, forward, weight
-gradient and input gradient. With the linear decoder of the paper a head has 10 inputs, and its products are small; with
-one hidden layer they are those of scVI.
+the other. Products, for each: the encoder's first layer, forward and weight gradient; each decoder head, forward,
+weight gradient and input gradient. With the linear decoder of the paper a head has 10 inputs, and its products are
+small; with one hidden layer they are those of scVI.
 """
 
 from __future__ import annotations

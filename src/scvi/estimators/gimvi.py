@@ -234,17 +234,7 @@ class GIMVI:
         check_number("kappa", kappa, "a number of at least 0", least=0)
         seed = training.seed_of_fit(seed, checkpoint_dir, resume)
         given = _two("validation_indices", validation_indices, [None, None])
-        held_out = [
-            None if cells is None else part.positions(cells, f"validation_indices[{i}]")
-            for i, (part, cells) in enumerate(zip(data.parts, given, strict=True))
-        ]
-        train_parts, validation_parts = zip(
-            *(
-                training.split_cells(len(part), train_size, validation_size, cells, seed)
-                for part, cells in zip(data.parts, held_out, strict=True)
-            ),
-            strict=True,
-        )
+        train_parts, validation_parts = self._sides.train_and_validation(data, train_size, validation_size, given, seed)
         options: dict[str, Any] = {
             "max_epochs": max_epochs,
             "batch_size": batch_size,

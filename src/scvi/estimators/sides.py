@@ -14,8 +14,8 @@ from scvi._settings import settings
 from scvi.dataset.cell_data import CellData, Schema
 from scvi.dataset.checks import nearest
 from scvi.dataset.joint import JointCells
-from scvi.estimators.cells import Cells
-from scvi.estimators.training import moment_estimates
+from scvi.estimators.cells import Cells, Indices
+from scvi.estimators.training import moment_estimates, split_cells
 from scvi.minibatch import Minibatch
 from scvi.models.jvae import JVAE
 
@@ -113,6 +113,21 @@ class Sides:
             if name not in known:
                 raise ValueError(f"gene_list has {name!r}, which is not a gene of the model{nearest(name, known)}")
         return np.array([known[name] for name in ([names] if isinstance(names, str) else names)], dtype=np.int64)
+
+    def train_and_validation(
+        self,
+        data: JointCells,
+        train_size: float,
+        validation_size: float | None,
+        validation_indices: Sequence[Indices],
+        seed: int,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Positions of the training and of the validation cells in each data set; see :func:`split_cells`."""
+        pairs = []
+        for i, (part, given) in enumerate(zip(data.parts, validation_indices, strict=True)):
+            held_out = None if given is None else part.positions(given, f"validation_indices[{i}]")
+            pairs.append(split_cells(len(part), train_size, validation_size, held_out, seed))
+        return [train for train, _ in pairs], [validation for _, validation in pairs]
 
     def initialise(self, module: JVAE, training_cells: Sequence[np.ndarray]) -> None:
         """Starts the decoder at the mean frequencies of the first data set, and dispersions at moment estimates.
