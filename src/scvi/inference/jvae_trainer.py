@@ -23,7 +23,7 @@ from scvi.models.log_likelihood import compute_elbo
 from scvi.queries import evaluating
 from scvi.queries.imputation import data_set_probabilities, imputed
 from scvi.queries.latent import latent
-from scvi.queries.likelihood import reconstruction
+from scvi.queries.likelihood import marginal, reconstruction
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -69,6 +69,12 @@ class JPosterior(Posterior):
         """Negative log-likelihood of the counts given a draw of the latent variables, mean over cells, in nats."""
         self._refuse_unfit()
         return -float(reconstruction(self.model, self._undropped().minibatches())["genes"].mean(dtype=np.float64))
+
+    @metric("min")
+    def marginal_ll(self, n_mc_samples: int = 1000) -> float:
+        """Negative log-likelihood by importance sampling, mean over cells, in nats; see `Posterior.marginal_ll`."""
+        self._refuse_unfit()
+        return -float(marginal(self.model, self._undropped().minibatches(), n_mc_samples).mean())
 
 
 class JVAETrainer(Trainer):

@@ -34,6 +34,10 @@ class Adversaries(nn.Module):
         """The negative ELBO of cells of one data set."""
         return self.model.loss(mb, generator)
 
+    def shared_posterior(self) -> list[nn.Parameter]:
+        """See :meth:`Model.shared_posterior`."""
+        return self.model.shared_posterior()
+
     def told_apart(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """What the discriminator says, see :func:`class_log_probabilities`; gradients reach it alone."""
         return class_log_probabilities(self.discriminator, [z.detach() for z in latents])

@@ -464,20 +464,6 @@ def _check_sizes(least: int, **sizes: int) -> None:
         check_integer(name, value, least)
 
 
-def weighted_draws(
-    mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws of z (s, n, d) and the log library size, and log p(z, l) - log q(z, l | x) at them (s, n)."""
-    z = draw(q.z, n_draws, generator)
-    prior = Normal(torch.zeros_like(q.z.loc), 1.0)
-    log_weights = (prior.log_prob(z) - q.z.log_prob(z)).sum(-1)
-    if q.l is None:
-        return z, observed_log_library(mb), log_weights
-    log_library = draw(q.l, n_draws, generator)
-    log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
-    return z, log_library, log_weights
-
-
 def observed_log_library(mb: Minibatch) -> Tensor:
     """(n, 1) log of the given size factor or of the cell's total, which is taken as 1 for an empty cell."""
     if mb.log_size is not None:
