@@ -533,7 +533,7 @@ def test_bad_questions_are_refused(fitted: GIMVI) -> None:
     with pytest.raises(ValueError, match="normalized='yes'"):
         fitted.get_imputed_values(normalized="yes")
     with pytest.raises(ValueError, match="adata lacks 21 of the 40 genes"):
-        fitted.get_elbo(adatas=[fitted.adata_spatial, None])
+        fitted.get_elbo(adatas=[fitted.adata_seq[:, :19].copy(), None])
 
 
 def test_counts_that_changed_are_refused() -> None:
