@@ -52,7 +52,8 @@ def answers(model: Any, **arguments: Any) -> list[np.ndarray]:
     found = []
     for name, options in ANSWERED.items():
         answer = getattr(model, name)(**options, **arguments, seed=0)
-        found += [np.asarray(part) for part in (answer.values() if isinstance(answer, dict) else [answer])]
+        parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple) else [answer]
+        found += [np.asarray(part) for part in parts]
     return [*found, *model.get_latent_representation(**arguments, return_dist=True)]
 
 
