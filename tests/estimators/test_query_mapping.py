@@ -23,7 +23,8 @@ from cells import QUICK, TINY, G, make_adata
 from scvi.estimators.base import Estimator
 from scvi.inference import fitting
 
-MAPPED: dict[type[Estimator], dict[str, Any]] = {scvi.SCVI: {}, scvi.LinearSCVI: {}}  # what set-up cannot do without
+# With what set-up cannot do without.
+MAPPED: dict[type[Estimator], dict[str, Any]] = {scvi.SCVI: {}, scvi.LinearSCVI: {}, scvi.AUTOZI: {}}
 # Options that an estimator has under another name.
 NAMES: dict[type[Estimator], dict[str, str]] = {}
 

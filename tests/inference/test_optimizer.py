@@ -164,6 +164,8 @@ def test_columns_are_stepped_as_if_they_were_all_there_is() -> None:
         theirs.step()
     torch.testing.assert_close(whole[:, mask], part, rtol=1e-4, atol=1e-6)
     assert torch.equal(whole[:, ~mask], start[:, ~mask])
+    unpenalised = ClippedAdam([], 0.01, 1e-8, 0.1, None, [whole], [Columns(whole, mask)])
+    assert [group["weight_decay"] for group in unpenalised.param_groups] == [0.0]
     before = whole.detach().clone()
     whole.grad = torch.full_like(whole, torch.nan)
     assert not ours.clipped_step(torch.tensor(1.0))
