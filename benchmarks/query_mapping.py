@@ -2,13 +2,14 @@
 
     python benchmarks/query_mapping.py --data FOLDER
 
-sc_mixology, 1021 cells of five cell lines in five batches, and kang_ifnb_labelled, 1556 blood cells in two samples, of
-which one was stimulated. Each batch in turn is left out: 2000 genes by the seurat_v3 method on the others (kang: all
-1267), to which the reference is fitted with default options; the batch is mapped with `load_query_data` and fitted with
---lr. kNN15: share of the query's cells for which the 15 nearest cells of the reference vote for their own label, before
-training and after; entropy: of the batch among the 50 nearest neighbours of a query cell in all cells (max is that of
-the batch proportions); elbo: mean of the query's cells in nats; change: the largest change of a latent mean of the
-reference. PCA: 30 components of the reference's log1p counts scaled to the median total; the query is projected.
+sc_mixology, 1021 cells of five cell lines in five batches, and kang_ifnb_labelled, 1556 blood cells of two donors,
+stimulated and not, in four samples. Each batch in turn is left out: 2000 genes by the seurat_v3 method on the others
+(kang: all 1267), to which the reference is fitted with default options; the batch is mapped with `load_query_data` and
+fitted with --lr. kNN15: share of the query's cells for which the 15 nearest cells of the reference vote for their own
+label, before training and after; entropy: of the batch among the 50 nearest neighbours of a query cell in all cells
+(max is that of the batch proportions); elbo: mean of the query's cells in nats; change: the largest change of a latent
+mean of the reference. PCA: 30 components of the reference's log1p counts scaled to the median total; the query is
+projected.
 """
 
 from __future__ import annotations
