@@ -15,7 +15,12 @@ from cells import KEYS, QUICK, TINY, N, make_adata
 from scvi.estimators.base import Estimator
 
 # With what set-up cannot do without.
-MINIFIED: dict[type[Estimator], dict[str, Any]] = {scvi.SCVI: {}, scvi.LinearSCVI: {}, scvi.AUTOZI: {}}
+MINIFIED: dict[type[Estimator], dict[str, Any]] = {
+    scvi.SCVI: {},
+    scvi.LinearSCVI: {},
+    scvi.AUTOZI: {},
+    scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "t2"},
+}
 # Options that an estimator has under another name.
 NAMES: dict[type[Estimator], dict[str, str]] = {}
 

@@ -24,7 +24,12 @@ from scvi.estimators.base import Estimator
 from scvi.inference import fitting
 
 # With what set-up cannot do without.
-MAPPED: dict[type[Estimator], dict[str, Any]] = {scvi.SCVI: {}, scvi.LinearSCVI: {}, scvi.AUTOZI: {}}
+MAPPED: dict[type[Estimator], dict[str, Any]] = {
+    scvi.SCVI: {},
+    scvi.LinearSCVI: {},
+    scvi.AUTOZI: {},
+    scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "Unknown"},
+}
 # Options that an estimator has under another name.
 NAMES: dict[type[Estimator], dict[str, str]] = {}
 
@@ -511,3 +516,27 @@ def test_real_cells_find_their_cell_line(cls: type[Estimator], mixology: AnnData
     vote = KNeighborsClassifier(15).fit(latent, cells.obs["cell_type"])
     assert vote.score(mapped.get_latent_representation(), query.obs["cell_type"]) >= 0.95
     assert mapped.get_elbo(seed=0) > before + 20
+
+
+@pytest.mark.parametrize("freeze_classifier", [True, False])
+def test_labels_of_a_query(freeze_classifier: bool) -> None:
+    """The classifier is the reference's unless it is told to learn; the query's labels may be missing altogether."""
+    reference = make_reference(scvi.SCANVI, **SEES)
+    cells, query = reference.adata, query_cells()
+    expected = reference.predict(cells, soft=True)
+    unlabelled = query.copy()
+    del unlabelled.obs["cell_type"]
+    mapped = load(scvi.SCANVI, unlabelled, reference)
+    mapped.train(**QUICK, n_samples_per_label=5)
+    assert "classification_loss_train" not in mapped.history
+    np.testing.assert_allclose(mapped.predict(cells, soft=True), expected, atol=1e-5)
+    mapped = load(scvi.SCANVI, query, reference, freeze_classifier=freeze_classifier)
+    before = state(mapped)
+    mapped.train(**QUICK)
+    moved = {name.split(".")[0] for name, t in state(mapped).items() if not torch.equal(t, before[name])}
+    learned = set() if freeze_classifier else {"classifier"}
+    assert moved - ({"temperature"} if learned else set()) == {"z_encoder", "decoder"} | learned
+    assert np.allclose(mapped.predict(cells, soft=True), expected, atol=1e-5) == freeze_classifier
+    probabilities = mapped.predict(soft=True)
+    mapped.minify_adata()
+    np.testing.assert_allclose(mapped.predict(soft=True), probabilities, rtol=1e-5)

@@ -221,7 +221,7 @@ class SCANVI(CountEstimator):
             too.
         calibrate
             After training, choose the temperature of the probabilities by the labelled validation cells. Without such
-            cells it stays what it was, 1 at first.
+            cells it stays what it was, 1 at first, and so it does where a mapped model's classifier is frozen.
         """
         if isinstance(plan_kwargs, Mapping):
             classification_ratio = plan_kwargs.get("classification_ratio", classification_ratio)
@@ -255,7 +255,7 @@ class SCANVI(CountEstimator):
             checkpoint_dir=checkpoint_dir,
             resume=resume,
         )
-        if calibrate:
+        if calibrate and (self._scope is None or self._scope.reaches("classifier")):
             self._calibrate()
 
     def _make_fit(self, *arguments: Any, **options: Any) -> AnnotationFit:
@@ -317,7 +317,7 @@ class SCANVI(CountEstimator):
                 raise ValueError(f"abstain_below={abstain_below!r} is above 1, which no probability is")
             if soft:
                 raise ValueError("abstain_below goes with soft=False: probabilities say themselves how sure they are")
-        data, positions = self._choose(adata, indices)
+        data, positions = self._choose(adata, indices, needs_counts=False)
         log_q = annotation.log_probabilities(self.module, self._minibatches(data, positions, batch_size))
         probabilities = np.exp(log_q)
         if keep_observed:

@@ -65,7 +65,7 @@ class AnnotationFit(Fit):
 
     def _chosen(self) -> np.ndarray:
         """Positions of the labelled cells of an epoch."""
-        if self.n_samples_per_label is None:
+        if self.n_samples_per_label is None or len(self.labelled) == 0:
             return self.labelled
         order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.labelled)
         labels = self.data.labels[order]
