@@ -19,6 +19,7 @@ MINIFIED: dict[type[Estimator], dict[str, Any]] = {
     scvi.SCVI: {},
     scvi.LinearSCVI: {},
     scvi.AUTOZI: {},
+    scvi.CondSCVI: {"labels_key": "cell_type"},
     scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "t2"},
 }
 # Options that an estimator has under another name.

@@ -92,7 +92,9 @@ class VAEC(LabelledVAE):
     # ---- the model -------------------------------------------------------------------------------------------------
 
     def variational(self, mb: Minibatch) -> Variational:
-        """q(z | x, y) and q(l | x), of cells whose label is known."""
+        """q(z | x, y) and q(l | x), of cells whose label is known; as it was kept for cells without counts."""
+        if mb.kept is not None:
+            return Variational.of(mb.kept)
         if mb.labels is not None and bool((mb.labels < 0).any()):
             raise ValueError(f"{int((mb.labels < 0).sum())} of {len(mb)} cells have no label, on which z depends")
         x = self._encoder_input(mb)
