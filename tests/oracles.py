@@ -225,6 +225,45 @@ def log_nb_mixture(
     )
 
 
+def mixture_loss(
+    y: ArrayLike, log_back: ArrayLike, factor: ArrayLike, mixing: ArrayLike, log_theta: ArrayLike, weight: ArrayLike
+) -> tuple[Sized, ...]:
+    """Negative log-likelihood of rows of counts, background with probability sigmoid(mixing) or foreground.
+
+    Returns
+    -------
+    The loss, and the gradients of ``sum(weight * loss)`` in the log mean of the background, in the log factor of the
+    foreground, in `mixing` and in the log inverse dispersion.
+    """
+    back, factor, pi = (np.asarray(a, np.float64) for a in (log_back, factor, mixing))
+    one, two = negative_binomial(y, back, log_theta), negative_binomial(y, back + factor, log_theta)
+    s = expit(one.log_prob.value - two.log_prob.value + pi)  # of being background, given the count
+    t = expit(two.log_prob.value - one.log_prob.value - pi)
+    value = np.logaddexp(one.log_prob.value - softplus(-pi), two.log_prob.value - softplus(pi))
+    size = np.maximum(one.log_prob.size, two.log_prob.size) + np.abs(pi) + softplus(-pi)
+    w = np.broadcast_to(np.asarray(weight, np.float64), pi.shape[:-1])[..., None]
+    # The rounding of the difference of the log-likelihoods moves the responsibilities.
+    moved = s * t * (one.log_prob.size + two.log_prob.size + np.abs(pi))
+
+    def mixed(a: Sized, b: Sized) -> Sized:
+        return Sized(s * a.value + t * b.value, s * a.size + t * b.size + moved * (a.size + b.size))
+
+    def gradient(a: Sized) -> Sized:
+        return Sized(-w * a.value, np.abs(w) * a.size)
+
+    d_two = Sized(t * two.d_log_mu.value, (t + moved) * two.d_log_mu.size)
+    d_theta = gradient(mixed(one.d_log_theta, two.d_log_theta))  # type: ignore[arg-type]
+    if np.ndim(log_theta) == 1:
+        d_theta = d_theta.sum(axis=tuple(range(pi.ndim - 1)))
+    return (
+        Sized(-value.sum(-1), size.sum(-1)),
+        gradient(mixed(one.d_log_mu, two.d_log_mu)),
+        gradient(d_two),
+        gradient(Sized(s - expit(pi), 1.0 + moved)),
+        d_theta,
+    )
+
+
 def exact_nb(x: int, log_mu: float, log_theta: float) -> dict[str, mpmath.mpf]:
     """One entry of :func:`negative_binomial` with 60 digits."""
     with mpmath.workdps(60):

@@ -35,6 +35,7 @@ __all__ = [
     "linear",
     "mixed_dropout",
     "nll_nb",
+    "nll_nb_mixture",
     "nll_poisson",
     "nll_zinb",
     "rows_to_dense",
@@ -121,6 +122,44 @@ def mixed_dropout(dropout: Tensor | Affine, delta: Tensor, floor: float = 0.0) -
 
         return MixedDropout.apply(logits, delta, floor)
     return twin.mixed_dropout(logits, delta, floor)
+
+
+def nll_nb_mixture(
+    y: Tensor,
+    log_background: Tensor,
+    log_factor: Tensor,
+    mixing: Tensor,
+    log_theta: Tensor,
+    measured: Tensor | None = None,
+    weight: float = 1.0,
+) -> Tensor:
+    """Negative log-likelihood of counts that are background or foreground, summed over proteins.
+
+    Parameters
+    ----------
+    y
+        (n, p) counts.
+    log_background, log_factor
+        (..., n, p): log of the mean count of the background, and of how many times more the foreground has.
+    mixing
+        (..., n, p) logits of the probability of the background.
+    log_theta
+        Log inverse dispersion of both, (p,), (n, p) or (..., n, p); clamped to [-18, 18].
+    measured
+        (n, p): counts where it is False or 0 say nothing and add nothing; None: all are measured.
+    weight
+        As in :func:`nll_zinb`.
+
+    Returns
+    -------
+    (..., n)
+    """
+    if _compiled(y, log_background, log_factor, mixing, log_theta):
+        from scvi.kernels.fused import FusedMixture
+
+        return FusedMixture.of(y, log_background, log_factor, mixing, log_theta, measured, weight)
+    log_likelihood = twin.log_nb_mixture(y, log_background, log_factor, mixing, log_theta)
+    return -(log_likelihood if measured is None else log_likelihood * measured).sum(-1)
 
 
 def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None = None) -> Tensor:

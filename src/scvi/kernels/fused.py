@@ -12,11 +12,12 @@ from torch.autograd.function import once_differentiable
 from scvi.kernels.affine import Affine
 from scvi.kernels.likelihood import negative_binomial_rows, poisson_rows
 from scvi.kernels.mixing import mix_rows, slope_rows
+from scvi.kernels.mixture import mixture_rows
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.precision import add_product, is_low, product
 from scvi.kernels.rows import SparseRows
 
-__all__ = ["FusedLikelihood", "LinearLikelihood", "MixedDropout"]
+__all__ = ["FusedLikelihood", "FusedMixture", "LinearLikelihood", "MixedDropout"]
 
 _MIN_ROWS = 8  # rows below which a second thread does not pay
 
@@ -139,6 +140,70 @@ class LinearLikelihood(torch.autograd.Function):
             d_heads += [product(d.t(), h, ctx.low) if is_wanted else None, d_bias.clone()]
         d_theta = None if slopes.theta is None else slopes.theta.clone()
         return None, slopes.library.clone(), d_theta, None, None, d_h, *d_heads
+
+
+class FusedMixture(torch.autograd.Function):
+    """Rows (m, p) of decoded proteins, and measured counts (n, p) -> negative log-likelihoods (m,)."""
+
+    @staticmethod
+    def of(
+        y: Tensor,
+        log_background: Tensor,
+        log_factor: Tensor,
+        mixing: Tensor,
+        log_theta: Tensor,
+        measured: Tensor | None,
+        weight: float,
+    ) -> Tensor:
+        """Lay out draws as rows: (..., n, p) -> (m, p); row i belongs to cell i modulo n."""
+        shape, p = mixing.shape[:-1], mixing.shape[-1]
+        if y.shape != mixing.shape[-2:]:  # compiled code does not check the bounds of its arrays
+            raise ValueError(
+                f"counts of shape {tuple(y.shape)} do not belong to parameters of shape {tuple(mixing.shape)}"
+            )
+        measured = torch.ones_like(y) if measured is None else measured.to(y.dtype).expand_as(y)
+        rows = [t.expand(*shape, p).reshape(-1, p) for t in (log_background, log_factor, mixing)]
+        _, theta = _rows_of(shape, p, mixing[..., :1], log_theta)
+        return FusedMixture.apply(y, measured, weight, *rows, theta).view(shape)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        measured: Tensor,
+        weight: float,
+        log_background: Tensor,
+        log_factor: Tensor,
+        mixing: Tensor,
+        log_theta: Tensor,
+    ) -> Tensor:
+        parameters = (log_background, log_factor, mixing, log_theta)
+        nll, ctx.gradients = _mixture(y, measured, parameters, _constant(mixing, weight))
+        ctx.save_for_backward(y, measured, *parameters)
+        ctx.weight = weight
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None  # handed out once, as above
+        if gradients is None or not _as_expected(upstream, ctx.weight):
+            y, measured, *parameters = ctx.saved_tensors
+            _, gradients = _mixture(y, measured, tuple(parameters), upstream.contiguous())
+        return None, None, None, *gradients
+
+
+def _mixture(
+    y: Tensor, measured: Tensor, parameters: tuple[Tensor, ...], weights: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Loss (m,) and the gradients of ``weights @ loss`` in background, factor, mixing and dispersion."""
+    (m, p), log_theta = parameters[0].shape, parameters[3]
+    given = [t.detach().contiguous().numpy() for t in (y, *parameters, measured, weights)]
+    nll, slopes = torch.empty(m), torch.empty(4, m, p)
+    results = [nll.numpy(), *slopes.numpy()]
+    run_blocks(lambda _, *rows: mixture_rows(*given, rows, *results), row_blocks(m, min_rows=_MIN_ROWS * 8))
+    d_theta = slopes[3].sum(0, keepdim=True) if log_theta.shape[0] == 1 else slopes[3]
+    return nll, (slopes[0], slopes[1], slopes[2], d_theta)
 
 
 def _through_heads(

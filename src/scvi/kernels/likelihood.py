@@ -42,11 +42,11 @@ from scvi.kernels.elementary import (
     total,
 )
 
-__all__ = ["negative_binomial_rows", "poisson_rows"]
+__all__ = ["MAX_LOG_MEAN", "MAX_LOG_THETA", "MIN_LOG_THETA", "nb_entries", "negative_binomial_rows", "poisson_rows"]
 
 _THREE, _FIVE = F(3), F(5)
-_MAX_MEAN, _MAX_LOG_MEAN = F(1e15), F(34.538776)
-_MIN_LOG_THETA, _MAX_LOG_THETA = F(-18.0), F(18.0)
+_MAX_MEAN, MAX_LOG_MEAN = F(1e15), F(34.538776)
+MIN_LOG_THETA, MAX_LOG_THETA = F(-18.0), F(18.0)
 _SERIES_AT_5 = F(1 / 60 - 1 / 45000 + 1 / 3937500)  # stirling(5)
 _ONE_24TH, _ONE_6TH = F(1 / 24), F(1 / 6)
 _HALF_LOG_2PI = F(0.91893853)
@@ -72,8 +72,8 @@ def _dispersions(log_theta, theta, inverse):
     """Writes theta and 1 / theta."""
     for j in range(log_theta.shape[0]):
         r = log_theta[j]
-        r = _MIN_LOG_THETA if r < _MIN_LOG_THETA else r
-        r = _MAX_LOG_THETA if r > _MAX_LOG_THETA else r
+        r = MIN_LOG_THETA if r < MIN_LOG_THETA else r
+        r = MAX_LOG_THETA if r > MAX_LOG_THETA else r
         theta[j] = exp(r)
         inverse[j] = exp(-r)
 
@@ -149,7 +149,7 @@ def _gather(g, n, log_scale, scale, logits, share, theta, dropout):
         j = np.uintp(where[k])
         log_mu = logits[j] + log_scale
         mu = share[j] * scale
-        g[2, k] = _MAX_LOG_MEAN if log_mu > _MAX_LOG_MEAN else log_mu  # as the mean itself: no density above 1
+        g[2, k] = MAX_LOG_MEAN if log_mu > MAX_LOG_MEAN else log_mu  # as the mean itself: no density above 1
         g[3, k] = _MAX_MEAN if mu > _MAX_MEAN else mu
         g[4, k] = theta[j]
         if inflated:
@@ -179,7 +179,7 @@ def _few(g, n, ll, d_mu, d_theta):
 
 
 @njit(**OPTIONS)
-def _many(g, n, ll, d_mu, d_theta):
+def nb_entries(g, n, ll, d_mu, d_theta):
     """As :func:`_few` for any positive count."""
     x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
     for k in range(n):
@@ -257,7 +257,7 @@ def _stop_at_bounds(log_theta, d_theta):
     """A clamped dispersion has no slope."""
     for j in range(log_theta.shape[0]):
         r = log_theta[j]
-        d_theta[j] = ZERO if r < _MIN_LOG_THETA or r > _MAX_LOG_THETA else d_theta[j]
+        d_theta[j] = ZERO if r < MIN_LOG_THETA or r > MAX_LOG_THETA else d_theta[j]
 
 
 @njit(**OPTIONS)
@@ -333,7 +333,7 @@ def negative_binomial_rows(
         else:
             _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_r)
         _few(few, n_few, few[6], few[7], few[8])
-        _many(many, n_many, many[6], many[7], many[8])
+        nb_entries(many, n_many, many[6], many[7], many[8])
         if inflated:
             _not_dropped(few, n_few, few[6])
             _not_dropped(many, n_many, many[6])

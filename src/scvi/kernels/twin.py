@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, softplus
 
-__all__ = ["log_gamma_ratio", "log_nb", "log_poisson", "log_zinb", "mixed_dropout"]
+__all__ = ["log_gamma_ratio", "log_nb", "log_nb_mixture", "log_poisson", "log_zinb", "mixed_dropout"]
 
 _MAX_MEAN = 1e15
 _MIN_LOG_THETA, _MAX_LOG_THETA = -18.0, 18.0
@@ -60,6 +60,12 @@ def log_zinb(x: Tensor, logits: Tensor, log_library: Tensor, log_theta: Tensor, 
     q, nb = _nb(x, _log_mean(logits, log_library), log_theta)
     zero = softplus(q - dropout) - softplus(-dropout)
     return torch.where(x > 0, nb - softplus(dropout), zero)
+
+
+def log_nb_mixture(y: Tensor, log_background: Tensor, log_factor: Tensor, mixing: Tensor, log_theta: Tensor) -> Tensor:
+    """Elementwise log of a mixture of two NB with log means b and b + f, the first with probability sigmoid(mixing)."""
+    first, second = (_nb(y, log_mu, log_theta)[1] for log_mu in (log_background, log_background + log_factor))
+    return torch.logaddexp(first, second - mixing) - softplus(-mixing)
 
 
 def log_poisson(x: Tensor, logits: Tensor, log_library: Tensor) -> Tensor:
