@@ -25,7 +25,7 @@ KEYS: dict[str, Any] = {
 
 
 def make_adata(n: int = N, g: int = G, seed: int = 0) -> AnnData:
-    """Counts (n, g) of three cell types in three batches, csr of float32; no cell is empty."""
+    """Counts (n, g) of three cell types in three batches, csr of float32, no cell is empty; five proteins in `obsm`."""
     rng = np.random.default_rng(seed)
     batch, kind = np.arange(n) % 3, rng.integers(3, size=n)
     means = rng.gamma(1.0, 4.0, (3, g))[kind] * rng.gamma(8.0, 1 / 8, (3, g))[batch] * rng.gamma(4.0, 1 / 4, (n, 1))
@@ -44,4 +44,6 @@ def make_adata(n: int = N, g: int = G, seed: int = 0) -> AnnData:
         index=[f"cell{i}" for i in range(n)],
     )
     var = pd.DataFrame({"chosen": np.arange(g) % 2 == 0}, index=[f"gene{j}" for j in range(g)])
-    return AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var)
+    levels = np.array([[40.0, 3, 3, 20, 5], [3, 60, 3, 20, 5], [3, 3, 30, 2, 5]])[kind]
+    proteins = pd.DataFrame(rng.poisson(levels), index=obs.index, columns=[f"protein{j}" for j in range(5)])
+    return AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var, obsm={"proteins": proteins})

@@ -18,7 +18,7 @@ from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
     from scvi import dataset, external, inference, model, models
-    from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, CondSCVI, LinearSCVI
+    from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
@@ -29,6 +29,7 @@ __all__ = [
     "GIMVI",
     "SCANVI",
     "SCVI",
+    "TOTALVI",
     "CondSCVI",
     "LinearSCVI",
     "__version__",
@@ -42,7 +43,7 @@ __all__ = [
     "settings",
 ]
 
-_ESTIMATORS = {"AUTOZI", "GIMVI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"}
+_ESTIMATORS = {"AUTOZI", "GIMVI", "SCANVI", "SCVI", "TOTALVI", "CondSCVI", "LinearSCVI"}
 _MODULES = {
     "dataset",
     "demo",

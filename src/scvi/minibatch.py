@@ -32,6 +32,8 @@ class Minibatch:
     categorical: Tensor | None = None  # (n, m) int64 codes, a column for each categorical covariate
     indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
     kept: Mapping[str, Tensor] | None = None  # (n, .) what a model keeps of cells whose counts were dropped, by name
+    proteins: Tensor | None = None  # (n, p) float32 counts of proteins; 0 where they were not measured
+    measured: Tensor | None = None  # (n, p) bool, which of them were measured; None: all
     dataset: int = 0  # number of the data set the cells are from, for models of several
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from scipy import sparse
 
 import scvi
 from cells import KEYS, QUICK, TINY, G, N, make_adata
@@ -24,13 +25,29 @@ ESTIMATORS: dict[type[Estimator], set[str]] = {
     scvi.LinearSCVI: {"get_loadings"},
     scvi.SCANVI: {"predict", "from_scvi_model"},
     scvi.CondSCVI: {"get_label_expression"},
+    scvi.TOTALVI: {
+        "setup_mudata",
+        "mdata",
+        "get_protein_foreground_probability",
+        "get_feature_correlation_matrix",
+        "posterior_predictive_sample",
+    },
+}
+# Options that an estimator has under another name.
+NAMES: dict[type[Estimator], dict[str, str]] = {
+    scvi.TOTALVI: {
+        "dispersion": "gene_dispersion",
+        "n_layers": "n_layers_encoder",
+        "dropout_rate": "dropout_rate_encoder",
+    }
 }
 # What set-up cannot do without.
 SETUP: dict[type[Estimator], dict[str, Any]] = {
     scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "t2"},
     scvi.CondSCVI: {"labels_key": "cell_type"},
+    scvi.TOTALVI: {"protein_expression_obsm_key": "proteins"},
 }
-CONSTRUCTORS = {"from_scvi_model"}  # other ways of making a model, which have tests of their own
+NO_QUESTIONS = {"from_scvi_model", "setup_mudata", "mdata"}  # which have tests of their own
 # Public methods that read cells, with arguments under which the answer is one array or several, all with a cell axis.
 QUESTIONS: dict[str, dict[str, Any]] = {
     "get_latent_representation": {},
@@ -64,12 +81,12 @@ def ask(model: Any, question: str, *, own_draws: bool = False, **arguments: Any)
 
 def arrays(answer: Any) -> list[np.ndarray]:
     parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple) else [answer]
-    return [np.asarray(part) for part in parts]
+    return [part.toarray() if sparse.issparse(part) else np.asarray(part) for part in parts]
 
 
 def own_methods(model: Any) -> dict[str, Any]:
     """Answers of the methods that no other estimator has, without arguments but for the seed."""
-    methods = {name: getattr(model, name) for name in ESTIMATORS[type(model)] - CONSTRUCTORS}
+    methods = {name: getattr(model, name) for name in ESTIMATORS[type(model)] - NO_QUESTIONS}
     return {
         name: method(**({"seed": 0} if "seed" in inspect.signature(method).parameters else {}))
         for name, method in methods.items()
@@ -150,7 +167,8 @@ def test_setup_writes_one_entry_and_nothing_else(cls: type[Estimator], cells: An
     pd.testing.assert_frame_equal(cells.var, before.var)
     assert (cells.X != before.X).nnz == 0
     assert cells.X.dtype == before.X.dtype
-    assert [*cells.obsm, *cells.layers, *cells.varm] == []
+    assert [*cells.obsm, *cells.layers, *cells.varm] == ["proteins"]
+    pd.testing.assert_frame_equal(cells.obsm["proteins"], before.obsm["proteins"])
 
 
 def test_setups_of_two_estimators_live_side_by_side(cls: type[Estimator], cells: AnnData) -> None:
@@ -174,8 +192,9 @@ def test_everything_that_can_be_read_is_read(cls: type[Estimator], cells: AnnDat
     assert table["source"].tolist() == [
         "adata.X",
         *(f"adata.obs[{key!r}]" for key in ("batch", "cell_type", "donor", "treated", "size", "age", "score")),
+        *(f"adata.obsm[{key!r}]" for key in NEEDED.get(cls, {}).values()),
     ]
-    assert model.get_normalized_expression().shape == (N, G // 2)
+    assert ask(model, "get_normalized_expression", n_samples=1)[0].shape == (N, G // 2)
     assert np.isfinite(model.get_elbo())
 
 
@@ -312,7 +331,7 @@ def test_an_untrained_model_answers_nothing(cls: type[Estimator], question: str)
 
 
 def test_own_methods_of_an_untrained_model(cls: type[Estimator]) -> None:
-    for name in ESTIMATORS[cls] - CONSTRUCTORS:
+    for name in ESTIMATORS[cls] - NO_QUESTIONS:
         with pytest.raises(RuntimeError, match=r"not trained: call train"):
             getattr(make(cls), name)()
 
@@ -398,6 +417,7 @@ def test_other_cells_may_be_asked_about(fitted: Any, question: str) -> None:
     assert equal(ask(fitted, question, adata=shuffled), answer)
     further = make_adata(n=30, g=3)
     further.var_names = ["new0", "new1", "new2"]
+    further.obsm.clear()
     import anndata
 
     wider = anndata.concat([further, other], axis=1, merge="first")
@@ -458,16 +478,19 @@ def test_other_cells_must_fit(fitted: Any, question: str) -> None:
 
 def test_bad_options_are_refused(cls: type[Estimator], cells: AnnData) -> None:
     set_up(cls, cells)
+    name = {option: option for option in ("dispersion", "n_layers", "dropout_rate")} | NAMES.get(cls, {})
     if "gene_likelihood" in inspect.signature(cls).parameters:
-        with pytest.raises(ValueError, match=r"gene_likelihood='gaussian' is not one of 'zinb', 'nb', 'poisson'"):
+        known = r"'(zinb', 'nb', 'poisson|nb', 'zinb)'"
+        with pytest.raises(ValueError, match=rf"gene_likelihood='gaussian' is not one of {known}"):
             cls(cells, gene_likelihood="gaussian")
     with pytest.raises(ValueError, match=r"dispersion='gene-bach' is not one of 'gene', 'gene-batch'"):
-        cls(cells, dispersion="gene-bach")
-    for option, value in [("n_latent", 0), ("n_hidden", -3), ("n_layers", 0), ("n_latent", 2.5), ("n_latent", "many")]:
+        cls(cells, **{name["dispersion"]: "gene-bach"})
+    wrong = [("n_latent", 0), ("n_hidden", -3), (name["n_layers"], 0), ("n_latent", 2.5), ("n_latent", "many")]
+    for option, value in wrong:
         with pytest.raises(ValueError, match=f"{option}={value!r}"):
             cls(cells, **{option: value})
-    with pytest.raises(ValueError, match=r"dropout_rate=1\.5"):
-        cls(cells, dropout_rate=1.5)
+    with pytest.raises(ValueError, match=rf"{name['dropout_rate']}=1\.5"):
+        cls(cells, **{name["dropout_rate"]: 1.5})
     with pytest.raises(ValueError, match=r"latent_distribution='cauchy'"):
         cls(cells, latent_distribution="cauchy")
     with pytest.raises(TypeError, match="n_latnet"):

@@ -21,9 +21,12 @@ MINIFIED: dict[type[Estimator], dict[str, Any]] = {
     scvi.AUTOZI: {},
     scvi.CondSCVI: {"labels_key": "cell_type"},
     scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "t2"},
+    scvi.TOTALVI: {"protein_expression_obsm_key": "proteins"},
 }
 # Options that an estimator has under another name.
-NAMES: dict[type[Estimator], dict[str, str]] = {}
+NAMES: dict[type[Estimator], dict[str, str]] = {
+    scvi.TOTALVI: {"dispersion": "gene_dispersion", "n_layers": "n_layers_encoder"}
+}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "observed library": {},
@@ -105,7 +108,8 @@ def test_counts_are_dropped_and_the_rest_is_kept(cls: type[Estimator]) -> None:
     assert isinstance(model.adata, AnnData)
     assert model.adata.X is None
     assert list(model.adata.layers) == []
-    assert set(model.adata.obsm) == {"X_umap", "scvi_qz_mean", "scvi_qz_var", "scvi_log_library"}
+    kept = set(cells.obsm) - set(MINIFIED[cls].values())  # what set-up was told of are counts
+    assert set(model.adata.obsm) == kept | {"scvi_qz_mean", "scvi_qz_var", "scvi_log_library"}
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_mean"], mean)
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_var"], variance)
     np.testing.assert_allclose(np.exp(model.adata.obsm["scvi_log_library"]), cells.X.sum(1), rtol=1e-5)

@@ -30,9 +30,12 @@ MAPPED: dict[type[Estimator], dict[str, Any]] = {
     scvi.AUTOZI: {},
     scvi.CondSCVI: {"labels_key": "cell_type"},
     scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "Unknown"},
+    scvi.TOTALVI: {"protein_expression_obsm_key": "proteins"},
 }
 # Options that an estimator has under another name.
-NAMES: dict[type[Estimator], dict[str, str]] = {}
+NAMES: dict[type[Estimator], dict[str, str]] = {
+    scvi.TOTALVI: {"dispersion": "gene_dispersion", "n_layers": "n_layers_encoder"}
+}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "seen by the encoder": {"encode_covariates": True},

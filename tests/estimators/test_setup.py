@@ -330,7 +330,7 @@ def test_nothing_is_changed(layout: str) -> None:
     pd.testing.assert_frame_equal(adata.obs, copy.obs)
     pd.testing.assert_frame_equal(adata.var, copy.var)
     assert list(adata.uns) == ["_scvi"]
-    assert [*adata.obsm, *adata.varm, *adata.layers, *adata.obsp] == []
+    assert [*adata.obsm, *adata.varm, *adata.layers, *adata.obsp] == ["proteins"]
 
 
 def test_a_setup_survives_a_file(plain: scvi.SCVI, tmp_path: Path) -> None:

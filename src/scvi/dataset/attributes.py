@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _CODES = {"batch_indices", "labels"}
 _FILLED = {"_cell": {"local_means", "local_vars"}, "_gene": {"gene_names"}, "_mapping": {"cell_types"}}
 """What population registers, by the suffix that others of that kind get: None until then."""
+PROTEINS = "protein_expression"
+"""Name of the measurement that models of proteins read."""
 _REGISTRIES = (
     "dataset_versions",
     "gene_attribute_names",
@@ -373,7 +375,16 @@ class AnnotatedCells(Dataset):
         counts = self.corrupted_X if corrupted else self._counts
         if counts is None:
             raise ValueError("there is no corrupted_X; call corrupt() first")
-        made_of = (counts, self.batch_indices, self.labels, self.local_means, self.local_vars, self.gene_names)
+        proteins = self._proteins()
+        made_of = (
+            counts,
+            self.batch_indices,
+            self.labels,
+            self.local_means,
+            self.local_vars,
+            self.gene_names,
+            proteins,
+        )
         known, cells = self._cell_data.get(corrupted, ((), None))
         if cells is None or any(old is not new for old, new in zip(known, made_of, strict=True)):
             cells = self._made_cell_data(counts)
@@ -394,7 +405,12 @@ class AnnotatedCells(Dataset):
             categorical=None,
             cell_names=np.arange(self.nb_cells),
             gene_names=genes,
+            proteins=self._proteins(),
         )
+
+    def _proteins(self) -> npt.NDArray | None:
+        """The measurement of proteins, if there is one."""
+        return vars(self).get(PROTEINS) if PROTEINS in self.cell_measurements_col_mappings else None
 
     def collate_fn_builder(
         self,

@@ -20,6 +20,7 @@ from scvi.dataset import checks
 from scvi.dataset.counts import Counts, Rows, as_rows, chosen_blocks, moments, row_sums, take
 from scvi.dataset.minified import Kept, kept_of
 from scvi.dataset.on_disk import OnDisk
+from scvi.dataset.proteins import as_dense, encoded_proteins
 from scvi.dataset.reading import ahead, buffer_cells, draw_buffers
 from scvi.dataset.registry import fingerprint, in_a_file, register, registered
 from scvi.dataset.resident import Resident, fits
@@ -71,6 +72,8 @@ class CellData:
     cell_names: np.ndarray  # (n,)
     gene_names: np.ndarray  # (g,)
     kept: Kept | None = None  # what a model keeps of cells without counts
+    proteins: np.ndarray | sp.csr_matrix | None = None  # (n, p) counts
+    measured: np.ndarray | None = None  # (k, p) bool, which proteins each batch measured; None: all
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -132,6 +135,8 @@ class CellData:
             categorical=None if self.categorical is None else torch.from_numpy(self.categorical[rows]),
             indices=torch.from_numpy(rows),
             kept=None if self.kept is None else {k: torch.from_numpy(v[rows]) for k, v in self.kept.values.items()},
+            proteins=None if self.proteins is None else torch.from_numpy(_float32(self.proteins[rows])),
+            measured=None if self.measured is None else torch.from_numpy(self.measured[self.batch[rows]]),
         )
 
     def minibatches(
@@ -174,6 +179,7 @@ class CellData:
             continuous=None if self.continuous is None else self.continuous[rows],
             categorical=None if self.categorical is None else self.categorical[rows],
             cell_names=self.cell_names[rows],
+            proteins=None if self.proteins is None else self.proteins[rows],
         )
 
     def on(self, device: torch.device) -> CellData:
@@ -240,6 +246,10 @@ class CellData:
             yield from ahead(partial(take, self.counts), parts)
         else:
             yield from (take(self.counts, rows) for rows in parts)
+
+
+def _float32(rows: np.ndarray | sp.csr_matrix) -> np.ndarray:
+    return as_dense(rows).astype(np.float32)
 
 
 def _column(values: np.ndarray, dtype: type) -> torch.Tensor:
@@ -418,6 +428,11 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool, labels: bool) -> tu
         cell_names=adata.obs_names.to_numpy(),
         gene_names=np.array(schema.genes, dtype=object),
         kept=kept,
+        **(
+            {}
+            if schema.proteins is None
+            else encoded_proteins(adata if kept is None else None, schema.proteins, validate)
+        ),
     )
     if not validate or kept is not None:
         return cells, np.empty(0)

@@ -232,7 +232,13 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
 
 
 def checked_counts(
-    counts: Counts, name: str, cells: pd.Index, genes: pd.Index, read: np.ndarray | None, layers: Sequence[str] | None
+    counts: Counts,
+    name: str,
+    cells: pd.Index,
+    genes: pd.Index | Sequence[str],
+    read: np.ndarray | None,
+    layers: Sequence[str] | None,
+    feature: str = "gene",
 ) -> np.ndarray:
     """Looks at every stored value once and returns the cells' totals.
 
@@ -245,6 +251,8 @@ def checked_counts(
         from), for the message.
     read
         (stored genes,) 1 for genes that count towards the totals, 0 for others; None is all of them.
+    feature
+        What the columns are.
 
     Returns
     -------
@@ -270,7 +278,7 @@ def checked_counts(
             position, reason = bad
             row, column = _place(block, position)
             raise ValueError(
-                f"{name} holds a {reason} value: {values[position]} in cell {str(cells[start + row])!r}, gene "
+                f"{name} holds a {reason} value: {values[position]} in cell {str(cells[start + row])!r}, {feature} "
                 f"{str(genes[column])!r}. The model needs raw counts (non-negative integers), not normalised, "
                 f"log-transformed or scaled values: {_where_counts_may_be(name, layers)}"
             )

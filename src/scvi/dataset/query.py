@@ -16,6 +16,7 @@ from scvi._warnings import warn
 from scvi.dataset import checks
 from scvi.dataset.cell_data import VARIANCE_FLOOR, encode, log_total_moments
 from scvi.dataset.counts import as_rows
+from scvi.dataset.proteins import with_new_batches
 from scvi.dataset.schema import Schema
 
 __all__ = ["become", "extended", "with_genes", "with_these_genes"]
@@ -153,6 +154,9 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     cells = encode(adata, wider, labels=labels)
     if n_new == 0:
         return wider
+    if wider.proteins is not None:
+        proteins = with_new_batches(wider.proteins, np.asarray(cells.proteins), cells.batch, wider.n_batch)
+        wider = replace(wider, proteins=proteins)
     totals = cells.totals()
     overall = log_total_moments(totals)
     if overall is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+import zlib
 from typing import Any
 
 from anndata import AnnData, ImplicitModificationWarning
@@ -12,15 +13,16 @@ from anndata import AnnData, ImplicitModificationWarning
 from scvi.dataset.checks import named, refuse_other_types, stored_counts
 from scvi.dataset.counts import counts_hash
 from scvi.dataset.on_disk import is_on_disk
+from scvi.dataset.proteins import read_proteins
 from scvi.dataset.schema import Schema
 
-__all__ = ["fingerprint", "in_a_file", "register", "registered"]
+__all__ = ["fingerprint", "fingerprint_of_proteins", "in_a_file", "register", "registered", "schema_of"]
 
 _UNS_KEY = "_scvi"
 
 
 def fingerprint(adata: AnnData, schema: Schema) -> str:
-    """Changes with the names of the cells, the names of the genes and the counts that `schema` reads.
+    """Changes with the names of the cells, the names of the genes and all counts that `schema` reads.
 
     How the counts are stored (layout, number type, order of sparse indices) does not matter.
     """
@@ -30,7 +32,15 @@ def fingerprint(adata: AnnData, schema: Schema) -> str:
         digest.update("\n".join(map(str, names)).encode())
         digest.update(b"\0")
     digest.update(f"{counts.shape} {counts_hash(counts)}".encode())
-    return digest.hexdigest()
+    return digest.hexdigest() + fingerprint_of_proteins(adata, schema)
+
+
+def fingerprint_of_proteins(adata: AnnData, schema: Schema) -> str:
+    """The part of the fingerprint that the proteins make; empty where there are none."""
+    if schema.proteins is None:
+        return ""
+    values, names = read_proteins(adata, schema.proteins.obsm_key, schema.proteins.names_uns_key)
+    return f"+{counts_hash(values):x}.{zlib.crc32(repr(names).encode()):x}"
 
 
 def in_a_file(adata: AnnData, schema: Schema) -> bool:
@@ -38,8 +48,8 @@ def in_a_file(adata: AnnData, schema: Schema) -> bool:
     return (adata.isbacked and schema.layer is None) or is_on_disk(stored_counts(adata, schema.layer))
 
 
-def register(adata: AnnData, class_name: str, schema: Schema, fingerprint: str) -> None:
-    """Writes the entry of one class and leaves those of other classes alone.
+def register(adata: Any, class_name: str, schema: Schema, fingerprint: str) -> None:
+    """Writes the entry of one class to the `uns` of an AnnData or a MuData, and leaves those of other classes alone.
 
     anndata turns a view into an actual copy when its `uns` is written to; the caller's variable stays the same object.
 
@@ -48,7 +58,7 @@ def register(adata: AnnData, class_name: str, schema: Schema, fingerprint: str) 
     ValueError
         If `adata` is a view of an open file, which cannot hold an entry, or if other software has taken its place.
     """
-    if adata.is_view and adata.isbacked:
+    if isinstance(adata, AnnData) and adata.is_view and adata.isbacked:
         raise ValueError(
             "adata is a part of an AnnData that is open on disk, and cannot be set up by itself: "
             "pass the whole AnnData, or call adata.to_memory() first"
@@ -68,25 +78,35 @@ def registered(adata: AnnData, class_name: str) -> Schema:
         If there is none, or if the cells, genes or counts of `adata` have changed since.
     """
     refuse_other_types(adata)
+    schema, expected = _entry(adata, class_name)
+    if fingerprint(adata, schema) != expected:
+        raise ValueError(
+            f"adata has changed since it was set up for {class_name}: its cells, genes or counts are not the same; "
+            f"call {class_name}.setup_anndata(adata, ...) again"
+        )
+    return schema
+
+
+def schema_of(data: Any, class_name: str) -> Schema:
+    """The schema that was registered for a class in ``data.uns``, whether the data have changed since or not."""
+    return _entry(data, class_name)[0]
+
+
+def _entry(data: Any, class_name: str) -> tuple[Schema, str]:
+    """Schema and fingerprint."""
     again = f"call {class_name}.setup_anndata(adata, ...)"
-    entries = _entries(adata)
+    entries = _entries(data)
     if class_name not in entries:
         others = f" (it was for {named(entries)})" if entries else ""
         raise ValueError(f"adata was not set up for {class_name}{others}; {again} first")
     try:
         entry = json.loads(entries[class_name])
-        schema, expected = Schema.from_json(entry["schema"]), entry["fingerprint"]
+        return Schema.from_json(entry["schema"]), entry["fingerprint"]
     except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"adata.uns[{_UNS_KEY!r}][{class_name!r}] cannot be read ({error}); {again} again") from error
-    if fingerprint(adata, schema) != expected:
-        raise ValueError(
-            f"adata has changed since it was set up for {class_name}: its cells, genes or counts are not the same; "
-            f"{again} again"
-        )
-    return schema
 
 
-def _entries(adata: AnnData) -> dict[str, Any]:
+def _entries(adata: Any) -> dict[str, Any]:
     entries = adata.uns.get(_UNS_KEY, {})
     if not hasattr(entries, "keys"):
         raise ValueError(

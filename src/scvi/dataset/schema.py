@@ -8,7 +8,61 @@ from typing import Any
 
 from scvi._checks import check_number
 
-__all__ = ["Schema"]
+__all__ = ["ProteinSchema", "Schema"]
+
+
+@dataclass(frozen=True)
+class ProteinSchema:
+    """Where the counts of proteins are, and what is known of them.
+
+    Attributes
+    ----------
+    obsm_key
+        Key of ``adata.obsm``.
+    names_uns_key
+        Key of ``adata.uns`` with the names; None where a table in `obsm` has them, or nothing.
+    names
+        Names in the model's order.
+    measured
+        For each batch code, whether it measured each protein.
+    modalities
+        Names of the modalities of a MuData, by argument of ``setup_mudata``; empty for an AnnData.
+    layer
+        Layer of the protein modality; None is its X.
+    """
+
+    obsm_key: str
+    names_uns_key: str | None
+    names: tuple[str, ...]
+    measured: tuple[tuple[bool, ...], ...]
+    modalities: dict[str, str] = field(default_factory=dict)
+    layer: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return values | {"names": list(self.names), "measured": [list(row) for row in self.measured]}
+
+    @classmethod
+    def from_json(cls, values: Any) -> ProteinSchema:
+        """The inverse of :meth:`to_json`; ValueError as for :class:`Schema`."""
+        if not isinstance(values, Mapping) or set(values) != {entry.name for entry in fields(cls)}:
+            raise ValueError("not a schema: the entry of the proteins is damaged")
+        names, measured, modalities = (values[name] for name in ("names", "measured", "modalities"))
+        flags = isinstance(measured, (list, tuple)) and all(
+            len(row) == len(names) and all(isinstance(flag, bool) for flag in row) for row in measured
+        )
+        if not flags or not isinstance(modalities, Mapping):
+            raise ValueError("not a schema: the proteins have no list of True and False for each batch")
+        _texts("modalities", [*modalities, *modalities.values()])
+        return cls(
+            obsm_key=_texts("obsm_key", [values["obsm_key"]])[0],
+            names_uns_key=_optional_text("names_uns_key", values["names_uns_key"]),
+            names=_texts("names of proteins", names),
+            measured=tuple(tuple(row) for row in measured),
+            modalities=dict(modalities),
+            layer=_optional_text("layer", values["layer"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -39,6 +93,8 @@ class Schema:
         Size factors are relative; times this number their mean is the mean total count.
     continuous_moments
         Mean and standard deviation of each continuous covariate, which enters a model less the one, over the other.
+    proteins
+        The counts of proteins, for a model that reads them.
     """
 
     layer: str | None = None
@@ -54,6 +110,7 @@ class Schema:
     size_factor_scale: float = 1.0
     continuous_moments: tuple[tuple[float, float], ...] = ()
     unlabeled_category: str | None = None
+    proteins: ProteinSchema | None = None
 
     @property
     def n_genes(self) -> int:
@@ -100,8 +157,12 @@ class Schema:
         return ("0",) if key is None else self.categories[key]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types; no entry for proteins where there are none."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if self.proteins is None:
+            del values["proteins"]
+        else:
+            values["proteins"] = self.proteins.to_json()
         values["categories"] = {key: list(names) for key, names in values["categories"].items()}
         for name in ("library_prior", "continuous_moments"):
             values[name] = [list(pair) for pair in values[name]]
@@ -133,6 +194,7 @@ class Schema:
                     "size_factor_scale", values["size_factor_scale"], "a positive number", above=0
                 ),
                 continuous_moments=_moments("continuous_moments", values["continuous_moments"]),
+                proteins=ProteinSchema.from_json(values["proteins"]) if "proteins" in values else None,
             )
         except TypeError as error:
             raise ValueError(f"not a schema: {error}") from error
@@ -141,14 +203,18 @@ class Schema:
             raise ValueError(f"not a schema: no categories for {lost}, or not one library prior for each batch")
         if len(schema.continuous_moments) != schema.n_continuous:
             raise ValueError("not a schema: not one pair of continuous_moments for each continuous covariate")
-        for name, entries in {"genes": schema.genes, **schema.categories}.items():
+        proteins = schema.proteins
+        if proteins is not None and len(proteins.measured) != schema.n_batch:
+            raise ValueError("not a schema: it does not say for each batch which proteins were measured")
+        named = {"genes": schema.genes, "proteins": () if proteins is None else proteins.names}
+        for name, entries in {**named, **schema.categories}.items():
             if len(set(entries)) < len(entries):
                 raise ValueError(f"not a schema: an entry of {name} occurs twice")
         return schema
 
 
 _OPTIONAL_TEXTS = ("layer", "batch_key", "labels_key", "size_factor_key", "mask_var", "unlabeled_category")
-_LATER = {"unlabeled_category"}  # not in the files of the first version
+_LATER = {"proteins", "unlabeled_category"}  # not in the files of the first version
 _TEXT_LISTS = ("categorical_covariate_keys", "continuous_covariate_keys", "genes")
 
 

@@ -6,5 +6,6 @@ from scvi.estimators.gimvi import GIMVI
 from scvi.estimators.linear_scvi import LinearSCVI
 from scvi.estimators.scanvi import SCANVI
 from scvi.estimators.scvi import SCVI
+from scvi.estimators.totalvi import TOTALVI
 
-__all__ = ["AUTOZI", "GIMVI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI"]
+__all__ = ["AUTOZI", "GIMVI", "SCANVI", "SCVI", "TOTALVI", "CondSCVI", "LinearSCVI"]

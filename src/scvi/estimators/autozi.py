@@ -117,7 +117,7 @@ class AUTOZI(CountEstimator):
         """
         self._require_trained()
         minibatches = self._ask(adata, indices, batch_size) if self._is_by_cell() else ()
-        return inflation.alphas_betas(self.module, minibatches)  # type: ignore[arg-type]
+        return inflation.alphas_betas(self.module, minibatches)
 
     def get_zero_inflation(
         self, adata: AnnData | None = None, indices: Indices = None, batch_size: int | None = None

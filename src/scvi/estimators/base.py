@@ -21,8 +21,8 @@ from scvi.estimators.cells import Cells, Indices, setup_table
 from scvi.inference.fitting import Fit
 from scvi.inference.plan import Plan, Precision, Schedule
 from scvi.minibatch import Minibatch
+from scvi.models.base import Model
 from scvi.models.surgery import Freeze, Scope
-from scvi.models.vae import VAE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -108,8 +108,13 @@ class Estimator(ABC):
 
     @classmethod
     @abstractmethod
-    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> VAE:
+    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> Model:
         """The network of a model with these options."""
+
+    @classmethod
+    def _as_anndata(cls, data: Any, schema: Schema) -> AnnData:
+        """What a user gives as cells, as the AnnData that is read; more kinds of it are up to subclasses."""
+        return data
 
     @classmethod
     def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
@@ -122,7 +127,7 @@ class Estimator(ABC):
     ) -> Cells:
         return Cells(schema, adata, labels=cls._reads_labels(options), owner=cls.__name__, validate=validate)
 
-    def _assemble(self, options: Mapping[str, Any], module: VAE, cells: Cells) -> None:
+    def _assemble(self, options: Mapping[str, Any], module: Any, cells: Cells) -> None:
         self.options = {name: plain(value) for name, value in options.items()}
         self.module, self._cells = module.eval(), cells
         self.schema, self.adata = cells.schema, cells.adata
@@ -281,7 +286,7 @@ class Estimator(ABC):
         )
         fit.prepare(resume, training.past_epochs(self.history), self.options, self.is_trained)
         if not (self.is_trained or self._is_initialised):
-            training.initialise(self.module, data, train_cells)
+            self._initialise(data, train_cells)
         try:
             fit.run()
         finally:
@@ -294,6 +299,10 @@ class Estimator(ABC):
     def _strata(self, data: CellData) -> np.ndarray | None:
         """(n,) codes of groups of which training and validation cells get like shares; None: it is left to chance."""
         return None
+
+    def _initialise(self, data: CellData, train_cells: np.ndarray) -> None:
+        """Starts the network where the training cells say."""
+        training.initialise(self.module, data, train_cells)
 
     def _keep(self, fit: Fit) -> None:
         """Takes over what a fit has reached, also an interrupted one."""
@@ -352,14 +361,14 @@ class Estimator(ABC):
         return cls._restored(stored, module, files.read_adata(dir_path) if adata is None else adata)
 
     @classmethod
-    def _read(cls, dir_path: str | os.PathLike[str]) -> tuple[files.StoredModel, VAE]:
+    def _read(cls, dir_path: str | os.PathLike[str]) -> tuple[files.StoredModel, Model]:
         """The files of a model, and its network."""
         options = set(inspect.signature(cls).parameters) - {"adata", "seed"}
         stored = files.read(dir_path, cls.__name__, options)
         return stored, files.rebuild(dir_path, stored, lambda: cls._make_module(stored.schema, stored.options))
 
     @classmethod
-    def _restored(cls, stored: files.StoredModel, module: VAE, adata: AnnData | None) -> Self:
+    def _restored(cls, stored: files.StoredModel, module: Model, adata: AnnData | None) -> Self:
         model = cls.__new__(cls)
         model._assemble(stored.options, module, cls._make_cells(stored.schema, stored.options, adata))
         model.history, model.is_trained = stored.history, stored.is_trained
@@ -437,7 +446,7 @@ class Estimator(ABC):
         )
         reference = cls._reference(reference_model)
         reference._require_trained()
-        adata = with_genes(adata, reference.schema, min_genes_found)
+        adata = with_genes(cls._as_anndata(adata, reference.schema), reference.schema, min_genes_found)
         options = reference.options
         schema = extended(reference.schema, adata, cls._reads_labels(options))
         module, scope = query.widened(reference.module, lambda: cls._make_module(schema, options), freeze)
@@ -513,7 +522,9 @@ class Estimator(ABC):
         self._require_trained()
         data = self._cells.own("minify")
         minibatches = self._minibatches(data, data.positions(), None)
-        adata = query.minify(self.module, self.adata, minibatches)
+        proteins = self.schema.proteins
+        with_counts = () if proteins is None else (proteins.obsm_key,)
+        adata = query.minify(self.module, self.adata, minibatches, with_counts)
         self._cells = self._make_cells(self.schema, self.options, adata)
         self.adata = adata
 

@@ -135,6 +135,8 @@ def setup_table(schema: Schema) -> pd.DataFrame:
     others = [("size factor", s.size_factor_key)]
     others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
     rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
+    if s.proteins is not None:
+        rows.append(("proteins", f"adata.obsm[{s.proteins.obsm_key!r}]", ", ".join(s.proteins.names)))
     if s.unlabeled_category is not None:
         said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
         rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]

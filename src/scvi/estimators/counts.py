@@ -18,7 +18,7 @@ from scvi.queries import expression, latent, likelihood
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["CountEstimator", "network_options"]
+__all__ = ["CountEstimator", "check_library", "checked_library_size", "drawn_cells", "network_options"]
 
 
 class CountEstimator(Estimator):
@@ -117,16 +117,14 @@ class CountEstimator(Estimator):
         """
         data, positions = self._choose(adata, indices, needs_counts=False)
         seed = resolve_seed(seed)
-        if n_samples_overall is not None:
-            check_integer("n_samples_overall", n_samples_overall, 1)
-            positions = np.random.default_rng([seed, 2]).choice(positions, n_samples_overall)
+        positions = drawn_cells(positions, n_samples_overall, seed)
         genes = None if gene_list is None else self._cells.gene_positions(gene_list)
         values = expression.normalized(
             self.module,
             self._minibatches(data, positions, batch_size),
             transform_batch=self._cells.batch_codes(transform_batch),
             genes=genes,
-            library_size=_library_size(library_size),
+            library_size=checked_library_size(library_size),
             n_samples=check_integer("n_samples", n_samples, 1),
             return_mean=return_mean,
             generator=self._generator(seed),
@@ -215,11 +213,7 @@ def network_options(schema: Schema, options: Mapping[str, Any]) -> dict[str, Any
     named = dict(options)
     if "gene_likelihood" in named:
         named["reconstruction_loss"] = named.pop("gene_likelihood")
-    if schema.size_factor_key is not None and not check_flag("use_observed_lib_size", options["use_observed_lib_size"]):
-        raise ValueError(
-            f"use_observed_lib_size=False infers the library sizes, which size_factor_key={schema.size_factor_key!r} "
-            "gives: leave out one of the two, size_factor_key in setup_anndata or use_observed_lib_size=False here"
-        )
+    check_library(schema, options)
     return {
         "n_input": schema.n_genes,
         "n_batch": schema.n_batch,
@@ -230,11 +224,29 @@ def network_options(schema: Schema, options: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+def check_library(schema: Schema, options: Mapping[str, Any]) -> None:
+    """Refuses size factors beside a library size that is inferred."""
+    if schema.size_factor_key is not None and not check_flag("use_observed_lib_size", options["use_observed_lib_size"]):
+        raise ValueError(
+            f"use_observed_lib_size=False infers the library sizes, which size_factor_key={schema.size_factor_key!r} "
+            "gives: leave out one of the two, size_factor_key in setup_anndata or use_observed_lib_size=False here"
+        )
+
+
+def drawn_cells(positions: np.ndarray, n_samples_overall: int | None, seed: int) -> np.ndarray:
+    """So many of the cells, drawn with replacement; None: the cells themselves."""
+    if n_samples_overall is None:
+        return positions
+    check_integer("n_samples_overall", n_samples_overall, 1)
+    return np.random.default_rng([seed, 2]).choice(positions, n_samples_overall)
+
+
 def _mean(values: np.ndarray, return_mean: bool) -> float | np.ndarray:
     return float(values.mean(dtype=np.float64)) if return_mean else values
 
 
-def _library_size(value: float | str) -> float | str:
+def checked_library_size(value: float | str) -> float | str:
+    """'latent' or a positive number; ValueError for anything else."""
     if is_number(value) and value > 0:
         return float(value)
     if isinstance(value, str) and value == "latent":

@@ -83,6 +83,6 @@ class LinearSCVI(CountEstimator):
     def get_loadings(self) -> pd.DataFrame:
         """Genes x latent dimensions: how much a step of 1 along a dimension moves the log frequency of each gene."""
         self._require_trained()
-        loadings = self.module.get_loadings()  # type: ignore[operator]
+        loadings = self.module.get_loadings()
         names = [f"Z_{i}" for i in range(loadings.shape[1])]
         return pd.DataFrame(loadings, index=pd.Index(self.schema.genes), columns=names)

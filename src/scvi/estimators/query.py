@@ -15,8 +15,8 @@ from scvi.dataset.minified import Kept, minified
 from scvi.dataset.schema import Schema
 from scvi.inference.checkpoint import digest
 from scvi.minibatch import Minibatch
+from scvi.models.base import Model
 from scvi.models.surgery import Freeze, Scope, scope_of, widen
-from scvi.models.vae import VAE
 from scvi.queries import latent
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def new_categories(old: Schema, new: Schema) -> dict[str, tuple[str, ...]]:
     return {key: names[len(known[key]) :] for key, names in new.categories.items() if len(names) > len(known[key])}
 
 
-def widened(old: VAE, make: Callable[[], VAE], freeze: Freeze) -> tuple[VAE, Scope]:
+def widened(old: Model, make: Callable[[], Model], freeze: Freeze) -> tuple[Model, Scope]:
     """A wider network with the weights of an old one, on its device, and what of it trains.
 
     Parameters
@@ -68,7 +68,7 @@ def report(new: Mapping[str, tuple[str, ...]], scope: Scope) -> None:
         )
 
 
-def minify(module: VAE, adata: AnnData, minibatches: Iterable[Minibatch], drop_obsm: tuple[str, ...] = ()) -> AnnData:
+def minify(module: Model, adata: AnnData, minibatches: Iterable[Minibatch], drop_obsm: tuple[str, ...] = ()) -> AnnData:
     """An AnnData without counts, see :func:`scvi.dataset.minified.minified`."""
     kept = Kept(latent.summary(module, minibatches), _digest(module))
     return minified(adata, kept, drop_obsm)

@@ -22,6 +22,7 @@ from scvi.inference import checkpoint
 from scvi.inference.fitting import Fit
 from scvi.inference.plan import Plan, Precision, default_batch_size, default_max_epochs
 from scvi.kernels import bf16_is_supported
+from scvi.models.totalvi import TOTALVAE
 from scvi.models.vae import VAE
 
 __all__ = [
@@ -251,7 +252,7 @@ def with_defaults(method: Callable[..., None], **defaults: Any) -> Callable[...,
     return changed
 
 
-def initialise(module: VAE, data: CellData, indices: np.ndarray) -> None:
+def initialise(module: VAE | TOTALVAE, data: CellData, indices: np.ndarray) -> None:
     """Starts the decoder at the mean frequencies and the dispersion at its moment estimate."""
     frequency, theta = moment_estimates(data, indices)
     device = next(module.parameters()).device

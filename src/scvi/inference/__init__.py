@@ -10,6 +10,7 @@ from scvi.inference.inference import AdapterTrainer, UnsupervisedTrainer
 from scvi.inference.jvae_trainer import JVAETrainer
 from scvi.inference.posterior import Posterior
 from scvi.inference.posterior_utils import load_posterior
+from scvi.inference.total_inference import TotalPosterior, TotalTrainer
 from scvi.inference.trainer import Trainer
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "JointSemiSupervisedTrainer",
     "Posterior",
     "SemiSupervisedTrainer",
+    "TotalPosterior",
+    "TotalTrainer",
     "Trainer",
     "UnsupervisedTrainer",
     "load_posterior",

@@ -152,7 +152,7 @@ def digest(*arrays: np.ndarray | None) -> str:
 
 def digest_of_data(data: CellData) -> str:
     """Tells the cells of a fit from others, by their names, genes, total counts and annotations."""
-    annotations = data.batch, data.labels, data.log_size, data.continuous, data.categorical
+    annotations = data.batch, data.labels, data.log_size, data.continuous, data.categorical, data.proteins
     return digest(data.cell_names, data.gene_names, data.totals(), *annotations)
 
 

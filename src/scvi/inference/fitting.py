@@ -480,4 +480,7 @@ def terms_of(elbo: Elbo) -> dict[str, Tensor]:
     """Sums over cells of what the history shows."""
     reconstruction = torch.stack([value.sum() for value in elbo.reconstruction.values()]).sum()
     kl = torch.stack([value.sum() for value in elbo.kl.values()]).sum()
-    return {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
+    terms = {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
+    if len(elbo.reconstruction) > 1:
+        terms |= {f"reconstruction_loss_{name}": value.sum() for name, value in elbo.reconstruction.items()}
+    return terms

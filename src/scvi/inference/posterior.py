@@ -24,7 +24,6 @@ from scvi.models.log_likelihood import (
     compute_reconstruction_error,
 )
 from scvi.models.utils import check_draws
-from scvi.models.vae import VAE
 from scvi.queries import evaluating
 from scvi.queries.expression import normalized, rate
 from scvi.queries.latent import latent, library
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from scvi.dataset import GeneExpressionDataset
 
-__all__ = ["Posterior", "SequentialSubsetSampler", "unsupervised_clustering_accuracy"]
+__all__ = ["Collate", "Posterior", "SequentialSubsetSampler", "unsupervised_clustering_accuracy"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Self = TypeVar("Self", bound="Posterior")
@@ -124,7 +123,7 @@ class Posterior:
         else:
             sampler = RandomSampler(gene_dataset) if shuffle else SequentialSampler(gene_dataset)
         self.data_loader_kwargs: dict[str, Any] = {"batch_size": 128, **(data_loader_kwargs or {})}
-        self.data_loader = self._loader(sampler, _Collate(gene_dataset))
+        self.data_loader = self._loader(sampler, self._collate())
         self.original_indices = self.indices
 
     # Cells --------------------------------------------------------------------------------------------------------
@@ -247,7 +246,7 @@ class Posterior:
         """
         if self.gene_dataset.n_batches != 2:
             return None
-        means, batch_indices, _ = self.get_latent()
+        means, batch_indices, *_ = self.get_latent()
         return posterior_utils.entropy_batch_mixing(means, batch_indices.ravel(), **kwargs)
 
     # Latent space and expression ----------------------------------------------------------------------------------
@@ -392,7 +391,7 @@ class Posterior:
             codes = [operator.index(code) for code in np.ravel(transform_batch)]
         except TypeError:
             raise ValueError(f"transform_batch={transform_batch!r} is not the code of a batch, an integer") from None
-        of_model = self.model.n_batch if isinstance(self.model, VAE) else 0  # it may know batches that are not here
+        of_model = self.model.n_batch if isinstance(self.model, Model) else 0  # it may know batches that are not here
         n_batches = max(of_model, self.gene_dataset.n_batches or 0)
         if not codes or not all(0 <= code < n_batches for code in codes):
             raise ValueError(
@@ -405,9 +404,13 @@ class Posterior:
         return self.gene_dataset.cell_data().positions(np.ravel(indices))
 
     def _reading(self: Self, corrupted: bool) -> Self:
-        posterior = self.update({"collate_fn": _Collate(self.gene_dataset, corrupted)})
+        posterior = self.update({"collate_fn": self._collate(corrupted)})
         posterior.reads_corrupted = corrupted
         return posterior
+
+    def _collate(self, corrupted: bool = False) -> Callable[[list[int]], list[Tensor]]:
+        """What makes the tensors of a minibatch from positions of cells."""
+        return Collate(self.gene_dataset, corrupted)
 
     def _undropped(self: Self) -> Self:
         """The same cells without ``drop_last``."""
@@ -432,7 +435,7 @@ def _ignore_ctrl_c(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _Collate:
+class Collate:
     """Turns positions of cells into their tensors as the data set is now; a class, so that loaders can be pickled."""
 
     def __init__(self, gene_dataset: GeneExpressionDataset, corrupted: bool = False) -> None:

@@ -5,7 +5,8 @@ from scvi.models.classifier import Classifier
 from scvi.models.jvae import JVAE
 from scvi.models.ldvae import LDVAE
 from scvi.models.scanvi import SCANVI
+from scvi.models.totalvi import TOTALVI
 from scvi.models.vae import VAE
 from scvi.models.vaec import VAEC
 
-__all__ = ["JVAE", "LDVAE", "SCANVI", "VAE", "VAEC", "AutoZIVAE", "Classifier"]
+__all__ = ["JVAE", "LDVAE", "SCANVI", "TOTALVI", "VAE", "VAEC", "AutoZIVAE", "Classifier"]

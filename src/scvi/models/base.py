@@ -8,10 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from scvi.minibatch import Minibatch
+from scvi.models.gaussian import draw
+from scvi.models.utils import check_draws
 
 __all__ = ["Elbo", "Model"]
+
+_DRAWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,9 @@ def _total(terms: list[Tensor]) -> Tensor:
 class Model(nn.Module, ABC):
     """A probabilistic model of counts: networks and densities, no data access."""
 
+    latent_distribution = "normal"
+    n_batch = 0
+
     @abstractmethod
     def variational(self, mb: Minibatch) -> Any:
         """The approximate posterior of the cells' latent variables."""
@@ -70,6 +78,21 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO of a minibatch, one posterior draw for each cell."""
+
+    def transformed(self, z: Tensor) -> Tensor:
+        """What the decoder sees of the Gaussian z: itself or, for 'ln', its softmax."""
+        return torch.softmax(z, dim=-1) if self.latent_distribution == "ln" else z
+
+    def latent_mean(self, qz: Normal, n_samples: int = 5000, generator: torch.Generator | None = None) -> Tensor:
+        """(n, d) E[z]; for 'ln' the mean of softmax(z) over `n_samples` draws."""
+        check_draws("n_samples", n_samples)
+        if self.latent_distribution == "normal":
+            return qz.loc
+        total = torch.zeros_like(qz.loc)
+        for start in range(0, n_samples, _DRAWS_AT_ONCE):
+            draws = draw(qz, min(_DRAWS_AT_ONCE, n_samples - start), generator)
+            total += self.transformed(draws).sum(0)
+        return total / n_samples
 
     def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
         """Refuses data of other sizes than the model was made for; a model with nothing to compare accepts all."""

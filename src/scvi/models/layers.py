@@ -13,7 +13,7 @@ from scvi.kernels import Counts, batch_norm_relu_dropout, linear
 from scvi.models.gaussian import draw
 from scvi.models.utils import one_hot
 
-__all__ = ["FCLayers", "identity", "reparameterize_gaussian"]
+__all__ = ["FCLayers", "dropout_rate_of", "identity", "reparameterize_gaussian"]
 
 
 def reparameterize_gaussian(mu: Tensor, var: Tensor) -> Tensor:
@@ -77,22 +77,32 @@ class FCLayers(nn.Module):
         # Laid out by input in memory: the first layer may read sparse counts, which look the weights up by gene.
         first.weight = nn.Parameter(first.weight.detach().t().contiguous().t())
 
-    def forward(self, x: Counts, *cat_list: Tensor | None, instance_id: int = 0, cont: Tensor | None = None) -> Tensor:
-        """(..., n, n_in) -> (..., n, n_out); categories (n, 1) codes or (n, k) one-hot, `cont` (n, n_cont)."""
-        covariates = self._covariates(cat_list, cont)
+    def forward(
+        self,
+        x: Counts,
+        *cat_list: Tensor | None,
+        instance_id: int = 0,
+        cont: Tensor | None = None,
+        also: Tensor | None = None,
+    ) -> Tensor:
+        """(..., n, n_in) -> (..., n, n_out); categories (n, 1) codes or (n, k) one-hot, `cont` (n, n_cont).
+
+        `also` are further columns of x, dense where x may be sparse; `n_in` counts them.
+        """
+        covariates = self.covariates(cat_list, cont)
         for layer in self.fc_layers:
             first, norm, relu, dropout = layer.children()
-            beside = None
-            if covariates:
-                beside = torch.cat([c.expand(*x.shape[:-1], -1) for c in covariates], dim=-1)
+            columns = [*([] if also is None else [also]), *(c.expand(*x.shape[:-1], -1) for c in covariates)]
+            beside, also = torch.cat(columns, dim=-1) if columns else None, None
             x = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
             if isinstance(norm, nn.BatchNorm1d) and norm.training and isinstance(relu, nn.ReLU) and x.dim() == 2:
-                x = batch_norm_relu_dropout(x, norm, _rate(dropout))
+                x = batch_norm_relu_dropout(x, norm, dropout_rate_of(dropout))
             else:
                 x = dropout(relu(_each_draw(norm, x)))
         return x  # type: ignore[return-value]
 
-    def _covariates(self, cat_list: tuple[Tensor | None, ...], cont: Tensor | None) -> list[Tensor]:
+    def covariates(self, cat_list: tuple[Tensor | None, ...], cont: Tensor | None) -> list[Tensor]:
+        """The columns, (n, .) each, that are put beside the input of every layer."""
         if len(cat_list) < len(self.n_cat_list):
             raise AssertionError("nb. categorical args provided doesn't match init. params.")
         covariates = []
@@ -109,7 +119,8 @@ class FCLayers(nn.Module):
         return covariates
 
 
-def _rate(dropout: nn.Module) -> float:
+def dropout_rate_of(dropout: nn.Module) -> float:
+    """The rate that a module drops with now; 0 in evaluation mode."""
     return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
 

@@ -7,14 +7,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Poisson
+from torch.distributions import Distribution, Normal, Poisson
 
 from scvi import kernels
 from scvi.kernels.affine import Affine, as_tensor
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.models.utils import check_choice
 
-__all__ = ["DISPERSIONS", "LIKELIHOODS", "Decoded", "Dispersion", "Likelihood", "make_dispersion", "make_likelihood"]
+__all__ = [
+    "DISPERSIONS",
+    "LIKELIHOODS",
+    "Decoded",
+    "DecodedProteins",
+    "Dispersion",
+    "Likelihood",
+    "make_dispersion",
+    "make_likelihood",
+]
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,46 @@ class Decoded:
     def theta(self) -> Tensor:
         """Inverse dispersion."""
         return self.log_theta.exp()
+
+
+@dataclass(frozen=True)
+class DecodedProteins:
+    """What a decoder says of the proteins of n cells (leading draw axes allowed), each count background or foreground.
+
+    Attributes
+    ----------
+    log_background
+        Posterior of the log mean count of the background, (..., n, p).
+    log_factor
+        (..., n, p) log of how many times more the foreground has.
+    mixing
+        (..., n, p) logits of the probability that a count is background.
+    log_theta
+        (p,) or (..., n, p) log inverse dispersion.
+    measured
+        (n, p) whether the batch that the cells are decoded in measured a protein; None: all.
+    """
+
+    log_background: Normal
+    log_factor: Tensor
+    mixing: Tensor
+    log_theta: Tensor
+    measured: Tensor | None = None
+
+    @property
+    def foreground_probability(self) -> Tensor:
+        """(..., n, p)."""
+        return torch.sigmoid(-self.mixing)
+
+    @property
+    def theta(self) -> Tensor:
+        """Inverse dispersion."""
+        return self.log_theta.exp()
+
+    def nll(self, y: Tensor, log_background: Tensor, weight: float = 1.0) -> Tensor:
+        """(..., n) negative log-likelihood at a draw of the log background, summed over the measured proteins."""
+        given = (log_background, self.log_factor, self.mixing, self.log_theta)
+        return kernels.nll_nb_mixture(y, *given, self.measured, weight)
 
 
 class Likelihood(ABC):

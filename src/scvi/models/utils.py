@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scvi._checks import check_integer
+from scvi._checks import check_integer, is_number
 
-__all__ = ["broadcast_labels", "check_choice", "check_draws", "enumerate_discrete", "iterate", "one_hot"]
+__all__ = [
+    "batch_code",
+    "broadcast_labels",
+    "check_choice",
+    "check_draws",
+    "check_rate",
+    "check_sizes",
+    "enumerate_discrete",
+    "iterate",
+    "one_hot",
+]
 
 
 def one_hot(index: Tensor, n_cat: int) -> Tensor:
@@ -60,3 +71,28 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...] | list[str]) ->
 def check_draws(name: str, value: Any) -> None:
     """Refuse a number of posterior draws that is none."""
     check_integer(name, value, 1, wanted="a number of draws, an integer from 1 on")
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Refuse a dropout rate that is none."""
+    if not (is_number(value) and 0 <= value < 1):
+        raise ValueError(f"{name}={value!r} is not a number in [0, 1)")
+
+
+def check_sizes(least: int, **sizes: Any) -> None:
+    """Refuse sizes of networks that are no integers from `least` on."""
+    for name, value in sizes.items():
+        check_integer(name, value, least)
+
+
+def batch_code(name: str, code: Any, n_batch: int) -> int | None:
+    """The code of one of `n_batch` batches as an int; None stays None. 0 and 1 batches both have the code 0."""
+    if code is None:
+        return None
+    try:
+        position = operator.index(code)
+    except TypeError:
+        raise ValueError(f"{name}={code!r} is not the code of a batch, an integer") from None
+    if not 0 <= position < max(n_batch, 1):
+        raise ValueError(f"{name}={code!r} is not a batch of this model, which has 0 to {max(n_batch, 1) - 1}")
+    return position

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,19 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from scvi._checks import check_flag, check_integer, is_number
+from scvi._checks import check_flag
 from scvi.kernels import Counts
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Model
 from scvi.models.gaussian import draw, draw_with_kl
 from scvi.models.likelihood import Decoded, make_dispersion, make_likelihood
 from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
-from scvi.models.utils import check_choice, check_draws
+from scvi.models.utils import batch_code, check_choice, check_draws, check_rate, check_sizes
 
 __all__ = ["VAE", "Variational"]
 
 _LIBRARY_OF_SCALE_FROM_Z = 4.0  # the constant that 2020's scale_from_z decodes with; frequencies do not depend on it
-_DRAWS_AT_ONCE = 256
 
 
 class Variational(NamedTuple):
@@ -106,14 +104,14 @@ class VAE(Model):
         encode_covariates: bool = False,
     ) -> None:
         super().__init__()
-        _check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
-        _check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
-        _check_rate(dropout_rate)
+        check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
+        check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
+        check_rate("dropout_rate", dropout_rate)
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
         check_flag("use_observed_lib_size", use_observed_lib_size)
         check_flag("encode_covariates", encode_covariates)
         for position, size in enumerate(n_cats_per_cov or ()):
-            _check_sizes(0, **{f"n_cats_per_cov[{position}]": size})
+            check_sizes(0, **{f"n_cats_per_cov[{position}]": size})
         self.n_input, self.n_batch, self.n_labels, self.n_latent = n_input, n_batch, n_labels, n_latent
         self.dispersion = dispersion
         self.log_variational = log_variational
@@ -359,17 +357,6 @@ class VAE(Model):
         q = self.variational(Minibatch(x, self._batch(x, None), y))  # type: ignore[arg-type]
         return self.latent_mean(q.z, n_samples) if give_mean else self.z_encoder.z_transformation(draw(q.z))
 
-    def latent_mean(self, qz: Normal, n_samples: int = 5000, generator: torch.Generator | None = None) -> Tensor:
-        """(n, d) E[z]; for 'ln' the mean of softmax(z) over `n_samples` draws."""
-        check_draws("n_samples", n_samples)
-        if self.latent_distribution == "normal":
-            return qz.loc
-        total = torch.zeros_like(qz.loc)
-        for start in range(0, n_samples, _DRAWS_AT_ONCE):
-            draws = draw(qz, min(_DRAWS_AT_ONCE, n_samples - start), generator)
-            total += self.z_encoder.z_transformation(draws).sum(0)
-        return total / n_samples
-
     def sample_from_posterior_l(self, x: Tensor) -> Tensor:
         """(n, 1) a draw of the log library size (the observed one where it is observed)."""
         self._refuse_to_encode("sample_from_posterior_l")
@@ -417,17 +404,7 @@ class VAE(Model):
         return torch.zeros(x.shape[0], 1, dtype=torch.long, device=x.device)
 
     def _batch_code(self, name: str, code: Any) -> int | None:
-        """The code of a batch as an int; None stays None."""
-        if code is None:
-            return None
-        try:
-            position = operator.index(code)
-        except TypeError:
-            raise ValueError(f"{name}={code!r} is not the code of a batch, an integer") from None
-        n_batch = max(self.n_batch, 1)
-        if not 0 <= position < n_batch:
-            raise ValueError(f"{name}={code!r} is not a batch of this model, which has 0 to {n_batch - 1}")
-        return position
+        return batch_code(name, code, self.n_batch)
 
     def _covariates(self) -> list[str]:
         """The options that brought covariates beside the batch."""
@@ -452,16 +429,6 @@ class VAE(Model):
                 f"encode_covariates=True: {method} has no argument for the batch and covariates that the encoder "
                 "sees; use `variational` with a Minibatch that holds them"
             )
-
-
-def _check_rate(dropout_rate: Any) -> None:
-    if not (is_number(dropout_rate) and 0 <= dropout_rate < 1):
-        raise ValueError(f"dropout_rate={dropout_rate!r} is not a number in [0, 1)")
-
-
-def _check_sizes(least: int, **sizes: int) -> None:
-    for name, value in sizes.items():
-        check_integer(name, value, least)
 
 
 def observed_log_library(mb: Minibatch) -> Tensor:

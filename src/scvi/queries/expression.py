@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scvi.minibatch import Minibatch
+from scvi.models.base import Model
 from scvi.models.gaussian import draw
 from scvi.models.likelihood import Decoded
 from scvi.models.vae import VAE, observed_log_library
 from scvi.queries.evaluation import evaluating
 from scvi.queries.joined import Joined
 
-__all__ = ["expected", "likelihood_parameters", "normalized", "rate"]
+__all__ = [
+    "expected",
+    "expected_parts",
+    "gene_parameters",
+    "likelihood_parameters",
+    "normalized",
+    "posterior_draws",
+    "rate",
+]
 
 _MAX_ELEMENTS = 2**21  # of one decoded block of draws, (s, n, g)
 
@@ -97,40 +107,67 @@ def expected(
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
     """Any function of the decoder's output, averaged over batches and, if wanted, over draws."""
+    return expected_parts(
+        model,
+        minibatches,
+        lambda decoded: {"value": value(decoded)},
+        transform_batch=transform_batch,
+        n_samples=n_samples,
+        return_mean=return_mean,
+        generator=generator,
+    )["value"]
+
+
+def expected_parts(
+    model: Model,
+    minibatches: Iterable[Minibatch],
+    parts: Callable[[Any], dict[str, Tensor]],
+    *,
+    transform_batch: int | Sequence[int] | None = None,
+    n_samples: int = 1,
+    return_mean: bool = True,
+    generator: torch.Generator | None = None,
+) -> dict[str, np.ndarray]:
+    """As :func:`expected` for several functions at once. What is NaN in a batch does not enter the average."""
     batches: list[int | None] = [*transform_batch] if isinstance(transform_batch, Sequence) else [transform_batch]
-    result = Joined()
+    results: dict[str, Joined] = {}
     one = return_mean or n_samples == 1
     with evaluating(model):
         for mb in minibatches:
-            draws = _draws(model, mb, value, batches, n_samples, return_mean, generator)
-            result.add(draws[0] if one else draws.swapaxes(0, 1))
-    return result.array() if one else result.array().swapaxes(0, 1)
+            for name, draws in _draws(model, mb, parts, batches, n_samples, return_mean, generator).items():
+                results.setdefault(name, Joined()).add(draws[0] if one else draws.swapaxes(0, 1))
+    arrays = {name: result.array() for name, result in results.items()}
+    return arrays if one else {name: array.swapaxes(0, 1) for name, array in arrays.items()}
 
 
 def _draws(
-    model: VAE,
+    model: Any,
     mb: Minibatch,
-    value: Callable[[Decoded], Tensor],
+    parts: Callable[[Any], dict[str, Tensor]],
     batches: list[int | None],
     n_samples: int,
     return_mean: bool,
     generator: torch.Generator | None,
-) -> np.ndarray:
-    """(s, n, g) of one minibatch, s = 1 for the mean."""
-    kept: list[np.ndarray] = []
-    total: Tensor | float = 0.0
-    for z, log_library in _posterior_draws(model, mb, n_samples, generator):
-        values = [value(model.generative(z, log_library, mb, b)) for b in batches]
-        block = torch.stack(values).mean(0) if len(values) > 1 else values[0]
-        if return_mean:
-            total = total + block.sum(0, keepdim=True)
-        else:
-            kept.append(block.cpu().numpy())
-    return (total / n_samples).cpu().numpy() if return_mean else np.concatenate(kept)  # type: ignore[union-attr]
+) -> dict[str, np.ndarray]:
+    """(s, n, .) of one minibatch, s = 1 for the mean."""
+    kept: dict[str, list[Tensor]] = {}
+    for z, log_library in posterior_draws(model, mb, n_samples, generator):
+        values = [parts(model.generative(z, log_library, mb, b)) for b in batches]
+        for name, first in values[0].items():
+            block = torch.stack([value[name] for value in values]).nanmean(0) if len(values) > 1 else first
+            if not return_mean:
+                kept.setdefault(name, []).append(block.cpu())
+            elif name in kept:
+                kept[name][0] += block.sum(0, keepdim=True)
+            else:
+                kept[name] = [block.sum(0, keepdim=True)]
+    if return_mean:
+        return {name: (total / n_samples).cpu().numpy() for name, (total,) in kept.items()}
+    return {name: torch.cat(blocks).numpy() for name, blocks in kept.items()}
 
 
-def _posterior_draws(
-    model: VAE, mb: Minibatch, n_samples: int, generator: torch.Generator | None
+def posterior_draws(
+    model: Any, mb: Minibatch, n_samples: int, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of (z, log library), each (s, n, .), small enough to be decoded at once."""
     q = model.variational(mb)
@@ -158,23 +195,19 @@ def likelihood_parameters(
         'mean' (expected counts before dropout), 'dispersions' (inverse, not for Poisson) and 'dropout' (logits, only
         for zero-inflated likelihoods): (n, g), or (n_samples, n, g) for more than one draw that is not averaged.
     """
-    names = ["mean"]
-    if model.reconstruction_loss != "poisson":
-        names.append("dispersions")
-    if model.likelihood.has_dropout:
-        names.append("dropout")
 
-    def value(decoded: Decoded) -> Tensor:
-        parts = {"mean": decoded.rate, "dispersions": decoded.theta, "dropout": decoded.dropout_logits}
-        return torch.stack([parts[name].expand_as(decoded.rate) for name in names])  # type: ignore[union-attr]
+    def parts(decoded: Decoded) -> dict[str, Tensor]:
+        return gene_parameters(decoded, with_dispersion=model.reconstruction_loss != "poisson")
 
-    results = {name: Joined() for name in names}
-    one = give_mean or n_samples == 1
-    with evaluating(model):
-        for mb in minibatches:
-            blocks = _posterior_draws(model, mb, n_samples, generator)
-            draws = np.concatenate([value(model.generative(z, l, mb)).cpu().numpy() for z, l in blocks], axis=1)
-            for result, part in zip(results.values(), draws, strict=True):  # (s, n, g)
-                result.add(part.mean(axis=0) if one else part.swapaxes(0, 1))
-    arrays = {name: result.array() for name, result in results.items()}
-    return arrays if one else {name: array.swapaxes(0, 1) for name, array in arrays.items()}
+    return expected_parts(model, minibatches, parts, n_samples=n_samples, return_mean=give_mean, generator=generator)
+
+
+def gene_parameters(decoded: Decoded, with_dispersion: bool = True) -> dict[str, Tensor]:
+    """What :func:`likelihood_parameters` returns, of one decoded block."""
+    rate = decoded.rate
+    found: dict[str, Tensor | None] = {
+        "mean": rate,
+        "dispersions": decoded.theta.expand_as(rate) if with_dispersion else None,
+        "dropout": decoded.dropout_logits,
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from scvi.minibatch import Minibatch
+from scvi.models.base import Model
 from scvi.models.gaussian import draw
-from scvi.models.vae import VAE, observed_log_library
+from scvi.models.vae import observed_log_library
 from scvi.queries.evaluation import evaluating
 from scvi.queries.joined import Joined
 
@@ -17,7 +18,7 @@ __all__ = ["latent", "latent_distribution", "library", "summary"]
 
 
 def latent(
-    model: VAE,
+    model: Model,
     minibatches: Iterable[Minibatch],
     give_mean: bool = True,
     generator: torch.Generator | None = None,
@@ -34,12 +35,12 @@ def latent(
             if give_mean:
                 z = model.latent_mean(qz, n_draws, generator)
             else:
-                z = model.z_encoder.z_transformation(draw(qz, generator=generator))
+                z = model.transformed(draw(qz, generator=generator))
             result.add(z.cpu().numpy())
     return result.array()
 
 
-def latent_distribution(model: VAE, minibatches: Iterable[Minibatch]) -> tuple[np.ndarray, np.ndarray]:
+def latent_distribution(model: Model, minibatches: Iterable[Minibatch]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the (untransformed) Gaussian q(z | x), each (n, d)."""
     means, variances = Joined(), Joined()
     with evaluating(model):
@@ -51,7 +52,7 @@ def latent_distribution(model: VAE, minibatches: Iterable[Minibatch]) -> tuple[n
 
 
 def library(
-    model: VAE, minibatches: Iterable[Minibatch], give_mean: bool = True, generator: torch.Generator | None = None
+    model: Model, minibatches: Iterable[Minibatch], give_mean: bool = True, generator: torch.Generator | None = None
 ) -> np.ndarray:
     """(n, 1) log library sizes: observed where the model observes them, else posterior means or draws."""
     result = Joined()
@@ -66,7 +67,7 @@ def library(
     return result.array()
 
 
-def summary(model: VAE, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
+def summary(model: Model, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
     """(n, .) by name: what a model keeps of cells whose counts are dropped."""
     results: dict[str, Joined] = {}
     with evaluating(model):

@@ -10,7 +10,6 @@ import torch
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
 from scvi.models.log_likelihood import importance_log_likelihood
-from scvi.models.vae import VAE
 from scvi.queries.evaluation import evaluating
 from scvi.queries.joined import Joined, joined
 
@@ -36,7 +35,7 @@ def reconstruction(
 
 
 def marginal(
-    model: VAE,
+    model: Model,
     minibatches: Iterable[Minibatch],
     n_mc_samples: int = 1000,
     generator: torch.Generator | None = None,

@@ -1,0 +1,307 @@
+"""Cells with proteins, seen through totalVI, under the names of 2020."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from scvi.inference.posterior import Collate, Posterior, metric
+from scvi.minibatch import Minibatch
+from scvi.models.gaussian import draw
+from scvi.models.totalvi import TOTALVAE
+from scvi.models.utils import batch_code, check_choice, check_draws
+from scvi.models.vae import observed_log_library
+from scvi.queries import evaluating, proteins
+from scvi.queries.likelihood import marginal
+from scvi.queries.proteins import Draws, Part, ProteinValue
+
+if TYPE_CHECKING:
+    from scvi.dataset import GeneExpressionDataset
+
+__all__ = ["MEASUREMENT", "TotalPosterior"]
+
+Batches: TypeAlias = int | Sequence[int] | None
+Floats: TypeAlias = npt.NDArray[np.float32]
+MEASUREMENT = "protein_expression"
+"""Name of the measurement of a data set that holds the counts of proteins."""
+
+
+class TotalPosterior(Posterior):
+    """Cells of a data set with proteins, and what a totalVI model says of them; see :class:`Posterior` for the order.
+
+    Iterating yields the five tensors of a `Posterior`, then the counts of proteins (n, p). The data set has them as its
+    measurement "protein_expression". Arrays that hold genes and proteins have the genes first.
+
+    `transform_batch` is the code of the batch to decode every cell in, or several, over which the result is averaged;
+    None is each cell's own. With ``n_samples`` > 1 and ``give_mean=False`` the draws are the last axis.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        gene_dataset: GeneExpressionDataset,
+        shuffle: bool = False,
+        indices: npt.ArrayLike | None = None,
+        use_cuda: bool = True,
+        data_loader_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if MEASUREMENT not in gene_dataset.cell_measurements_col_mappings:
+            raise ValueError(
+                f"this data set has no measurement {MEASUREMENT!r}: add one with initialize_cell_measurement("
+                f'CellMeasurement("{MEASUREMENT}", counts, "protein_names", names))'
+            )
+        super().__init__(model, gene_dataset, shuffle, indices, use_cuda, data_loader_kwargs)
+
+    def minibatches(self) -> Iterator[Minibatch]:
+        return (replace(Minibatch.from_tensors(tensors), proteins=tensors[5]) for tensors in self)
+
+    def check_model(self) -> None:
+        super().check_model()
+        n_proteins = getattr(self.gene_dataset, MEASUREMENT).shape[1]
+        if isinstance(self.model, TOTALVAE) and self.model.n_input_proteins != n_proteins:
+            raise ValueError(
+                f"this {type(self.model).__name__} was made for n_input_proteins={self.model.n_input_proteins}, the "
+                f"data set has {n_proteins}: make a model of the sizes of the data set"
+            )
+
+    def _collate(self, corrupted: bool = False) -> Callable[[list[int]], list[Tensor]]:
+        return _CollateProteins(self.gene_dataset, corrupted)
+
+    # Scores -------------------------------------------------------------------------------------------------------
+
+    @metric("min")
+    def elbo(self) -> float:
+        """Negative evidence lower bound, mean over cells, in nats; lower is better."""
+        return self.compute_elbo(self.model)
+
+    @metric("min")
+    def reconstruction_error(self, mode: str = "total") -> float:
+        """Negative log-likelihood given a draw of the latent variables, mean over cells, in nats.
+
+        Parameters
+        ----------
+        mode
+            'total', 'gene' or 'protein'.
+        """
+        check_choice("mode", mode, ("total", "gene", "protein"))
+        genes, of_proteins = self.compute_reconstruction_error(self.model)
+        return {"total": genes + of_proteins, "gene": genes, "protein": of_proteins}[mode]
+
+    @metric("min")
+    def marginal_ll(self, n_mc_samples: int = 1000) -> float:
+        """Negative log-likelihood of the counts by importance sampling, mean over cells, in nats."""
+        return self.compute_marginal_log_likelihood(n_mc_samples)
+
+    def compute_elbo(self, vae: TOTALVAE, **kwargs: Any) -> float:
+        """:meth:`elbo` of another model; `kwargs` are passed to its call."""
+        return sum(self._mean_terms(vae, **kwargs))
+
+    def compute_reconstruction_error(self, vae: TOTALVAE, **kwargs: Any) -> tuple[float, float]:
+        """Of genes and of proteins; arguments as :meth:`compute_elbo`."""
+        genes, of_proteins, *_ = self._mean_terms(vae, **kwargs)
+        return genes, of_proteins
+
+    def compute_marginal_log_likelihood(self, n_samples_mc: int = 100, batch_size: int = 96) -> float:
+        """:meth:`marginal_ll` with `n_samples_mc` draws, `batch_size` cells at a time."""
+        check_draws("n_samples_mc", n_samples_mc)
+        self._refuse_unfit()
+        cells = self._undropped().update({"batch_size": batch_size})
+        return -float(marginal(self.model, cells.minibatches(), n_mc_samples=n_samples_mc).mean())
+
+    def _mean_terms(self, vae: TOTALVAE, **kwargs: Any) -> list[float]:
+        """Reconstruction of genes and of proteins, KL of z, of the library and of the background."""
+        self._refuse_unfit()
+        total, n = np.zeros(5), 0
+        with evaluating(vae):
+            for x, l_mean, l_var, batch_index, label, y in self._undropped():
+                terms = vae(x, y, l_mean, l_var, batch_index, label, **kwargs)
+                total += [float(term.double().sum()) for term in terms]
+                n += len(x)
+        return (total / n).tolist()
+
+    # Latent space -------------------------------------------------------------------------------------------------
+
+    def get_latent(  # type: ignore[override]  # the 2020 class has other results here
+        self, sample: bool = False
+    ) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+        """Where the model places each cell, and its library size of RNA.
+
+        Parameters
+        ----------
+        sample
+            One draw; otherwise the mean of the variational posterior.
+
+        Returns
+        -------
+        latent (n, d), batch codes (n, 1), label codes (n,), library sizes (n,); in the order of the iteration.
+        """
+        self._refuse_unfit()
+        rows: list[tuple[Tensor, ...]] = []
+        with evaluating(self.model):
+            for mb in self._undropped().minibatches():
+                q = self.model.variational(mb)
+                z = self.model.transformed(draw(q.z)) if sample else self.model.latent_mean(q.z)
+                if q.l is None:
+                    log_library = observed_log_library(mb)
+                else:
+                    log_library = draw(q.l) if sample else q.l.loc + q.l.scale.square() / 2
+                rows.append((z, mb.batch, mb.labels, log_library.exp()))
+        z, batch, labels, library = (torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))
+        return z, batch, labels.ravel(), library.ravel()
+
+    # Expression ---------------------------------------------------------------------------------------------------
+
+    def get_protein_background_mean(self) -> Floats:
+        """(n, p) one draw of the mean count of the background."""
+        return proteins.background(self.model, self._cells())
+
+    def get_sample_dropout(self, n_samples: int = 1, give_mean: bool = True) -> Floats:
+        """Probability that a count of a gene was lost, (n, g) or (n, g, s)."""
+        part = self._part(n_samples, give_mean)
+        return _draws_last(proteins.dropout_probability(self.model, self._cells(), part))
+
+    def get_sample_mixing(self, n_samples: int = 1, give_mean: bool = True, transform_batch: Batches = None) -> Floats:
+        """Probability that the count of a protein is background, (n, p) or (n, p, s)."""
+        part = self._part(n_samples, give_mean, transform_batch)
+        return _draws_last(1 - proteins.foreground_probability(self.model, self._cells(), part))
+
+    def get_sample_scale(  # type: ignore[override]  # the 2020 class has other arguments here
+        self,
+        transform_batch: Batches = None,
+        eps: float = 0.5,
+        normalize_pro: bool = False,
+        sample_bern: bool = True,
+        include_bg: bool = False,
+    ) -> Floats:
+        """(n, g + p) expected frequencies of genes, and expected counts of proteins plus `eps`, at one posterior draw.
+
+        Differential expression compares these values; `eps` is its prior count.
+
+        Parameters
+        ----------
+        normalize_pro
+            Divide proteins by their sum.
+        sample_bern
+            Draw whether a count is background instead of weighing by the probability.
+        include_bg
+            Add the background.
+        """
+        value = ProteinValue(include_background=include_bg, sample_mixing=sample_bern, scale=normalize_pro)
+        part = self._part(1, True, transform_batch)
+        genes, of_proteins = proteins.normalized(self.model, self._cells(), part, value)
+        return np.concatenate([genes, of_proteins + np.float32(eps)], axis=-1)
+
+    def get_normalized_denoised_expression(
+        self,
+        n_samples: int = 1,
+        give_mean: bool = True,
+        transform_batch: Batches = None,
+        sample_protein_mixing: bool = True,
+    ) -> tuple[Floats, Floats]:
+        """Expected frequencies of genes, and expected counts of proteins without their background.
+
+        Returns
+        -------
+        (n, g) and (n, p), or (n, g, s) and (n, p, s)
+        """
+        part = self._part(n_samples, give_mean, transform_batch)
+        value = ProteinValue(sample_mixing=sample_protein_mixing)
+        genes, of_proteins = proteins.normalized(self.model, self._cells(), part, value)
+        return _draws_last(genes), _draws_last(of_proteins)
+
+    def get_protein_mean(self, n_samples: int = 1, give_mean: bool = True, transform_batch: Batches = None) -> Floats:
+        """Expected counts of proteins, background included, (n, p) or (n, p, s)."""
+        part = self._part(n_samples, give_mean, transform_batch)
+        value = ProteinValue(include_background=True)
+        return _draws_last(proteins.normalized(self.model, self._cells(), part, value)[1])
+
+    def imputation(self, n_samples: int = 1, transform_batch: Batches = None) -> Floats:
+        """Expected counts of genes, (n, g), or (s, n, g) for s > 1 draws."""
+        part = self._part(n_samples, False, transform_batch)
+        return proteins.normalized(self.model, self._cells(), part, ProteinValue(), "latent")[0]
+
+    # Samples ------------------------------------------------------------------------------------------------------
+
+    def generate(self, n_samples: int = 100, batch_size: int = 64) -> tuple[Floats, Floats]:
+        """Counts as the model would measure them, without zero inflation, and the counts themselves.
+
+        Returns
+        -------
+        (n, g + p, s) and (n, g + p)
+        """
+        check_draws("n_samples", n_samples)
+        cells = list(self._cells(batch_size))  # in one order
+        drawn = proteins.predictive_draws(self.model, cells, n_samples, with_dropout=False)
+        originals = [torch.cat([mb.x, mb.proteins], dim=1).cpu().numpy() for mb in cells]  # type: ignore[list-item]
+        return _both(drawn), np.concatenate(originals)
+
+    def generate_denoised_samples(
+        self,
+        n_samples: int = 25,
+        batch_size: int = 64,
+        rna_size_factor: float = 1,
+        transform_batch: int | None = None,
+    ) -> Floats:
+        """(n, g + p, s) draws without counting noise and without the background of proteins.
+
+        Genes have the mean `rna_size_factor` times their frequency.
+        """
+        check_draws("n_samples", n_samples)
+        code = batch_code("transform_batch", transform_batch, self.model.n_batch)
+        return _both(proteins.denoised_draws(self.model, self._cells(batch_size), n_samples, rna_size_factor, code))
+
+    def generate_feature_correlation_matrix(
+        self,
+        n_samples: int = 25,
+        batch_size: int = 64,
+        rna_size_factor: float = 1000,
+        transform_batch: Batches = None,
+        correlation_mode: str = "spearman",
+    ) -> npt.NDArray[np.float64]:
+        """(g + p, g + p) correlation of denoised samples, 'spearman' or 'pearson', averaged over the batches."""
+        check_choice("correlation_mode", correlation_mode, ("spearman", "pearson"))
+        check_draws("n_samples", n_samples)
+        given = self._batch_codes(transform_batch)
+        codes: list[int | None] = [None] if given is None else [*given]
+        return np.mean(
+            [
+                proteins.correlation(
+                    proteins.denoised_draws(self.model, self._cells(batch_size), n_samples, rna_size_factor, code),
+                    correlation_mode,  # type: ignore[arg-type]
+                )
+                for code in codes
+            ],
+            axis=0,
+        )
+
+    def _cells(self, batch_size: int | None = None) -> Iterator[Minibatch]:
+        self._refuse_unfit()
+        cells = self._undropped()
+        return (cells if batch_size is None else cells.update({"batch_size": batch_size})).minibatches()
+
+    def _part(self, n_samples: int, give_mean: bool, transform_batch: Batches = None) -> Part:
+        check_draws("n_samples", n_samples)
+        codes = self._batch_codes(transform_batch)
+        return Part(transform_batch=codes, n_samples=n_samples, return_mean=give_mean)
+
+
+class _CollateProteins(Collate):
+    def __call__(self, positions: list[int]) -> list[Tensor]:
+        cells = self.gene_dataset.cell_data(self.corrupted)
+        mb = cells.minibatch(np.asarray(positions, dtype=np.int64))
+        return [*mb.tensors(), mb.proteins]  # type: ignore[list-item]
+
+
+def _draws_last(values: npt.NDArray) -> npt.NDArray:
+    return np.moveaxis(values, 0, -1) if values.ndim == 3 else values
+
+
+def _both(draws: Iterator[Draws]) -> npt.NDArray[np.float32]:
+    """(n, g + p, s)."""
+    return np.concatenate([np.concatenate(pair, axis=-1).transpose(1, 2, 0) for pair in draws])

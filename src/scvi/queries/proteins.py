@@ -1,0 +1,285 @@
+"""What a model of genes and proteins expects, and what it would measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scvi.minibatch import Minibatch
+from scvi.models.gaussian import draw
+from scvi.models.likelihood import DecodedProteins
+from scvi.models.totalvi import TOTALVAE, DecodedCells
+from scvi.queries.evaluation import evaluating
+from scvi.queries.expression import expected_parts, gene_parameters, posterior_draws
+from scvi.queries.joined import joined
+
+__all__ = [
+    "Part",
+    "ProteinValue",
+    "background",
+    "correlation",
+    "denoised_draws",
+    "dropout_probability",
+    "foreground_probability",
+    "mixed_parameters",
+    "normalized",
+    "predictive_draws",
+]
+
+_MAX_RATE = 1e8  # numpy's Poisson draws know no larger means
+Draws = tuple[np.ndarray, np.ndarray]
+"""Genes (s, n, g) and proteins (s, n, p) of one minibatch."""
+
+
+@dataclass(frozen=True)
+class ProteinValue:
+    """Which expected count of a protein is meant.
+
+    Attributes
+    ----------
+    include_background
+        Add the background, weighed by its probability.
+    sample_mixing
+        Draw whether a count is background instead of weighing by the probability.
+    scale
+        Divide by the sum over all proteins.
+    hide_missing
+        NaN for what the batch that a cell is decoded in did not measure: nothing was learnt about it there.
+    """
+
+    include_background: bool = False
+    sample_mixing: bool = False
+    scale: bool = False
+    hide_missing: bool = False
+
+    def of(self, proteins: DecodedProteins, generator: torch.Generator | None) -> Tensor:
+        """(..., n, p) at a draw of the background."""
+        log_background = draw(proteins.log_background, generator=generator)
+        fore = proteins.foreground_probability
+        if self.sample_mixing:
+            fore = torch.bernoulli(fore, generator=generator)
+        value = fore * (log_background + proteins.log_factor).exp()
+        if self.include_background:
+            value = value + (1 - fore) * log_background.exp()
+        if self.hide_missing:
+            value = _hidden(value, proteins)
+        return value / value.nansum(-1, keepdim=True).clamp(min=1e-12) if self.scale else value
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a model's output is wanted; positions of genes and proteins, None: all."""
+
+    genes: np.ndarray | None = None
+    proteins: np.ndarray | None = None
+    transform_batch: Sequence[int] | None = None
+    n_samples: int = 1
+    return_mean: bool = True
+
+
+def normalized(
+    model: TOTALVAE,
+    minibatches: Iterable[Minibatch],
+    part: Part,
+    value: ProteinValue,
+    library_size: float | str = 1,
+    generator: torch.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expected frequencies of genes times a library size ('latent': the cell's own), and expected counts of proteins.
+
+    Returns
+    -------
+    (n, g) and (n, p), or (s, n, g) and (s, n, p) where draws are kept.
+    """
+
+    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
+        genes = decoded.genes
+        rna = genes.rate if library_size == "latent" else genes.scale * float(library_size)
+        return {
+            "rna": _columns(rna, part.genes),
+            "protein": _columns(value.of(decoded.proteins, generator), part.proteins),
+        }
+
+    found = expected_parts(model, minibatches, parts, generator=generator, **_options(part))  # type: ignore[arg-type]
+    return found["rna"], found["protein"]
+
+
+def foreground_probability(
+    model: TOTALVAE,
+    minibatches: Iterable[Minibatch],
+    part: Part,
+    hide_missing: bool = False,
+    generator: torch.Generator | None = None,
+) -> np.ndarray:
+    """Probability that the count of a protein is no background, (n, p), or (s, n, p) where draws are kept."""
+
+    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
+        fore = decoded.proteins.foreground_probability
+        return {"fore": _columns(_hidden(fore, decoded.proteins) if hide_missing else fore, part.proteins)}
+
+    return expected_parts(model, minibatches, parts, generator=generator, **_options(part))["fore"]  # type: ignore[arg-type]
+
+
+def background(
+    model: TOTALVAE, minibatches: Iterable[Minibatch], generator: torch.Generator | None = None
+) -> np.ndarray:
+    """(n, p) one draw of the mean count of the background."""
+
+    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
+        return {"rate": draw(decoded.proteins.log_background, generator=generator).exp()}
+
+    return expected_parts(model, minibatches, parts, generator=generator)["rate"]
+
+
+def dropout_probability(
+    model: TOTALVAE, minibatches: Iterable[Minibatch], part: Part, generator: torch.Generator | None = None
+) -> np.ndarray:
+    """Probability that a count of a gene was lost, also where the likelihood does not use it: (n, g) or (s, n, g)."""
+    with evaluating(model):
+        rows = []
+        for mb in minibatches:
+            blocks = posterior_draws(model, mb, part.n_samples, generator)
+            decoded = (model.generative(z, l, mb, every_head=True).genes for z, l in blocks)
+            draws = torch.cat([torch.sigmoid(genes.dropout_logits) for genes in decoded])  # type: ignore[arg-type]
+            one = part.return_mean or part.n_samples == 1
+            rows.append((draws.mean(0) if one else draws.swapaxes(0, 1)).cpu().numpy())
+    whole = joined(rows)
+    return whole if whole.ndim == 2 else whole.swapaxes(0, 1)
+
+
+def mixed_parameters(
+    model: TOTALVAE,
+    minibatches: Iterable[Minibatch],
+    *,
+    n_samples: int = 1,
+    give_mean: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, np.ndarray]:
+    """As :func:`scvi.queries.expression.likelihood_parameters` for the genes, and for the proteins beside them.
+
+    Returns
+    -------
+    dict
+        Further entries, (n, p) or (s, n, p): 'protein_background' and 'protein_foreground' (mean counts),
+        'protein_mixing' (logits of the background), 'protein_dispersions' (inverse).
+    """
+
+    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
+        proteins = decoded.proteins
+        log_background = draw(proteins.log_background, generator=generator)
+        return gene_parameters(decoded.genes) | {
+            "protein_background": log_background.exp(),
+            "protein_foreground": (log_background + proteins.log_factor).exp(),
+            "protein_mixing": proteins.mixing,
+            "protein_dispersions": proteins.theta.expand_as(log_background),
+        }
+
+    return expected_parts(model, minibatches, parts, n_samples=n_samples, return_mean=give_mean, generator=generator)
+
+
+def predictive_draws(
+    model: TOTALVAE,
+    minibatches: Iterable[Minibatch],
+    n_samples: int,
+    transform_batch: int | None = None,
+    generator: torch.Generator | None = None,
+    with_dropout: bool = True,
+) -> Iterator[Draws]:
+    """Counts of genes and proteins as the fitted model would measure them in the same cells, minibatch by minibatch."""
+    rng = _numpy_rng(generator)
+    for mb in minibatches:
+        with evaluating(model):
+            genes, proteins = _decoded(model, mb, n_samples, transform_batch, generator)
+            x = _poisson(_gamma(genes.rate, genes.theta, rng), rng)
+            if with_dropout and genes.dropout_logits is not None:
+                x[rng.random(x.shape) < torch.sigmoid(genes.dropout_logits).cpu().numpy()] = 0
+            log_background = draw(proteins.log_background, generator=generator)
+            mean = (log_background + _bernoulli(proteins, rng) * proteins.log_factor).exp()
+            y = _poisson(_gamma(mean, proteins.theta, rng), rng)
+        yield x, y
+
+
+def denoised_draws(
+    model: TOTALVAE,
+    minibatches: Iterable[Minibatch],
+    n_samples: int,
+    rna_size_factor: float,
+    transform_batch: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Draws]:
+    """Gamma draws around the mean: biological variation without counting noise; proteins without their background."""
+    rng = _numpy_rng(generator)
+    for mb in minibatches:
+        with evaluating(model):
+            genes, proteins = _decoded(model, mb, n_samples, transform_batch, generator)
+            rna = _gamma(genes.scale * rna_size_factor, genes.theta, rng)
+            log_background = draw(proteins.log_background, generator=generator)
+            foreground = _gamma((log_background + proteins.log_factor).exp(), proteins.theta, rng)
+            foreground *= _bernoulli(proteins, rng).cpu().numpy()
+        yield rna, foreground
+
+
+def correlation(samples: Iterable[Draws], kind: Literal["spearman", "pearson"] = "spearman") -> np.ndarray:
+    """(g + p, g + p) correlation of features over cells and draws; 0 for a feature that does not vary."""
+    from scipy.stats import rankdata
+
+    rows = joined(np.concatenate(pair, axis=-1).reshape(-1, sum(part.shape[-1] for part in pair)) for pair in samples)
+    values = rankdata(rows, axis=0) if kind == "spearman" else rows.astype(np.float64)
+    values -= values.mean(axis=0)
+    norms = np.linalg.norm(values, axis=0)
+    values /= np.where(norms > 0, norms, 1.0)
+    matrix = values.T @ values
+    np.fill_diagonal(matrix, 1.0)
+    return matrix
+
+
+def _decoded(
+    model: TOTALVAE,
+    mb: Minibatch,
+    n_samples: int,
+    transform_batch: int | None,
+    generator: torch.Generator | None,
+) -> DecodedCells:
+    """All draws of a minibatch, (s, n, .)."""
+    blocks = posterior_draws(model, mb, n_samples, generator)
+    z, log_library = (torch.cat(draws) for draws in zip(*blocks, strict=True))
+    return model.generative(z, log_library, mb, transform_batch)
+
+
+def _hidden(value: Tensor, proteins: DecodedProteins) -> Tensor:
+    return value if proteins.measured is None else torch.where(proteins.measured, value, torch.nan)
+
+
+def _columns(values: Tensor, wanted: np.ndarray | None) -> Tensor:
+    return values if wanted is None else values[..., wanted]
+
+
+def _options(part: Part) -> dict[str, object]:
+    return {"transform_batch": part.transform_batch, "n_samples": part.n_samples, "return_mean": part.return_mean}
+
+
+def _numpy_rng(generator: torch.Generator | None) -> np.random.Generator:
+    """Torch's public distributions take no generator; numpy's draws follow one number of it."""
+    device = "cpu" if generator is None else generator.device
+    return np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=device)))
+
+
+def _gamma(mean: Tensor, theta: Tensor, rng: np.random.Generator) -> np.ndarray:
+    """Draws with the mean, and the variance mean^2 / theta."""
+    shape = theta.expand_as(mean).cpu().numpy()
+    return (rng.standard_gamma(shape, dtype=np.float32) * (mean.cpu().numpy() / shape)).astype(np.float32)
+
+
+def _poisson(rate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.poisson(np.minimum(rate, _MAX_RATE)).astype(np.float32)
+
+
+def _bernoulli(proteins: DecodedProteins, rng: np.random.Generator) -> Tensor:
+    """1 where a draw of a count is foreground."""
+    fore = proteins.foreground_probability
+    return torch.from_numpy((rng.random(fore.shape) < fore.cpu().numpy()).astype(np.float32)).to(fore.device)
