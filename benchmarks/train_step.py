@@ -30,7 +30,7 @@ from common import DEFAULT_DATA, load_average, machine, median, read, table
 from scipy import sparse
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from scvi import AUTOZI, SCVI, LinearSCVI
+from scvi import AUTOZI, SCVI, TOTALVI, LinearSCVI
 from scvi.dataset.cell_data import declare, encode
 from scvi.estimators.counts import CountEstimator
 from scvi.inference.fitting import Fit
@@ -74,11 +74,11 @@ KINDS = {
 }
 
 
-def bare_products(n_genes: int, n_heads: int, width: int) -> Callable[[], float]:
+def bare_products(n_genes: int, n_heads: int, width: int, hidden: int = HIDDEN) -> Callable[[], float]:
     """A function that runs the products once and returns their summed seconds."""
     x, h = torch.rand(CELLS, n_genes), torch.rand(CELLS, width)
-    d_h, d_out = torch.rand(CELLS, HIDDEN), torch.rand(CELLS, n_genes)
-    w_in, w_out = torch.rand(HIDDEN, n_genes), torch.rand(n_genes, width)
+    d_h, d_out = torch.rand(CELLS, hidden), torch.rand(CELLS, n_genes)
+    w_in, w_out = torch.rand(hidden, n_genes), torch.rand(n_genes, width)
     encoder = [(x, w_in.t()), (d_h.t(), x)]
     head = [(h, w_out.t()), (d_out.t(), h), (d_out, w_out)]
     pairs = encoder + n_heads * head
@@ -126,6 +126,19 @@ def measure(adata: AnnData, kind: Kind, n_steps: int) -> tuple[float, float]:
     products = bare_products(adata.n_vars, kind.n_heads, kind.width)
     max_epochs = math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS))
     fit = fit_of(TimedFit, adata, kind, max_epochs, products=products)
+    fit.fit()
+    product_seconds = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
+    return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(product_seconds)
+
+
+def measure_totalvi(adata: AnnData, n_steps: int) -> tuple[float, float]:
+    """The same for totalVI: 256 hidden units; the head of the genes also sees the latent state and the batch."""
+    TOTALVI.setup_anndata(adata, "protein_counts", "protein_names", batch_key="batch")
+    model = TOTALVI(adata, seed=0)
+    data, cells = model._cells.data, np.arange(adata.n_obs)
+    plan = Plan(max_epochs=math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS)), batch_size=CELLS)
+    products = bare_products(adata.n_vars, 1, width=256 + 20 + 2, hidden=256)
+    fit = TimedFit(model.module, data, cells, cells[:0], plan, seed=0, show_progbar=False, products=products)
     fit.fit()
     product_seconds = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
     return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(product_seconds)
@@ -196,6 +209,7 @@ calls = {
     "nb": lambda: kernels.nll_nb(x, wide, column, row).sum().backward(),
     "mixed_dropout": lambda: kernels.mixed_dropout(wide, row / 2, 0.01).sum().backward(),
     "poisson": lambda: kernels.nll_poisson(x, wide, column).sum().backward(),
+    "proteins": lambda: kernels.nll_nb_mixture(x, wide, wide, wide, row).sum().backward(),
     "first_layer": lambda: kernels.linear(rows, weight, None).sum().backward(),
     "hidden_layer": lambda: kernels.batch_norm_relu_dropout(wide, norm, 0.1).sum().backward(),
     "Adam": lambda: optimizer.clipped_step(torch.tensor(0.0)),
@@ -249,6 +263,12 @@ def main() -> None:
                 figures = [f"{step:.2f}", f"{products:.2f}", f"{step / products:.2f}"]
                 rows.append([f"{name} ({how})", f"{n_genes:,}", f"{share:.0%}", model, *figures])
     print(table(["counts", "genes", "non-zero", "model", "step ms", "products ms", "ratio"], rows))
+    proteins = read(arguments.data, "pbmc_cite_10k_5k")
+    step, bare = measure_totalvi(proteins, arguments.steps)
+    print(
+        f"\ntotalVI, {proteins.n_vars:,} genes and 14 proteins of pbmc_cite_10k_5k: step {step:.2f} ms, products "
+        f"{bare:.2f} ms, ratio {step / bare:.2f}"
+    )
     if arguments.profile:
         source = read(arguments.data, arguments.sets[0])
         for n_genes in arguments.genes:

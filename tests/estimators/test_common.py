@@ -192,7 +192,7 @@ def test_everything_that_can_be_read_is_read(cls: type[Estimator], cells: AnnDat
     assert table["source"].tolist() == [
         "adata.X",
         *(f"adata.obs[{key!r}]" for key in ("batch", "cell_type", "donor", "treated", "size", "age", "score")),
-        *(f"adata.obsm[{key!r}]" for key in NEEDED.get(cls, {}).values()),
+        *(f"adata.obsm[{key!r}]" for name, key in SETUP.get(cls, {}).items() if name.endswith("obsm_key")),
     ]
     assert ask(model, "get_normalized_expression", n_samples=1)[0].shape == (N, G // 2)
     assert np.isfinite(model.get_elbo())
