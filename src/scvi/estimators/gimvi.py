@@ -306,7 +306,7 @@ class GIMVI:
         """
         check_flag("deterministic", deterministic)
         generator = generator_of(seed, self.device)
-        return [latent.latent(self.module, cells, deterministic, generator) for cells in self._ask(adatas, batch_size)]  # type: ignore[arg-type]
+        return [latent.latent(self.module, cells, deterministic, generator) for cells in self._ask(adatas, batch_size)]
 
     def get_imputed_values(
         self,
