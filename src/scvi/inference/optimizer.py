@@ -42,6 +42,7 @@ class ClippedAdam(torch.optim.Adam):
     ) -> None:
         self.columns = list(columns)
         self.undecayed = {id(p) for p in undecayed}
+        self.undecayed |= {id(some.part) for some in self.columns if id(some.whole) in self.undecayed}
         given = [*params, *(some.part for some in self.columns)]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in given if id(p) not in self.undecayed]},
