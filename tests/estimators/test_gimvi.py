@@ -118,7 +118,7 @@ def test_the_data_are_only_read(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(adata.obs, original.obs)
         pd.testing.assert_frame_equal(adata.var, original.var)
         assert (adata.X != original.X).nnz == 0
-        assert [*adata.obsm, *adata.layers, *adata.varm] == []
+        assert [*adata.obsm, *adata.layers, *adata.varm] == [*original.obsm, *original.layers, *original.varm]
 
 
 def test_the_union_of_genes() -> None:
