@@ -17,7 +17,7 @@ from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.inference import UnsupervisedTrainer
 from scvi.inference.posterior import Posterior
 from scvi.inference.total_posterior import MEASUREMENT, TotalPosterior
-from scvi.models.layers import FCLayers
+from scvi.models.classifier import Classifier
 from scvi.models.utils import check_choice
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class TotalTrainer(UnsupervisedTrainer):
         self.empirical_protein_background_prior = empirical_protein_background_prior
         self.use_adversarial_loss = use_adversarial_loss and (dataset.n_batches or 0) > 1
         if self.use_adversarial_loss and discriminator is None:
-            discriminator = _discriminator(model.n_latent, dataset.n_batches)  # type: ignore[arg-type]
+            discriminator = Classifier(model.n_latent, n_hidden=32, n_labels=dataset.n_batches, n_layers=2, logits=True)  # type: ignore[arg-type]
         self.discriminator = None if discriminator is None else discriminator.to(self.device)
         self.d_optimizer: torch.optim.Optimizer | None = None
         self.train_set, self.test_set, self.validation_set = self.train_test_validation(
@@ -234,8 +234,3 @@ _STOPPING: dict[str, Any] = {
     "lr_factor": 0.6,
     "posterior_class": TotalPosterior,
 }
-
-
-def _discriminator(n_latent: int, n_batches: int) -> nn.Module:
-    """Two hidden layers of 32, and logits of the batch."""
-    return nn.Sequential(FCLayers(n_latent, 32, n_layers=2, n_hidden=32), nn.Linear(32, n_batches))
