@@ -93,6 +93,29 @@ def test_cut_short(kind, tmp_path):
     assert everything(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("damage", ["between files", "in a header", "a header that is none", "no end"])
+def test_a_tar_whose_last_files_are_lost(damage, tmp_path):
+    path = formats.tar(tmp_path / "a.tar", {"one": b"1", "two": b"2"}, "w")
+    content = bytearray(path.read_bytes())
+    at = content.find(b"two")
+    if damage == "a header that is none":
+        content[at] = ord("x")
+    cut = {"between files": at, "in a header": at + 100, "no end": at + 1024}
+    path.write_bytes(content[: cut.get(damage)])
+    with pytest.raises(ValueError, match=r"a.tar does not end as an archive does"):
+        extract(path, tmp_path / "out")
+    assert everything(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("lost", [1, 8, 15])
+def test_a_compressed_tar_without_its_checksum(lost, tmp_path):
+    path = formats.tar(tmp_path / "a.tar.gz", FILES)
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(ValueError, match=r"a.tar.gz cannot be read as an archive: it ends too early"):
+        extract(path, tmp_path / "out")
+    assert everything(tmp_path / "out") == []
+
+
 def test_no_archive_at_all(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(b"<html>404 Not Found</html>")
     with pytest.raises(ValueError, match="cannot be read as an archive"):

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from scvi.dataset.files import Unreadable, existing, readable_as
 
@@ -97,6 +97,16 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
             contents = tar.extractfile(member)
             if contents is not None:
                 yield member.name, contents
+        _check_end(path, tar)
+
+
+def _check_end(path: Path, tar: tarfile.TarFile) -> None:
+    """Files in an archive end where a header is damaged or missing, silently, unless its end is looked at."""
+    file: Any = tar.fileobj
+    file.seek(tar.offset)
+    rest = file.read(_BLOCK_BYTES)  # a checksum of compressed files comes after the last block
+    if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        raise Unreadable(f"{path} does not end as an archive does; it was cut short or is damaged")
 
 
 def _inside(path: Path, name: str) -> PurePosixPath:
