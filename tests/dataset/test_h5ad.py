@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import formats
-from scvi.dataset import DownloadableAnnDataset, read_h5ad
+import scvi
+from scvi.dataset import DownloadableAnnDataset, read_h5ad, to_store
 from web import serving
 
 X = formats.counts()
@@ -56,6 +58,54 @@ def test_bad_files(tmp_path):
     anndata.AnnData(obs=pd.DataFrame(index=["a"])).write_h5ad(path)
     with pytest.raises(ValueError, match="no counts in X"):
         read_h5ad(path)
+
+
+@pytest.mark.parametrize("layout", [sp.csr_matrix, sp.csc_matrix])
+@pytest.mark.parametrize(
+    ("where", "value", "says"),
+    [
+        ("indices", 10**6, "number 1000000, but"),
+        ("indices", -1, "number -1, but"),
+        ("indptr", 10**6, "do not follow one another"),
+        ("indptr", -5, "do not follow one another"),
+    ],
+)
+def test_values_outside_of_the_matrix(layout, where, value, says, tmp_path):
+    path = written(tmp_path / "f.h5ad", layout)
+    with h5py.File(path, "a") as file:
+        stored = file["X"][where]
+        stored[len(stored) // 2] = value
+    reads = (read_h5ad, lambda path: DownloadableAnnDataset(path.name, str(tmp_path)))
+    for read in (*reads, lambda path: to_store(path, tmp_path / "s.h5ad")):
+        with pytest.raises(ValueError, match=f"f.h5ad cannot be read as .* is damaged: .*{says}"):
+            read(path)
+    assert not (tmp_path / "s.h5ad").exists()
+    with pytest.raises(ValueError, match=f"adata.X is damaged: .*{says}"):
+        scvi.SCVI.setup_anndata(anndata.read_h5ad(path))
+
+
+@pytest.mark.parametrize("shape", [(10**9, 10**9), (N, 10**11), (10**12, G)])
+def test_absurd_shapes_need_no_memory(shape, tmp_path):
+    path = written(tmp_path / "f.h5ad")
+    with h5py.File(path, "a") as file:
+        file["X"].attrs["shape"] = np.array(shape)
+    for read in (read_h5ad, lambda path: to_store(path, tmp_path / "s.h5ad")):
+        with pytest.raises(ValueError, match=rf"f.h5ad cannot be read as an .h5ad file: .*{shape[0]}.*{shape[1]}"):
+            read(path)
+    with h5py.File(path, "a") as file:
+        del file["X"]
+        file.create_dataset("X", shape, np.float32, chunks=(1, 1)).attrs["encoding-type"] = "array"
+    with pytest.raises(ValueError, match=f"/X claims {shape[0]} x {shape[1]} values, and 0 bytes are there"):
+        read_h5ad(path)
+
+
+def test_an_encoding_that_is_none(tmp_path):
+    path = written(tmp_path / "f.h5ad")
+    with h5py.File(path, "a") as file:
+        file["obs/_index"].attrs["encoding-type"] = "nonsense"
+    with pytest.raises(ValueError, match=r"cannot be read as an .h5ad file") as error:
+        read_h5ad(path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("use_raw", [False, True])

@@ -98,6 +98,16 @@ def test_a_bad_file_is_refused_in_one_line(what, says, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("shape", [(10**9, 10**9), (10**9, N), (G, 10**10)])
+def test_absurd_shapes_need_no_memory(shape, tmp_path):
+    with h5py.File(tmp_path / "f.loom", "w") as file:
+        file.create_dataset("matrix", shape, np.float32, chunks=(1, 1))
+        file.create_group("row_attrs")
+        file.create_group("col_attrs")
+    with pytest.raises(ValueError, match=f"/matrix claims {shape[0]} x {shape[1]} values, and 0 bytes are there"):
+        read_loom(tmp_path / "f.loom")
+
+
 def test_cut_empty_and_other_files(tmp_path):
     path = formats.write_loom(tmp_path / "f.loom", X, CELLS, ROWS)
     path.write_bytes(path.read_bytes()[:-3000])

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import formats
-from scvi.dataset import read_10x
+from scvi.dataset import read_10x, read_brain_large
 from scvi.dataset.matrix_market import read_matrix_market
 from scvi.dataset.tenx_h5 import open_tenx_h5
 
@@ -263,6 +263,21 @@ def test_a_damaged_h5_is_refused_in_one_line(key, value, says, tmp_path):
     with pytest.raises(ValueError, match=says) as error:
         read_10x(path)
     assert "\n" not in str(error.value)
+
+
+def test_values_that_are_not_there_need_no_memory(tmp_path):
+    path = formats.write_10x_h5(tmp_path / "a.h5", X)
+    with h5py.File(path, "a") as file:
+        indptr = file["matrix/indptr"][:].astype(np.int64)
+        indptr[-1] = 10**12
+        for key in ("data", "indices", "indptr"):
+            del file["matrix"][key]
+        file["matrix/indptr"] = indptr
+        for key in ("data", "indices"):
+            file["matrix"].create_dataset(key, (10**12,), np.int32, chunks=(1024,))
+    for read in (read_10x, read_brain_large):
+        with pytest.raises(ValueError, match="/matrix/data claims 1000000000000 values, and 0 bytes are there"):
+            read(path)
 
 
 def test_a_cut_h5_and_another_h5(tmp_path):

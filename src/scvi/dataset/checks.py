@@ -266,13 +266,6 @@ def checked_counts(
     totals = np.empty(counts.shape[0])
     for start, block in blocks(counts):
         values = block.reshape(-1) if isinstance(block, np.ndarray) else block.data
-        if not isinstance(block, np.ndarray) and values.size:
-            first, last = int(block.indices.min()), int(block.indices.max())
-            if first < 0 or last >= block.shape[1]:
-                raise ValueError(
-                    f"{name} is damaged: it has counts of gene number {first if first < 0 else last}, but genes are "
-                    f"numbered from 0 to {block.shape[1] - 1}. Read or build the matrix anew"
-                )
         bad = find_bad_count(values)
         if bad is not None:
             position, reason = bad

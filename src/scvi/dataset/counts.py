@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset
 
-from scvi.dataset.on_disk import OnDisk, opened
+from scvi.dataset.on_disk import OnDisk, opened, refuse_damaged
 
 __all__ = [
     "Counts",
@@ -21,6 +21,7 @@ __all__ = [
     "counts_hash",
     "gene_sums",
     "moments",
+    "refuse_damaged_matrix",
     "row_sums",
     "summed",
     "take",
@@ -54,6 +55,8 @@ def as_rows(counts: Any, name: str) -> Counts:
     ------
     TypeError
         For anything else, and for values that are not numbers.
+    ValueError
+        If it has not two dimensions, or is a sparse matrix that is damaged.
     """
     if isinstance(counts, CSCDataset):
         logger.info(
@@ -71,7 +74,18 @@ def as_rows(counts: Any, name: str) -> Counts:
         )
     if counts.dtype.kind not in "biuf":
         raise TypeError(f"{name} holds {counts.dtype} values; pass counts as integers or floats")
-    return counts if isinstance(counts, OnDisk) else _plain(counts)
+    if isinstance(counts, OnDisk):
+        return counts
+    if sp.issparse(counts):
+        refuse_damaged_matrix(name, counts)
+    return _plain(counts)
+
+
+def refuse_damaged_matrix(name: str, matrix: Any) -> None:
+    """Refuses a sparse matrix, by cell or by gene, whose values are not within its shape."""
+    if matrix.format in ("csr", "csc"):
+        n, kind = (matrix.shape[1], "gene") if matrix.format == "csr" else (matrix.shape[0], "cell")
+        refuse_damaged(name, np.asarray(matrix.indptr), len(matrix.data), np.asarray(matrix.indices), n, kind)
 
 
 def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import Unreadable, as_counts, existing, names_of, numbered, readable_as, stacked
+from scvi.dataset.files import Unreadable, as_counts, check_stored, existing, names_of, numbered, readable_as, stacked
 from scvi.dataset.published import published
 
 __all__ = [
@@ -151,6 +151,7 @@ def _opened(path: str, file: h5py.File) -> Loom:
     if "matrix" not in file or not isinstance(file["matrix"], h5py.Dataset) or file["matrix"].ndim != 2:
         raise ValueError("it has no two-dimensional /matrix")
     matrix = file["matrix"]
+    check_stored(matrix)
     n_genes, n = matrix.shape
     others = {name: _scalar(value) for name, value in file.attrs.items()}  # until version 2
     if isinstance(file.get("attrs"), h5py.Group):  # from version 3 on
@@ -167,6 +168,7 @@ def _opened(path: str, file: h5py.File) -> Loom:
 def _attributes(file: h5py.File, group: str, length: int, other: int) -> dict[str, np.ndarray]:
     found = {}
     for name, stored in file.get(group, {}).items():
+        check_stored(stored)
         values = stored[()]
         if np.ndim(values) == 0 or len(values) != length:
             hint = "; the matrix is stored the other way round" if np.ndim(values) and len(values) == other else ""

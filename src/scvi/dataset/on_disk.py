@@ -16,11 +16,40 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
-__all__ = ["DenseOnDisk", "OnDisk", "SparseOnDisk", "is_on_disk", "opened"]
+__all__ = ["DenseOnDisk", "OnDisk", "SparseOnDisk", "is_on_disk", "opened", "refuse_damaged"]
 
 _GAP_BYTES = 2**16  # what is read in vain rather than in a second read
 _READ_BYTES = 2**22  # of one read, which is held beside the result
 _CHUNK_BYTES = 2**26  # of the largest unit of a file that is read whole
+
+
+def refuse_damaged(
+    name: str, indptr: np.ndarray, n_stored: int, indices: np.ndarray, n: int, kind: str = "gene"
+) -> None:
+    """Refuses a sparse matrix that compiled code would follow out of its memory.
+
+    Parameters
+    ----------
+    indptr
+        Where rows begin and end among the `n_stored` values.
+    indices
+        Positions of values, or of some of them, among the `n` genes, or what `kind` says that they are.
+
+    Raises
+    ------
+    ValueError
+        If rows do not follow one another, or a value belongs to none that is there.
+    """
+    if len(indptr) == 0 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > n_stored:
+        raise ValueError(f"{name} is damaged: its rows do not follow one another. Read or build the matrix anew")
+    if len(indices) == 0:
+        return
+    first, last = int(indices.min()), int(indices.max())
+    if first < 0 or last >= n:
+        raise ValueError(
+            f"{name} is damaged: it has counts of {kind} number {first if first < 0 else last}, but {kind}s are "
+            f"numbered from 0 to {n - 1}. Read or build the matrix anew"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +60,7 @@ class SparseOnDisk:
     indices: Any  # as `data`
     indptr: np.ndarray  # (n + 1,) int64
     shape: tuple[int, int]
+    name: str = "the matrix"  # for messages
 
     @property
     def dtype(self) -> np.dtype:
@@ -59,6 +89,7 @@ class SparseOnDisk:
                 wanted = np.repeat(_mask(rows[first:last]), lengths)
             data[target] = self.data[begin:end][wanted]
             indices[target] = self.indices[begin:end][wanted]
+        refuse_damaged(self.name, indptr, len(data), indices, self.shape[1])
         return sp.csr_matrix((data, indices, indptr), shape=(len(rows), self.shape[1]))
 
 
@@ -103,7 +134,10 @@ def opened(counts: Any) -> OnDisk | None:
     if isinstance(counts, CSRDataset):
         group = counts.group
         n, s = counts.shape
-        return SparseOnDisk(group["data"], group["indices"], np.asarray(group["indptr"][:], np.int64), (n, s))
+        indptr = np.asarray(group["indptr"][:], np.int64)
+        n_stored = min(group["data"].shape[0], group["indices"].shape[0])
+        refuse_damaged(group.name, indptr, n_stored, np.empty(0, np.int64), s)
+        return SparseOnDisk(group["data"], group["indices"], indptr, (n, s), group.name)
     return DenseOnDisk(counts) if _is_array(counts) else None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scvi.dataset.files import Unreadable, existing, names_of, readable_as
+from scvi.dataset.files import Unreadable, check_stored, existing, names_of, readable_as
 
 __all__ = ["TenxH5", "open_tenx_h5"]
 
@@ -128,6 +128,7 @@ def _opened(path: str, file: h5py.File, genome: str | None) -> TenxH5:
             raise ValueError(f"{group.name} has no list {key!r}")
         if group[key].dtype.kind not in "iuf":
             raise ValueError(f"{group.name}/{key} holds {group[key].dtype}, not numbers")
+        check_stored(group[key])
     indptr = group["indptr"][:].astype(np.int64)
     shape = group["shape"][:].tolist()
     if len(shape) != 2 or len(indptr) != shape[1] + 1 or not 0 <= shape[0] <= _LARGEST:
