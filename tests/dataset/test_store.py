@@ -19,7 +19,7 @@ from anndata.io import read_elem, sparse_dataset
 
 import formats
 import scvi
-from scvi.dataset import sources, store, to_store
+from scvi.dataset import read_10x, sources, store, to_store
 
 N, G = 30, 12
 IDS, SYMBOLS = formats.names(G)
@@ -91,11 +91,12 @@ def test_shared_genes_and_columns_in_the_order_of_the_first(layout, tmp_path):
 
 def test_other_features_are_left_out_and_a_layer_is_read(tmp_path):
     X = formats.counts(N, G)
-    types = ["Gene Expression"] * (G - 2) + ["Antibody Capture"] * 2
+    types = ["Gene Expression"] * (G - 2) + ["CRISPR Guide Capture"] * 2
     formats.write_10x_h5(tmp_path / "a.h5", X, types=types)
     formats.write_10x_v3(tmp_path / "b", X, types=types)
     adata = in_memory(to_store([tmp_path / "a.h5", tmp_path / "b"], tmp_path / "s.h5ad"))
     assert (sp.vstack([X, X])[:, : G - 2] != adata.X).nnz == 0
+    assert not adata.obsm
     with_layer = AnnData(sp.csr_matrix(X * 0.5), layers={"counts": X})
     with_layer.write_h5ad(tmp_path / "l.h5ad")
     adata = in_memory(to_store(tmp_path / "l.h5ad", tmp_path / "l2.h5ad", layer="counts", batch_key=None))
@@ -103,6 +104,63 @@ def test_other_features_are_left_out_and_a_layer_is_read(tmp_path):
     assert list(adata.obs) == []
     adata = in_memory(to_store(tmp_path / "l.h5ad", tmp_path / "l3.h5ad"))
     assert adata.X.dtype == np.float32
+
+
+TYPES = ["Gene Expression"] * (G - 3) + ["Antibody Capture"] * 3
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_proteins_that_all_inputs_have(suffix, tmp_path, caplog):
+    X = formats.counts(N, G)
+    formats.write_10x_h5(tmp_path / "a.h5", X, types=TYPES)
+    formats.write_10x_v3(tmp_path / "b", X, types=TYPES)
+    genes, antibodies = X[:, : G - 3], X[:, G - 3 :].toarray()
+    adata = AnnData(genes, obs=pd.DataFrame(index=formats.barcodes(N)), var=pd.DataFrame(index=IDS[: G - 3]))
+    adata.obsm["protein_expression"] = antibodies[:, [2, 0]]
+    adata.uns["protein_names"] = np.array(IDS)[[G - 1, G - 3]]
+    adata.write_h5ad(tmp_path / "array.h5ad")
+    adata.obsm["protein_expression"] = pd.DataFrame(antibodies, index=adata.obs_names, columns=IDS[G - 3 :])
+    adata.write_h5ad(tmp_path / "table.h5ad")
+    adata.obsm["protein_expression"] = sp.csr_matrix(antibodies[:, [2, 0]])
+    adata.write_h5ad(tmp_path / "sparse.h5ad")
+    inputs = [tmp_path / name for name in ("a.h5", "b", "array.h5ad", "table.h5ad", "sparse.h5ad")]
+    path = to_store(inputs, tmp_path / f"s{suffix}", cells_at_once=7)
+    if suffix == ".h5ad":
+        written = anndata.read_h5ad(path)
+    else:
+        written = anndata.read_zarr(path)
+    np.testing.assert_array_equal(written.obsm["protein_expression"], np.tile(antibodies[:, [0, 2]], (5, 1)))
+    assert written.uns["protein_names"].tolist() == [IDS[G - 3], IDS[G - 1]]
+    assert (sp.vstack([genes] * 5) != written.X).nnz == 0
+    assert f"1 proteins that not all inputs have are left out: {IDS[G - 2]!r}" in caplog.text
+    assert not anndata.read_h5ad(to_store(inputs, tmp_path / "none.h5ad", protein_key=None)).obsm
+
+
+def test_proteins_without_names_or_of_other_cells(tmp_path, caplog):
+    adata = AnnData(formats.counts(N, G), obsm={"adt": np.ones((N, 2), np.int32)})
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert not anndata.read_h5ad(to_store(tmp_path / "a.h5ad", tmp_path / "s.h5ad", protein_key="adt")).obsm
+    assert "obsm['adt'] is left out, for uns['protein_names'] is not there" in caplog.text
+    for names, says in ((["x"], "1 names of proteins"), (["x", "x"], "repeated proteins, 'x' among them")):
+        adata.uns["protein_names"] = np.array(names)
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        with pytest.raises(ValueError, match=says):
+            to_store(tmp_path / "a.h5ad", tmp_path / "t.h5ad", protein_key="adt")
+
+
+def test_genes_and_proteins_from_a_store(tmp_path):
+    path = formats.write_10x_h5(tmp_path / "a.h5", formats.counts(N, G), types=TYPES)
+    adata = opened(to_store(path, tmp_path / "s.h5ad", cells_at_once=11))
+    scvi.TOTALVI.setup_anndata(adata, "protein_expression", "protein_names")
+    in_memory = read_10x(path)
+    scvi.TOTALVI.setup_anndata(in_memory, "protein_expression", "protein_names")
+    latent = []
+    for cells in (adata, in_memory):
+        model = scvi.TOTALVI(cells, n_hidden=8, n_latent=2, seed=0)
+        model.train(max_epochs=2, seed=0)
+        latent.append(model.get_latent_representation())
+    assert np.isfinite(latent[0]).all()
+    assert latent[0].shape == latent[1].shape == (N, 2)
 
 
 def test_the_sizes_of_parts_follow_the_cells(tmp_path, monkeypatch):

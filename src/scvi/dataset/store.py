@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from scvi._checks import check_integer
 from scvi._files import replacing
+from scvi.dataset.checks import named
 from scvi.dataset.reading import buffer_cells
 from scvi.dataset.sources import Source, open_source
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 100_000
 """Counts in a chunk of the store: what is read for a few cells is not much more than they need."""
-_VERSION = 1
+_VERSION = 2
 
 PathLike = str | os.PathLike[str]
 
@@ -44,6 +45,7 @@ def to_store(
     *,
     batch_key: str | None = "sample",
     layer: str | None = None,
+    protein_key: str | None = "protein_expression",
     cells_at_once: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -64,6 +66,10 @@ def to_store(
         Column of `obs` for the name of the input that a cell is from; None for no column.
     layer
         Read these counts of .h5ad files in place of `X`.
+    protein_key
+        Key of `obsm` for counts of proteins: antibodies of 10x, and what .h5ad files have under this key, a table or an
+        array with names in ``uns["protein_names"]``. They are in memory when the store is put together. None leaves
+        them out.
     cells_at_once
         Most cells of a part. By default 16,384, fewer where these take more than 128 MiB.
     overwrite
@@ -74,7 +80,7 @@ def to_store(
     Returns
     -------
     `path`. Genes are those that all inputs have, in the order of the first, with its columns of `var`; columns of `obs`
-    are those that all have. Names of cells that occur twice get the name of their input behind them.
+    and proteins are those that all have. Names of cells that occur twice get the name of their input behind them.
 
     Raises
     ------
@@ -90,18 +96,21 @@ def to_store(
         raise FileExistsError(f"{path} is there already; pass overwrite=True to replace it")
     if cells_at_once is not None:
         check_integer("cells_at_once", cells_at_once, 1)
-    named = _named(inputs)
+    files = _named(inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = path.with_name(f".{path.name}.parts")
     with ExitStack() as stack:
-        sources = {name: open_source(file, layer, stack) for name, file in named.items()}
-        genes = _shared_genes(sources)
+        sources = {name: open_source(file, layer, protein_key, stack) for name, file in files.items()}
+        genes, proteins = _shared_genes(sources), _shared_proteins(sources)
         obs = _joined_obs(sources, batch_key)
         blocks = list(_blocks(sources, cells_at_once))
-        _prepare(parts, _plan(named, genes, blocks, layer))
-        _write_parts(parts, sources, genes, blocks, progress)
-        var = next(iter(sources.values())).var.loc[genes]
-    _assemble(parts, path, AnnData(obs=obs, var=var), len(blocks), progress)
+        _prepare(parts, _plan(files, genes, proteins, blocks, [layer, protein_key]))
+        _write_parts(parts, sources, (genes, proteins), blocks, progress)
+        frame = AnnData(obs=obs, var=next(iter(sources.values())).var.loc[genes])
+    if len(proteins):
+        frame.obsm[protein_key] = np.concatenate([_proteins_in(file) for file in _files(parts, len(blocks))])
+        frame.uns["protein_names"] = proteins.to_numpy().astype(str)
+    _assemble(parts, path, frame, len(blocks), progress)
     shutil.rmtree(parts)
     return path
 
@@ -143,6 +152,18 @@ def _shared_genes(sources: Mapping[str, Source]) -> pd.Index:
     return shared
 
 
+def _shared_proteins(sources: Mapping[str, Source]) -> pd.Index:
+    """Names that all have, in the order of the first."""
+    each = [source.proteins for source in sources.values()]
+    shared = each[0]
+    for names in each[1:]:
+        shared = shared[shared.isin(names)]
+    lost = sorted({str(name) for names in each for name in names} - set(shared))
+    if lost:
+        logger.warning("%d proteins that not all inputs have are left out: %s", len(lost), named(lost))
+    return shared
+
+
 def _joined_obs(sources: Mapping[str, Source], batch_key: str | None) -> pd.DataFrame:
     tables = [source.obs for source in sources.values()]
     if batch_key is not None and any(batch_key in table for table in tables):
@@ -166,12 +187,21 @@ def _blocks(sources: Mapping[str, Source], cells_at_once: int | None) -> Iterato
         yield from (_Block(name, start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _plan(named: Mapping[str, Path], genes: pd.Index, blocks: list[_Block], layer: str | None) -> dict[str, Any]:
+def _plan(
+    inputs: Mapping[str, Path], genes: pd.Index, proteins: pd.Index, blocks: list[_Block], keys: list[str | None]
+) -> dict[str, Any]:
     """What parts are made of; those of another plan are of no use."""
-    stamps = {name: _stamp(file) for name, file in named.items()}
+    stamps = {name: _stamp(file) for name, file in inputs.items()}
     digest = hashlib.blake2b("\n".join(map(str, genes)).encode(), digest_size=16).hexdigest()
     cells = [[block.name, block.start, block.stop] for block in blocks]
-    return {"version": _VERSION, "inputs": stamps, "genes": digest, "layer": layer, "blocks": cells}
+    return {
+        "version": _VERSION,
+        "inputs": stamps,
+        "genes": digest,
+        "proteins": proteins.tolist(),
+        "keys": keys,
+        "blocks": cells,
+    }
 
 
 def _stamp(file: Path) -> list[Any]:
@@ -199,10 +229,19 @@ def _part(parts: Path, number: int) -> Path | None:
     return next(iter(parts.glob(f"{number:08d}-*.npz")), None)
 
 
+def _files(parts: Path, n_parts: int) -> list[Path]:
+    return [file for file in (_part(parts, number) for number in range(n_parts)) if file is not None]
+
+
 def _write_parts(
-    parts: Path, sources: Mapping[str, Source], genes: pd.Index, blocks: list[_Block], progress: bool
+    parts: Path,
+    sources: Mapping[str, Source],
+    shared: tuple[pd.Index, pd.Index],
+    blocks: list[_Block],
+    progress: bool,
 ) -> None:
-    columns = {name: _positions(source, genes) for name, source in sources.items()}
+    columns = {name: _positions(source, shared[0]) for name, source in sources.items()}
+    of_proteins = {name: source.proteins.get_indexer(shared[1]) for name, source in sources.items()}
     bar = tqdm(
         total=sum(block.stop - block.start for block in blocks),
         desc="reading",
@@ -212,12 +251,13 @@ def _write_parts(
     with bar:
         for number, block in enumerate(blocks):
             if _part(parts, number) is None:
-                rows = sources[block.name].rows(block.start, block.stop)
+                rows, proteins = sources[block.name].rows(block.start, block.stop)
                 if columns[block.name] is not None:
                     rows = rows[:, columns[block.name]]
                     rows.sort_indices()
                 with replacing(parts / f"{number:08d}-{rows.dtype}.npz") as temporary:  # the type is known unopened
-                    np.savez(temporary, data=rows.data, indices=rows.indices, indptr=rows.indptr)
+                    chosen = proteins[:, of_proteins[block.name]]
+                    np.savez(temporary, data=rows.data, indices=rows.indices, indptr=rows.indptr, proteins=chosen)
             bar.update(block.stop - block.start)
 
 
@@ -254,7 +294,7 @@ def _new_zarr(path: Path) -> Any:
 
 def _fill(store: Any, parts: Path, frame: AnnData, n_parts: int, progress: bool) -> None:
     """Writes names and annotations, and the counts part after part."""
-    files = [file for file in (_part(parts, number) for number in range(n_parts)) if file is not None]
+    files = _files(parts, n_parts)
     dtype = np.result_type(*{file.stem.partition("-")[2] for file in files}) if files else np.dtype(np.int32)
     if dtype.kind == "f":
         dtype = np.dtype(np.float32)
@@ -274,3 +314,8 @@ def _loaded(file: Path, n_genes: int, dtype: np.dtype) -> sp.csr_matrix:
     with np.load(file, allow_pickle=False) as part:
         data, indices, indptr = (part[name] for name in ("data", "indices", "indptr"))
     return sp.csr_matrix((data.astype(dtype, copy=False), indices, indptr), shape=(len(indptr) - 1, n_genes))
+
+
+def _proteins_in(file: Path) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as part:
+        return np.asarray(part["proteins"])
