@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 
 import scvi
-from scvi.dataset import CellMeasurement, GeneExpressionDataset
+from scvi.dataset import AnnDatasetFromAnnData, CellMeasurement, GeneExpressionDataset
 from scvi.inference import TotalPosterior, TotalTrainer, load_posterior
 from scvi.models import TOTALVI
 
@@ -339,3 +341,31 @@ def test_what_does_not_fit_is_refused() -> None:
         TotalPosterior(model, bare)
     with pytest.raises(ValueError, match="n_samples=0"):
         TotalPosterior(model, dataset).get_sample_mixing(n_samples=0)
+
+
+def test_cells_of_two_anndata_with_different_proteins() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for n, names in ((40, ["CD3", "CD19", "CD45"]), (30, ["CD45", "CD15"])):
+        adata = AnnData(
+            rng.poisson(4, (n, G)).astype(np.float32) + 1,
+            obs=pd.DataFrame(index=[f"cell{i}" for i in range(n)]),
+            var=pd.DataFrame(index=[f"gene{j}" for j in range(G)]),
+            obsm={"protein_expression": rng.poisson(9, (n, len(names))) + 1},
+            uns={"protein_names": np.array(names)},
+        )
+        parts.append(
+            AnnDatasetFromAnnData(adata, cell_measurements_col_mappings={"protein_expression": "protein_names"})
+        )
+    dataset = GeneExpressionDataset()
+    dataset.populate_from_datasets(parts, cell_measurement_intersection={"protein_expression": False})
+    assert list(dataset.protein_names) == ["CD15", "CD19", "CD3", "CD45"]
+    mask = dataset.get_batch_mask_cell_measurement("protein_expression")
+    assert [row.tolist() for row in mask] == [[False, True, True, True], [True, False, False, True]]
+    assert list(parts[0].protein_names) == ["CD3", "CD19", "CD45"]
+    again = AnnDatasetFromAnnData(dataset.to_anndata())
+    for data in (dataset, again):
+        model = TOTALVI(G, P, n_batch=2, n_hidden=16, n_latent=3, protein_batch_mask=mask)
+        trainer = TotalTrainer(model, data, **QUIET)
+        trainer.train(n_epochs=2)
+        assert np.isfinite(trainer.history["elbo_test_set"]).all()
