@@ -187,6 +187,21 @@ def test_starmap(delayed, tmp_path):
     np.testing.assert_array_equal(dataset.y_coord.ravel(), places[:, 1])
 
 
+def test_what_fails_after_the_counts_leaves_nothing(tmp_path):
+    cells = {"Clusters": np.array(["a", "b"])[np.arange(N) % 2]}
+    formats.write_loom(tmp_path / "mpfc-starmap.loom", X, cells, ROWS, {"CellTypes": ["a", "b"]})
+    dataset = PreFrontalCortexStarmapDataset(str(tmp_path), delayed_populating=True)
+    with pytest.raises(ValueError, match="no column attribute 'Spatial_coordinates'"):
+        dataset.populate()
+    formats.write_loom(tmp_path / "fc-dropseq.loom", X, {"Clusters": np.arange(N) % 2}, ROWS)
+    dropseq = FrontalCortexDropseqDataset(str(tmp_path), genes_to_keep=["none"], delayed_populating=True)
+    with pytest.raises(KeyError, match="none"):
+        dropseq.populate()
+    for unpopulated in (dataset, dropseq):
+        assert "unpopulated" in repr(unpopulated)
+        assert unpopulated.X is None
+
+
 @pytest.mark.parametrize("delayed", [False, True])
 def test_dropseq(delayed, tmp_path):
     types = [f"type{i}" for i in range(14)]
@@ -219,4 +234,22 @@ def test_smfish(tmp_path):
     del cells["ClusterName"]
     formats.write_loom(tmp_path / "osmFISH_SScortex_mouse_all_cell.loom", X, cells, {"Gene": GENES})
     with pytest.raises(ValueError, match="no attributes \\['ClusterName'\\]"):
+        SmfishDataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("ClusterID", np.full(N, np.nan), "'ClusterID' that are no numbers from 0"),
+        ("ClusterID", np.arange(N) - 1, "'ClusterID' that are no numbers from 0"),
+        ("ClusterID", np.full(N, 10**15), "'ClusterID' that are no numbers from 0"),
+        ("ClusterID", np.array(["a"] * N), "'ClusterID' that are no numbers from 0"),
+        ("X", np.zeros((N, 3)), r"several values for each cell in \['X'\]"),
+    ],
+)
+def test_a_bad_smfish_is_refused_in_one_line(name, values, says, tmp_path):
+    cells = {"ClusterID": np.arange(N) % 5, "ClusterName": ["a"] * N, "X": np.arange(N), "Y": np.arange(N)}
+    path = tmp_path / "osmFISH_SScortex_mouse_all_cell.loom"
+    formats.write_loom(path, X, {**cells, name: values}, {"Gene": GENES})
+    with pytest.raises(ValueError, match=f"{path.name} has .*{says}"):
         SmfishDataset(str(tmp_path))

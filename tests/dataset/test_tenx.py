@@ -71,6 +71,20 @@ def test_antibodies_and_other_features(kind, tmp_path):
     assert adata.uns["crispr_guide_capture_names"].tolist() == SYMBOLS[G - 1 :]
 
 
+@pytest.mark.parametrize("kind", ["", "crispr_guide capture", "Protein Expression"])
+def test_types_of_features_that_have_no_name_of_their_own(kind, tmp_path):
+    path = formats.write_10x_v3(tmp_path / "f", X, types=[kind, *TYPES[1:]])
+    with pytest.raises(ValueError, match=r"features of type '.*', which is no name, or that of another type"):
+        read_10x(path)
+
+
+def test_antibodies_are_not_among_the_most_variable_genes(tmp_path):
+    counts = X.toarray()
+    counts[:, G - 3 : G - 1] *= 1000
+    path = formats.write_10x_h5(tmp_path / "f.h5", sp.csr_matrix(counts), types=TYPES)
+    assert set(read_brain_large(path, n_genes=G).var_names) == set(IDS[: G - 3])
+
+
 def test_entries_in_any_order_repeated_and_real(tmp_path):
     double = sp.csr_matrix(X * 2)
     text = formats.matrix_market(X, order="any").decode().splitlines()

@@ -225,12 +225,14 @@ class CsvDataset(DownloadableDataset):
         )
         labels, cell_types = self._column(self.labels_file, adata.obs_names)
         batches, _ = self._column(self.batch_ids_file, adata.obs_names)
-        self.populate_from_data(
-            adata.X, batch_indices=batches, labels=labels, gene_names=adata.var_names.to_numpy(), cell_types=cell_types
-        )
-        self.filter_cells_by_count()
-        if self.new_n_genes is not None or self.subset_genes is not None:
-            self.subsample_genes(self.new_n_genes, subset_genes=self.subset_genes)
+        genes = adata.var_names.to_numpy()
+        with self._all_or_nothing():
+            self.populate_from_data(
+                adata.X, batch_indices=batches, labels=labels, gene_names=genes, cell_types=cell_types
+            )
+            self.filter_cells_by_count()
+            if self.new_n_genes is not None or self.subset_genes is not None:
+                self.subsample_genes(self.new_n_genes, subset_genes=self.subset_genes)
 
     def _column(self, file: str | None, cells: pd.Index) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Codes of the cells and the values that they stand for; matched by name where names are those of the cells."""

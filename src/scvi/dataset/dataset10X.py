@@ -184,17 +184,18 @@ class BrainSmallDataset(Dataset10X):
 
     def populate(self) -> None:
         """Reads counts and metadata, which go by barcode."""
-        super().populate()
-        metadata = read_pickle(self._metadata)
-        barcodes = np.asarray(self.barcodes).astype(str)  # type: ignore[attr-defined]
-        clusters = _of_cells(metadata, "clusters", barcodes, self._metadata).to_numpy().ravel()
-        metrics = _of_cells(metadata, "raw_qc", barcodes, self._metadata)
-        self.labels = clusters.astype(np.int64) - 1
-        self.initialize_mapped_attribute("labels", "cell_types", np.arange(1, clusters.max() + 1).astype(str))
-        self.remap_categorical_attributes(["labels"])
-        self.initialize_cell_attribute("raw_qc", metrics.to_numpy(np.float64))
-        self.initialize_cell_attribute("qc", metrics.to_numpy(np.float64))
-        self.qc_names = metrics.columns.to_numpy().astype(str)
+        with self._all_or_nothing():
+            super().populate()
+            metadata = read_pickle(self._metadata)
+            barcodes = np.asarray(self.barcodes).astype(str)  # type: ignore[attr-defined]
+            clusters = _of_cells(metadata, "clusters", barcodes, self._metadata).to_numpy().ravel()
+            metrics = _of_cells(metadata, "raw_qc", barcodes, self._metadata)
+            self.labels = clusters.astype(np.int64) - 1
+            self.initialize_mapped_attribute("labels", "cell_types", np.arange(1, clusters.max() + 1).astype(str))
+            self.remap_categorical_attributes(["labels"])
+            self.initialize_cell_attribute("raw_qc", metrics.to_numpy(np.float64))
+            self.initialize_cell_attribute("qc", metrics.to_numpy(np.float64))
+            self.qc_names = metrics.columns.to_numpy().astype(str)
 
 
 def _of_cells(metadata: Any, key: str, barcodes: np.ndarray, path: Path) -> Any:

@@ -168,6 +168,8 @@ def _opened(path: str, file: h5py.File) -> Loom:
 def _attributes(file: h5py.File, group: str, length: int, other: int) -> dict[str, np.ndarray]:
     found = {}
     for name, stored in file.get(group, {}).items():
+        if not isinstance(stored, h5py.Dataset):
+            raise ValueError(f"/{group}/{name} is no list of values")
         check_stored(stored)
         values = stored[()]
         if np.ndim(values) == 0 or len(values) != length:
@@ -330,10 +332,15 @@ class PreFrontalCortexStarmapDataset(LoomDataset):
 
     def populate(self) -> None:
         """Reads the file."""
-        super().populate()
-        coordinates = np.asarray(self.Spatial_coordinates)  # type: ignore[attr-defined]
-        self.initialize_cell_attribute("x_coord", coordinates[:, 0])
-        self.initialize_cell_attribute("y_coord", coordinates[:, 1])
+        with self._all_or_nothing():
+            super().populate()
+            coordinates = np.asarray(getattr(self, "Spatial_coordinates", None))
+            if coordinates.ndim != 2 or coordinates.shape[1] < 2:
+                raise Unreadable(
+                    f"{self.path} has no column attribute 'Spatial_coordinates' with two values for each cell"
+                )
+            self.initialize_cell_attribute("x_coord", coordinates[:, 0])
+            self.initialize_cell_attribute("y_coord", coordinates[:, 1])
 
 
 _LAYERS_FIRST = [5, 6, 3, 2, 4, 0, 1, 8, 7, 9, 10, 11, 12, 13]
@@ -364,8 +371,9 @@ class FrontalCortexDropseqDataset(LoomDataset):
 
     def populate(self) -> None:
         """Reads the file, chooses genes, and puts the cell types into order."""
-        super().populate()
-        if self.genes_to_keep is not None:
-            self.reorder_genes(self.genes_to_keep, drop_omitted_genes=True)
-        if self.cell_types is not None:
-            self.reorder_cell_types([code for code in _LAYERS_FIRST if code < len(self.cell_types)])
+        with self._all_or_nothing():
+            super().populate()
+            if self.genes_to_keep is not None:
+                self.reorder_genes(self.genes_to_keep, drop_omitted_genes=True)
+            if self.cell_types is not None:
+                self.reorder_cell_types([code for code in _LAYERS_FIRST if code < len(self.cell_types)])

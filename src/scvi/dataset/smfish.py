@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scvi.dataset.arrays import LARGEST_CODE
 from scvi.dataset.dataset import DownloadableDataset
 from scvi.dataset.files import Unreadable, names_of
 from scvi.dataset.loom import open_loom
@@ -52,7 +53,13 @@ class SmfishDataset(DownloadableDataset):
         missing = [name for name in ("ClusterID", "ClusterName", "X", "Y") if name not in loom.cells]
         if missing or "Gene" not in loom.genes:
             raise Unreadable(f"{path} has no attributes {missing or ['Gene']}")
-        labels = loom.cells["ClusterID"].ravel().astype(np.int64)
+        several = [name for name in ("ClusterID", "ClusterName", "X", "Y") if loom.cells[name].size != counts.shape[0]]
+        if several:
+            raise Unreadable(f"{path} has several values for each cell in {several}")
+        labels = loom.cells["ClusterID"].ravel()
+        if labels.dtype.kind not in "iuf" or not ((labels >= 0) & (labels <= LARGEST_CODE)).all():
+            raise Unreadable(f"{path} has values in 'ClusterID' that are no numbers from 0 to {LARGEST_CODE}")
+        labels = labels.astype(np.int64)
         names = names_of(loom.cells["ClusterName"]).ravel()
         codes, first = np.unique(labels, return_index=True)
         cell_types = np.full(codes.max() + 1, "", dtype=object)

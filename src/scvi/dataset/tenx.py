@@ -193,6 +193,8 @@ def _assembled(
         chosen = np.flatnonzero((features["feature_types"] == kind).to_numpy())
         protein = kind == "Antibody Capture"
         key = "protein_expression" if protein else kind.lower().replace(" ", "_")
+        if not key or key in obsm:
+            raise Unreadable(f"{path} has features of type {kind!r}, which is no name, or that of another type as well")
         obsm[key] = counts[:, chosen].toarray() if protein else counts[:, chosen]
         uns["protein_names" if protein else f"{key}_names"] = features[var_names].to_numpy()[chosen].astype(str)
     if len(genes) < len(features):
