@@ -15,6 +15,7 @@ from scvi.dataset.counts import moments
 from scvi.dataset.dataset import DownloadableDataset
 from scvi.dataset.files import stacked, unique_names
 from scvi.dataset.published import published
+from scvi.dataset.tenx import genes_and_others
 from scvi.dataset.tenx_h5 import TenxH5, open_tenx_h5
 
 __all__ = ["BrainLargeDataset", "read_brain_large"]
@@ -62,12 +63,14 @@ def read_brain_large(
         first = min(n_cells_for_variance, file.shape[0])
         parts = (file.rows(*part) for part in _parts(file, first, n_cells_at_once))
         variance = moments(parts, first, file.shape[1])[1]
-        genes = np.argsort(-variance, kind="stable")[:n_genes]
+        features = file.features()
+        candidates, _ = genes_and_others(features, None, path)  # antibodies vary more than any gene
+        genes = candidates[np.argsort(-variance[candidates], kind="stable")[:n_genes]]
         blocks = []
         for start, stop in _parts(file, n, n_cells_at_once):
             blocks.append(file.rows(start, stop)[:, genes])
             logger.info("loaded %d of %d cells", stop, n)
-        var = file.features().iloc[genes]
+        var = features.iloc[genes]
         obs_names = unique_names(file.barcodes()[:n], "barcodes", path)
     names = unique_names(var["gene_ids"].to_numpy(), "genes", path)
     return AnnData(stacked(blocks, len(genes)), obs=pd.DataFrame(index=obs_names), var=var.set_index(names))
