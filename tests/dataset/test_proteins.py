@@ -118,6 +118,20 @@ def test_other_cells_are_aligned_by_name() -> None:
         encode(other, schema)
 
 
+def test_nan_in_other_cells_was_not_measured() -> None:
+    schema = schema_of(make_adata())
+    other = make_adata(n=20, seed=1)
+    other.obsm["proteins"] = other.obsm["proteins"].astype(float)
+    other.obsm["proteins"].iloc[3, 2] = np.nan
+    mb = encode(other, schema).minibatch(np.array([3, 0]))
+    assert mb.measured.tolist() == [[True, True, False, True, True], [True] * 5]
+    assert mb.proteins[0, 2] == 0
+    prints = {fingerprint(other, schema)}
+    other.obsm["proteins"].iloc[3, 2] = 0
+    prints.add(fingerprint(other, schema))
+    assert len(prints) == 2
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [(0.5, "non-integer"), (-1.0, "negative"), (np.nan, "non-finite"), (np.inf, "non-finite")],

@@ -270,6 +270,82 @@ def test_a_new_batch_without_some_proteins(model: scvi.TOTALVI) -> None:
         np.testing.assert_allclose(after[part], before[part], rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:the query has no batch")
+@pytest.mark.parametrize("batch", ["b1", "b7"], ids=["known", "new"])
+def test_proteins_that_a_query_lacks_are_not_measured(model: scvi.TOTALVI, tmp_path: Path, batch: str) -> None:
+    query = make_adata(n=60, seed=2)
+    query.obs["batch"] = batch
+    query.obsm["proteins"] = query.obsm["proteins"][["protein3", "protein0", "protein1"]]
+    lacking = ["protein2", "protein4"]
+    expected = query.obsm["proteins"].copy()
+    with pytest.warns(UserWarning, match=r"3 of the 5 proteins.*not measured: 'protein2', 'protein4'"):
+        mapped = scvi.TOTALVI.load_query_data(query, model)
+    pd.testing.assert_frame_equal(query.obsm["proteins"], expected)
+    if batch == "b7":
+        mapped.train(**QUICK)
+    own = mapped.get_normalized_expression(seed=0)[1]
+    assert own.columns[own.isna().all()].tolist() == lacking
+    assert mapped.get_normalized_expression(transform_batch="b0", seed=0)[1].notna().all(axis=None)
+    mb = mapped._cells.data.minibatch(np.arange(7))
+    assert mb.measured.tolist() == [[name not in lacking for name in PROTEINS]] * 7
+    assert (mb.proteins[:, [2, 4]] == 0).all()
+    with pytest.warns(UserWarning, match="not measured"):
+        prepared = scvi.TOTALVI.prepare_query_anndata(query, model)
+    assert prepared.obsm["proteins"].columns.tolist() == PROTEINS
+    assert np.array_equal(
+        mapped.get_elbo(prepared, return_mean=False, seed=0), mapped.get_elbo(return_mean=False, seed=0)
+    )
+    mapped.save(tmp_path / "model", save_anndata=True)
+    loaded = scvi.TOTALVI.load(tmp_path / "model")
+    pd.testing.assert_frame_equal(loaded.get_normalized_expression(seed=0)[1], own)
+
+
+def test_a_query_without_any_protein(model: scvi.TOTALVI) -> None:
+    query = make_adata(n=60, seed=2)
+    query.obs["batch"] = "b7"
+    del query.obsm["proteins"]
+    with pytest.warns(UserWarning, match=r"0 of the 5 proteins"):
+        mapped = scvi.TOTALVI.load_query_data(query, model)
+    mapped.train(**QUICK)
+    assert "proteins" not in query.obsm
+    assert np.isfinite(mapped.get_elbo())
+    assert not mapped._cells.data.measured.any()
+    assert mapped.get_normalized_expression(transform_batch="b0")[1].notna().all(axis=None)
+    same = mapped.get_normalized_expression(model.adata, seed=0)[1]
+    np.testing.assert_allclose(same, model.get_normalized_expression(seed=0)[1], rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:the query has no batch")
+def test_a_reference_without_batches_and_a_query_without_proteins() -> None:
+    model = fit(make_adata(), batch_key=None)
+    query = make_adata(n=30, seed=2)
+    del query.obsm["proteins"]
+    with pytest.warns(UserWarning, match=r"0 of the 5 proteins"):
+        mapped = scvi.TOTALVI.load_query_data(query, model)
+    assert mapped.get_normalized_expression()[1].isna().all(axis=None)
+    assert mapped.get_normalized_expression(transform_batch="0")[1].notna().all(axis=None)
+
+
+def test_a_mudata_is_prepared_for_a_reference() -> None:
+    reference = make_mdata()
+    scvi.TOTALVI.setup_mudata(reference, batch_key="batch")
+    model = scvi.TOTALVI(reference, **TINY)
+    model.train(**QUICK)
+    query = make_mdata(n=40, seed=2)
+    query.mod["protein"] = query.mod["protein"][:, [4, 1, 0]].copy()
+    with pytest.warns(UserWarning, match=r"3 of the 5 proteins"):
+        prepared = scvi.TOTALVI.prepare_query_anndata(query, model)
+    assert prepared.obsm["protein_expression"].columns.tolist() == PROTEINS
+    with pytest.raises(TypeError, match="a Pair cannot become an AnnData in place: pass inplace=False"):
+        scvi.TOTALVI.prepare_query_anndata(query, model, inplace=True)
+    query = query.mod["rna"]
+    query.obs["batch"] = "b7"
+    with pytest.warns(UserWarning, match=r"0 of the 5 proteins"):
+        mapped = scvi.TOTALVI.load_query_data(query, model)
+    mapped.train(**QUICK)
+    assert np.isfinite(mapped.get_elbo())
+
+
 def test_a_mudata_is_mapped_onto_a_mudata() -> None:
     reference = make_mdata()
     scvi.TOTALVI.setup_mudata(reference, batch_key="batch")

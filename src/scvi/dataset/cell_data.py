@@ -73,7 +73,7 @@ class CellData:
     gene_names: np.ndarray  # (g,)
     kept: Kept | None = None  # what a model keeps of cells without counts
     proteins: np.ndarray | sp.csr_matrix | None = None  # (n, p) counts
-    measured: np.ndarray | None = None  # (k, p) bool, which proteins each batch measured; None: all
+    measured: np.ndarray | None = None  # (n, p) bool, which proteins were measured in each cell; None: all
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -136,7 +136,7 @@ class CellData:
             indices=torch.from_numpy(rows),
             kept=None if self.kept is None else {k: torch.from_numpy(v[rows]) for k, v in self.kept.values.items()},
             proteins=None if self.proteins is None else torch.from_numpy(_float32(self.proteins[rows])),
-            measured=None if self.measured is None else torch.from_numpy(self.measured[self.batch[rows]]),
+            measured=None if self.measured is None else torch.from_numpy(self.measured[rows]),
         )
 
     def minibatches(
@@ -180,6 +180,7 @@ class CellData:
             categorical=None if self.categorical is None else self.categorical[rows],
             cell_names=self.cell_names[rows],
             proteins=None if self.proteins is None else self.proteins[rows],
+            measured=None if self.measured is None else self.measured[rows],
         )
 
     def on(self, device: torch.device) -> CellData:
@@ -431,7 +432,7 @@ def _encoded(adata: AnnData, schema: Schema, validate: bool, labels: bool) -> tu
         **(
             {}
             if schema.proteins is None
-            else encoded_proteins(adata if kept is None else None, schema.proteins, validate)
+            else encoded_proteins(adata if kept is None else None, schema.proteins, batch, validate)
         ),
     )
     if not validate or kept is not None:

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi._warnings import warn
 from scvi.dataset import checks
 from scvi.dataset.counts import as_rows, take
 from scvi.dataset.on_disk import OnDisk
@@ -24,6 +25,7 @@ __all__ = [
     "measured_by_batch",
     "read_proteins",
     "with_new_batches",
+    "with_proteins",
 ]
 
 logger = logging.getLogger(__name__)
@@ -77,10 +79,13 @@ def declare_proteins(
     return replace(schema, proteins=ProteinSchema(obsm_key, names_uns_key, names, rows))
 
 
-def encoded_proteins(adata: AnnData | None, proteins: ProteinSchema, validate: bool) -> dict[str, Any]:
+def encoded_proteins(
+    adata: AnnData | None, proteins: ProteinSchema, batch: np.ndarray, validate: bool
+) -> dict[str, Any]:
     """Fields of :class:`scvi.dataset.cell_data.CellData`; named proteins are found by name, in any order.
 
-    Cells whose counts were dropped (`adata` is None) have no counts of proteins either.
+    NaN, as :func:`with_proteins` writes it, was not measured in this cell, whatever its batch (codes `batch`, (n,))
+    measured. Cells whose counts were dropped (`adata` is None) have no counts of proteins either.
 
     Raises
     ------
@@ -88,7 +93,7 @@ def encoded_proteins(adata: AnnData | None, proteins: ProteinSchema, validate: b
         If proteins are missing, or if `validate` and the counts are none.
     """
     flags = np.array(proteins.measured, dtype=bool)
-    measured = None if flags.all() else flags
+    measured = None if flags.all() else flags[batch]
     if adata is None:
         return {"measured": measured}
     values, names = read_proteins(adata, proteins.obsm_key, proteins.names_uns_key)
@@ -104,9 +109,50 @@ def encoded_proteins(adata: AnnData | None, proteins: ProteinSchema, validate: b
         values = values[:, columns]
     if values.shape[1] != len(proteins.names):
         raise ValueError(f"{where} has {values.shape[1]} columns; the model reads {len(proteins.names)} proteins")
+    missing_here = np.isnan(values) if values.dtype.kind == "f" else np.zeros(0, dtype=bool)
+    if missing_here.any():
+        values = np.where(missing_here, 0, values)
+        measured = ~missing_here if measured is None else measured & ~missing_here
     if validate:
         _check_counts(values, proteins.obsm_key, proteins.names, adata)
     return {"proteins": np.ascontiguousarray(values, dtype=np.float32), "measured": measured}
+
+
+def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
+    """`adata` if it has all proteins of the schema; otherwise a copy whose table has NaN for the missing ones.
+
+    The copy shares the counts of genes. Proteins without names are not looked for: their number has to be right, unless
+    there are none at all.
+
+    Warns
+    -----
+    UserWarning
+        If some are missing: how many, and which.
+    """
+    key, names = proteins.obsm_key, proteins.names
+    values, given = np.zeros((adata.n_obs, 0), np.float32), ()
+    if key in adata.obsm:
+        values, found = read_proteins(adata, key, proteins.names_uns_key)
+        given = names if found is None else found  # type: ignore[assignment]
+    missing = [name for name in names if name not in given]
+    if not missing:
+        return adata
+    warn(
+        f"adata has {len(names) - len(missing)} of the {len(names)} proteins of the reference in obsm[{key!r}]; the "
+        f"others are taken as not measured: {checks.named(missing)}"
+    )
+    table = pd.DataFrame(values.astype(np.float32), index=adata.obs_names, columns=list(given))
+    adata = adata.to_memory() if adata.isbacked else adata
+    uns = {} if proteins.names_uns_key is None else {proteins.names_uns_key: list(names)}
+    return AnnData(
+        adata.X,
+        obs=adata.obs,
+        var=adata.var,
+        obsm={**adata.obsm, key: table.reindex(columns=list(names))},
+        obsp=dict(adata.obsp),
+        layers=dict(adata.layers),
+        uns={**adata.uns, **uns},
+    )
 
 
 def with_new_batches(proteins: ProteinSchema, values: np.ndarray, batch: np.ndarray, n_batch: int) -> ProteinSchema:

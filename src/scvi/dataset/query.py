@@ -16,7 +16,7 @@ from scvi._warnings import warn
 from scvi.dataset import checks
 from scvi.dataset.cell_data import VARIANCE_FLOOR, encode, log_total_moments
 from scvi.dataset.counts import as_rows
-from scvi.dataset.proteins import with_new_batches
+from scvi.dataset.proteins import with_new_batches, with_proteins
 from scvi.dataset.schema import Schema
 
 __all__ = ["become", "extended", "with_genes", "with_these_genes"]
@@ -25,15 +25,20 @@ logger = logging.getLogger(__name__)
 
 
 def with_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> AnnData:
-    """`adata` if it has all genes of the schema, in any order; otherwise what :func:`with_these_genes` makes of it."""
+    """`adata` if it has all genes and proteins of the schema, in any order; otherwise a copy where they are filled in.
+
+    That is done as in :func:`with_these_genes`.
+    """
     places = _places(adata, schema, min_genes_found)
-    return _padded(adata, schema, places) if (places < 0).any() else adata
+    adata = _padded(adata, schema, places) if (places < 0).any() else adata
+    return adata if schema.proteins is None else with_proteins(adata, schema.proteins)
 
 
 def with_these_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> AnnData:
     """A copy of `adata` with exactly the genes of the schema, in its order; the missing ones are zero.
 
-    It has ``obs``, ``obsm``, ``obsp`` and ``uns``, all layers, and ``var`` as far as it goes.
+    It has ``obs``, ``obsm``, ``obsp`` and ``uns``, all layers, and ``var`` as far as it goes. Missing proteins are NaN,
+    see :func:`scvi.dataset.proteins.with_proteins`.
 
     Parameters
     ----------
@@ -50,7 +55,8 @@ def with_these_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> 
     UserWarning
         If some are missing: how many, and which.
     """
-    return _padded(adata, schema, _places(adata, schema, min_genes_found))
+    adata = _padded(adata, schema, _places(adata, schema, min_genes_found))
+    return adata if schema.proteins is None else with_proteins(adata, schema.proteins)
 
 
 def _places(adata: AnnData, schema: Schema, min_genes_found: float) -> np.ndarray:

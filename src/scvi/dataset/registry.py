@@ -8,6 +8,7 @@ import warnings
 import zlib
 from typing import Any
 
+import numpy as np
 from anndata import AnnData, ImplicitModificationWarning
 
 from scvi.dataset.checks import named, refuse_other_types, stored_counts
@@ -40,7 +41,9 @@ def fingerprint_of_proteins(adata: AnnData, schema: Schema) -> str:
     if schema.proteins is None:
         return ""
     values, names = read_proteins(adata, schema.proteins.obsm_key, schema.proteins.names_uns_key)
-    return f"+{counts_hash(values):x}.{zlib.crc32(repr(names).encode()):x}"
+    missing = np.isnan(values)
+    missing_hash = f".{counts_hash(missing):x}" if missing.any() else ""
+    return f"+{counts_hash(np.where(missing, 0, values)):x}.{zlib.crc32(repr(names).encode()):x}{missing_hash}"
 
 
 def in_a_file(adata: AnnData, schema: Schema) -> bool:

@@ -400,14 +400,15 @@ class Estimator(ABC):
         it what the model says of cells of the reference. A new batch starts as the average of the old ones, so that
         the model answers questions before it is trained, too.
 
-        Neither `adata` nor the reference is changed. The new model's ``adata`` is the given one, or where genes are
-        missing a copy as :meth:`prepare_query_anndata` makes it.
+        Neither `adata` nor the reference is changed. The new model's ``adata`` is the given one, or where genes or
+        proteins are missing a copy as :meth:`prepare_query_anndata` makes it.
 
         Parameters
         ----------
         adata
             Raw counts, with the columns of ``obs`` (and the layer) that the reference reads; no set-up is needed. Genes
-            may come in any order; further ones are ignored.
+            and proteins may come in any order; further ones are ignored. Missing proteins, or all of them, are taken as
+            not measured.
         reference_model
             A fitted model of this class, or the directory of a saved one.
         freeze_dropout
@@ -432,8 +433,8 @@ class Estimator(ABC):
         Warns
         -----
         UserWarning
-            If genes are missing; if training will not move the query in the latent space, because the reference's
-            encoder sees no batch (``encode_covariates=False``); if there is nothing to train.
+            If genes or proteins are missing; if training will not move the query in the latent space, because the
+            reference's encoder sees no batch (``encode_covariates=False``); if there is nothing to train.
         """
         freeze = Freeze(
             dropout=freeze_dropout,
@@ -466,7 +467,7 @@ class Estimator(ABC):
         *,
         min_genes_found: float = 0.5,
     ) -> AnnData | pd.Index | None:
-        """Cells with exactly the genes of a reference, in its order; missing genes are zero.
+        """Cells with exactly the genes of a reference, in its order; missing genes are zero, missing proteins NaN.
 
         :meth:`load_query_data` does it by itself. This is for looking at the result, and for writing or joining it.
 
@@ -491,7 +492,10 @@ class Estimator(ABC):
         reference = cls._reference(reference_model)
         if check_flag("return_reference_var_names", return_reference_var_names):
             return pd.Index(reference.schema.genes)
-        prepared = with_these_genes(adata, reference.schema, min_genes_found)
+        read = cls._as_anndata(adata, reference.schema)
+        if inplace and read is not adata:
+            raise TypeError(f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False")
+        prepared = with_these_genes(read, reference.schema, min_genes_found)
         if not inplace:
             return prepared
         become(adata, prepared)
