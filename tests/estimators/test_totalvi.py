@@ -103,6 +103,8 @@ def test_parts_and_draws(model: scvi.TOTALVI) -> None:
             model.get_normalized_expression(**{name: 2})
     with pytest.raises(ValueError, match="transform_batch='b9' is not a batch"):
         model.get_protein_foreground_probability(transform_batch="b9")
+    with pytest.raises(ValueError, match="return_mean=3 is not True or False"):
+        model.get_protein_foreground_probability(return_mean=3)
 
 
 def test_several_batches_are_averaged(model: scvi.TOTALVI, no_noise: None) -> None:

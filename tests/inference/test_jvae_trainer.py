@@ -200,6 +200,15 @@ def test_bad_input(data_sets: list[GeneExpressionDataset]) -> None:
     swapped = make(data_sets[::-1])
     with pytest.raises(ValueError, match=r"dim_input_list\[0\]=9 for 4 genes"):
         swapped.train(n_epochs=1)
+    with pytest.raises(ValueError, match="transform_batch=2 is not a batch of this model, which has 0 to 1"):
+        make(data_sets).get_imputed_values(transform_batch=2)
     data_sets[1].batch_indices = np.full(40, 2)
     with pytest.raises(ValueError, match="n_batch=2 for batch codes up to 2"):
         make(data_sets).train(n_epochs=1)
+
+
+def test_nothing_is_noted_that_no_history_holds(data_sets: list[GeneExpressionDataset]) -> None:
+    trainer = make(data_sets)
+    trainer.train(n_epochs=2)
+    assert trainer._told == []
+    assert "discriminator_loss" not in trainer.history

@@ -15,7 +15,7 @@ from anndata import AnnData
 import scvi
 from scvi.dataset import AnnDatasetFromAnnData, CellMeasurement, GeneExpressionDataset
 from scvi.inference import TotalPosterior, TotalTrainer, load_posterior
-from scvi.models import TOTALVI
+from scvi.models import TOTALVI, Classifier
 
 N, G, P = 90, 12, 4
 QUIET: dict[str, Any] = {"show_progbar": False, "use_cuda": False}
@@ -179,6 +179,36 @@ def test_one_batch_has_no_adversary() -> None:
     trainer.train(n_epochs=1)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kappa": -0.5}, "kappa=-0.5 is not None or a number of at least 0"),
+        ({"pro_recons_weight": -1.0}, "pro_recons_weight=-1.0 is not a number of at least 0"),
+        ({"pro_recons_weight": float("nan")}, "pro_recons_weight=nan"),
+        ({"use_adversarial_loss": 2}, "use_adversarial_loss=2 is not True or False"),
+        ({"empirical_protein_background_prior": "yes"}, "empirical_protein_background_prior='yes'"),
+        ({"discriminator": Classifier(3, n_labels=2)}, "make it with logits=True"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    dataset, model = make()
+    with pytest.raises(ValueError, match=message):
+        TotalTrainer(model, dataset, **QUIET, **options)
+
+
+def test_a_model_without_batches_starts_its_background_at_all_cells() -> None:
+    starts = []
+    for n_batches in (1, 3):  # of the data
+        dataset, _ = make(n_batches)
+        _, model = make(1, n_batch=0)
+        torch.manual_seed(0)
+        trainer = TotalTrainer(model, dataset, empirical_protein_background_prior=True, **QUIET)
+        trainer.on_training_begin()
+        starts.append(model.background_pro_alpha.detach().clone())
+    assert torch.equal(*starts)
+
+
 def test_a_discriminator_may_be_given() -> None:
     dataset, model = make()
     given = torch.nn.Linear(3, 2)
@@ -306,6 +336,13 @@ def test_generated_counts_have_the_expected_means(posterior: TotalPosterior) -> 
     np.testing.assert_allclose(denoised[:, :G].mean((0, 2)), 100 * genes.mean(0), rtol=0.25)
     np.testing.assert_allclose(denoised[:, G:].mean((0, 2)), proteins.mean(0), rtol=0.25)
     scvi.settings.seed = None
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, float("nan")])
+def test_a_size_factor_that_is_none_is_refused(posterior: TotalPosterior, factor: float) -> None:
+    for method in (posterior.generate_denoised_samples, posterior.generate_feature_correlation_matrix):
+        with pytest.raises(ValueError, match=f"rna_size_factor={factor!r} is not a positive number"):
+            method(n_samples=2, rna_size_factor=factor)
 
 
 def test_corrupted_counts_come_with_the_proteins(posterior: TotalPosterior) -> None:

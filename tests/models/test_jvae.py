@@ -233,6 +233,14 @@ def test_transform_batch_decodes_in_that_batch() -> None:
         assert not torch.equal(model.sample_scale(mb.x, 0, mb.batch, deterministic=True), there)
 
 
+@pytest.mark.parametrize("code", [3, -1, "b"])
+def test_a_batch_that_is_none_is_refused(code: Any) -> None:
+    model, mb = make(dispersion="gene").eval(), cells(0)
+    for method in (model.sample_scale, model.sample_rate):
+        with pytest.raises(ValueError, match=f"transform_batch={code!r} is not"):
+            method(mb.x, 0, mb.batch, transform_batch=code)
+
+
 def test_an_empty_cell_has_a_library() -> None:
     model = make().eval()
     library = model.encode(torch.zeros(3, 4), 1)[-1]

@@ -481,7 +481,7 @@ class TOTALVI(CountEstimator):
             proteins=None if protein_list is None else self._protein_positions(protein_list),
             transform_batch=self._cells.batch_codes(transform_batch),
             n_samples=check_integer("n_samples", n_samples, 1),
-            return_mean=return_mean,
+            return_mean=check_flag("return_mean", return_mean),
         )
 
     def _protein_positions(self, names: Sequence[str]) -> np.ndarray:

@@ -16,10 +16,10 @@ from scvi.inference.loaders import endless, fold_tail
 from scvi.inference.posterior import Posterior, metric
 from scvi.inference.trainer import Trainer
 from scvi.minibatch import Minibatch
-from scvi.models.adversary import adversarial_losses, class_log_probabilities
-from scvi.models.classifier import Classifier
+from scvi.models.adversary import adversarial_losses, check_discriminator, class_log_probabilities
 from scvi.models.jvae import JVAE
 from scvi.models.log_likelihood import compute_elbo
+from scvi.models.utils import batch_code
 from scvi.queries import evaluating
 from scvi.queries.imputation import data_set_probabilities, imputed
 from scvi.queries.latent import latent
@@ -127,8 +127,7 @@ class JVAETrainer(Trainer):
             raise ValueError(
                 f"gene_dataset_list has {len(data_sets)} data sets, the model was made for {model.n_datasets}"
             )
-        if isinstance(discriminator, Classifier) and not discriminator.logits:
-            raise ValueError("the discriminator returns probabilities: make it with logits=True")
+        check_discriminator(discriminator)
         if n_epochs_kl_warmup is not None and n_epochs_kl_warmup < 0:
             raise ValueError(f"n_epochs_kl_warmup={n_epochs_kl_warmup!r} is negative: pass a length, or None")
         super().__init__(model, data_sets[0], use_cuda=use_cuda, **kwargs)
@@ -185,25 +184,20 @@ class JVAETrainer(Trainer):
         """A step of the discriminator, one of the encoders against it, and one of the model."""
         if self.train_discriminator:
             latents = [self.model.sample_from_posterior_z(tensors[0], mode=i) for i, tensors in enumerate(tensors_list)]
-            self._step(self.d_optimizer, self.kappa * self._told_apart(latents))
-            self._step(self.optimizer, self.kappa * self.loss_discriminator(latents, False))
+            self.step(self.d_optimizer, self.kappa * self._told_apart(latents))
+            self.step(self.optimizer, self.kappa * self.loss_discriminator(latents, False))
         loss = self.loss(tensors_list)
         self.current_loss = loss.detach()
-        self._step(self.optimizer, loss)
+        self.step(self.optimizer, loss)
 
     def _told_apart(self, latents: Sequence[Tensor]) -> Tensor:
-        """The discriminator's own loss, through which no gradient reaches the encoders; notes how it does."""
+        """The discriminator's own loss, through which no gradient reaches the encoders; notes how it does, if asked to."""
         said = class_log_probabilities(self.discriminator, [z.detach() for z in latents])
         losses = torch.stack(adversarial_losses(said, predict_true_class=True))
-        right = np.mean([float((log_p.argmax(-1) == i).float().mean()) for i, log_p in enumerate(said)])
-        self._told.append((float(losses.detach().mean()), float(right)))
+        if self.frequency:
+            right = np.mean([float((log_p.argmax(-1) == i).float().mean()) for i, log_p in enumerate(said)])
+            self._told.append((float(losses.detach().mean()), float(right)))
         return losses.sum()
-
-    def _step(self, optimizer: torch.optim.Optimizer | None, loss: Tensor) -> None:
-        if optimizer is not None and torch.isfinite(loss.detach()):  # no step towards NaN weights
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
 
     def loss_discriminator(
         self, latent_tensors: Sequence[Tensor], predict_true_class: bool = True, return_details: bool = False
@@ -301,6 +295,7 @@ class JVAETrainer(Trainer):
         transform_batch
             Code of the batch to decode in; None: each cell's own.
         """
+        code = batch_code("transform_batch", transform_batch, self.model.n_batch)
         return [
             imputed(
                 self.model,
@@ -308,7 +303,7 @@ class JVAETrainer(Trainer):
                 deterministic=deterministic,
                 normalized=normalized,
                 decode_mode=decode_mode,
-                transform_batch=None if transform_batch is None else [transform_batch],
+                transform_batch=None if code is None else [code],
             )
             for posterior in self._in_order()
         ]

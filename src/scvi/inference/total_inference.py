@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scvi._checks import check_flag, check_number
 from scvi.dataset.arrays import check_nonnegative_integers
 from scvi.dataset.checks import named
 from scvi.dataset.proteins import as_dense, background_moments
@@ -17,6 +18,7 @@ from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.inference import UnsupervisedTrainer
 from scvi.inference.posterior import Posterior
 from scvi.inference.total_posterior import MEASUREMENT, TotalPosterior
+from scvi.models.adversary import check_discriminator
 from scvi.models.classifier import Classifier
 from scvi.models.utils import check_choice
 
@@ -86,6 +88,13 @@ class TotalTrainer(UnsupervisedTrainer):
         if isinstance(n_iter_kl_warmup, str):
             check_choice("n_iter_kl_warmup", n_iter_kl_warmup, ("auto",))
             n_iter_kl_warmup = 0.75 * len(dataset)
+        check_number("pro_recons_weight", pro_recons_weight, "a number of at least 0", least=0)
+        if kappa is not None:
+            check_number("kappa", kappa, "None or a number of at least 0", least=0)
+        check_flag("use_adversarial_loss", use_adversarial_loss)
+        check_flag("empirical_protein_background_prior", empirical_protein_background_prior)
+        if discriminator is not None:
+            check_discriminator(discriminator)
         super().__init__(
             model,
             dataset,
@@ -184,6 +193,7 @@ class TotalTrainer(UnsupervisedTrainer):
             values = as_dense(getattr(self._data_set(), MEASUREMENT)[cells])
             mask = self.model.protein_batch_mask
             k = max(self.model.n_batch, 1)
+            codes = np.minimum(codes, k - 1)  # a model without batches takes all cells for those of one
             measured = np.ones((k, values.shape[1]), bool) if mask is None else mask.cpu().numpy()
             moments = background_moments(values, codes[cells], measured)
             self.model.initialise_background(*(torch.as_tensor(m).float().to(self.device) for m in moments))
@@ -198,16 +208,10 @@ class TotalTrainer(UnsupervisedTrainer):
         x, _, _, batch_index, _, y = tensors
         loss = self.loss(tensors)
         z = self.model.sample_from_posterior_z(x, y, batch_index, give_mean=False)
-        self._step(self.d_optimizer, kappa * self.loss_discriminator(z.detach(), batch_index, True))
+        self.step(self.d_optimizer, kappa * self.loss_discriminator(z.detach(), batch_index, True))
         loss = loss + kappa * self.loss_discriminator(z, batch_index, False)
         self.current_loss = loss.detach()
-        self._step(self.optimizer, loss)
-
-    def _step(self, optimizer: torch.optim.Optimizer | None, loss: Tensor) -> None:
-        if optimizer is not None and torch.isfinite(loss):  # no step towards NaN weights
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        self.step(self.optimizer, loss)
 
     def _warn_of_missing_proteins(self, dataset: GeneExpressionDataset) -> None:
         if self.model.protein_batch_mask is not None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from scvi._checks import check_number
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
@@ -253,6 +254,7 @@ class TotalPosterior(Posterior):
         Genes have the mean `rna_size_factor` times their frequency.
         """
         check_draws("n_samples", n_samples)
+        check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
         code = batch_code("transform_batch", transform_batch, self.model.n_batch)
         return _both(proteins.denoised_draws(self.model, self._cells(batch_size), n_samples, rna_size_factor, code))
 
@@ -267,6 +269,7 @@ class TotalPosterior(Posterior):
         """(g + p, g + p) correlation of denoised samples, 'spearman' or 'pearson', averaged over the batches."""
         check_choice("correlation_mode", correlation_mode, ("spearman", "pearson"))
         check_draws("n_samples", n_samples)
+        check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
         given = self._batch_codes(transform_batch)
         codes: list[int | None] = [None] if given is None else [*given]
         return np.mean(

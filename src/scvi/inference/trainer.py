@@ -285,10 +285,15 @@ class Trainer(ABC):
         """One step: loss of one minibatch of each posterior of `posteriors_loop`, gradient, new weights."""
         loss = self.loss(*tensors_list)
         self.current_loss = loss.detach()
-        if self.optimizer is not None and torch.isfinite(self.current_loss):  # no step towards NaN weights
-            self.optimizer.zero_grad()
+        self.step(self.optimizer, loss)
+
+    @staticmethod
+    def step(optimizer: torch.optim.Optimizer | None, loss: Tensor) -> None:
+        """One step of an optimiser, unless the loss is not finite: there is none towards NaN weights."""
+        if optimizer is not None and torch.isfinite(loss.detach()):
+            optimizer.zero_grad()
             loss.backward()
-            self.optimizer.step()
+            optimizer.step()
 
     def check_training_status(self) -> None:
         """Gives up after `max_nans` non-finite losses in a row."""

@@ -10,9 +10,10 @@ from torch.func import functional_call
 
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo
+from scvi.models.classifier import Classifier
 from scvi.models.jvae import JVAE
 
-__all__ = ["Adversaries", "adversarial_losses", "class_log_probabilities"]
+__all__ = ["Adversaries", "adversarial_losses", "check_discriminator", "class_log_probabilities"]
 
 
 class Adversaries(nn.Module):
@@ -50,6 +51,12 @@ class Adversaries(nn.Module):
             latents,
         )
         return torch.stack(adversarial_losses(log_probabilities, predict_true_class=False)).sum()
+
+
+def check_discriminator(discriminator: nn.Module) -> None:
+    """Refuses a classifier that returns probabilities: its answer is taken for logits."""
+    if isinstance(discriminator, Classifier) and not discriminator.logits:
+        raise ValueError("the discriminator returns probabilities: make it with logits=True")
 
 
 def class_log_probabilities(classifier: Callable[[Tensor], Tensor], latents: Sequence[Tensor]) -> list[Tensor]:

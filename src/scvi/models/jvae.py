@@ -17,6 +17,7 @@ from scvi.models.base import Elbo, Model
 from scvi.models.gaussian import draw, draw_with_kl
 from scvi.models.likelihood import Decoded, make_dispersion, make_likelihood
 from scvi.models.modules import Encoder, MultiDecoder, MultiEncoder
+from scvi.models.utils import batch_code
 from scvi.models.vae import Variational, library_prior, observed_log_library, weighted_draws
 
 __all__ = ["JVAE"]
@@ -386,7 +387,8 @@ class JVAE(Model):
         qz_m, _, z, ql_m, _, library = self.encode(x, mode)
         if deterministic:
             z, library = qz_m, library if ql_m is None else ql_m
-        batch = self._batch_of(self._cells(x, mode, None, None, batch_index), transform_batch)
+        code = batch_code("transform_batch", transform_batch, self.n_batch)
+        batch = self._batch_of(self._cells(x, mode, None, None, batch_index), code)
         return self.decode(z, mode if decode_mode is None else decode_mode, library, batch, y)  # type: ignore[arg-type]
 
     def _mode(self, mode: int | None, where: str = "") -> int:

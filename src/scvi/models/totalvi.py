@@ -18,7 +18,7 @@ from scvi.models.likelihood import Decoded, DecodedProteins, Dispersion, make_di
 from scvi.models.log_likelihood import log_mixture_nb
 from scvi.models.modules import MAX_LOG_LIBRARY, DecoderTOTALVI, EncoderTOTALVI
 from scvi.models.utils import batch_code, check_choice, check_draws, check_rate, check_sizes
-from scvi.models.vae import Variational, library_prior, observed_log_library
+from scvi.models.vae import Variational, library_prior, observed_log_library, weighted_draws
 
 __all__ = ["TOTALVAE", "TOTALVI", "DecodedCells"]
 
@@ -234,13 +234,7 @@ class TOTALVAE(Model):
         self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """log p(x, y, z, l, b) - log q(z, l, b | x, y) at draws from q, (s, n); z is the untransformed variable."""
-        z = draw(q.z, n_draws, generator)
-        log_weights = (Normal(torch.zeros_like(q.z.loc), 1.0).log_prob(z) - q.z.log_prob(z)).sum(-1)
-        if q.l is None:
-            log_library = observed_log_library(mb)
-        else:
-            log_library = draw(q.l, n_draws, generator)
-            log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
+        z, log_library, log_weights = weighted_draws(mb, q, n_draws, generator)
         genes, proteins = self.generative(z, log_library, mb)
         qb = proteins.log_background
         b = draw(qb, generator=generator)
