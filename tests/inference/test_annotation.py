@@ -265,6 +265,8 @@ def test_saving_and_loading(dataset, tmp_path):
     assert np.array_equal(
         loaded.sequential().compute_predictions()[1], trainer.full_dataset.sequential().compute_predictions()[1]
     )
+    AnnotationPosterior(trainer.model, dataset, model_zl=True).save_posterior(tmp_path / "with library")
+    assert load_posterior(tmp_path / "with library", scanvi(dataset), use_cuda=False).model_zl
 
 
 # Accuracies ----------------------------------------------------------------------------------------------------------

@@ -169,9 +169,13 @@ def test_a_posterior_of_one_data_set_answers_as_any(data_sets: list[GeneExpressi
     np.testing.assert_allclose(every.sum(1), 1.0, rtol=1e-5)
     assert posterior.imputation(n_samples=2).shape == (2, 40, 4)
     trainer.test_1.save_posterior(tmp_path / "saved")
-    again = load_posterior(tmp_path / "saved", deepcopy(trainer.model), mode=1)
+    again = load_posterior(tmp_path / "saved", deepcopy(trainer.model))
     assert isinstance(again, JPosterior)
+    assert again.mode == 1
     assert np.isfinite(again.elbo())
+    assert load_posterior(tmp_path / "saved", deepcopy(trainer.model), mode=0).mode == 0
+    with pytest.raises(ValueError, match="mode=-1 is not an integer of at least 0"):
+        JPosterior(trainer.model, data_sets[0], mode=-1)
 
 
 def test_same_seed_same_weights(data_sets: list[GeneExpressionDataset]) -> None:

@@ -78,6 +78,9 @@ class AnnotationPosterior(Posterior):
         self.sampling_model: nn.Module | None = None
         self.observed: npt.NDArray[np.bool_] | None = None
 
+    def own_options(self) -> dict[str, Any]:
+        return {"model_zl": self.model_zl}
+
     def hiding_labels(self) -> AnnotationPosterior:
         """The same cells with the label code -1 where a label is not `observed`: what a model may see."""
         return (

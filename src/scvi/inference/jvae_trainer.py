@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_number
+from scvi._checks import check_integer, check_number
 from scvi.inference.loaders import endless, fold_tail
 from scvi.inference.posterior import Posterior, metric
 from scvi.inference.trainer import Trainer
@@ -46,7 +46,10 @@ class JPosterior(Posterior):
 
     def __init__(self, *args: Any, mode: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.mode = mode
+        self.mode = check_integer("mode", mode, 0)
+
+    def own_options(self) -> dict[str, Any]:
+        return {"mode": self.mode}
 
     def minibatches(self) -> Iterator[Minibatch]:
         return (replace(mb, dataset=self.mode) for mb in super().minibatches())
@@ -191,7 +194,7 @@ class JVAETrainer(Trainer):
         self.step(self.optimizer, loss)
 
     def _told_apart(self, latents: Sequence[Tensor]) -> Tensor:
-        """The discriminator's own loss, through which no gradient reaches the encoders; notes how it does, if asked to."""
+        """The discriminator's own loss, of which no gradient reaches the encoders; notes how it does for `history`."""
         said = class_log_probabilities(self.discriminator, [z.detach() for z in latents])
         losses = torch.stack(adversarial_losses(said, predict_true_class=True))
         if self.frequency:

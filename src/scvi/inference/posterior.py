@@ -164,6 +164,10 @@ class Posterior:
         """Name of the class."""
         return type(self).__name__
 
+    def own_options(self) -> dict[str, Any]:
+        """Arguments of the class beyond those of `Posterior`, with which `load_posterior` makes it again."""
+        return {}
+
     def update(self: Self, data_loader_kwargs: Mapping[str, Any]) -> Self:
         """The same cells with other arguments of the DataLoader; ``sampler`` and ``collate_fn`` may be among them."""
         options = dict(data_loader_kwargs)

@@ -58,6 +58,7 @@ def write_posterior(posterior: Posterior, dir_path: Path) -> None:
         "posterior_type": posterior.posterior_type,
         "data_loader_kwargs": _plain(posterior.data_loader_kwargs),
         "corrupted": posterior.reads_corrupted,
+        "options": _plain(posterior.own_options()),
         "categorical": sorted(data_set.cell_categorical_attribute_names),
         "mappings": {
             source: {name: [str(value) for value in getattr(data_set, name)] for name in dict.fromkeys(names)}
@@ -98,7 +99,7 @@ def load_posterior(
     use_cuda
         Move the model to a GPU if there is one.
     **posterior_kwargs
-        Further arguments of the posterior's class.
+        Further arguments of the posterior's class, in place of those that it was saved with.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def load_posterior(
     kinds = {kind.__name__: kind for kind in with_subclasses(Posterior)}
     with _blaming(dir_path):
         info, cells, weights = _read(dir_path)
-        name = info["posterior_type"]
+        name, options = info["posterior_type"], dict(info.get("options", {}))
         if name in kinds:
             data_set = _read_data_set(dir_path / DATA, info, cells)
     if name not in kinds:
@@ -134,7 +135,7 @@ def load_posterior(
         indices=cells["indices"],
         use_cuda=bool(use_cuda),
         data_loader_kwargs=info["data_loader_kwargs"],
-        **posterior_kwargs,
+        **(options | posterior_kwargs),
     )
     return posterior.corrupted() if info["corrupted"] else posterior
 
