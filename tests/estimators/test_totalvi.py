@@ -369,6 +369,7 @@ class Pair:
 
     def __init__(self, **mod: AnnData) -> None:
         self.mod, self.uns = dict(mod), {}
+        self.obs = pd.DataFrame(index=next(iter(mod.values())).obs_names)
 
 
 def make_mdata(n: int = N, seed: int = 0) -> Pair:
@@ -469,10 +470,13 @@ def test_a_real_mudata() -> None:
     import mudata
 
     pair = make_mdata()
+    batch = pair.mod["rna"].obs.pop("batch")
     mdata = mudata.MuData(pair.mod)
+    mdata.obs["batch"] = batch  # of the cells, not of a modality
     scvi.TOTALVI.setup_mudata(mdata, batch_key="batch")
     model = scvi.TOTALVI(mdata, **TINY)
     model.train(**QUICK)
+    assert model.schema.batch_names == ("b0", "b1", "b2")
     assert np.isfinite(model.get_elbo(mdata))
 
 

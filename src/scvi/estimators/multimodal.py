@@ -27,6 +27,8 @@ def is_multimodal(data: Any) -> bool:
 def joined_modalities(mdata: Any, modalities: Mapping[str, str], protein_layer: str | None) -> AnnData:
     """The RNA modality with the proteins in `obsm`; counts of genes are shared, not copied.
 
+    Its `obs` also has the columns of ``mdata.obs`` that the RNA lacks.
+
     Parameters
     ----------
     mdata
@@ -51,6 +53,9 @@ def joined_modalities(mdata: Any, modalities: Mapping[str, str], protein_layer: 
             )
         protein = protein[rna.obs_names]
     obs = rna.obs.copy()
+    for column in mdata.obs.columns.difference(obs.columns):
+        if str(column).partition(":")[0] not in mdata.mod:  # a column of one modality, under its name
+            obs[column] = mdata.obs[column].reindex(rna.obs_names)
     for column, name in modalities.items():
         if column not in ("rna_layer", "protein_layer"):
             other = _modality(mdata, column, name).obs

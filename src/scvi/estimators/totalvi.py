@@ -179,10 +179,11 @@ class TOTALVI(CountEstimator):
         rna_layer, protein_layer
             Layers of the two modalities with the raw counts; None: their X.
         batch_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys, labels_key
-            Columns of the `obs` of a modality.
+            Columns of the `obs` of a modality: of the RNA unless `modalities` says otherwise, and where it has none of
+            that name, of ``mdata.obs``.
         modalities
             Names of the modalities for 'rna_layer' and 'protein_layer' (by default 'rna' and 'protein'), and for each
-            of the arguments above whose columns are not in that of the RNA.
+            of the arguments above whose columns are in another one.
         """
         if not is_multimodal(mdata):
             raise TypeError(f"mdata is a {type(mdata).__name__}; pass a MuData, or an AnnData to setup_anndata")
@@ -287,7 +288,8 @@ class TOTALVI(CountEstimator):
 
         Genes as in :meth:`scvi.SCVI.get_normalized_expression`: shares of the cell's molecules. Proteins in counts: the
         mean of the foreground times its probability. NaN stands for a protein that the batch in which a cell is decoded
-        did not measure; give a batch that did as `transform_batch` to impute it.
+        did not measure, or in its own batch the cell itself (NaN in a query that lacks the protein); give a batch that
+        did as `transform_batch` to impute it.
 
         Parameters
         ----------
