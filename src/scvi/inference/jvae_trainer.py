@@ -224,14 +224,12 @@ class JVAETrainer(Trainer):
 
         With `return_details` two lists: mean reconstruction loss and mean KL divergence in each data set.
         """
-        terms = [
-            self.model(x, l_mean, l_var, batch_index, y, mode=i)
-            for i, (x, l_mean, l_var, batch_index, y) in enumerate(tensors)
-        ]
+        cells = [replace(Minibatch.from_tensors(given), dataset=i) for i, given in enumerate(tensors)]
+        n_cells = sum(map(len, cells))
+        elbos = [self.model.draw_with_loss(mb, n_cells=n_cells)[1] for mb in cells]
         if return_details:
-            return [rec.mean() for rec, _, _ in terms], [kl.mean() for _, kl, _ in terms]
-        total = torch.stack([(rec + self.kl_weight * kl).sum() for rec, kl, _ in terms]).sum()
-        return total / sum(len(rec) for rec, _, _ in terms)
+            return [elbo.fixed().mean() for elbo in elbos], [elbo.warmed().mean() for elbo in elbos]
+        return torch.stack([(elbo.fixed() + self.kl_weight * elbo.warmed()).sum() for elbo in elbos]).sum() / n_cells
 
     def compute_metrics(self) -> None:
         """Also adds what the discriminator did since the last time."""
