@@ -12,6 +12,7 @@ import torch
 from scvi.dataset import GeneExpressionDataset
 from scvi.inference import JVAETrainer, load_posterior
 from scvi.inference.jvae_trainer import JPosterior
+from scvi.kernels import fused
 from scvi.models import JVAE, Classifier
 
 N, G, SEEN = (60, 40), 9, np.array([3, 0, 5, 7])
@@ -216,3 +217,14 @@ def test_nothing_is_noted_that_no_history_holds(data_sets: list[GeneExpressionDa
     trainer.train(n_epochs=2)
     assert trainer._told == []
     assert "discriminator_loss" not in trainer.history
+
+
+def test_the_likelihood_gets_the_gradient_that_it_expects(
+    data_sets: list[GeneExpressionDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other costs a second pass: the loss is a mean over the cells of all data sets."""
+    said, expected = [], fused._as_expected
+    monkeypatch.setattr(fused, "_as_expected", lambda *given: said.append(expected(*given)) or said[-1])
+    make(data_sets, kappa=0.0).train(n_epochs=1)
+    assert said
+    assert all(said)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from scvi.inference import Posterior, Trainer, UnsupervisedTrainer
+from scvi.kernels import fused
 from scvi.minibatch import Minibatch
 from scvi.models import VAE
 
@@ -553,3 +554,15 @@ def test_planned_iterations_are_those_that_come(vae, dataset, batch_size, drop_l
     with caplog.at_level("INFO", logger="scvi"):
         trainer.train(n_epochs=2)
     assert f"{trainer.n_iter} of training" in caplog.text
+
+
+@pytest.mark.parametrize("n_samples", [40.0, 41.0, 328.0])
+def test_the_likelihood_gets_the_gradient_that_it_expects(vae, dataset, monkeypatch, n_samples):
+    """Any other costs a second pass; n (1 / n) is not 1 in float32 for n = 41."""
+    said, expected = [], fused._as_expected
+    monkeypatch.setattr(fused, "_as_expected", lambda *given: said.append(expected(*given)) or said[-1])
+    trainer = make_trainer(vae, dataset)
+    trainer.n_samples = n_samples
+    trainer.train(n_epochs=1)
+    assert said
+    assert all(said)
