@@ -317,6 +317,20 @@ def test_a_query_without_any_protein(model: scvi.TOTALVI) -> None:
     np.testing.assert_allclose(same, model.get_normalized_expression(seed=0)[1], rtol=1e-4)
 
 
+def test_a_reference_that_lacks_proteins_and_a_query_that_lacks_others(patchy: scvi.TOTALVI) -> None:
+    query = make_adata(n=60, seed=2)
+    query.obs["batch"] = np.where(np.arange(60) % 2, "b1", "b7")
+    query.obsm["proteins"] = query.obsm["proteins"].drop(columns="protein0")
+    with pytest.warns(UserWarning, match=r"4 of the 5 proteins.*: 'protein0'"):
+        mapped = scvi.TOTALVI.load_query_data(query, patchy)
+    assert mapped.schema.proteins.measured[:3] == patchy.schema.proteins.measured
+    assert mapped.schema.proteins.measured[3] == (False, True, True, True, True)
+    measured = mapped._cells.data.minibatch(np.arange(2)).measured
+    assert measured.tolist() == [[False, True, True, True, True], [False, False, True, True, False]]
+    mapped.train(**QUICK)
+    assert np.isfinite(mapped.get_elbo())
+
+
 @pytest.mark.filterwarnings("ignore:the query has no batch")
 def test_a_reference_without_batches_and_a_query_without_proteins() -> None:
     model = fit(make_adata(), batch_key=None)

@@ -157,11 +157,14 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     wider = replace(schema, categories=categories)
     n_new = wider.n_batch - schema.n_batch
     wider = replace(wider, library_prior=schema.library_prior + ((0.0, 1.0),) * n_new)  # until the totals are known
+    if schema.proteins is not None:  # until their counts are
+        unknown = ((True,) * len(schema.proteins.names),) * n_new
+        wider = replace(wider, proteins=replace(schema.proteins, measured=schema.proteins.measured + unknown))
     cells = encode(adata, wider, labels=labels)
     if n_new == 0:
         return wider
-    if wider.proteins is not None:
-        proteins = with_new_batches(wider.proteins, np.asarray(cells.proteins), cells.batch, wider.n_batch)
+    if schema.proteins is not None:
+        proteins = with_new_batches(schema.proteins, np.asarray(cells.proteins), cells.batch, wider.n_batch)
         wider = replace(wider, proteins=proteins)
     totals = cells.totals()
     overall = log_total_moments(totals)
