@@ -67,7 +67,9 @@ def test_the_classifier_gives_probabilities_or_logits() -> None:
     assert {"classifier.1.weight", "classifier.1.bias"} <= set(probabilities.state_dict())
 
 
-@pytest.mark.parametrize("options", [{"n_input": 0}, {"n_hidden": 0}, {"n_labels": 0}, {"logits": 2}])
+@pytest.mark.parametrize(
+    "options", [{"n_input": 0}, {"n_hidden": 0}, {"n_labels": 0}, {"logits": 2}, {"n_layers": 0}, {"dropout_rate": 1.5}]
+)
 def test_bad_options_of_the_classifier_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Classifier(**{"n_input": 5, **options})
@@ -351,6 +353,35 @@ def test_bad_groups_are_refused() -> None:
     for groups in ([0, 0, 2, 2], [0, 1, 0], [1, 1, 2, 2]):
         with pytest.raises(AssertionError, match="number the groups 0, 1"):
             build(SCANVI, use_labels_groups=True, labels_groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classifier_parameters": {"n_labels": 7}}, r"classifier_parameters has 'n_labels', .* leave it out"),
+        ({"classifier_parameters": {"n_input": 7}}, r"which is the model's n_latent"),
+        ({"use_labels_groups": "no"}, "use_labels_groups='no'"),
+        ({"labels_groups": [0]}, "labels_groups has 1 groups for n_labels=4"),
+    ],
+)
+def test_bad_options_of_scanvi_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(SCANVI, **options)
+
+
+@BOTH
+@pytest.mark.parametrize("dispersion", ["gene", "gene-label"])
+def test_labels_as_codes_and_as_one_hot_rows(cls: type[LabelledVAE], dispersion: str, no_noise: None) -> None:
+    model, mb = build(cls, dispersion=dispersion), cells([0, 1, 2, 3, 0, 1])
+    ask = lambda y: model(mb.x, mb.l_mean, mb.l_var, mb.batch, y)  # noqa: E731
+    expected, rows = ask(mb.labels), ask(torch.eye(C)[mb.labels[:, 0]])  # type: ignore[index]
+    for found, wanted in zip(rows[:2], expected[:2], strict=True):
+        close(found, wanted.detach())
+    with pytest.raises(ValueError, match="the code 4, of n_labels=4"):
+        ask(mb.labels + 1)  # type: ignore[operator]
+    for shape in ((N,), (N, C + 1), (N - 1, 1)):
+        with pytest.raises(ValueError, match="one code of a label a cell"):
+            ask(torch.zeros(shape, dtype=torch.long))
 
 
 @BOTH

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from scvi._checks import check_flag, check_integer
+from scvi._checks import check_flag
 from scvi.models.layers import FCLayers
+from scvi.models.utils import check_rate, check_sizes
 
 __all__ = ["Classifier"]
 
@@ -36,9 +37,9 @@ class Classifier(nn.Module):
         logits: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("n_input", n_input), ("n_hidden", n_hidden), ("n_labels", n_labels)):
-            check_integer(name, value, 1)
-        self.logits = check_flag("logits", logits)
+        check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_labels=n_labels, n_layers=n_layers)
+        check_rate("dropout_rate", dropout_rate)
+        self.logits, self.n_labels = check_flag("logits", logits), n_labels
         layers = [
             FCLayers(n_input, n_hidden, n_layers=n_layers, n_hidden=n_hidden, dropout_rate=dropout_rate),
             nn.Linear(n_hidden, n_labels),

@@ -92,11 +92,22 @@ class LabelledVAE(VAE):
     ) -> tuple[Tensor, Tensor, Tensor | float]:
         """(terms that are not annealed, annealed KL, 0.0), the first two (n,).
 
-        `y` None: no label is known; the code -1 in it: that label is not known.
+        `y` holds codes (n, 1), or one-hot rows (n, c). None: no label is known; the code -1 in it: that label is not.
         """
         self._refuse_without_covariates("forward")
-        elbo: Elbo = self.loss(Minibatch(x, self._batch(x, batch_index), y, local_l_mean, local_l_var))  # type: ignore[arg-type]
+        labels = None if y is None else self._codes(y, len(x))
+        elbo: Elbo = self.loss(Minibatch(x, self._batch(x, batch_index), labels, local_l_mean, local_l_var))  # type: ignore[arg-type]
         return elbo.fixed(), elbo.warmed(), elbo.global_kl
+
+    def _codes(self, y: Tensor, n_cells: int) -> Tensor:
+        """Codes (n, 1) of labels that a user gives as such or as one-hot rows."""
+        if y.shape == (n_cells, self.n_labels) and self.n_labels > 1:
+            return y.argmax(dim=1, keepdim=True)
+        if y.shape != (n_cells, 1):
+            raise ValueError(f"y has the shape {tuple(y.shape)}: give one code of a label a cell, ({n_cells}, 1)")
+        if bool((y >= self.n_labels).any()):
+            raise ValueError(f"y has the code {int(y.max())}, of n_labels={self.n_labels} labels, numbered from 0")
+        return y
 
     def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
         super().check_fits(n_genes, n_batches, n_labels)

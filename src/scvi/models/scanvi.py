@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from scvi._checks import check_flag
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo
 from scvi.models.classifier import Classifier
@@ -98,12 +99,16 @@ class SCANVAE(LabelledVAE):
         )
         self.add_labels(n_labels, y_prior)
         sizes: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate}
-        self.classifier = Classifier(n_latent, **{**sizes, "n_labels": n_labels, **(classifier_parameters or {})})
+        self.classifier = Classifier(n_latent, n_labels=n_labels, **{**sizes, **_checked(classifier_parameters)})
         self.encoder_z2_z1 = Encoder(n_latent, n_latent, n_cat_list=[n_labels], **sizes)
         self.decoder_z1_z2 = Decoder(n_latent, n_latent, [n_labels], n_layers=n_layers, n_hidden=n_hidden)
         self.register_buffer("temperature", torch.ones(()))
         self.labels_groups = None if labels_groups is None else np.asarray(labels_groups)
-        self.use_labels_groups = use_labels_groups
+        if self.labels_groups is not None and self.labels_groups.shape != (n_labels,) and not use_labels_groups:
+            raise ValueError(
+                f"labels_groups has {self.labels_groups.size} groups for n_labels={n_labels}: give each one"
+            )
+        self.use_labels_groups = check_flag("use_labels_groups", use_labels_groups)
         if use_labels_groups:
             self.n_groups = _count_groups(self.labels_groups, n_labels)
             self.classifier_groups = Classifier(n_latent, n_labels=self.n_groups, **sizes)
@@ -227,6 +232,15 @@ class SCANVAE(LabelledVAE):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}temperature", torch.ones(()))  # the weights of 2020 come without
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def _checked(classifier_parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Options of the classifier, but for the sizes that its place in the model decides."""
+    given = classifier_parameters or {}
+    for name, place in (("n_input", "n_latent"), ("n_labels", "n_labels")):
+        if name in given:
+            raise ValueError(f"classifier_parameters has {name!r}, which is the model's {place}: leave it out")
+    return given
 
 
 def _count_groups(labels_groups: np.ndarray | None, n_labels: int) -> int:
