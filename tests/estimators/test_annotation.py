@@ -140,8 +140,31 @@ def test_what_cannot_be_annotated_is_refused(first: scvi.SCVI, tmp_path: Path) -
     scvi.SCVI.setup_anndata(adata, labels_key="label")
     by_label = scvi.SCVI(adata, **TINY, dispersion="gene-label")
     by_label.train(**QUICK)
-    with pytest.raises(ValueError, match=r"the SCVI model has 4 labels and the column of labels 3"):
-        scvi.SCANVI.from_scvi_model(by_label, UNKNOWN)
+    adata.obs["other"] = adata.obs["label"].replace({"t1": "new"})
+    with pytest.raises(ValueError, match="the SCVI model does not know the labels new: set SCVI up"):
+        scvi.SCANVI.from_scvi_model(by_label, UNKNOWN, "other")
+
+
+def test_a_dispersion_by_label_goes_by_the_names_of_the_labels() -> None:
+    adata = some_labels()
+    adata.obs["label"] = adata.obs["label"].replace({UNKNOWN: "a", "t2": "z"})  # before the others, not after them
+    scvi.SCVI.setup_anndata(adata, labels_key="label")
+    first = scvi.SCVI(adata, **TINY, dispersion="gene-label")
+    first.train(**QUICK)
+    assert first.schema.label_names == ("a", "t0", "t1", "z")
+    model = scvi.SCANVI.from_scvi_model(first, "a")
+    assert model.schema.label_names == ("t0", "t1", "z")
+    assert torch.equal(model.module.px_r, first.module.px_r[:, 1:])
+
+
+def test_files_keep_that_a_model_starts_from_scvi(first: scvi.SCVI, tmp_path: Path) -> None:
+    model = scvi.SCANVI.from_scvi_model(first, UNKNOWN, labels_key="label", seed=0)
+    model.save(tmp_path / "model")
+    loaded = scvi.SCANVI.load(tmp_path / "model", first.adata)
+    for one in (model, loaded):
+        one.train(**{**QUICK, "max_epochs": None})
+    assert len(loaded.history["elbo_train"]) == 20
+    assert equal_weights(model, loaded)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -221,6 +244,14 @@ def test_bad_arguments_of_train_are_refused(arguments: dict[str, Any], message: 
     with pytest.raises(ValueError, match=message):
         model.train(**QUICK, **arguments)
     assert not model.is_trained
+
+
+def test_one_sample_of_one_label() -> None:
+    adata = some_labels()
+    adata.obs["label"] = np.where(adata.obs["hidden"], UNKNOWN, "t0")
+    model = make(adata)
+    model.train(**QUICK, n_samples_per_label=1)
+    assert np.isfinite(model.history["classification_loss_train"].to_numpy()).all()
 
 
 def test_a_fit_needs_labelled_cells() -> None:
@@ -373,6 +404,8 @@ def test_profiles_of_labels(conditional: scvi.CondSCVI) -> None:
     assert not np.allclose(some, profiles.loc[some.index, some.columns])
     with pytest.raises(ValueError, match="labels has 't9', which is not a label"):
         conditional.get_label_expression(["t9"])
+    with pytest.raises(ValueError, match="labels is an empty list"):
+        conditional.get_label_expression([])
     with pytest.raises(ValueError, match="n_samples=0"):
         conditional.get_label_expression(n_samples=0)
 

@@ -337,6 +337,7 @@ class Estimator(ABC):
             self.train_indices,
             self.validation_indices,
             self._scope,
+            self._is_initialised,
         )
         files.write(dir_path, stored, {files.ADATA: self.adata} if save_anndata else {}, overwrite)
 
@@ -373,7 +374,7 @@ class Estimator(ABC):
         model._assemble(stored.options, module, cls._make_cells(stored.schema, stored.options, adata))
         model.history, model.is_trained = stored.history, stored.is_trained
         model.train_indices, model.validation_indices = stored.train_indices, stored.validation_indices
-        model._scope = stored.scope
+        model._scope, model._is_initialised = stored.scope, stored.is_initialised
         return model
 
     # ---- cells of new batches, cells without counts ------------------------------------------------------------------

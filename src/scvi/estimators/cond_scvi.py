@@ -157,6 +157,8 @@ class CondSCVI(CountEstimator):
         self._require_trained()
         known = {name: code for code, name in enumerate(self.schema.label_names)}
         names = list(known) if labels is None else [labels] if isinstance(labels, str) else list(labels)
+        if not names:
+            raise ValueError("labels is an empty list; None asks for all labels")
         for name in names:
             if str(name) not in known:
                 raise ValueError(f"labels has {name!r}, which is not a label of the model{nearest(name, known)}")

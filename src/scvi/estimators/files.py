@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scvi._checks import is_integer
+from scvi._checks import check_flag, is_integer
 from scvi._random import seeded
 from scvi.dataset.schema import Schema
 from scvi.models.surgery import Scope
@@ -51,6 +51,7 @@ class StoredModel:
     train_indices: Any  # array or None; for several data sets a list of arrays
     validation_indices: Any
     scope: Scope | None = None
+    is_initialised: bool = False  # of a model that was not trained: whether its weights are those of another model
 
     @property
     def schema(self) -> Schema:
@@ -76,6 +77,7 @@ class StoredModel:
         return {
             "format": FORMAT,
             **scope,
+            **({"is_initialised": True} if self.is_initialised else {}),
             "scvi_version": __version__,
             "estimator": self.estimator,
             "options": self.options,
@@ -191,6 +193,7 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         _check_options(description["options"], options)
         if not isinstance(description["is_trained"], bool):
             raise ValueError(f"is_trained is {description['is_trained']!r}")
+        is_initialised = check_flag("is_initialised", description.get("is_initialised", False))
         schemas = _schemas(description["schema"], n_data_sets)
         history = _history(description["history"])
         scope = _scope(description, tensors)
@@ -203,6 +206,7 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)},
         **{name: _split(name, tensors, source / WEIGHTS, n_data_sets) for name in _SPLIT},
         scope=scope,
+        is_initialised=is_initialised,
     )
 
 

@@ -167,7 +167,7 @@ class SCANVI(CountEstimator):
         schema = labelled_schema(scvi_model.adata, scvi_model.schema, labels_key, unlabeled_category)
         with seeded(seed):
             module = cls._make_module(schema, scvi_model.options)
-        _take_weights(module, scvi_model)
+        _take_weights(module, scvi_model, schema.label_names)
         model = cls.__new__(cls)
         cells = cls._make_cells(schema, scvi_model.options, scvi_model.adata, validate=False)
         model._assemble(scvi_model.options, module.to(scvi_model.device), cells)
@@ -334,12 +334,16 @@ class SCANVI(CountEstimator):
         return answers
 
 
-def _take_weights(module: SCANVAE, scvi_model: SCVI) -> None:
-    """The weights that scVI and scANVI have in common."""
-    own, given = module.state_dict(), scvi_model.module.state_dict()
-    if given["px_r"].shape != own["px_r"].shape if "px_r" in given else False:
-        raise ValueError(
-            f"dispersion='gene-label': the SCVI model has {given['px_r'].shape[1]} labels and the column of labels "
-            f"{own['px_r'].shape[1]}: set SCVI up with the same labels, or use another dispersion"
-        )
+def _take_weights(module: SCANVAE, scvi_model: SCVI, labels: Sequence[str]) -> None:
+    """The weights that scVI and scANVI have in common; a dispersion by label goes by the names of the labels."""
+    given = scvi_model.module.state_dict()
+    if scvi_model.options["dispersion"] == "gene-label":
+        known = {name: code for code, name in enumerate(scvi_model.schema.label_names)}
+        unknown = [name for name in labels if name not in known]
+        if unknown:
+            raise ValueError(
+                f"dispersion='gene-label': the SCVI model does not know the labels {', '.join(unknown[:5])}: set SCVI "
+                "up with this column of labels, or use another dispersion"
+            )
+        given["px_r"] = given["px_r"][:, [known[name] for name in labels]]
     module.load_state_dict(given, strict=False)

@@ -32,7 +32,8 @@ class AnnotationFit(Fit):
     classification_ratio
         Weight of the cross-entropy, in nats per nat.
     n_samples_per_label
-        Labelled cells drawn for each label in an epoch, all where a label has fewer; None: all of every label.
+        Labelled cells drawn for each label in an epoch, all where a label has fewer; None: all of every label. At
+        least two are drawn, from which batch norm can learn.
 
     Attributes
     ----------
@@ -69,7 +70,8 @@ class AnnotationFit(Fit):
             return self.labelled
         order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.labelled)
         labels = self.data.labels[order]
-        return np.concatenate([order[labels == code][: self.n_samples_per_label] for code in np.unique(labels)])
+        chosen = np.concatenate([order[labels == code][: self.n_samples_per_label] for code in np.unique(labels)])
+        return chosen if len(chosen) > 1 else order[:2]
 
     def _passes(self, cells: np.ndarray) -> Iterator[Minibatch]:
         """Pass after pass over labelled cells, each in an order that the seed, the epoch and its number decide."""
