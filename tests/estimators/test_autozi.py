@@ -54,6 +54,13 @@ def test_one_number_an_entry(cells: AnnData) -> None:
     pd.testing.assert_frame_equal(some, table.iloc[[7, 3]], rtol=1e-4)
 
 
+def test_cells_are_not_chosen_where_genes_have_one_number(cells: AnnData) -> None:
+    model = fitted(cells, "gene")
+    for question in (model.get_alphas_betas, model.get_zero_inflation):
+        with pytest.raises(ValueError, match=r"zero_inflation='gene': .* leave out adata and indices"):
+            question(indices=[0])
+
+
 def test_labels_are_read_where_they_matter(cells: AnnData) -> None:
     model = fitted(cells, "gene-label")
     del cells.obs["cell_type"]

@@ -107,7 +107,7 @@ class AUTOZI(CountEstimator):
     ) -> dict[str, np.ndarray]:
         """Parameters of the Beta posteriors and priors of delta, the probability that a gene is not zero-inflated.
 
-        Cells are read with ``zero_inflation='gene-cell'`` only, where each entry has a posterior of its own.
+        Cells can be chosen with ``zero_inflation='gene-cell'`` only, where each entry has a posterior of its own.
 
         Returns
         -------
@@ -116,6 +116,11 @@ class AUTOZI(CountEstimator):
             'alpha_prior' and 'beta_prior': (1,) or (1, k).
         """
         self._require_trained()
+        if not self._is_by_cell() and not (adata is None and indices is None):
+            raise ValueError(
+                f"zero_inflation={self.options['zero_inflation']!r}: delta does not differ between cells, leave out "
+                "adata and indices"
+            )
         minibatches = self._ask(adata, indices, batch_size) if self._is_by_cell() else ()
         return inflation.alphas_betas(self.module, minibatches)
 
