@@ -25,6 +25,7 @@ from scvi.inference.annotation import (
     compute_predictions,
 )
 from scvi.inference.posterior import unsupervised_clustering_accuracy
+from scvi.minibatch import Minibatch
 from scvi.models import SCANVI, VAE, VAEC, Classifier
 
 QUIET = {"show_progbar": False, "use_cuda": False}
@@ -141,12 +142,11 @@ def test_the_objective(dataset, monkeypatch):
     trainer.model.eval()
     everything, labelled = next(iter(trainer.full_dataset.hiding_labels())), next(iter(trainer.labelled_set))
     unsupervised = UnsupervisedTrainer.loss(trainer, everything)
-    x, _, _, batch, y = labelled
-    probabilities = trainer.model.classify(x)
-    cross_entropy = -probabilities.gather(1, y).log().mean()
+    mb = Minibatch.from_tensors(labelled)
+    cross_entropy = -trainer.model.classify(mb.x).gather(1, mb.labels).log().mean()
     expected = unsupervised + 7 * cross_entropy
     assert torch.allclose(trainer.loss(everything, labelled), expected, rtol=1e-5)
-    assert torch.allclose(classification_loss(trainer.model, x, batch, y), cross_entropy, rtol=1e-4)
+    assert torch.allclose(classification_loss(trainer.model, mb), cross_entropy, rtol=1e-4)
     alternate = trainer_of(dataset, AlternateSemiSupervisedTrainer, trainer.model.eval())
     assert torch.allclose(alternate.loss(everything), unsupervised, rtol=1e-5)
     assert trainer_of(dataset, JointSemiSupervisedTrainer).n_epochs_classifier == 0
@@ -162,6 +162,44 @@ def test_epochs_of_the_classifier_train_the_classifier_alone(dataset):
     assert all(name.startswith("classifier.") for name in changed)
 
 
+def test_both_classifiers_of_a_hierarchy_learn_from_labels(dataset):
+    model = scanvi(dataset, labels_groups=[0, 0, 1], use_labels_groups=True)
+    trainer = trainer_of(dataset, AlternateSemiSupervisedTrainer, model)
+    model.eval()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer.on_epoch_end()
+    changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"classifier", "classifier_groups"}
+
+
+@TRAINERS
+def test_too_few_labelled_cells_are_refused_before_the_first_step(trainer_class, dataset):
+    trainer = trainer_of(dataset, trainer_class)
+    trainer.labelled_set = trainer.create_posterior(indices=[3])
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    with pytest.raises(ValueError, match="labelled_set has 1 cell"):
+        trainer.train(1)
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
+
+
+@TRAINERS
+@MODELS
+def test_an_encoder_that_sees_the_batch(trainer_class, model_class, dataset):
+    model = scanvi(dataset, model_class, encode_covariates=True)
+    trainer = trainer_of(dataset, trainer_class, model, frequency=1)
+    trainer.train(1)
+    assert len(trainer.history["accuracy_labelled_set"]) == 2
+
+
+def test_the_batch_is_shown_to_an_encoder_that_sees_it(dataset):
+    torch.manual_seed(0)
+    vae = VAE(dataset.nb_genes, dataset.n_batches, n_latent=3, n_hidden=16, encode_covariates=True).eval()
+    full = AnnotationPosterior(vae, dataset)
+    latent = torch.as_tensor(full.get_latent()[0])
+    _, found = compute_predictions(vae, full, torch.nn.Identity(), soft=True)
+    assert torch.allclose(torch.as_tensor(found), latent, atol=1e-5)
+
+
 def test_models_without_a_classifier_are_refused(dataset, vae):
     with pytest.raises(TypeError, match="a VAE, which has no classifier"):
         trainer_of(dataset, model=vae)
@@ -169,7 +207,12 @@ def test_models_without_a_classifier_are_refused(dataset, vae):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("n_labelled_samples_per_class", 0), ("n_epochs_classifier", -1), ("classification_ratio", -1.0)],
+    [
+        ("n_labelled_samples_per_class", 0),
+        ("n_epochs_classifier", -1),
+        ("classification_ratio", -1.0),
+        ("lr_classification", 0.0),
+    ],
 )
 def test_bad_options_are_refused(dataset, option, value):
     with pytest.raises(ValueError, match=option):
@@ -204,6 +247,30 @@ def test_classifier_trainer(dataset, vae, sampling, zl, logits):
     assert compute_accuracy(model, full, classifier, zl) == pytest.approx(mean)
 
 
+@pytest.mark.parametrize("model_class", [VAE, SCANVI, VAEC])
+def test_the_sampling_model_stays_as_it_is(model_class, dataset):
+    """Batch norm, too, and also of a network that is in training mode, as new ones are."""
+    model = scanvi(dataset, model_class)
+    classifier = model.classifier if model_class is not VAE else Classifier(3, 16, dataset.n_labels)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ClassifierTrainer(classifier, dataset, sampling_model=model, **QUIET).train(1)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(name.startswith("classifier.") for name in changed)
+    assert not model.training
+
+
+def test_networks_that_do_not_go_together_are_refused(dataset, vae):
+    with pytest.raises(ValueError, match=r"a SCANVAE, .* pass sampling_model\.classifier"):
+        ClassifierTrainer(Classifier(3, n_labels=3), dataset, sampling_model=scanvi(dataset), **QUIET)
+    model = scanvi(dataset)
+    with pytest.raises(ValueError, match="sampling_zl=True, but the classifier of a SCANVAE"):
+        ClassifierTrainer(model.classifier, dataset, sampling_model=model, sampling_zl=True, **QUIET)
+    with pytest.raises(ValueError, match="sampling_zl=True, but no sampling_model"):
+        ClassifierTrainer(Classifier(dataset.nb_genes, n_labels=3), dataset, sampling_zl=True, **QUIET)
+    with pytest.raises(ValueError, match="n_labels=2 for the 3 labels"):
+        ClassifierTrainer(Classifier(dataset.nb_genes, n_labels=2), dataset, **QUIET)
+
+
 def test_the_loss_is_the_log_probability(dataset):
     """Not the softmax of probabilities, whose loss has a floor far above 0."""
     classifier = Classifier(dataset.nb_genes, 64, dataset.n_labels, dropout_rate=0)
@@ -232,7 +299,7 @@ def test_what_cannot_be_classified_is_refused(dataset, vae):
     with pytest.raises(ValueError, match="the library size of this model is observed"):
         compute_predictions(observed, full, Classifier(11), model_zl=True)
     with pytest.raises(TypeError, match="make an AnnotationPosterior"):
-        ClassifierTrainer(Classifier(dataset.nb_genes), dataset, **QUIET)._prepare(Posterior(vae, dataset))
+        ClassifierTrainer(Classifier(dataset.nb_genes, n_labels=3), dataset, **QUIET)._prepare(Posterior(vae, dataset))
 
 
 # Posteriors ----------------------------------------------------------------------------------------------------------

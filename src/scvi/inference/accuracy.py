@@ -50,16 +50,16 @@ class Accuracy(NamedTuple):
 # Of networks ----------------------------------------------------------------------------------------------------------
 
 
-def classifier_input(model: nn.Module | None, x: Tensor, model_zl: bool = False) -> Tensor:
-    """What a classifier of its own is shown of counts (n, g).
+def classifier_input(model: nn.Module | None, mb: Minibatch, model_zl: bool = False) -> Tensor:
+    """What a classifier of its own is shown of cells.
 
     Posterior means of z under `model`, with `model_zl` beside those of the log library size; without a model, counts.
     """
     if model is None:
-        return x
+        return mb.x
     if not isinstance(model, VAE):
         raise TypeError(f"model is a {type(model).__name__}, which has no latent space to classify: pass a VAE or None")
-    q = model.variational(Minibatch(x, torch.zeros(len(x), 1, dtype=torch.long, device=x.device), None))  # type: ignore[arg-type]
+    q = model.variational(mb)
     if not model_zl:
         return q.z.loc
     if q.l is None:
@@ -98,14 +98,14 @@ def compute_predictions(
         raise ValueError("model and classifier are both None: pass one of them")
     true, found = [], []
     with evaluating(nn.ModuleList(networks)):
-        for x, *_, labels in (tensors[:5] for tensors in data_loader):
+        for mb in map(Minibatch.from_tensors, data_loader):
             if isinstance(model, LabelledVAE):
-                outputs = model.classify(x)
+                outputs = model.log_probabilities(mb).exp()
             elif classifier is not None:
-                outputs = classifier(classifier_input(model, x, model_zl))
+                outputs = classifier(classifier_input(model, mb, model_zl))
             else:
-                outputs = networks[0](x)
-            true.append(labels[:, 0])
+                outputs = networks[0](mb.x)
+            true.append(mb.labels[:, 0])
             found.append(outputs if soft else outputs.argmax(dim=-1))
     if not true:
         raise ValueError("the posterior yields no cells, of which there are no predictions")

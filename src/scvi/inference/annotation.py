@@ -23,6 +23,7 @@ from scvi.inference.accuracy import (
     compute_predictions,
 )
 from scvi.inference.inference import UnsupervisedTrainer
+from scvi.inference.loaders import check_trainable
 from scvi.inference.posterior import Posterior, metric
 from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
 from scvi.inference.trainer import Trainer
@@ -165,10 +166,12 @@ class ClassifierTrainer(Trainer):
     train_size, test_size
         See `Trainer.train_test_validation`.
     sampling_model
-        A network to whose posterior means of z the classifier is fitted (and that stays as it is), or one that labels
-        cells by itself and of which `model` is the classifier. None: counts are classified.
+        A network to whose posterior means of z the classifier is fitted, or one that labels cells by itself and of
+        which `model` is the classifier. It is left in evaluation mode, and but for its classifier as it is. None:
+        counts are classified.
     sampling_zl
-        Show the classifier the latent library size, too; it has ``n_latent + 1`` inputs then.
+        Show the classifier the latent library size of a `sampling_model` without a classifier of its own, too; it has
+        ``n_latent + 1`` inputs then.
     use_cuda
         Train on a GPU if there is one.
     **kwargs
@@ -188,6 +191,7 @@ class ClassifierTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **{**kwargs, "use_cuda": use_cuda})
+        self._check_networks(sampling_model, sampling_zl)
         self.sampling_model, self.sampling_zl = sampling_model, sampling_zl
         if sampling_model is not None:
             sampling_model.to(self.device)
@@ -196,6 +200,33 @@ class ClassifierTrainer(Trainer):
             self._prepare(posterior)
             posterior.to_monitor = ["accuracy"]
         self.train_set, self.test_set, self.validation_set = split  # type: ignore[assignment]
+
+    def _check_networks(self, sampling_model: nn.Module | None, sampling_zl: bool) -> None:
+        """Refuses what would fail in the first epoch, or train nothing."""
+        if sampling_zl and (sampling_model is None or isinstance(sampling_model, LabelledVAE)):
+            what = (
+                "no sampling_model"
+                if sampling_model is None
+                else f"the classifier of a {type(sampling_model).__name__}"
+            )
+            raise ValueError(f"sampling_zl=True, but {what} reads a latent library size: leave it out")
+        if isinstance(sampling_model, LabelledVAE) and self.model is not sampling_model.classifier:
+            raise ValueError(
+                f"sampling_model is a {type(sampling_model).__name__}, which labels cells by a classifier of its own: "
+                "pass sampling_model.classifier as the model"
+            )
+        n_labels = int(self._data_set().labels.max()) + 1
+        if isinstance(self.model, Classifier) and self.model.n_labels < n_labels:
+            raise ValueError(
+                f"the Classifier has n_labels={self.model.n_labels} for the {n_labels} labels of the data set: make it "
+                "with as many"
+            )
+
+    def on_training_begin(self) -> None:
+        """Puts the sampling model in evaluation mode: its batch norm would go on to learn, its dropout be noise."""
+        if self.sampling_model is not None:
+            self.sampling_model.eval()
+            self.model.train()
 
     def _prepare(self, posterior: Posterior) -> None:
         if not isinstance(posterior, AnnotationPosterior):
@@ -208,12 +239,12 @@ class ClassifierTrainer(Trainer):
 
     def loss(self, tensors_labelled: Sequence[Tensor]) -> Tensor:
         """Mean over the cells of -log q(y | x)."""
-        x, _, _, batch_index, labels = tensors_labelled
+        mb = Minibatch.from_tensors(tensors_labelled)
         if isinstance(self.sampling_model, LabelledVAE):
-            return classification_loss(self.sampling_model, x, batch_index, labels)
+            return classification_loss(self.sampling_model, mb)
         with torch.no_grad():
-            inputs = classifier_input(self.sampling_model, x, self.sampling_zl)
-        return nll_loss(_log_probabilities(self.model, inputs), labels[:, 0])
+            inputs = classifier_input(self.sampling_model, mb, self.sampling_zl)
+        return nll_loss(_log_probabilities(self.model, inputs), mb.labels[:, 0])
 
     def compute_predictions(self, soft: bool = False) -> tuple[npt.NDArray, npt.NDArray]:
         """True label codes of all cells, and predictions as :meth:`AnnotationPosterior.compute_predictions`."""
@@ -222,9 +253,9 @@ class ClassifierTrainer(Trainer):
         return full.compute_predictions(soft)  # type: ignore[attr-defined]
 
 
-def classification_loss(model: LabelledVAE, x: Tensor, batch_index: Tensor, labels: Tensor) -> Tensor:
-    """Mean over cells (n, g) with codes (n, 1) of -log q(y | x)."""
-    return nll_loss(model.log_probabilities(Minibatch(x, batch_index, labels)), labels[:, 0])
+def classification_loss(model: LabelledVAE, mb: Minibatch) -> Tensor:
+    """Mean over cells with labels of -log q(y | x)."""
+    return nll_loss(model.log_probabilities(mb), mb.labels[:, 0])
 
 
 def _log_probabilities(classifier: nn.Module, inputs: Tensor) -> Tensor:
@@ -256,7 +287,7 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
     seed
         Seed of the choice of the labelled cells.
     **kwargs
-        See `UnsupervisedTrainer`.
+        See `UnsupervisedTrainer`. Its `train_size` and `test_size` have no effect: all cells are fitted.
     """
 
     full_dataset: AnnotationPosterior
@@ -278,6 +309,7 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
             raise TypeError(f"model is a {type(model).__name__}, which has no classifier: pass a SCANVI or a VAEC")
         check_integer("n_labelled_samples_per_class", n_labelled_samples_per_class, 1)
         check_integer("n_epochs_classifier", n_epochs_classifier, 0)
+        check_number("lr_classification", lr_classification, "a positive number", above=0)
         check_number("classification_ratio", classification_ratio, "a number of at least 0", least=0)
         super().__init__(model, gene_dataset, **kwargs)
         self.n_epochs_classifier = n_epochs_classifier
@@ -334,6 +366,12 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
         self._share_observed()
         super().compute_metrics()
 
+    def _check_posteriors(self) -> None:
+        """Also the labelled cells, where only the classifier in its own epochs reads them."""
+        super()._check_posteriors()
+        if self.n_epochs_classifier:
+            check_trainable("labelled_set", self.labelled_set)
+
     def _share_observed(self) -> None:
         """Tells every posterior which labels may be seen."""
         observed = np.zeros(len(self._data_set()), dtype=bool)
@@ -344,15 +382,16 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
 
     def loss(self, tensors_all: Sequence[Tensor], tensors_labelled: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         """The objective of all cells, plus `classification_ratio` times that of the classifier for labelled ones."""
-        x, _, _, batch_index, labels = tensors_labelled
-        cross_entropy = classification_loss(self.model, x, batch_index, labels)
+        cross_entropy = classification_loss(self.model, Minibatch.from_tensors(tensors_labelled))
         return super().loss(tensors_all) + self.classification_ratio * cross_entropy
 
     def on_epoch_end(self) -> bool:
         """Trains the classifier, then as `Trainer.on_epoch_end`."""
         if self.n_epochs_classifier:
             self.model.eval()
-            self.classifier_trainer.train(self.n_epochs_classifier, lr=self.lr_classification)
+            networks = [module for name, module in self.model.named_children() if name.startswith("classifier")]
+            params = [p for module in networks for p in module.parameters()]  # with groups of labels there are two
+            self.classifier_trainer.train(self.n_epochs_classifier, lr=self.lr_classification, params=params)
             self.model.train()
         return super().on_epoch_end()
 
