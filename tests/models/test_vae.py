@@ -704,3 +704,11 @@ def test_check_fits() -> None:
         build(n_batch=1, dispersion="gene-batch").check_fits(G, 2, C)
     with pytest.raises(ValueError, match="n_labels=2"):
         build(dispersion="gene-label").check_fits(G, K, 3)
+
+
+def test_the_module_of_2020_has_ldvae() -> None:
+    from scvi.models import LDVAE, vae
+
+    assert vae.LDVAE is LDVAE
+    with pytest.raises(AttributeError, match="no attribute 'LDVEA'"):
+        vae.LDVEA  # noqa: B018

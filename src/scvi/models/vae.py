@@ -457,3 +457,12 @@ def weighted_draws(
     log_library = draw(q.l, n_draws, generator)
     log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
     return z, log_library, log_weights
+
+
+def __getattr__(name: str) -> Any:
+    """LDVAE, which was in this module in 2020 and whose own one builds upon it."""
+    if name == "LDVAE":
+        from scvi.models.ldvae import LDVAE
+
+        return LDVAE
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
