@@ -241,7 +241,7 @@ class ClassifierTrainer(Trainer):
         """Mean over the cells of -log q(y | x)."""
         mb = Minibatch.from_tensors(tensors_labelled)
         if isinstance(self.sampling_model, LabelledVAE):
-            return classification_loss(self.sampling_model, mb)
+            return self.sampling_model.cross_entropy(mb).mean()
         with torch.no_grad():
             inputs = classifier_input(self.sampling_model, mb, self.sampling_zl)
         return nll_loss(_log_probabilities(self.model, inputs), mb.labels[:, 0])
@@ -251,11 +251,6 @@ class ClassifierTrainer(Trainer):
         full = self.create_posterior(type_class=AnnotationPosterior)
         self._prepare(full)
         return full.compute_predictions(soft)  # type: ignore[attr-defined]
-
-
-def classification_loss(model: LabelledVAE, mb: Minibatch) -> Tensor:
-    """Mean over cells with labels of -log q(y | x)."""
-    return nll_loss(model.log_probabilities(mb), mb.labels[:, 0])
 
 
 def _log_probabilities(classifier: nn.Module, inputs: Tensor) -> Tensor:
@@ -382,7 +377,7 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
 
     def loss(self, tensors_all: Sequence[Tensor], tensors_labelled: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         """The objective of all cells, plus `classification_ratio` times that of the classifier for labelled ones."""
-        cross_entropy = classification_loss(self.model, Minibatch.from_tensors(tensors_labelled))
+        cross_entropy = self.model.cross_entropy(Minibatch.from_tensors(tensors_labelled)).mean()
         return super().loss(tensors_all) + self.classification_ratio * cross_entropy
 
     def on_epoch_end(self) -> bool:

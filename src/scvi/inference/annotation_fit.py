@@ -84,17 +84,13 @@ class AnnotationFit(Fit):
         loss = super().loss(mb)
         if len(self.labelled) < 2:
             return loss
-        cross_entropy = self._cross_entropy(next(self._labelled_minibatches)).mean()
+        cross_entropy = self.model.cross_entropy(next(self._labelled_minibatches)).mean()
         total = loss + self.classification_ratio * cross_entropy
         self._terms |= {
             "classification_loss": cross_entropy.detach() * len(mb),
             "train_loss_epoch": total.detach() * len(mb),
         }
         return total
-
-    def _cross_entropy(self, mb: Minibatch) -> Tensor:
-        """(n,) -log q(y | x) of cells with a label."""
-        return -self.model.log_probabilities(mb).gather(1, mb.labels)[:, 0]
 
     def _validate(self) -> dict[str, float]:
         """Also the cross-entropy and the accuracy over the labelled validation cells, where there are any."""

@@ -77,6 +77,10 @@ class LabelledVAE(VAE):
         self._refuse_to_encode("classify")
         return self.log_probabilities(Minibatch(x, self._batch(x, None), None)).exp()  # type: ignore[arg-type]
 
+    def cross_entropy(self, mb: Minibatch) -> Tensor:
+        """(n,) -log q(y | x) of cells whose label is known."""
+        return -self.log_probabilities(mb).gather(1, mb.labels)[:, 0]
+
     def kl_y(self, labels: Tensor, log_q_y: Tensor) -> Tensor:
         """(n,) KL(q(y | x) || y_prior) of cells without a label, 0 for the others."""
         kl = (log_q_y.exp() * (log_q_y - self.y_prior.log())).sum(-1)
