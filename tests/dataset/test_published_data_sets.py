@@ -167,8 +167,10 @@ def test_pbmc_with_other_metadata(tmp_path):
     metadata = pickle.loads((tmp_path / "pbmc_metadata.pickle").read_bytes())
     metadata["barcodes"].index = [f"{i}-1" for i in range(len(metadata["barcodes"]))]
     (tmp_path / "pbmc_metadata.pickle").write_bytes(pickle.dumps(metadata))
+    dataset = PbmcDataset(str(tmp_path), delayed_populating=True)
     with pytest.raises(ValueError, match="none of the barcodes"):
-        PbmcDataset(str(tmp_path))
+        dataset.populate()
+    assert dataset.X is None  # the counts were read, and are not left behind
     del metadata["clusters"]
     (tmp_path / "pbmc_metadata.pickle").write_bytes(pickle.dumps(metadata))
     with pytest.raises(ValueError, match=r"has no \['clusters'\]"):

@@ -83,14 +83,16 @@ class PbmcDataset(DownloadableDataset):
             Dataset10X(name, save_path=self.save_path_10X, remove_extracted_data=self.remove_extracted_data)
             for name in _RUNS
         ]
-        self.populate_from_datasets(runs)
-        rows, cells = _matched(metadata["barcodes"], [np.ravel(run.barcodes) for run in runs])  # type: ignore[attr-defined]
-        if not len(rows):
-            raise Unreadable(f"{pickled} has none of the barcodes of the counts")
-        self.update_cells(cells)
-        self._annotate(metadata, rows)
-        self._de_metadata = genes.drop_duplicates("ENSG")
-        self.filter_genes_by_attribute(genes["ENSG"].to_numpy().astype(str))
+        with self._all_or_nothing():
+            self.populate_from_datasets(runs)
+            barcodes = [np.ravel(run.barcodes) for run in runs]  # type: ignore[attr-defined]
+            rows, cells = _matched(metadata["barcodes"], barcodes)
+            if not len(rows):
+                raise Unreadable(f"{pickled} has none of the barcodes of the counts")
+            self.update_cells(cells)
+            self._annotate(metadata, rows)
+            self._de_metadata = genes.drop_duplicates("ENSG")
+            self.filter_genes_by_attribute(genes["ENSG"].to_numpy().astype(str))
 
     def _annotate(self, metadata: dict[str, Any], rows: np.ndarray) -> None:
         """Labels and metrics from these rows of the metadata."""
@@ -186,6 +188,7 @@ class PurifiedPBMCDataset(DownloadableDataset):
             dataset.populate()
             dataset.initialize_mapped_attribute("labels", "cell_types", [name])
             datasets.append(dataset)
-        self.populate_from_datasets(datasets, shared_labels=True)
-        self.filter_genes_by_count()
-        self.filter_cells_by_count()
+        with self._all_or_nothing():
+            self.populate_from_datasets(datasets, shared_labels=True)
+            self.filter_genes_by_count()
+            self.filter_cells_by_count()
