@@ -88,6 +88,13 @@ def test_pairs() -> None:
     assert pairs.one_hot.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
 
 
+def test_improbable_labels_are_left_out() -> None:
+    q_y = torch.tensor([[1 - 2e-7, 1e-7, 1e-7], [0.5, 0.4, 0.1], [1e-7, 1e-7, 1 - 2e-7]])
+    pairs = LabelPairs.of(torch.tensor([[-1], [-1], [0]]), q_y.log())  # an observed label is kept whatever q says
+    assert pairs.cell.tolist() == [0, 1, 1, 1, 2]
+    assert pairs.label.tolist() == [0, 0, 1, 2, 0]
+
+
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ from scvi.models.vae import VAE
 
 __all__ = ["LabelPairs", "LabelledVAE"]
 
+_NEGLIGIBLE = math.log(1e-6)
+
 
 @dataclass(frozen=True)
 class LabelPairs:
     """The pairs of a cell and a label that it may have: one for a cell with a known label, else one for every label.
 
     An expectation over the unknown labels is a weighted sum over pairs, so that labelled and unlabelled cells go
-    through the same formulas in one minibatch. m pairs of n cells and c labels.
+    through the same formulas in one minibatch. Labels less probable than 1e-6 are left out: what they would add is
+    below the rounding of the sum, and they are most labels of a fitted model. m pairs of n cells and c labels.
     """
 
     cell: Tensor  # (m,) positions of the cells, in order
@@ -38,7 +42,7 @@ class LabelPairs:
         """From codes (n, 1), where -1 is not known, and log q(y | cell), (n, c)."""
         n, c = log_q_y.shape
         known = labels >= 0
-        possible = ~known | (labels == torch.arange(c, device=labels.device))  # (n, c)
+        possible = torch.where(known, labels == torch.arange(c, device=labels.device), log_q_y > _NEGLIGIBLE)  # (n, c)
         cell, label = possible.nonzero(as_tuple=True)
         weight = torch.where(known, 1.0, log_q_y.exp())[cell, label]
         return cls(cell, label, weight, n, c)
