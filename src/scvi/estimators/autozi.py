@@ -90,7 +90,7 @@ class AUTOZI(CountEstimator):
             "use_observed_lib_size": use_observed_lib_size,
             "encode_covariates": encode_covariates,
         }
-        super().__init__(adata, options, seed)
+        self._make(adata, options, seed)
 
     train = with_defaults(CountEstimator.train, lr=0.015)
 

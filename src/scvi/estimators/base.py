@@ -100,7 +100,8 @@ class Estimator(ABC):
         )
         register(adata, cls.__name__, schema, print_of_adata)
 
-    def __init__(self, adata: AnnData, options: Mapping[str, Any], seed: int | None) -> None:
+    def _make(self, adata: AnnData, options: Mapping[str, Any], seed: int | None) -> None:
+        """What the constructor of a subclass does with its arguments."""
         schema = registered(adata, type(self).__name__)
         with seeded(seed):
             module = self._make_module(schema, options)

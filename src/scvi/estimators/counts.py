@@ -13,6 +13,7 @@ from scvi._random import resolve_seed
 from scvi.dataset.cell_data import Schema
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
+from scvi.models.utils import check_choice
 from scvi.queries import expression, latent, likelihood
 
 if TYPE_CHECKING:
@@ -23,6 +24,36 @@ __all__ = ["CountEstimator", "check_library", "checked_library_size", "drawn_cel
 
 class CountEstimator(Estimator):
     """An estimator whose network is a :class:`scvi.models.VAE` of counts; see :class:`Estimator`."""
+
+    def __init__(
+        self,
+        adata: AnnData,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
+        latent_distribution: Literal["normal", "ln"] = "normal",
+        use_observed_lib_size: bool = True,
+        *,
+        encode_covariates: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        """The options of scVI; a subclass with others has a constructor of its own."""
+        check_choice("gene_likelihood", gene_likelihood, ("zinb", "nb", "poisson"))
+        options = {
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+            "dispersion": dispersion,
+            "gene_likelihood": gene_likelihood,
+            "latent_distribution": latent_distribution,
+            "use_observed_lib_size": use_observed_lib_size,
+            "encode_covariates": encode_covariates,
+        }
+        self._make(adata, options, seed)
 
     @classmethod
     def _reads_labels(cls, options: Mapping[str, Any]) -> bool:

@@ -74,7 +74,7 @@ class LinearSCVI(CountEstimator):
             "bias": bias,
             "encode_covariates": encode_covariates,
         }
-        super().__init__(adata, options, seed)
+        self._make(adata, options, seed)
 
     @classmethod
     def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> LDVAE:

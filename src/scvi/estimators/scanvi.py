@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,6 @@ from scvi.estimators.scvi import SCVI
 from scvi.inference.annotation_fit import AnnotationFit
 from scvi.inference.plan import Plan, Precision, Schedule
 from scvi.models.scanvi import SCANVAE
-from scvi.models.utils import check_choice
 from scvi.queries import annotation
 
 if TYPE_CHECKING:
@@ -100,35 +99,6 @@ class SCANVI(CountEstimator):
             unlabeled_category=unlabeled_category,
         )
         register(adata, cls.__name__, schema, print_of_adata)
-
-    def __init__(
-        self,
-        adata: AnnData,
-        n_hidden: int = 128,
-        n_latent: int = 10,
-        n_layers: int = 1,
-        dropout_rate: float = 0.1,
-        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
-        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
-        latent_distribution: Literal["normal", "ln"] = "normal",
-        use_observed_lib_size: bool = True,
-        *,
-        encode_covariates: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        check_choice("gene_likelihood", gene_likelihood, ("zinb", "nb", "poisson"))
-        options = {
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_layers": n_layers,
-            "dropout_rate": dropout_rate,
-            "dispersion": dispersion,
-            "gene_likelihood": gene_likelihood,
-            "latent_distribution": latent_distribution,
-            "use_observed_lib_size": use_observed_lib_size,
-            "encode_covariates": encode_covariates,
-        }
-        super().__init__(adata, options, seed)
 
     @classmethod
     def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> SCANVAE:

@@ -115,7 +115,7 @@ class TOTALVI(CountEstimator):
         if is_multimodal(adata):
             self._mdata = adata
             adata = self._as_anndata(adata, registry.schema_of(adata, type(self).__name__))
-        super().__init__(adata, options, seed)
+        self._make(adata, options, seed)
 
     # ---- making a model ----------------------------------------------------------------------------------------------
 
