@@ -279,8 +279,8 @@ class GIMVI:
         if fit.steps_kept == 0:
             return
         self.history = training.continued(self.history, fit)
-        self.train_indices = fit.cells.split(fit.train_indices)
-        self.validation_indices = fit.cells.split(fit.validation_indices)
+        self.train_indices = fit.data.split(fit.train_indices)
+        self.validation_indices = fit.data.split(fit.validation_indices)
         self.is_trained = True
 
     # ---- questions ---------------------------------------------------------------------------------------------------

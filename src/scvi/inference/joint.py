@@ -45,6 +45,8 @@ class JointFit(Fit):
         Weight of the deception in nats per cell; 0 leaves the discriminator an onlooker.
     """
 
+    data: JointCells  # type: ignore[assignment]
+
     def __init__(
         self,
         networks: Adversaries,
@@ -59,7 +61,6 @@ class JointFit(Fit):
         # The two have what a fit asks of a model and of its cells.
         super().__init__(networks, data, train_indices, validation_indices, plan, **options)  # type: ignore[arg-type]
         self.kappa = kappa
-        self.cells = data
 
     def loss(self, joint: JointMinibatch) -> Tensor:  # type: ignore[override]
         """What a step minimises."""
@@ -86,7 +87,7 @@ class JointFit(Fit):
         """Also how well the discriminator does on the validation cells."""
         minibatches = self._here.minibatches(self.validation_indices, self.plan.batch_size)
         said = data_set_probabilities(self.model.model, self.model.discriminator, map(self._placed, minibatches))
-        ends = np.cumsum([len(cells) for cells in self.cells.split(self.validation_indices)])
+        ends = np.cumsum([len(cells) for cells in self.data.split(self.validation_indices)])
         by_data_set = [torch.from_numpy(part) for part in np.split(said, ends[:-1])]
         return {**super()._validate(), **{name: float(value) for name, value in _judgement(by_data_set).items()}}
 
@@ -95,12 +96,12 @@ class JointFit(Fit):
         with evaluating(self.model):
             losses = [float(self.model.loss(mb).per_cell().sum()) for mb in joint.parts]
         worst = int(np.argmax(np.nan_to_num(losses, nan=np.inf)))
-        part = self.cells.parts[worst]
+        part = self.data.parts[worst]
         fault = describe_fault(self.model, joint.parts[worst], part.cell_names, part.gene_names)
         self._recover(f"a non-finite loss in epoch {self.epoch + 1} (data set {worst + 1}: {fault})")
 
     def _data_digest(self) -> str:
-        return " ".join(map(checkpoint.digest_of_data, self.cells.parts))
+        return " ".join(map(checkpoint.digest_of_data, self.data.parts))
 
 
 def _judgement(probabilities: Sequence[Tensor]) -> dict[str, Tensor]:
