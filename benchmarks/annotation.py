@@ -37,10 +37,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from train_step import CELLS, HIDDEN, bare_products
 
 from scvi import SCANVI, SCVI, CondSCVI
-from scvi.dataset.cell_data import declare, encode
-from scvi.dataset.genes import seurat_v3
-from scvi.inference.fitting import Fit
-from scvi.inference.plan import Plan
+from scvi.cells.cell_data import declare, encode
+from scvi.data.genes import seurat_v3
+from scvi.fit.fit import Fit
+from scvi.fit.plan import Plan
 from scvi.models import VAEC
 from scvi.queries.annotation import calibration_error
 
@@ -186,7 +186,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
 
     print(machine())
-    chosen = "scanpy" if find_spec("scanpy") else "scvi.dataset.genes.seurat_v3 (scanpy is not installed)"
+    chosen = "scanpy" if find_spec("scanpy") else "scvi.data.genes.seurat_v3 (scanpy is not installed)"
     print(f"load average {load_average()}; genes chosen by {chosen}; ± is half the range over seeds\n")
     for name in arguments.sets:
         print_steps(load(arguments.data, name)) if arguments.steps else run(name, arguments)

@@ -23,8 +23,8 @@ from common import DEFAULT_DATA, load_average, machine, median, read, table
 from train_step import CELLS, HIDDEN, STEPS_BETWEEN_PRODUCTS, WARM_UP, TimedFit, counts_of
 
 from scvi import GIMVI
-from scvi.inference.joint import JointFit
-from scvi.inference.plan import Plan
+from scvi.fit.joint import JointFit
+from scvi.fit.plan import Plan
 
 
 class TimedJointFit(TimedFit, JointFit):

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from train_step import CELLS, HIDDEN, counts_of
 
 from scvi import kernels
-from scvi.dataset.cell_data import CellData, declare, encode
-from scvi.inference.optimizer import ClippedAdam
+from scvi.cells.cell_data import CellData, declare, encode
+from scvi.fit.optimizer import ClippedAdam
 from scvi.kernels import Affine, twin
 
 Call = Callable[[], object]

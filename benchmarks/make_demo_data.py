@@ -14,9 +14,9 @@ import anndata
 import h5py
 import numpy as np
 
-from scvi.dataset.genes import seurat_v3
+from scvi.data.genes import seurat_v3
 
-TARGET = Path(__file__).parents[1] / "src" / "scvi" / "data" / "sc_mixology_demo.h5ad"
+TARGET = Path(__file__).parents[1] / "src" / "scvi" / "demo_data" / "sc_mixology_demo.h5ad"
 SOURCE = (
     "Tian et al., Benchmarking single cell RNA-sequencing analysis pipelines using mixture control experiments, "
     "Nature Methods 16, 479-487 (2019); GEO GSE118767; repository LuyiTian/sc_mixology. Cut to 2000 genes."

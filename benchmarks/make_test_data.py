@@ -1,4 +1,4 @@
-"""Cuts the files of tests/data from benchmark files.
+"""Cuts the files of tests/sample_data from benchmark files.
 
 pbmc3k_small has all cells of pbmc3k, the most variable genes and the markers of the tests; pbmc_gated some cells with a
 type of pbmc_cite_10k_5k, and the most variable genes.
@@ -19,9 +19,9 @@ import numpy as np
 from anndata import AnnData
 from linear_factors import GENE_SETS
 
-from scvi.dataset.genes import seurat_v3
+from scvi.data.genes import seurat_v3
 
-TARGET = Path(__file__).parents[1] / "tests" / "data"
+TARGET = Path(__file__).parents[1] / "tests" / "sample_data"
 SOURCES = {
     "pbmc3k_small": "10x Genomics, 3k PBMCs from a healthy donor, counts of Cell Ranger 1.1.0. "
     "Cut to the most variable genes.",

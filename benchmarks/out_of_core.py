@@ -31,11 +31,11 @@ from anndata import AnnData
 from common import DEFAULT_DATA, load_average, machine, most_counted, read, resampled, table
 
 from scvi import SCVI
-from scvi.dataset import reading
-from scvi.dataset.cell_data import CellData, declare, encode
+from scvi.cells import epoch_order as reading
+from scvi.cells.cell_data import CellData, declare, encode
 from scvi.estimators.training import initialise, split_cells
-from scvi.inference.fitting import Fit
-from scvi.inference.plan import Plan
+from scvi.fit.fit import Fit
+from scvi.fit.plan import Plan
 
 SOURCE = "pbmc_cite_10k_5k"
 

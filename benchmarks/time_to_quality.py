@@ -31,9 +31,9 @@ from quality import TASKS, load, split
 from training_study import DATA_SETS, PLAIN
 
 from scvi import SCVI
-from scvi.dataset.cell_data import CellData, encode
+from scvi.cells.cell_data import CellData, encode
 from scvi.estimators import training
-from scvi.inference.fitting import Fit
+from scvi.fit.fit import Fit
 from scvi.queries import likelihood
 
 HEADER = ("", "recipe", "reached: epoch", "seconds", "epochs", "seconds", "ELBO", "reference")

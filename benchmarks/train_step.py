@@ -31,11 +31,11 @@ from scipy import sparse
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from scvi import AUTOZI, SCVI, TOTALVI, LinearSCVI
-from scvi.dataset.cell_data import declare, encode
+from scvi.cells.cell_data import declare, encode
 from scvi.estimators.counts import CountEstimator
-from scvi.inference.fitting import Fit
-from scvi.inference.optimizer import ClippedAdam
-from scvi.inference.plan import Plan
+from scvi.fit.fit import Fit
+from scvi.fit.optimizer import ClippedAdam
+from scvi.fit.plan import Plan
 from scvi.minibatch import Minibatch
 
 AnyFit = TypeVar("AnyFit", bound=Fit)
@@ -195,7 +195,7 @@ def profiled(adata: AnnData, kind: Kind) -> list[list[object]]:
 FIRST_CALLS = """
 import time, numpy as np, scipy.sparse, torch
 from scvi import kernels
-from scvi.inference.optimizer import ClippedAdam
+from scvi.fit.optimizer import ClippedAdam
 x, wide, column, row = torch.ones(256, 9), torch.ones(256, 9, requires_grad=True), torch.ones(256, 1), torch.ones(9)
 counts = scipy.sparse.csr_matrix(np.ones((256, 9), np.int32))
 eye = scipy.sparse.eye(256, format="csr", dtype=np.float32)

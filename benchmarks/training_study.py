@@ -27,7 +27,7 @@ from quality import TASKS, Figures, fit, load, mean_and_half_range
 
 from scvi import SCVI
 from scvi.estimators import training
-from scvi.inference.fitting import Fit
+from scvi.fit.fit import Fit
 from scvi.models.vae import VAE
 
 DATA_SETS = ("sc_mixology", "kang_ifnb_labelled", "pbmc3k", "zeisel_cortex", "sln_day2")

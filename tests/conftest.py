@@ -10,14 +10,14 @@ import pytest
 from anndata import AnnData
 
 import scvi
-from cells import make_adata
+from small_cells import make_adata
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads crawl on a busy machine
 
 
 @pytest.fixture
 def cells() -> AnnData:
-    """Synthetic counts, see `cells.make_adata`."""
+    """Synthetic counts, see `small_cells.make_adata`."""
     return make_adata()
 
 
@@ -31,5 +31,5 @@ def session_seed():
 @pytest.fixture(scope="session")
 def mixology() -> AnnData:
     """The shipped cells: 1021 of five cell lines in five batches, 2000 genes."""
-    with as_file(files("scvi").joinpath("data", "sc_mixology_demo.h5ad")) as file:
+    with as_file(files("scvi").joinpath("demo_data", "sc_mixology_demo.h5ad")) as file:
         return anndata.read_h5ad(file)

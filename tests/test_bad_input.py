@@ -17,8 +17,8 @@ from anndata import AnnData
 from scipy import sparse
 
 import scvi
-from cells import QUICK, TINY, G, N, make_adata
-from scvi.inference.fitting import Fit
+from scvi.fit.fit import Fit
+from small_cells import QUICK, TINY, G, N, make_adata
 
 Change = Callable[[AnnData], AnnData | None]
 

@@ -16,7 +16,8 @@ from scvi import _output, plots
 from scvi._output import Output
 from scvi.cli import main
 from scvi.estimators import base, files
-from scvi.inference import checkpoint, fitting
+from scvi.fit import checkpoint
+from scvi.fit import fit as fitting
 
 N, G = 90, 40
 

@@ -34,7 +34,7 @@ def test_python_blocks_run(page, tmp_path):
         adata.obs = adata.obs.rename(columns={"batch": "sample"})
         adata.write_h5ad(tmp_path / "cells.h5ad")
     else:
-        shutil.copy(ROOT / "tests" / "data" / file, tmp_path / "cells.h5ad")
+        shutil.copy(ROOT / "tests" / "sample_data" / file, tmp_path / "cells.h5ad")
         adata = anndata.read_h5ad(tmp_path / "cells.h5ad")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text(page), re.DOTALL))
     if key in code:

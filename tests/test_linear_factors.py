@@ -14,7 +14,7 @@ from scipy.stats import hypergeom
 
 import scvi
 
-PBMC = Path(__file__).parent / "data" / "pbmc3k_small.h5ad"
+PBMC = Path(__file__).parent / "sample_data" / "pbmc3k_small.h5ad"
 GENE_SETS = {
     "T cells": "CD3D CD3E IL7R LDHB",
     "B cells": "MS4A1 CD79A CD79B CD74",

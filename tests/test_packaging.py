@@ -27,7 +27,7 @@ def test_the_wheel_holds_the_package_its_data_and_its_licence(wheel):
         entry_points = next(archive.read(name) for name in names if name.endswith("entry_points.txt"))
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert sources <= names
-    assert {"scvi/py.typed", "scvi/data/sc_mixology_demo.h5ad", "scvi/data/README.md"} <= names
+    assert {"scvi/py.typed", "scvi/demo_data/sc_mixology_demo.h5ad", "scvi/demo_data/README.md"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any("tests" in name or "benchmarks" in name for name in names)
     assert b"scvi = scvi.cli:main" in entry_points
@@ -54,7 +54,7 @@ def test_demo_data_is_small_and_honest():
 
     import scvi
 
-    file = ROOT / "src/scvi/data/sc_mixology_demo.h5ad"
+    file = ROOT / "src/scvi/demo_data/sc_mixology_demo.h5ad"
     assert file.stat().st_size < 1_500_000
     adata = scvi.demo.load()
     assert adata.shape == (1021, 2000)

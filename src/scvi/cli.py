@@ -186,7 +186,7 @@ def _read(file: Path) -> AnnData:
 
 def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
     """The model to train; the gene selection, if one is asked for, goes into adata."""
-    from scvi.dataset.checks import obs_column
+    from scvi.cells.checks import obs_column
     from scvi.estimators import SCVI, LinearSCVI
 
     Model: type[SCVI] | type[LinearSCVI] = SCVI if arguments.model == "scvi" else LinearSCVI
@@ -201,10 +201,10 @@ def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
 
 
 def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
-    from scvi.dataset.checks import checked_counts, obs_column, refuse_repeated_genes, stored_counts
-    from scvi.dataset.counts import as_rows
-    from scvi.dataset.genes import seurat_v3
-    from scvi.dataset.schema import Schema
+    from scvi.cells.checks import checked_counts, obs_column, refuse_repeated_genes, stored_counts
+    from scvi.cells.schema import Schema
+    from scvi.cells.storage import as_rows
+    from scvi.data.genes import seurat_v3
 
     n_top = arguments.n_top_genes
     if n_top > adata.n_vars:

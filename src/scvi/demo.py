@@ -25,7 +25,7 @@ def load() -> AnnData:
     """
     import anndata
 
-    with as_file(files("scvi").joinpath("data", "sc_mixology_demo.h5ad")) as file:
+    with as_file(files("scvi").joinpath("demo_data", "sc_mixology_demo.h5ad")) as file:
         return anndata.read_h5ad(file)
 
 

@@ -11,8 +11,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from scvi.cells.cell_data import VARIANCE_FLOOR
 from scvi.dataset import CellMeasurement, GeneExpressionDataset
-from scvi.dataset.cell_data import VARIANCE_FLOOR
 
 BOTH = pytest.mark.parametrize("layout", [np.asarray, sp.csr_matrix])
 

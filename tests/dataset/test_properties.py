@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from scvi.cells.cell_data import VARIANCE_FLOOR
 from scvi.dataset import AnnDatasetFromAnnData, CellMeasurement, GeneExpressionDataset
-from scvi.dataset.cell_data import VARIANCE_FLOOR
 
 GENES, TYPES, PROTEINS = "abcde", "xyz", "pqr"
 

@@ -14,9 +14,9 @@ import torch
 from anndata import AnnData
 
 import scvi
-from cells import QUICK, TINY, N, make_adata
-from scvi.inference import fitting
+from scvi.fit import fit as fitting
 from scvi.queries.annotation import calibration_error
+from small_cells import QUICK, TINY, N, make_adata
 
 UNKNOWN = "not known"
 
@@ -201,7 +201,7 @@ def test_training_and_validation_cells_are_of_every_label() -> None:
 
 
 def test_samples_per_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scvi.inference.annotation_fit import AnnotationFit
+    from scvi.fit.annotation import AnnotationFit
 
     seen = []
     chosen = AnnotationFit._chosen
@@ -468,7 +468,7 @@ def test_five_labels_of_each_cell_line(mixology: AnnData) -> None:
 
 @pytest.mark.slow
 def test_twenty_labels_of_each_blood_cell_type() -> None:
-    with (Path(__file__).parents[1] / "data" / "pbmc_gated.h5ad").open("rb") as file:
+    with (Path(__file__).parents[1] / "sample_data" / "pbmc_gated.h5ad").open("rb") as file:
         adata = anndata.read_h5ad(file)
     accuracy, error, of_neighbours = annotated(adata, 20, None, 0)
     assert accuracy > 0.85

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy.stats import beta
 
 import scvi
-from cells import QUICK, TINY, G, N
+from small_cells import QUICK, TINY, G, N
 
 KEYS = {"batch_key": "batch", "labels_key": "cell_type"}
 

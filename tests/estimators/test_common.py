@@ -15,9 +15,9 @@ from anndata import AnnData
 from scipy import sparse
 
 import scvi
-from cells import KEYS, QUICK, TINY, G, N, make_adata
 from scvi.estimators.base import Estimator
-from scvi.inference import fitting
+from scvi.fit import fit as fitting
+from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 ESTIMATORS: dict[type[Estimator], set[str]] = {
     scvi.AUTOZI: {"get_alphas_betas", "get_zero_inflation"},

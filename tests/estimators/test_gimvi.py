@@ -17,9 +17,9 @@ from anndata import AnnData
 from scipy.stats import spearmanr
 
 import scvi
-from cells import QUICK, make_adata
 from scvi import GIMVI
-from scvi.inference import fitting
+from scvi.fit import fit as fitting
+from small_cells import QUICK, make_adata
 
 N, M, G = 150, 90, 40
 TINY: dict[str, Any] = {"n_hidden": 8, "n_latent": 3, "seed": 0}

@@ -11,8 +11,8 @@ import pytest
 from anndata import AnnData
 
 import scvi
-from cells import KEYS, QUICK, TINY, N, make_adata
 from scvi.estimators.base import Estimator
+from small_cells import KEYS, QUICK, TINY, N, make_adata
 
 # With what set-up cannot do without.
 MINIFIED: dict[type[Estimator], dict[str, Any]] = {

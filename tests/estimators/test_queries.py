@@ -12,12 +12,12 @@ from scipy import stats
 
 import oracles
 import scvi
-from cells import KEYS, QUICK, TINY, G, N, make_adata
 from scvi.dataset import AnnDatasetFromAnnData
 from scvi.inference import Posterior
 from scvi.minibatch import Minibatch
 from scvi.models import VAE
 from scvi.models.vae import observed_log_library
+from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 CELLS = [3, 99, 17, 60, 5]
 

@@ -19,9 +19,9 @@ from anndata import AnnData
 from sklearn.neighbors import KNeighborsClassifier
 
 import scvi
-from cells import QUICK, TINY, G, make_adata
 from scvi.estimators.base import Estimator
-from scvi.inference import fitting
+from scvi.fit import fit as fitting
+from small_cells import QUICK, TINY, G, make_adata
 
 # With what set-up cannot do without.
 MAPPED: dict[type[Estimator], dict[str, Any]] = {

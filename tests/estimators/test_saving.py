@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import scvi
-from cells import KEYS, QUICK, TINY, make_adata
 from scvi.estimators import files
+from small_cells import KEYS, QUICK, TINY, make_adata
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import scvi
-from cells import make_adata
+from small_cells import make_adata
 
 
 @pytest.fixture(autouse=True)

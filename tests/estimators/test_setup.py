@@ -15,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scvi
-from cells import KEYS, QUICK, TINY, G, N, make_adata
+from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 FULL: dict[str, Any] = {
     "batch_key": "batch",

@@ -15,12 +15,12 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 import scvi
-from cells import KEYS, QUICK, TINY, G, N, make_adata
 from scvi.models.gaussian import draw
+from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 P = 5
 PROTEINS = [f"protein{j}" for j in range(P)]
-REAL = Path(__file__).parents[1] / "data" / "pbmc_cite_small.h5ad"
+REAL = Path(__file__).parents[1] / "sample_data" / "pbmc_cite_small.h5ad"
 
 
 def fit(adata: AnnData, options: dict[str, Any] | None = None, **keys: Any) -> scvi.TOTALVI:
@@ -170,7 +170,7 @@ def test_the_background_starts_where_the_data_say() -> None:
         starts.append(model.module.background_pro_alpha.detach())
         assert torch.equal(before, starts[-1]) is (empirical is False)
     assert torch.equal(starts[0], starts[1])
-    np.testing.assert_allclose(starts[0].mean(1)[:3], np.log(3), atol=0.4)  # see cells.make_adata
+    np.testing.assert_allclose(starts[0].mean(1)[:3], np.log(3), atol=0.4)  # see small_cells.make_adata
     with pytest.raises(ValueError, match="empirical_protein_background_prior='yes' is not True or False"):
         scvi.TOTALVI(adata, empirical_protein_background_prior="yes")
 

@@ -17,7 +17,7 @@ from scvi.minibatch import Minibatch
 from scvi.models import SCANVI, VAE, VAEC, Classifier
 from scvi.models.labels import LabelledVAE, LabelPairs
 from scvi.models.log_likelihood import importance_log_likelihood
-from scvi.models.scanvi import SCANVAE
+from scvi.models.scanvae import SCANVAE
 
 N, G, D, K, C = 6, 12, 3, 2, 4  # cells, genes, latent dimensions, batches, labels
 BOTH = pytest.mark.parametrize("cls", [SCANVI, VAEC])

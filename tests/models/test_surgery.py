@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from scvi.models.freezing import Freeze, scope_of, widen
 from scvi.models.layers import FCLayers
-from scvi.models.surgery import Freeze, scope_of, widen
 from scvi.models.vae import VAE
 
 

@@ -18,7 +18,7 @@ from scvi.minibatch import Minibatch
 from scvi.models import TOTALVI
 from scvi.models.base import Elbo
 from scvi.models.log_likelihood import importance_log_likelihood
-from scvi.models.totalvi import TOTALVAE
+from scvi.models.totalvae import TOTALVAE
 
 N, G, P, D, K, C = 7, 12, 4, 3, 3, 2  # cells, genes, proteins, latent dimensions, batches, labels
 BY = ("", "-batch", "-label")

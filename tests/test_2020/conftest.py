@@ -13,7 +13,7 @@ from scvi.dataset import AnnDatasetFromAnnData
 @pytest.fixture(scope="session")
 def real_cells():
     """AnnData of 1021 cells x 300 genes, not to be changed."""
-    with as_file(files("scvi") / "data" / "sc_mixology_demo.h5ad") as path:
+    with as_file(files("scvi") / "demo_data" / "sc_mixology_demo.h5ad") as path:
         adata = anndata.read_h5ad(path)
     squares = adata.X.copy()
     squares.data = squares.data.astype(np.float64) ** 2

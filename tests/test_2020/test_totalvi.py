@@ -13,7 +13,7 @@ from scvi.inference import TotalPosterior, TotalTrainer
 from scvi.models import TOTALVI
 from scvi.queries.clustering import knn_accuracy
 
-FILE = Path(__file__).parents[1] / "data" / "pbmc_cite_small.h5ad"
+FILE = Path(__file__).parents[1] / "sample_data" / "pbmc_cite_small.h5ad"
 EARLY_STOPPING = {
     "early_stopping_metric": "elbo",
     "save_best_state_metric": "elbo",

@@ -1,24 +1,35 @@
 """From files and AnnData to :class:`CellData`."""
 
-from .anndataset import AnnDatasetFromAnnData, DownloadableAnnDataset
-from .brain_large import BrainLargeDataset, read_brain_large
-from .cell_data import CellData, Schema, declare, draw_minibatches, encode, fingerprint, register, registered
-from .cite_seq import CbmcDataset, CiteSeqDataset, read_cite_seq
-from .cortex import CortexDataset, read_cortex
-from .csv import BreastCancerDataset, CsvDataset, MouseOBDataset, read_csv
-from .dataset import CellMeasurement, DownloadableDataset, GeneExpressionDataset
-from .dataset10X import BrainSmallDataset, Dataset10X
-from .download import download_file
-from .h5ad import read_h5ad
-from .hemato import HematoDataset, read_hemato
-from .loom import FrontalCortexDropseqDataset, LoomDataset, PreFrontalCortexStarmapDataset, RetinaDataset, read_loom
-from .pbmc import PbmcDataset, PurifiedPBMCDataset
-from .seqfish import SeqfishDataset, read_seqfish
-from .seqfishplus import SeqFishPlusDataset, read_seqfishplus
-from .smfish import SmfishDataset
-from .store import to_store
-from .synthetic import SyntheticDataset, SyntheticDatasetCorr, SyntheticRandomDataset, ZISyntheticDatasetCorr
-from .tenx import read_10x
+from scvi.cells.cell_data import CellData, Schema, declare, draw_minibatches, encode, fingerprint, register, registered
+from scvi.data.download import download_file
+from scvi.data.h5ad import read_h5ad
+from scvi.data.store import to_store
+from scvi.data.tenx import read_10x
+from scvi.dataset.anndataset import AnnDatasetFromAnnData, DownloadableAnnDataset
+from scvi.dataset.brain_large import BrainLargeDataset, read_brain_large
+from scvi.dataset.cite_seq import CbmcDataset, CiteSeqDataset, read_cite_seq
+from scvi.dataset.cortex import CortexDataset, read_cortex
+from scvi.dataset.csv import BreastCancerDataset, CsvDataset, MouseOBDataset, read_csv
+from scvi.dataset.dataset import CellMeasurement, DownloadableDataset, GeneExpressionDataset
+from scvi.dataset.dataset10X import BrainSmallDataset, Dataset10X
+from scvi.dataset.hemato import HematoDataset, read_hemato
+from scvi.dataset.loom import (
+    FrontalCortexDropseqDataset,
+    LoomDataset,
+    PreFrontalCortexStarmapDataset,
+    RetinaDataset,
+    read_loom,
+)
+from scvi.dataset.pbmc import PbmcDataset, PurifiedPBMCDataset
+from scvi.dataset.seqfish import SeqfishDataset, read_seqfish
+from scvi.dataset.seqfishplus import SeqFishPlusDataset, read_seqfishplus
+from scvi.dataset.smfish import SmfishDataset
+from scvi.dataset.synthetic import (
+    SyntheticDataset,
+    SyntheticDatasetCorr,
+    SyntheticRandomDataset,
+    ZISyntheticDatasetCorr,
+)
 
 __all__ = [
     "AnnDatasetFromAnnData",

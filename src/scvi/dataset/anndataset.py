@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
+from scvi.cells.checks import nearest
+from scvi.cells.on_disk import OnDisk
+from scvi.cells.storage import Rows, as_rows, blocks, row_sums, take
+from scvi.data.h5ad import read_h5ad
 from scvi.dataset.arrays import LARGEST_CODE
 from scvi.dataset.attributes import CellMeasurement
-from scvi.dataset.checks import nearest
-from scvi.dataset.counts import Rows, as_rows, blocks, row_sums, take
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
 from scvi.dataset.exchange import Record, text_or_as_is
-from scvi.dataset.h5ad import read_h5ad
-from scvi.dataset.on_disk import OnDisk
 
 __all__ = ["AnnDatasetFromAnnData", "DownloadableAnnDataset", "extract_data_from_anndata"]
 

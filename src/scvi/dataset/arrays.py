@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from scvi.dataset.counts import Rows, as_rows, row_sums
+from scvi.cells.storage import Rows, as_rows, row_sums
 from scvi.kernels import find_bad_count
 
 __all__ = [

@@ -17,9 +17,9 @@ import scipy.sparse as sp
 import torch
 from torch.utils.data import Dataset
 
+from scvi.cells.cell_data import VARIANCE_FLOOR, CellData
+from scvi.cells.storage import Rows
 from scvi.dataset.arrays import LARGEST_CODE, as_array, checked_matrix, log_totals, mean_and_variance, remap_categories
-from scvi.dataset.cell_data import VARIANCE_FLOOR, CellData
-from scvi.dataset.counts import Rows
 from scvi.kernels import rows_to_dense
 
 __all__ = ["AnnotatedCells", "CellMeasurement"]

@@ -11,12 +11,12 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi._checks import check_integer
-from scvi.dataset.counts import moments
+from scvi.cells.storage import moments
+from scvi.data.files import stacked, unique_names
+from scvi.data.published import published
+from scvi.data.tenx import genes_and_others
+from scvi.data.tenx_h5 import TenxH5, open_tenx_h5
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import stacked, unique_names
-from scvi.dataset.published import published
-from scvi.dataset.tenx import genes_and_others
-from scvi.dataset.tenx_h5 import TenxH5, open_tenx_h5
 
 __all__ = ["BrainLargeDataset", "read_brain_large"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scvi.cells.checks import named, nearest
 from scvi.dataset.arrays import as_text, remap_categories
-from scvi.dataset.checks import named, nearest
 
 __all__ = ["codes_named", "with_merged", "with_order"]
 

@@ -12,10 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi.data.files import as_counts, existing, open_bytes, readable_as, stacked, unique_names
+from scvi.data.genes import population_variance
+from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import as_counts, existing, open_bytes, readable_as, stacked, unique_names
-from scvi.dataset.genes import population_variance
-from scvi.dataset.published import published
 
 __all__ = ["CortexDataset", "read_cortex"]
 

@@ -19,9 +19,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi.data.files import Unreadable, as_counts, existing, numbered, open_bytes, readable_as, stacked, unique_names
+from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import Unreadable, as_counts, existing, numbered, open_bytes, readable_as, stacked, unique_names
-from scvi.dataset.published import published
 
 __all__ = ["BreastCancerDataset", "CsvDataset", "MouseOBDataset", "read_csv"]
 

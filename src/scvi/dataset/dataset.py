@@ -13,6 +13,10 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi.cells.checks import nearest
+from scvi.cells.storage import Rows, gene_sums
+from scvi.data.download import download_file
+from scvi.data.genes import seurat_v3_highly_variable_genes
 from scvi.dataset.arrays import (
     as_text,
     check_nonnegative_integers,
@@ -27,11 +31,7 @@ from scvi.dataset.arrays import (
 )
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.cell_types import codes_named, with_merged, with_order
-from scvi.dataset.checks import nearest
-from scvi.dataset.counts import Rows, gene_sums
-from scvi.dataset.download import download_file
 from scvi.dataset.exchange import as_anndata
-from scvi.dataset.genes import seurat_v3_highly_variable_genes
 from scvi.dataset.merging import codes_per_matrix, merged, stacked
 from scvi.dataset.selection import SelectableCells
 

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
-from scvi.dataset.archives import extract
+from scvi.data.archives import extract
+from scvi.data.download import download_file
+from scvi.data.files import Unreadable
+from scvi.data.published import published, tenx_file
+from scvi.data.tenx import find_matrices, read_10x
+from scvi.data.unpickling import read_pickle
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.download import download_file
-from scvi.dataset.files import Unreadable
-from scvi.dataset.published import published, tenx_file
-from scvi.dataset.tenx import find_matrices, read_10x
-from scvi.dataset.unpickling import read_pickle
 
 __all__ = ["BrainSmallDataset", "Dataset10X"]
 
@@ -37,7 +37,7 @@ class Dataset10X(DownloadableDataset):
     Parameters
     ----------
     dataset_name
-        One of the names in :data:`scvi.dataset.published.TENX_GROUPS`; its files are in ``save_path/dataset_name``.
+        One of the names in :data:`scvi.data.published.TENX_GROUPS`; its files are in ``save_path/dataset_name``.
     filename, url
         An archive (.tar.gz) in `save_path`, and where to download it from. Without these and without a name, the folder
         of matrices at `save_path` or below is read.

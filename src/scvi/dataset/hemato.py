@@ -10,10 +10,10 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.dataset.archives import extract
+from scvi.data.archives import extract
+from scvi.data.files import Unreadable, as_counts, existing, open_bytes, readable_as, stacked
+from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import Unreadable, as_counts, existing, open_bytes, readable_as, stacked
-from scvi.dataset.published import published
 
 __all__ = ["HematoDataset", "read_hemato"]
 

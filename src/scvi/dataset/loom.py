@@ -16,9 +16,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi.data.files import Unreadable, as_counts, check_stored, existing, names_of, numbered, readable_as, stacked
+from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import Unreadable, as_counts, check_stored, existing, names_of, numbered, readable_as, stacked
-from scvi.dataset.published import published
 
 __all__ = [
     "FrontalCortexDropseqDataset",

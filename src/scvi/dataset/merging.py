@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
+from scvi.cells.checks import named, nearest
+from scvi.cells.storage import Rows
 from scvi.dataset.arrays import columns_of, concatenate_arrays, remap_categories
 from scvi.dataset.attributes import AnnotatedCells, CellMeasurement
-from scvi.dataset.checks import named, nearest
-from scvi.dataset.counts import Rows
 
 __all__ = ["Merged", "codes_per_matrix", "merged", "stacked"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from scvi.data.files import Unreadable, existing, readable_as
+from scvi.data.published import published
+from scvi.data.unpickling import read_pickle
 from scvi.dataset.dataset import DownloadableDataset
 from scvi.dataset.dataset10X import Dataset10X
-from scvi.dataset.files import Unreadable, existing, readable_as
-from scvi.dataset.published import published
-from scvi.dataset.unpickling import read_pickle
 
 __all__ = ["PbmcDataset", "PurifiedPBMCDataset"]
 

@@ -9,9 +9,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi.data.files import as_counts, existing, numbered, readable_as
+from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import as_counts, existing, numbered, readable_as
-from scvi.dataset.published import published
 
 __all__ = ["SeqfishDataset", "read_seqfish"]
 

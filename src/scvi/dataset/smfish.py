@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from scvi.data.files import Unreadable, names_of
+from scvi.data.published import published
 from scvi.dataset.arrays import LARGEST_CODE
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.files import Unreadable, names_of
 from scvi.dataset.loom import open_loom
-from scvi.dataset.published import published
 
 __all__ = ["SmfishDataset"]
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from scvi._checks import check_integer, check_number
+from scvi.data.files import Unreadable
+from scvi.data.published import published
+from scvi.data.unpickling import read_pickle
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
-from scvi.dataset.files import Unreadable
-from scvi.dataset.published import published
-from scvi.dataset.unpickling import read_pickle
 
 __all__ = ["SyntheticDataset", "SyntheticDatasetCorr", "SyntheticRandomDataset", "ZISyntheticDatasetCorr"]
 

@@ -14,15 +14,15 @@ import torch
 
 from scvi._checks import check_flag
 from scvi._random import generator_of, seeded
-from scvi.dataset.cell_data import CellData, Schema, declare, register, registered
-from scvi.dataset.query import become, extended, with_genes, with_these_genes
+from scvi.cells.cell_data import CellData, Schema, declare, register, registered
+from scvi.cells.query import become, extended, with_genes, with_these_genes
 from scvi.estimators import files, query, training
 from scvi.estimators.cells import Cells, Indices, setup_table
-from scvi.inference.fitting import Fit
-from scvi.inference.plan import Plan, Precision, Schedule
+from scvi.fit.fit import Fit
+from scvi.fit.plan import Plan, Precision, Schedule
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
-from scvi.models.surgery import Freeze, Scope
+from scvi.models.freezing import Freeze, Scope
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -294,7 +294,7 @@ class Estimator(ABC):
             self._keep(fit)
 
     def _make_fit(self, *arguments: Any, **options: Any) -> Fit:
-        """The trainer, from the arguments of :class:`scvi.inference.fitting.Fit` after the model."""
+        """The trainer, from the arguments of :class:`scvi.fit.fit.Fit` after the model."""
         return Fit(self.module, *arguments, **options)
 
     def _strata(self, data: CellData) -> np.ndarray | None:

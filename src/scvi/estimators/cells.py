@@ -11,9 +11,9 @@ import torch
 
 from scvi._checks import check_integer
 from scvi._settings import settings
-from scvi.dataset.cell_data import CellData, Schema, encode, fingerprint, in_a_file
-from scvi.dataset.checks import nearest
-from scvi.dataset.minified import is_minified
+from scvi.cells.cell_data import CellData, Schema, encode, fingerprint, in_a_file
+from scvi.cells.checks import nearest
+from scvi.cells.minified import is_minified
 from scvi.minibatch import Minibatch
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from scvi._checks import check_flag, is_integer
 from scvi._random import seeded
-from scvi.dataset.schema import Schema
-from scvi.models.surgery import Scope
+from scvi.cells.schema import Schema
+from scvi.models.freezing import Scope
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -13,13 +13,13 @@ import torch
 
 from scvi._checks import check_flag, check_number
 from scvi._random import generator_of, seeded
-from scvi.dataset.cell_data import declare, register, registered
+from scvi.cells.cell_data import declare, register, registered
 from scvi.estimators import files, training
 from scvi.estimators.base import plain
 from scvi.estimators.cells import Indices, setup_table
 from scvi.estimators.sides import NAMES, Sides
-from scvi.inference.joint import JointFit
-from scvi.inference.plan import Plan, Precision, Schedule
+from scvi.fit.joint import JointFit
+from scvi.fit.plan import Plan, Precision, Schedule
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import Adversaries
 from scvi.models.classifier import Classifier

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from scvi._random import seeded
 from scvi._warnings import warn
-from scvi.dataset.minified import Kept, minified
-from scvi.dataset.schema import Schema
-from scvi.inference.checkpoint import digest
+from scvi.cells.minified import Kept, minified
+from scvi.cells.schema import Schema
+from scvi.fit.checkpoint import digest
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
-from scvi.models.surgery import Freeze, Scope, scope_of, widen
+from scvi.models.freezing import Freeze, Scope, scope_of, widen
 from scvi.queries import latent
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def report(new: Mapping[str, tuple[str, ...]], scope: Scope) -> None:
 
 
 def minify(module: Model, adata: AnnData, minibatches: Iterable[Minibatch], drop_obsm: tuple[str, ...] = ()) -> AnnData:
-    """An AnnData without counts, see :func:`scvi.dataset.minified.minified`."""
+    """An AnnData without counts, see :func:`scvi.cells.minified.minified`."""
     kept = Kept(latent.summary(module, minibatches), _digest(module))
     return minified(adata, kept, drop_obsm)
 

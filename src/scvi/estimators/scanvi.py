@@ -12,13 +12,13 @@ import pandas as pd
 
 from scvi._checks import check_flag, check_number
 from scvi._random import seeded
-from scvi.dataset.cell_data import CellData, Schema, declare, labelled_schema, register
+from scvi.cells.cell_data import CellData, Schema, declare, labelled_schema, register
 from scvi.estimators.cells import Indices
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.estimators.scvi import SCVI
-from scvi.inference.annotation_fit import AnnotationFit
-from scvi.inference.plan import Plan, Precision, Schedule
-from scvi.models.scanvi import SCANVAE
+from scvi.fit.annotation import AnnotationFit
+from scvi.fit.plan import Plan, Precision, Schedule
+from scvi.models.scanvae import SCANVAE
 from scvi.queries import annotation
 
 if TYPE_CHECKING:

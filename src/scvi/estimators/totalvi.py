@@ -13,14 +13,14 @@ from scipy import sparse
 
 from scvi._checks import check_flag, check_integer, check_number
 from scvi._random import resolve_seed
-from scvi.dataset import registry
-from scvi.dataset.cell_data import CellData, Schema, declare, register
-from scvi.dataset.checks import nearest
-from scvi.dataset.proteins import background_moments, declare_proteins
+from scvi.cells import uns as registry
+from scvi.cells.cell_data import CellData, Schema, declare, register
+from scvi.cells.checks import nearest
+from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities
+from scvi.cells.proteins import background_moments, declare_proteins
 from scvi.estimators.cells import Cells, Indices
 from scvi.estimators.counts import CountEstimator, check_library, checked_library_size, drawn_cells
-from scvi.estimators.multimodal import OBSM_KEY, is_multimodal, joined_modalities
-from scvi.models.totalvi import TOTALVAE
+from scvi.models.totalvae import TOTALVAE
 from scvi.models.utils import check_choice
 from scvi.queries import proteins as queries
 from scvi.queries.proteins import Part, ProteinValue

@@ -17,12 +17,12 @@ import torch
 from scvi._checks import check_number, is_integer, is_number
 from scvi._random import resolve_seed
 from scvi._settings import settings
-from scvi.dataset.cell_data import CellData, count_minibatches
-from scvi.inference import checkpoint
-from scvi.inference.fitting import Fit
-from scvi.inference.plan import Plan, Precision, default_batch_size, default_max_epochs
+from scvi.cells.cell_data import CellData, count_minibatches
+from scvi.fit import checkpoint
+from scvi.fit.fit import Fit
+from scvi.fit.plan import Plan, Precision, default_batch_size, default_max_epochs
 from scvi.kernels import bf16_is_supported
-from scvi.models.totalvi import TOTALVAE
+from scvi.models.totalvae import TOTALVAE
 from scvi.models.vae import VAE
 
 __all__ = [
@@ -55,7 +55,7 @@ def make_plan(
     Parameters
     ----------
     options
-        Options of :class:`scvi.inference.plan.Plan`; `max_epochs` and `batch_size` may be None: by the number of cells.
+        Options of :class:`scvi.fit.plan.Plan`; `max_epochs` and `batch_size` may be None: by the number of cells.
     plan_kwargs
         Options under the names of scripts that exist.
     n_train, n_validation

@@ -30,7 +30,7 @@ from scvi.inference.trainer import Trainer
 from scvi.minibatch import Minibatch
 from scvi.models.classifier import Classifier
 from scvi.models.labels import LabelledVAE
-from scvi.models.scanvi import SCANVAE
+from scvi.models.scanvae import SCANVAE
 from scvi.queries.likelihood import elbo, reconstruction
 
 if TYPE_CHECKING:

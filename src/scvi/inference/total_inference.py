@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from scvi._checks import check_flag, check_number
+from scvi.cells.checks import named
+from scvi.cells.proteins import as_dense, background_moments
 from scvi.dataset.arrays import check_nonnegative_integers
-from scvi.dataset.checks import named
-from scvi.dataset.proteins import as_dense, background_moments
 from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.inference import UnsupervisedTrainer
 from scvi.inference.posterior import Posterior

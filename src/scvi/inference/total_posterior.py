@@ -15,7 +15,7 @@ from scvi._checks import check_number
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
-from scvi.models.totalvi import TOTALVAE
+from scvi.models.totalvae import TOTALVAE
 from scvi.models.utils import batch_code, check_choice, check_draws
 from scvi.models.vae import observed_log_library
 from scvi.queries import evaluating, proteins

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scvi._settings import settings
+from scvi.fit.interrupt import ctrl_c_sets
 from scvi.inference.early_stopping import EarlyStopping
-from scvi.inference.interrupt import ctrl_c_sets
 from scvi.inference.loaders import check_arguments, check_metrics, check_trainable, endless, fold_tail, split_sizes
 from scvi.inference.posterior import Posterior, SequentialSubsetSampler
 from scvi.queries import evaluating

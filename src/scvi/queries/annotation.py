@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from scvi.minibatch import Minibatch
-from scvi.models.scanvi import SCANVAE
+from scvi.models.scanvae import SCANVAE
 from scvi.models.vaec import VAEC
 from scvi.queries.evaluation import evaluating
 from scvi.queries.joined import joined

@@ -13,7 +13,7 @@ from torch import Tensor
 from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
 from scvi.models.likelihood import DecodedProteins
-from scvi.models.totalvi import TOTALVAE, DecodedCells
+from scvi.models.totalvae import TOTALVAE, DecodedCells
 from scvi.queries.evaluation import evaluating
 from scvi.queries.expression import expected_parts, gene_parameters, posterior_draws
 from scvi.queries.joined import joined

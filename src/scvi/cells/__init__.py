@@ -1,0 +1,1 @@
+"""From AnnData to :class:`scvi.minibatch.Minibatch`: set-up, encoding, storage, checks."""

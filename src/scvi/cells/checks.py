@@ -1,0 +1,323 @@
+"""What is refused before any training time is spent, and how it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvi._warnings import warn
+from scvi.cells.minified import is_minified
+from scvi.cells.storage import Counts, Rows, blocks, row_sums
+from scvi.kernels import find_bad_count
+
+__all__ = [
+    "category_names",
+    "checked_counts",
+    "checked_keys",
+    "checked_unlabeled",
+    "chosen_genes",
+    "codes_of",
+    "moments_of",
+    "named",
+    "nearest",
+    "numbers",
+    "obs_column",
+    "refuse_other_types",
+    "refuse_repeated_genes",
+    "stored_counts",
+    "warn_of_empty_cells",
+]
+
+
+def named(names: Iterable[Any], limit: int = 5) -> str:
+    """The first names, quoted; how many more there are."""
+    names = list(names)
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def nearest(name: Any, known: Iterable[Any]) -> str:
+    """'; did you mean ...?', or '; there are ...' where nothing is near."""
+    known = [str(entry) for entry in known]
+    lowered = {entry.lower(): entry for entry in reversed(known)}
+    close = get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {lowered[close[0]]!r}?"
+    return f"; there are {named(known, 10)}" if known else "; there are none"
+
+
+def checked_keys(argument: str, keys: Sequence[str] | None) -> tuple[str, ...]:
+    """A list of columns as a tuple; a single string, which would be read letter by letter, is refused."""
+    if keys is None:
+        return ()
+    if isinstance(keys, str):
+        raise ValueError(f"{argument}={keys!r} is a string; pass a list: [{keys!r}]")
+    if not isinstance(keys, Iterable):
+        raise ValueError(f"{argument}={keys!r} is not a list of columns of adata.obs")
+    keys = tuple(keys)
+    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ValueError(f"{argument} names {named(repeated)} more than once")
+    return keys
+
+
+def obs_column(adata: AnnData, argument: str, key: str) -> pd.Series:
+    """A column of ``adata.obs``, or an error that suggests the nearest one."""
+    if not isinstance(key, str):
+        raise ValueError(f"{argument}={key!r} is not the name of a column of adata.obs, a string")
+    if key not in adata.obs:
+        raise ValueError(f"{argument}={key!r} is not a column of adata.obs{nearest(key, adata.obs.columns)}")
+    column = adata.obs[key]
+    if isinstance(column, pd.DataFrame):
+        raise ValueError(f"{argument}={key!r}: adata.obs has {column.shape[1]} columns of that name; rename them")
+    return column
+
+
+def stored_counts(adata: AnnData, layer: str | None) -> Any:
+    """The counts as anndata gives them."""
+    if is_minified(adata):
+        raise ValueError("adata is minified, its counts were dropped: pass the AnnData that it was made of")
+    if layer is None:
+        if adata.X is None:
+            raise ValueError(f"adata.X is None; pass layer='...' (there are {named(adata.layers) or 'no layers'})")
+        return adata.X
+    if not isinstance(layer, str):
+        raise ValueError(f"layer={layer!r} is not the name of a layer, a string")
+    if layer not in adata.layers:
+        raise ValueError(f"layer={layer!r} is not in adata.layers{nearest(layer, adata.layers)}")
+    return adata.layers[layer]
+
+
+def category_names(column: pd.Series, argument: str) -> tuple[str, ...]:
+    """The categories that occur, as strings: in their own order, or sorted where the column has none."""
+    _refuse_missing(column, argument)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        values = column.cat.remove_unused_categories().cat.categories.tolist()
+    else:
+        values = column.unique().tolist()
+        try:
+            values = sorted(values)
+        except TypeError:  # numbers among strings
+            values = sorted(values, key=str)
+    by_name = {str(value): value for value in reversed(values)}
+    for value in values:
+        twin = by_name[str(value)]
+        if twin is not value:
+            raise ValueError(
+                f"{argument}: adata.obs[{column.name!r}] holds {value!r} ({type(value).__name__}) and {twin!r} "
+                f"({type(twin).__name__}), which have one name: turn the column into strings, or rename one of them"
+            )
+    return tuple(str(value) for value in values)
+
+
+def checked_unlabeled(labels_key: str | None, category: Any, named: dict[str, tuple[str, ...]]) -> str:
+    """The value that stands for an unknown label, as a string; `named` are the categories of all columns.
+
+    Refused if it is almost, but not quite, one that occurs, and if no cell has another label. It need not occur.
+    """
+    if labels_key is None:
+        raise ValueError(f"unlabeled_category={category!r} is a value of the column of labels: name it by labels_key")
+    category, there = str(category), named[labels_key]
+    if category not in there:
+        close = get_close_matches(category.lower(), [name.lower() for name in there], n=1, cutoff=0.8)
+        if close:
+            raise ValueError(
+                f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]{nearest(category, there)}"
+            )
+    elif len(there) == 1:
+        raise ValueError(f"every cell has unlabeled_category={category!r} in adata.obs[{labels_key!r}]: label some")
+    return category
+
+
+def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarray:
+    """(n,) int64 positions of the values in `names`; a value that is not there is refused by name."""
+    _refuse_missing(column, argument)
+    codes, values = pd.factorize(column)  # one look-up per category, not per cell
+    position = {name: code for code, name in enumerate(names)}
+    code_of_value = np.array([position.get(str(value), -1) for value in values], dtype=np.int64)
+    if (code_of_value < 0).any():
+        unknown = [str(value) for value, code in zip(values, code_of_value, strict=True) if code < 0]
+        cells = int((code_of_value[codes] < 0).sum())
+        raise ValueError(
+            f"{argument}={column.name!r} holds categories that the model has never seen: {named(unknown)} "
+            f"({cells} cells){nearest(unknown[0], names)}"
+        )
+    return code_of_value[codes]
+
+
+def numbers(column: pd.Series, argument: str, positive: bool = False) -> np.ndarray:
+    """(n,) float64 finite numbers that float32 can hold, above zero if `positive`."""
+    if not (pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)):
+        remedy = "convert it with pandas.to_numeric"
+        if not positive:
+            remedy += ", or name it in categorical_covariate_keys"
+        raise ValueError(f"{argument}: adata.obs[{column.name!r}] holds {column.dtype} values, not numbers; {remedy}")
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    bad = ~np.isfinite(single) | (single <= 0 if positive else False)
+    if bad.any():
+        first = int(np.argmax(bad))
+        wanted = "positive and finite" if positive else "finite"
+        raise ValueError(
+            f"{argument}: adata.obs[{column.name!r}] must be {wanted}; it is {column.iloc[first]} in cell "
+            f"{str(column.index[first])!r} ({int(bad.sum())} such cells): correct or drop them"
+        )
+    return values
+
+
+def moments_of(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation, which is given as 1 where all values are the same but for rounding."""
+    mean, deviation = float(values.mean()), float(values.std())
+    return mean, deviation if deviation > 1e-12 * abs(mean) else 1.0
+
+
+def refuse_other_types(adata: Any) -> None:
+    """Only an AnnData is an AnnData."""
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata is a {type(adata).__name__}; pass an anndata.AnnData")
+
+
+def refuse_repeated_genes(names: pd.Index) -> None:
+    """Genes are told apart by name, so that no name may occur twice."""
+    if not names.is_unique:
+        repeated = names[names.duplicated()].unique()
+        raise ValueError(
+            f"adata.var_names has {len(repeated)} names that occur more than once: {named(repeated)}. "
+            "Call adata.var_names_make_unique() first"
+        )
+
+
+def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd.Series | None) -> list[str]:
+    """Names of the genes that `mask_var` chooses, in the order of ``adata.var_names``.
+
+    Parameters
+    ----------
+    mask_var
+        A boolean column of ``adata.var``, a list of gene names, or a boolean mask of all genes; None chooses all.
+    """
+    names = adata.var_names
+    refuse_repeated_genes(names)
+    if mask_var is None:
+        return names.tolist()
+    if isinstance(mask_var, str):
+        return names[_mask_column(adata, mask_var)].tolist()
+    if isinstance(mask_var, pd.Series) and pd.api.types.is_bool_dtype(mask_var.dtype):
+        if len(mask_var) != len(names) or set(mask_var.index) != set(names):
+            raise ValueError(
+                "mask_var is a Series of True and False whose index is not that of the genes, adata.var_names: "
+                "give it that index, or pass mask_var.to_numpy() if it is in their order"
+            )
+        mask_var = mask_var.reindex(names)
+    chosen = np.asarray(mask_var)
+    if chosen.dtype.kind == "b" or (chosen.size and all(isinstance(value, bool) for value in chosen.tolist())):
+        if chosen.shape != (adata.n_vars,):
+            raise ValueError(
+                f"mask_var has shape {chosen.shape}; a mask has one value for each of {adata.n_vars} genes"
+            )
+        return names[chosen.astype(bool)].tolist()
+    wanted = pd.Index([str(name) for name in chosen.tolist()])
+    if not wanted.is_unique:
+        raise ValueError(f"mask_var names {named(wanted[wanted.duplicated()].unique())} more than once")
+    unknown = wanted.difference(names, sort=False)
+    if len(unknown):
+        hint = nearest(unknown[0], names)
+        raise ValueError(f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}{hint}")
+    return names[names.isin(wanted)].tolist()
+
+
+def checked_counts(
+    counts: Counts,
+    name: str,
+    cells: pd.Index,
+    genes: pd.Index | Sequence[str],
+    read: np.ndarray | None,
+    layers: Sequence[str] | None,
+    feature: str = "gene",
+) -> np.ndarray:
+    """Looks at every stored value once and returns the cells' totals.
+
+    Parameters
+    ----------
+    counts
+        (n, stored genes).
+    name, cells, genes, layers
+        What the user calls the counts, the cells, the stored genes and the layers (None: there are none to choose
+        from), for the message.
+    read
+        (stored genes,) 1 for genes that count towards the totals, 0 for others; None is all of them.
+    feature
+        What the columns are.
+
+    Returns
+    -------
+    (n,) float64
+
+    Raises
+    ------
+    ValueError
+        If a value is negative, not finite or not an integer, or belongs to a gene that is not there.
+    """
+    totals = np.empty(counts.shape[0])
+    for start, block in blocks(counts):
+        values = block.reshape(-1) if isinstance(block, np.ndarray) else block.data
+        bad = find_bad_count(values)
+        if bad is not None:
+            position, reason = bad
+            row, column = _place(block, position)
+            raise ValueError(
+                f"{name} holds a {reason} value: {values[position]} in cell {str(cells[start + row])!r}, {feature} "
+                f"{str(genes[column])!r}. The model needs raw counts (non-negative integers), not normalised, "
+                f"log-transformed or scaled values: {_where_counts_may_be(name, layers)}"
+            )
+        totals[start : start + block.shape[0]] = row_sums(block, read)
+    return totals
+
+
+def warn_of_empty_cells(totals: np.ndarray, cells: pd.Index) -> None:
+    """One warning that counts the cells without any count and names some."""
+    empty = np.flatnonzero(totals == 0)
+    if len(empty):
+        warn(
+            f"{len(empty)} of {len(totals)} cells have no count in the genes that the model reads "
+            f"({named(cells[empty])}); they are kept, but nothing can be learnt about them: consider dropping them"
+        )
+
+
+def _place(rows: Rows, position: int) -> tuple[int, int]:
+    """Row and column of a stored value."""
+    if isinstance(rows, np.ndarray):
+        return divmod(position, rows.shape[1])
+    return int(np.searchsorted(rows.indptr, position, side="right")) - 1, int(rows.indices[position])
+
+
+def _where_counts_may_be(name: str, layers: Sequence[str] | None) -> str:
+    if layers is None:
+        return "pass the raw counts"
+    others = [layer for layer in layers if f"[{layer!r}]" not in name]
+    if others:
+        return f"if a layer holds them, pass layer='...' (there are {named(others)})"
+    return "keep them in adata.layers['counts'] before normalising, and pass layer='counts'"
+
+
+def _mask_column(adata: AnnData, key: str) -> np.ndarray:
+    if key not in adata.var:
+        raise ValueError(f"mask_var={key!r} is not a column of adata.var{nearest(key, adata.var.columns)}")
+    column = adata.var[key]
+    if not pd.api.types.is_bool_dtype(column.dtype) or column.isna().any():
+        raise ValueError(f"mask_var={key!r}: the column must be True or False for each gene; it holds {column.dtype}")
+    return column.to_numpy(dtype=bool)
+
+
+def _refuse_missing(column: pd.Series, argument: str) -> None:
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"{argument}: adata.obs[{column.name!r}] is missing (NaN) in {int(missing.sum())} cells: "
+            f"{named(column.index[missing])}. Drop these cells or give them a category of their own"
+        )

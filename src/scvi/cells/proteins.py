@@ -1,0 +1,261 @@
+"""Counts of proteins beside those of genes: where they are, what was measured, and what their background looks like."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvi._warnings import warn
+from scvi.cells import checks
+from scvi.cells.on_disk import OnDisk
+from scvi.cells.schema import ProteinSchema, Schema
+from scvi.cells.storage import as_rows, take
+
+__all__ = [
+    "as_dense",
+    "background_moments",
+    "declare_proteins",
+    "encoded_proteins",
+    "measured_by_batch",
+    "read_proteins",
+    "with_new_batches",
+    "with_proteins",
+]
+
+logger = logging.getLogger(__name__)
+
+_STEPS_OF_EM = 60
+_CELLS_OF_EM = 5000  # of each batch
+_LEAST_SD = 0.1  # of log(1 + count)
+_LEAST_MEAN = 0.1  # counts
+
+
+def declare_proteins(
+    adata: AnnData,
+    schema: Schema,
+    obsm_key: str,
+    names_uns_key: str | None = None,
+) -> Schema:
+    """Checks the counts of proteins, and adds them to a schema.
+
+    Parameters
+    ----------
+    obsm_key
+        Key of ``adata.obsm``: a table with the names of the proteins as columns, or an array.
+    names_uns_key
+        Key of ``adata.uns`` with the names for an array; None numbers them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the counts are not there or are none, or no batch has any.
+    """
+    values, names = read_proteins(adata, obsm_key, names_uns_key)
+    names = tuple(f"protein_{i}" for i in range(values.shape[1])) if names is None else names
+    _check_counts(values, obsm_key, names, adata)
+    key = schema.batch_key
+    batch = np.zeros(adata.n_obs, np.int64)
+    if key is not None:
+        batch = checks.codes_of(checks.obs_column(adata, "batch_key", key), schema.categories[key], "batch_key")
+    seen = measured_by_batch(values, batch, schema.n_batch)
+    if not seen.any():
+        raise ValueError(f"every count of adata.obsm[{obsm_key!r}] is zero; there are no proteins to fit")
+    for name, row in zip(schema.batch_names, seen, strict=True):
+        missing = [protein for protein, is_seen in zip(names, row, strict=True) if not is_seen]
+        if missing:
+            logger.warning(
+                "Batch %r has no count of the proteins %s: they are taken as not measured there, unless the model is "
+                "made with override_missing_proteins=True.",
+                name,
+                ", ".join(map(repr, missing)),
+            )
+    rows = tuple(tuple(row) for row in seen.tolist())
+    return replace(schema, proteins=ProteinSchema(obsm_key, names_uns_key, names, rows))
+
+
+def encoded_proteins(
+    adata: AnnData | None, proteins: ProteinSchema, batch: np.ndarray, validate: bool
+) -> dict[str, Any]:
+    """Fields of :class:`scvi.cells.cell_data.CellData`; named proteins are found by name, in any order.
+
+    NaN, as :func:`with_proteins` writes it, was not measured in this cell, whatever its batch (codes `batch`, (n,))
+    measured. Cells whose counts were dropped (`adata` is None) have no counts of proteins either.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If proteins are missing, or if `validate` and the counts are none.
+    """
+    flags = np.array(proteins.measured, dtype=bool)
+    measured = None if flags.all() else flags[batch]
+    if adata is None:
+        return {"measured": measured}
+    values, names = read_proteins(adata, proteins.obsm_key, proteins.names_uns_key)
+    where = f"adata.obsm[{proteins.obsm_key!r}]"
+    if names is not None and names != proteins.names:
+        columns = pd.Index(names).get_indexer(pd.Index(proteins.names))
+        missing = [name for name, column in zip(proteins.names, columns, strict=True) if column < 0]
+        if missing:
+            raise ValueError(
+                f"{where} lacks {len(missing)} of the {len(proteins.names)} proteins that the model reads: "
+                f"{checks.named(missing)}{checks.nearest(missing[0], names)}"
+            )
+        values = values[:, columns]
+    if values.shape[1] != len(proteins.names):
+        raise ValueError(f"{where} has {values.shape[1]} columns; the model reads {len(proteins.names)} proteins")
+    missing_here = np.isnan(values) if values.dtype.kind == "f" else np.zeros(0, dtype=bool)
+    if missing_here.any():
+        values = np.where(missing_here, 0, values)
+        measured = ~missing_here if measured is None else measured & ~missing_here
+    if validate:
+        _check_counts(values, proteins.obsm_key, proteins.names, adata)
+    return {"proteins": np.ascontiguousarray(values, dtype=np.float32), "measured": measured}
+
+
+def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
+    """`adata` if it has all proteins of the schema; otherwise a copy whose table has NaN for the missing ones.
+
+    The copy shares the counts of genes. Proteins without names are not looked for: their number has to be right, unless
+    there are none at all.
+
+    Warns
+    -----
+    UserWarning
+        If some are missing: how many, and which.
+    """
+    key, names = proteins.obsm_key, proteins.names
+    values, given = np.zeros((adata.n_obs, 0), np.float32), ()
+    if key in adata.obsm:
+        values, found = read_proteins(adata, key, proteins.names_uns_key)
+        given = names if found is None else found  # type: ignore[assignment]
+    missing = [name for name in names if name not in given]
+    if not missing:
+        return adata
+    warn(
+        f"adata has {len(names) - len(missing)} of the {len(names)} proteins of the reference in obsm[{key!r}]; the "
+        f"others are taken as not measured: {checks.named(missing)}"
+    )
+    table = pd.DataFrame(values.astype(np.float32), index=adata.obs_names, columns=list(given))
+    adata = adata.to_memory() if adata.isbacked else adata
+    uns = {} if proteins.names_uns_key is None else {proteins.names_uns_key: list(names)}
+    return AnnData(
+        adata.X,
+        obs=adata.obs,
+        var=adata.var,
+        obsm={**adata.obsm, key: table.reindex(columns=list(names))},
+        obsp=dict(adata.obsp),
+        layers=dict(adata.layers),
+        uns={**adata.uns, **uns},
+    )
+
+
+def with_new_batches(proteins: ProteinSchema, values: np.ndarray, batch: np.ndarray, n_batch: int) -> ProteinSchema:
+    """The same proteins, with what further batches measured by their counts, (n, p) and codes (n,)."""
+    n_old = len(proteins.measured)
+    seen = measured_by_batch(values, batch, n_batch)[n_old:]
+    return replace(proteins, measured=proteins.measured + tuple(tuple(row) for row in seen.tolist()))
+
+
+def read_proteins(
+    adata: AnnData, obsm_key: str, names_uns_key: str | None
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """(n, p) counts as they are stored, in memory, and the names of the proteins, None where they have none."""
+    if not isinstance(obsm_key, str) or obsm_key not in adata.obsm:
+        hint = checks.nearest(obsm_key, adata.obsm)
+        raise ValueError(
+            f"protein_expression_obsm_key={obsm_key!r} is not a key of adata.obsm{hint} "
+            "(cells whose proteins were not measured have zeros there)"
+        )
+    stored: Any = adata.obsm[obsm_key]
+    names = None
+    if isinstance(stored, pd.DataFrame):
+        names, stored = tuple(map(str, stored.columns)), stored.to_numpy()
+    counts = as_rows(stored, f"adata.obsm[{obsm_key!r}]")
+    if isinstance(counts, OnDisk):
+        counts = take(counts, np.arange(adata.n_obs))
+    values = as_dense(counts)
+    if names_uns_key is not None:
+        names = _names_in_uns(adata, names_uns_key)
+    if names is not None and (len(names) != values.shape[1] or len(set(names)) < len(names)):
+        raise ValueError(
+            f"{values.shape[1]} proteins in adata.obsm[{obsm_key!r}] need as many different names; there are "
+            f"{len(set(names))} in {len(names)}: {checks.named(names)}"
+        )
+    return values, names
+
+
+def as_dense(counts: Any) -> np.ndarray:
+    """Few columns as an array."""
+    return counts.toarray() if sp.issparse(counts) else np.asarray(counts)
+
+
+def _names_in_uns(adata: AnnData, key: str) -> tuple[str, ...]:
+    if key not in adata.uns:
+        raise ValueError(f"protein_names_uns_key={key!r} is not a key of adata.uns{checks.nearest(key, adata.uns)}")
+    return tuple(map(str, np.ravel(adata.uns[key])))
+
+
+def _check_counts(values: np.ndarray, obsm_key: str, names: tuple[str, ...], adata: AnnData) -> None:
+    where = f"adata.obsm[{obsm_key!r}]"
+    checks.checked_counts(values, where, adata.obs_names, names, None, None, feature="protein")
+
+
+def measured_by_batch(values: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
+    """(k, p) whether a batch has any count of a protein."""
+    return np.stack([(values[batch == code] > 0).any(axis=0) for code in range(n_batch)])
+
+
+def background_moments(
+    proteins: np.ndarray, batch: np.ndarray, measured: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the lower of two Gaussians, fitted to log(1 + count) of a batch and protein, says of the background.
+
+    Parameters
+    ----------
+    proteins, batch
+        (n, p) counts and (n,) codes.
+    measured
+        (k, p). What a batch did not measure gets the mean of the batches that did.
+
+    Returns
+    -------
+    Mean and log standard deviation of the log background, (p, k); log of the foreground over the background, (p,).
+    """
+    k, p = measured.shape
+    found = np.full((3, k, p), np.nan)
+    for code in range(k):
+        cells = np.flatnonzero(batch == code)
+        values = np.log1p(proteins[cells[:: max(1, len(cells) // _CELLS_OF_EM)]])
+        if len(values):
+            found[:, code] = np.where(measured[code], _two_gaussians(values), np.nan)
+    known = ~np.isnan(found)
+    mean = np.where(known, found, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    low, sd, high = np.where(known, found, mean[:, None])
+    background = np.log(np.maximum(np.expm1(low), _LEAST_MEAN))
+    foreground = np.log(np.maximum(np.expm1(high), _LEAST_MEAN))
+    return background.T, np.log(np.maximum(sd, _LEAST_SD)).T, np.maximum(foreground - background, 0.0).mean(axis=0)
+
+
+def _two_gaussians(values: np.ndarray) -> np.ndarray:
+    """(3, p) lower mean, its standard deviation, higher mean: maximum likelihood by EM, column by column of (n, p)."""
+    means = np.quantile(values, [0.25, 0.95], axis=0)  # (2, p)
+    sds = np.maximum(np.tile(values.std(axis=0), (2, 1)) / 2, _LEAST_SD)
+    shares = np.full_like(means, 0.5)
+    for _ in range(_STEPS_OF_EM):
+        log_density = np.log(shares) - np.log(sds) - 0.5 * ((values[:, None] - means) / sds) ** 2  # (n, 2, p)
+        first = 1 / (1 + np.exp(np.clip(log_density[:, 1] - log_density[:, 0], -50, 50)))
+        weights = np.stack([first, 1 - first], axis=1)
+        totals = weights.sum(axis=0) + 1e-6
+        shares = totals / totals.sum(axis=0)
+        means = (weights * values[:, None]).sum(axis=0) / totals
+        deviations = (weights * (values[:, None] - means) ** 2).sum(axis=0) / totals
+        sds = np.maximum(np.sqrt(deviations), _LEAST_SD)
+    lower = means.argmin(axis=0)
+    pick = lambda table, row: np.take_along_axis(table, row[None], axis=0)[0]  # noqa: E731
+    return np.stack([pick(means, lower), pick(sds, lower), pick(means, 1 - lower)])

@@ -1,0 +1,177 @@
+"""Cells of new batches for a model that was fitted to others: the genes it reads, and a schema that knows more."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvi._checks import is_number
+from scvi._warnings import warn
+from scvi.cells import checks
+from scvi.cells.cell_data import VARIANCE_FLOOR, encode, log_total_moments
+from scvi.cells.proteins import with_new_batches, with_proteins
+from scvi.cells.schema import Schema
+from scvi.cells.storage import as_rows
+
+__all__ = ["become", "extended", "with_genes", "with_these_genes"]
+
+logger = logging.getLogger(__name__)
+
+
+def with_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> AnnData:
+    """`adata` if it has all genes and proteins of the schema, in any order; otherwise a copy where they are filled in.
+
+    That is done as in :func:`with_these_genes`.
+    """
+    places = _places(adata, schema, min_genes_found)
+    adata = _padded(adata, schema, places) if (places < 0).any() else adata
+    return adata if schema.proteins is None else with_proteins(adata, schema.proteins)
+
+
+def with_these_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> AnnData:
+    """A copy of `adata` with exactly the genes of the schema, in its order; the missing ones are zero.
+
+    It has ``obs``, ``obsm``, ``obsp`` and ``uns``, all layers, and ``var`` as far as it goes. Missing proteins are NaN,
+    see :func:`scvi.cells.proteins.with_proteins`.
+
+    Parameters
+    ----------
+    min_genes_found
+        Share of the genes that has to be there.
+
+    Raises
+    ------
+    ValueError
+        If fewer are.
+
+    Warns
+    -----
+    UserWarning
+        If some are missing: how many, and which.
+    """
+    adata = _padded(adata, schema, _places(adata, schema, min_genes_found))
+    return adata if schema.proteins is None else with_proteins(adata, schema.proteins)
+
+
+def _places(adata: AnnData, schema: Schema, min_genes_found: float) -> np.ndarray:
+    """(g,) positions in `adata` of the genes of the schema, -1 for missing ones, which are reported."""
+    checks.refuse_other_types(adata)
+    if not (is_number(min_genes_found) and 0 < min_genes_found <= 1):
+        raise ValueError(
+            f"min_genes_found={min_genes_found!r} is not a share of the genes, a number above 0 and up to 1"
+        )
+    checks.refuse_repeated_genes(adata.var_names)
+    checks.stored_counts(adata, schema.layer)
+    places = adata.var_names.get_indexer(pd.Index(schema.genes))
+    missing = [gene for gene, place in zip(schema.genes, places, strict=True) if place < 0]
+    n, n_found = schema.n_genes, schema.n_genes - len(missing)
+    found = f"adata has {n_found} of the {n} genes of the reference ({n_found / n:.1%})"
+    if n_found == 0 or n_found < min_genes_found * n:
+        raise ValueError(
+            f"{found}, at least {min_genes_found:.0%} are needed; it lacks {checks.named(missing)}"
+            f"{checks.nearest(missing[0], adata.var_names)} (are var_names of the same kind, symbols or identifiers, "
+            "and was adata subset to genes of its own?)"
+        )
+    if not missing:
+        logger.info("%s; %d further ones are not read.", found, adata.n_vars - n)
+    else:
+        warn(f"{found}; the others are read as zeros: {checks.named(missing)}")
+    return places
+
+
+def _padded(adata: AnnData, schema: Schema, places: np.ndarray) -> AnnData:
+    if adata.isbacked:
+        adata = adata[:, np.sort(places[places >= 0])].to_memory()
+        places = adata.var_names.get_indexer(pd.Index(schema.genes))
+    layers = {name: _columns(values, places) for name, values in adata.layers.items()}
+    return AnnData(
+        None if adata.X is None else _columns(adata.X, places),
+        obs=adata.obs.copy(),
+        var=adata.var.reindex(pd.Index(schema.genes, name=adata.var_names.name)),
+        obsm={name: values.copy() for name, values in adata.obsm.items()},
+        obsp={name: values.copy() for name, values in adata.obsp.items()},
+        layers=layers,
+        uns=dict(adata.uns),
+    )
+
+
+def _columns(values: Any, places: np.ndarray) -> Any:
+    """Columns in the order of `places`, zeros where that is -1."""
+    found = np.flatnonzero(places >= 0)
+    rows = as_rows(values, "adata")
+    if isinstance(rows, np.ndarray):
+        out = np.zeros((rows.shape[0], len(places)), dtype=rows.dtype)
+        out[:, found] = rows[:, places[found]]
+        return out
+    chosen = sp.csr_matrix(
+        (np.ones(len(found), rows.dtype), (places[found], found)), shape=(rows.shape[1], len(places))
+    )
+    return sp.csr_matrix(rows) @ chosen
+
+
+def become(adata: AnnData, other: AnnData) -> None:
+    """Makes an AnnData in memory what another one is; the caller's variable stays the same object.
+
+    Raises
+    ------
+    ValueError
+        If it is open on disk.
+    """
+    if adata.isbacked:
+        raise ValueError("adata is open on disk and cannot be changed in place: pass inplace=False")
+    parts = ("obs", "var", "obsm", "obsp", "layers", "uns")
+    AnnData.__init__(adata, other.X, **{name: getattr(other, name) for name in parts})
+
+
+def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
+    """The schema with the batches, and categories of the categorical covariates, that only `adata` has.
+
+    New categories follow the old ones, whose codes stay. The prior of the library size of a new batch is that of its
+    cells here; sizes and continuous covariates are scaled as those of the cells that the schema was made for.
+
+    Parameters
+    ----------
+    labels
+        Whether labels are read. New ones are refused.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`scvi.cells.cell_data.encode`.
+    """
+    pairs = [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
+    if schema.batch_key is not None:
+        pairs.append(("batch_key", schema.batch_key))
+    categories = dict(schema.categories)
+    for argument, key in pairs:
+        if labels and key == schema.labels_key:
+            continue
+        names = checks.category_names(checks.obs_column(adata, argument, key), argument)
+        categories[key] = tuple(dict.fromkeys([*schema.categories[key], *names]))
+    wider = replace(schema, categories=categories)
+    n_new = wider.n_batch - schema.n_batch
+    wider = replace(wider, library_prior=schema.library_prior + ((0.0, 1.0),) * n_new)  # until the totals are known
+    if schema.proteins is not None:  # until their counts are
+        unknown = ((True,) * len(schema.proteins.names),) * n_new
+        wider = replace(wider, proteins=replace(schema.proteins, measured=schema.proteins.measured + unknown))
+    cells = encode(adata, wider, labels=labels)
+    if n_new == 0:
+        return wider
+    if schema.proteins is not None:
+        proteins = with_new_batches(schema.proteins, np.asarray(cells.proteins), cells.batch, wider.n_batch)
+        wider = replace(wider, proteins=proteins)
+    totals = cells.totals()
+    overall = log_total_moments(totals)
+    if overall is None:
+        raise ValueError(f"every count of {schema.counts_name} is zero in the genes of the reference")
+    of_new = [
+        log_total_moments(totals[cells.batch == code]) or overall for code in range(schema.n_batch, wider.n_batch)
+    ]
+    prior = tuple((mean, max(variance, VARIANCE_FLOOR)) for mean, variance in of_new)
+    return replace(wider, library_prior=schema.library_prior + prior)

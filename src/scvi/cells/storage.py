@@ -1,0 +1,224 @@
+"""Count matrices as they are stored, in memory or in an open file: read by rows, never densified whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+from anndata.abc import CSCDataset
+
+from scvi.cells.on_disk import OnDisk, opened, refuse_damaged
+
+__all__ = [
+    "Counts",
+    "Rows",
+    "as_rows",
+    "blocks",
+    "chosen_blocks",
+    "counts_hash",
+    "gene_sums",
+    "moments",
+    "refuse_damaged_matrix",
+    "row_sums",
+    "summed",
+    "take",
+    "without_repeats",
+]
+
+logger = logging.getLogger(__name__)
+
+Rows: TypeAlias = sp.csr_matrix | sp.csr_array | np.ndarray
+"""Some cells in memory."""
+Counts: TypeAlias = Rows | OnDisk
+"""All cells, in memory or on disk."""
+
+_BLOCK_VALUES = 2**24  # cells x genes of a block: at most 64 MiB where a file holds dense float32
+_FIXED_POINT = 2**16  # resolution of counts_hash for values that are not integers
+
+
+def as_rows(counts: Any, name: str) -> Counts:
+    """The same counts in a layout that is read by rows.
+
+    Nothing is copied unless the layout forces it: counts stored by gene (CSC) become CSR, once, in memory.
+
+    Parameters
+    ----------
+    counts
+        (n, g) numpy array, scipy sparse matrix or array, or what anndata gives for an open .h5ad or zarr store.
+    name
+        What the user calls them, for messages.
+
+    Raises
+    ------
+    TypeError
+        For anything else, and for values that are not numbers.
+    ValueError
+        If it has not two dimensions, or is a sparse matrix that is damaged.
+    """
+    if isinstance(counts, CSCDataset):
+        logger.info(
+            "%s is stored by gene (CSC): reading it into memory, by cell. Write it as CSR to leave it on disk", name
+        )
+        counts = counts.to_memory()
+    if len(getattr(counts, "shape", (0, 0))) != 2:
+        raise ValueError(f"{name} has {len(counts.shape)} dimensions; counts have two, cells x genes")
+    counts = opened(counts) or counts
+    if not (sp.issparse(counts) or isinstance(counts, (np.ndarray, OnDisk))):
+        kind = f"{type(counts).__module__}.{type(counts).__qualname__}"
+        raise TypeError(
+            f"{name} is a {kind}; pass a numpy array, a scipy sparse matrix, or an AnnData opened with backed='r' "
+            "(a lazy array is read into memory with .compute(), an AnnData with .to_memory())"
+        )
+    if counts.dtype.kind not in "biuf":
+        raise TypeError(f"{name} holds {counts.dtype} values; pass counts as integers or floats")
+    if isinstance(counts, OnDisk):
+        return counts
+    if sp.issparse(counts):
+        refuse_damaged_matrix(name, counts)
+    return _plain(counts)
+
+
+def refuse_damaged_matrix(name: str, matrix: Any) -> None:
+    """Refuses a sparse matrix, by cell or by gene, whose values are not within its shape."""
+    if matrix.format in ("csr", "csc"):
+        n, kind = (matrix.shape[1], "gene") if matrix.format == "csr" else (matrix.shape[0], "cell")
+        refuse_damaged(name, np.asarray(matrix.indptr), len(matrix.data), np.asarray(matrix.indices), n, kind)
+
+
+def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
+    """Pairs of the first row and the rows of a block, from the first cell to the last."""
+    n, g = counts.shape
+    step = max(1, _BLOCK_VALUES // max(g, 1))
+    for start in range(0, n, step):
+        if isinstance(counts, OnDisk):
+            yield start, _plain(counts.read(np.arange(start, min(start + step, n))))
+        else:
+            yield start, _plain(counts[start : start + step])
+
+
+def take(counts: Counts, rows: np.ndarray) -> Rows:
+    """The given rows in the given order; rows may repeat.
+
+    A file is read in the order of the file and put into the order wanted afterwards.
+    """
+    if not isinstance(counts, OnDisk):
+        return counts[rows]
+    wanted, order = np.unique(rows, return_inverse=True)
+    read = _plain(counts.read(wanted))
+    return read if np.array_equal(wanted, rows) else read[order]
+
+
+def row_sums(rows: Rows, read: np.ndarray | None = None) -> np.ndarray:
+    """(n,) float64 totals; with `read` (stored genes,) of 0 and 1, over the genes that are read."""
+    weights = np.ones(rows.shape[1]) if read is None else read
+    return np.asarray(rows @ weights, dtype=np.float64)
+
+
+def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and sums of squares of each stored gene, float64."""
+    if isinstance(rows, np.ndarray):
+        values = rows.astype(np.float64)
+        return values.sum(axis=0), np.einsum("ng,ng->g", values, values)
+    rows = without_repeats(rows)
+    values, g = rows.data.astype(np.float64), rows.shape[1]
+    return np.bincount(rows.indices, values, minlength=g), np.bincount(rows.indices, values**2, minlength=g)
+
+
+def chosen_blocks(counts: Counts, cells: np.ndarray | None = None) -> Iterator[Rows]:
+    """The rows of block after block; with `cells`, an (n,) mask, those of the chosen cells."""
+    for start, rows in blocks(counts):
+        yield rows if cells is None else rows[cells[start : start + rows.shape[0]]]
+
+
+def summed(
+    parts: Iterable[Rows], n_genes: int, of_part: Callable[[Rows], tuple[np.ndarray, np.ndarray]] = gene_sums
+) -> tuple[np.ndarray, np.ndarray]:
+    """`of_part` added up over parts of the cells, (g,) each."""
+    first, second = np.zeros(n_genes), np.zeros(n_genes)
+    for rows in parts:
+        sums, squares = of_part(rows)
+        first += sums
+        second += squares
+    return first, second
+
+
+def moments(parts: Iterable[Rows], n_cells: int, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(g,) means and population variances of the counts of each gene, over parts of `n_cells` cells together."""
+    n = max(n_cells, 1)
+    sums, squares = summed(parts, n_genes)
+    return sums / n, np.maximum(squares / n - (sums / n) ** 2, 0.0)
+
+
+def counts_hash(counts: Any) -> int:
+    """A 64-bit hash of the values and their places, the same for every layout, dtype and order of storage.
+
+    It is linear in the counts (a sum of value x random row weight x random column weight, modulo 2**64), so zeros
+    that are stored, repeated entries and unsorted indices do not change it.
+    """
+    n, g = counts.shape
+    rows, columns = _weights(n, 1), _weights(g, 2)
+    total = np.zeros(1, dtype=np.uint64)
+    if isinstance(counts, CSCDataset) or (sp.issparse(counts) and counts.format == "csc"):
+        step = max(1, _BLOCK_VALUES // max(n, 1))
+        for start in range(0, g, step):
+            block = sp.csc_matrix(counts[:, start : start + step])
+            total += (rows * (_fixed_point(block) @ columns[start : start + step])).sum()
+    else:
+        for start, block in blocks(as_rows(counts, "the matrix")):
+            total += (rows[start : start + block.shape[0]] * (_fixed_point(block) @ columns)).sum()
+    return int(total[0])
+
+
+def _plain(counts: Any) -> Rows:
+    """Base classes (not anndata's views) and number types that compiled code reads; shares memory where it can."""
+    if not sp.issparse(counts):
+        return _readable(np.asarray(counts))
+    counts = counts.tocsr()
+    kind = sp.csr_array if isinstance(counts, sp.sparray) else sp.csr_matrix
+    data = _readable(np.asarray(counts.data))
+    if type(counts) is kind and data is counts.data:
+        return counts
+    return kind((data, np.asarray(counts.indices), np.asarray(counts.indptr)), shape=counts.shape)
+
+
+def _readable(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "b":
+        return values.view(np.uint8)
+    if values.dtype.kind == "f" and values.dtype.itemsize not in (4, 8):
+        return values.astype(np.float32 if values.dtype.itemsize == 2 else np.float64)
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+
+def without_repeats(rows: sp.csr_matrix | sp.csr_array) -> sp.csr_matrix | sp.csr_array:
+    """The same rows with one entry for each place; the same object where there is nothing to add up."""
+    if rows.has_canonical_format:
+        return rows
+    rows = rows.copy()  # the summing works in place, on arrays that may be the user's
+    rows.sum_duplicates()
+    return rows
+
+
+def _fixed_point(block: Any) -> Any:
+    """The block in integers modulo 2**64, `_FIXED_POINT` to the unit."""
+    values = block.data if sp.issparse(block) else block
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no count may be anything here
+            fixed = (values.astype(np.float64) * _FIXED_POINT).astype(np.int64)
+    else:
+        fixed = values.astype(np.int64) * _FIXED_POINT
+    fixed = fixed.view(np.uint64)
+    if not sp.issparse(block):
+        return fixed
+    kind = sp.csc_matrix if block.format == "csc" else sp.csr_matrix
+    return kind((fixed, block.indices, block.indptr), shape=block.shape)
+
+
+def _weights(length: int, stream: int) -> np.ndarray:
+    """Fixed random odd numbers (splitmix64, Steele et al. 2014)."""
+    z = (np.arange(1, length + 1, dtype=np.uint64) + np.uint64(stream << 40)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))) | np.uint64(1)

@@ -1,0 +1,321 @@
+"""One store on disk from many files of cells, for training larger than memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from anndata.io import sparse_dataset, write_elem
+from tqdm import tqdm
+
+from scvi._checks import check_integer
+from scvi._files import replacing
+from scvi.cells.checks import named
+from scvi.cells.epoch_order import buffer_cells
+from scvi.data.sources import Source, open_source
+
+__all__ = ["to_store"]
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 100_000
+"""Counts in a chunk of the store: what is read for a few cells is not much more than they need."""
+_VERSION = 2
+
+PathLike = str | os.PathLike[str]
+
+
+def to_store(
+    inputs: PathLike | Sequence[PathLike] | Mapping[str, PathLike],
+    path: PathLike,
+    *,
+    batch_key: str | None = "sample",
+    layer: str | None = None,
+    protein_key: str | None = "protein_expression",
+    cells_at_once: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Writes the cells of one or many files into one store, from which models are trained without reading it whole.
+
+    What is in memory is a part of the cells, and their names. Parts are kept in a folder beside the store until it is
+    whole: a call that was interrupted is repeated with the same arguments, and goes on where it was.
+
+    Parameters
+    ----------
+    inputs
+        Files: .h5ad, loom, .h5 of Cell Ranger, or folders and archives of its matrices (each of which is read whole). A
+        mapping gives them names; otherwise they are named after the files.
+    path
+        An .h5ad or .zarr to write. Open it with ``anndata.read_h5ad(path, backed="r")``.
+    batch_key
+        Column of `obs` for the name of the input that a cell is from; None for no column.
+    layer
+        Read these counts of .h5ad files in place of `X`.
+    protein_key
+        Key of `obsm` for counts of proteins: antibodies of 10x, and what .h5ad files have under this key, a table or an
+        array with names in ``uns["protein_names"]``. They are in memory when the store is put together. None leaves
+        them out.
+    cells_at_once
+        Most cells of a part. By default 16,384, fewer where these take more than 128 MiB.
+    overwrite
+        Replace a store that is there.
+    progress
+        Show a bar, on a terminal.
+
+    Returns
+    -------
+    `path`. Genes are those that all inputs have, in the order of the first, with its columns of `var`; columns of `obs`
+    and proteins are those that all have. Names of cells that occur twice get the name of their input behind them.
+
+    Raises
+    ------
+    FileExistsError
+        If the store is there.
+    ValueError
+        If inputs are damaged, have no gene in common, or names repeat.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5ad", ".zarr"):
+        raise ValueError(f"path={str(path)!r} does not end with .h5ad or .zarr")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already; pass overwrite=True to replace it")
+    if cells_at_once is not None:
+        check_integer("cells_at_once", cells_at_once, 1)
+    files = _named(inputs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = path.with_name(f".{path.name}.parts")
+    with ExitStack() as stack:
+        sources = {name: open_source(file, layer, protein_key, stack) for name, file in files.items()}
+        genes, proteins = _shared_genes(sources), _shared_proteins(sources)
+        obs = _joined_obs(sources, batch_key)
+        blocks = list(_blocks(sources, cells_at_once))
+        _prepare(parts, _plan(files, genes, proteins, blocks, [layer, protein_key]))
+        _write_parts(parts, sources, (genes, proteins), blocks, progress)
+        frame = AnnData(obs=obs, var=next(iter(sources.values())).var.loc[genes])
+    if len(proteins):
+        frame.obsm[protein_key] = np.concatenate([_proteins_in(file) for file in _files(parts, len(blocks))])
+        frame.uns["protein_names"] = proteins.to_numpy().astype(str)
+    _assemble(parts, path, frame, len(blocks), progress)
+    shutil.rmtree(parts)
+    return path
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some neighbouring cells of an input."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def _named(inputs: PathLike | Sequence[PathLike] | Mapping[str, PathLike]) -> dict[str, Path]:
+    if isinstance(inputs, Mapping):
+        named = {str(name): Path(file) for name, file in inputs.items()}
+    else:
+        files = [Path(inputs)] if isinstance(inputs, (str, os.PathLike)) else [Path(file) for file in inputs]
+        named = {file.name.partition(".")[0] or file.name: file for file in files}
+        if len(named) < len(files):
+            raise ValueError(
+                f"inputs have repeated names, {[file.name for file in files]}; pass a mapping from names to files"
+            )
+    if not named:
+        raise ValueError("inputs is empty; pass one file or more")
+    return named
+
+
+def _shared_genes(sources: Mapping[str, Source]) -> pd.Index:
+    """Names that all have, in the order of the first."""
+    each = [source.var.index for source in sources.values()]
+    shared = each[0]
+    for names in each[1:]:
+        shared = shared[shared.isin(names)]
+    if not len(shared):
+        raise ValueError(f"inputs {list(sources)} have no gene in common; are the names of one kind, and in one case?")
+    if any(len(names) > len(shared) for names in each):
+        logger.info("Keeping %d genes that all inputs have", len(shared))
+    return shared
+
+
+def _shared_proteins(sources: Mapping[str, Source]) -> pd.Index:
+    """Names that all have, in the order of the first."""
+    each = [source.proteins for source in sources.values()]
+    shared = each[0]
+    for names in each[1:]:
+        shared = shared[shared.isin(names)]
+    lost = sorted({str(name) for names in each for name in names} - set(shared))
+    if lost:
+        logger.warning("%d proteins that not all inputs have are left out: %s", len(lost), named(lost))
+    return shared
+
+
+def _joined_obs(sources: Mapping[str, Source], batch_key: str | None) -> pd.DataFrame:
+    tables = [source.obs for source in sources.values()]
+    if batch_key is not None and any(batch_key in table for table in tables):
+        raise ValueError(f"obs has a column {batch_key!r} already; pass another batch_key, or None")
+    columns = [name for name in tables[0] if all(name in table for table in tables)]
+    joined = pd.concat([table[columns] for table in tables])
+    for name in columns:
+        if joined[name].dtype == object:  # categories of several inputs, or text
+            joined[name] = joined[name].astype("category")
+    names = np.repeat(list(sources), [len(table) for table in tables])
+    if batch_key is not None:
+        joined[batch_key] = pd.Categorical(names, categories=list(sources))
+    if not joined.index.is_unique:
+        joined.index = pd.Index([f"{cell}-{name}" for cell, name in zip(joined.index, names, strict=True)])
+    return joined
+
+
+def _blocks(sources: Mapping[str, Source], cells_at_once: int | None) -> Iterator[_Block]:
+    for name, source in sources.items():
+        n, step = len(source.obs), cells_at_once or buffer_cells(source.row_bytes)
+        yield from (_Block(name, start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _plan(
+    inputs: Mapping[str, Path], genes: pd.Index, proteins: pd.Index, blocks: list[_Block], keys: list[str | None]
+) -> dict[str, Any]:
+    """What parts are made of; those of another plan are of no use."""
+    stamps = {name: _stamp(file) for name, file in inputs.items()}
+    digest = hashlib.blake2b("\n".join(map(str, genes)).encode(), digest_size=16).hexdigest()
+    cells = [[block.name, block.start, block.stop] for block in blocks]
+    return {
+        "version": _VERSION,
+        "inputs": stamps,
+        "genes": digest,
+        "proteins": proteins.tolist(),
+        "keys": keys,
+        "blocks": cells,
+    }
+
+
+def _stamp(file: Path) -> list[Any]:
+    """Where a file is and when it changed; of a folder, its files."""
+    files = sorted(inner for inner in file.rglob("*") if inner.is_file()) if file.is_dir() else [file]
+    return [[str(inner.absolute()), inner.stat().st_size, inner.stat().st_mtime_ns] for inner in files]
+
+
+def _prepare(parts: Path, plan: dict[str, Any]) -> None:
+    """The folder of the parts, with those that an earlier call with the same plan has left."""
+    record = parts / "plan.json"
+    text = json.dumps(plan, sort_keys=True)
+    if record.exists() and record.read_text(encoding="utf-8") == text:
+        logger.info("going on with the %d parts in %s", len(list(parts.glob("*.npz"))), parts)
+        return
+    if parts.exists():
+        logger.info("%s is of other inputs and is made anew", parts)
+        shutil.rmtree(parts)
+    parts.mkdir()
+    with replacing(record) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _part(parts: Path, number: int) -> Path | None:
+    return next(iter(parts.glob(f"{number:08d}-*.npz")), None)
+
+
+def _files(parts: Path, n_parts: int) -> list[Path]:
+    return [file for file in (_part(parts, number) for number in range(n_parts)) if file is not None]
+
+
+def _write_parts(
+    parts: Path,
+    sources: Mapping[str, Source],
+    shared: tuple[pd.Index, pd.Index],
+    blocks: list[_Block],
+    progress: bool,
+) -> None:
+    columns = {name: _positions(source, shared[0]) for name, source in sources.items()}
+    of_proteins = {name: source.proteins.get_indexer(shared[1]) for name, source in sources.items()}
+    bar = tqdm(
+        total=sum(block.stop - block.start for block in blocks),
+        desc="reading",
+        unit=" cells",
+        disable=None if progress else True,
+    )
+    with bar:
+        for number, block in enumerate(blocks):
+            if _part(parts, number) is None:
+                rows, proteins = sources[block.name].rows(block.start, block.stop)
+                if columns[block.name] is not None:
+                    rows = rows[:, columns[block.name]]
+                    rows.sort_indices()
+                with replacing(parts / f"{number:08d}-{rows.dtype}.npz") as temporary:  # the type is known unopened
+                    chosen = proteins[:, of_proteins[block.name]]
+                    np.savez(temporary, data=rows.data, indices=rows.indices, indptr=rows.indptr, proteins=chosen)
+            bar.update(block.stop - block.start)
+
+
+def _positions(source: Source, genes: pd.Index) -> np.ndarray | None:
+    """Where the genes are; None if they are all, in this order."""
+    return None if source.var.index.equals(genes) else source.var.index.get_indexer(genes)
+
+
+def _assemble(parts: Path, path: Path, frame: AnnData, n_parts: int, progress: bool) -> None:
+    """Writes the store under another name, and gives it its own when it is whole."""
+    if path.suffix == ".h5ad":
+        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+            _fill(file, parts, frame, n_parts, progress)
+        return
+    folder = path.with_name(f".{path.stem}.{os.getpid()}.zarr")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # anndata announces that it will write zarr version 3
+            _fill(_new_zarr(folder), parts, frame, n_parts, progress)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_zarr(path: Path) -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError("writing a .zarr store needs zarr: pip install zarr; or write an .h5ad") from error
+    return zarr.open_group(path, mode="w")
+
+
+def _fill(store: Any, parts: Path, frame: AnnData, n_parts: int, progress: bool) -> None:
+    """Writes names and annotations, and the counts part after part."""
+    files = _files(parts, n_parts)
+    dtype = np.result_type(*{file.stem.partition("-")[2] for file in files}) if files else np.dtype(np.int32)
+    if dtype.kind == "f":
+        dtype = np.dtype(np.float32)
+    write_elem(store, "/", frame)
+    for name in ("X", "raw"):  # empty entries, which some versions write
+        if name in store:
+            del store[name]
+    empty = sp.csr_matrix((0, frame.n_vars), dtype=dtype)
+    empty.indptr = empty.indptr.astype(np.int64)  # the ends of rows may be beyond 32 bits
+    write_elem(store, "X", empty, dataset_kwargs={"chunks": (_CHUNK,)})
+    X = sparse_dataset(store["X"])
+    for file in tqdm(files, desc="writing", unit=" parts", disable=None if progress else True):
+        X.append(_loaded(file, frame.n_vars, dtype))
+
+
+def _loaded(file: Path, n_genes: int, dtype: np.dtype) -> sp.csr_matrix:
+    with np.load(file, allow_pickle=False) as part:
+        data, indices, indptr = (part[name] for name in ("data", "indices", "indptr"))
+    return sp.csr_matrix((data.astype(dtype, copy=False), indices, indptr), shape=(len(indptr) - 1, n_genes))
+
+
+def _proteins_in(file: Path) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as part:
+        return np.asarray(part["proteins"])

@@ -1,0 +1,155 @@
+"""HDF5 files of Cell Ranger: version 2 (a group for each genome) and version 3 (one group, features of several types).
+
+Both hold genes x cells by cell (CSC), that is, cells x genes by row, and are read a range of cells at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scvi.data.files import Unreadable, check_stored, existing, names_of, readable_as
+
+__all__ = ["TenxH5", "open_tenx_h5"]
+
+_KIND = "an HDF5 file of Cell Ranger"
+_BLOCK_VALUES = 2**20
+_LARGEST = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True, eq=False)
+class TenxH5:
+    """An open file: n cells, G features of any type.
+
+    Attributes
+    ----------
+    path
+        Its name.
+    indptr
+        (n + 1,) where the entries of each cell end.
+    shape
+        n, G.
+    """
+
+    path: str
+    group: Any
+    indptr: np.ndarray
+    shape: tuple[int, int]
+
+    def barcodes(self) -> np.ndarray:
+        """(n,) names of the cells."""
+        return self._names("barcodes", self.shape[0])
+
+    def features(self) -> pd.DataFrame:
+        """Columns gene_ids, gene_symbols, feature_types and, in version 3, genome; a row for each feature."""
+        n = self.shape[1]
+        if "features" not in self.group:
+            columns = {"gene_ids": self._names("genes", n), "gene_symbols": self._names("gene_names", n)}
+            return pd.DataFrame({**columns, "feature_types": "Gene Expression"})
+        columns = {
+            "gene_ids": self._names("features/id", n),
+            "gene_symbols": self._names("features/name", n),
+            "feature_types": self._names("features/feature_type", n),
+        }
+        if "features/genome" in self.group:
+            columns["genome"] = self._names("features/genome", n)
+        return pd.DataFrame(columns)
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Counts of the cells from `start` up to `stop`, int32 or, where there are fractions, float32."""
+        indptr = self.indptr[start : stop + 1] - self.indptr[start]
+        begin, n_values = int(self.indptr[start]), int(indptr[-1])
+        stored = self.group["data"]
+        data = np.empty(n_values, np.int32 if stored.dtype.kind in "iu" else np.float32)
+        indices = np.empty(n_values, np.int32)
+        with readable_as(self.path, _KIND):
+            for first in range(0, n_values, _BLOCK_VALUES):
+                part = slice(first, min(first + _BLOCK_VALUES, n_values))
+                here = slice(begin + part.start, begin + part.stop)
+                values, columns = stored[here], self.group["indices"][here]
+                if values.dtype.kind in "iu" and values.max() > _LARGEST:
+                    raise ValueError(f"it has the value {values.max()}, which is no count")
+                if columns.min() < 0 or columns.max() >= self.shape[1]:
+                    raise ValueError(f"it has an entry of gene {columns.max()}, but {self.shape[1]} genes")
+                data[part], indices[part] = values, columns
+        small = n_values <= _LARGEST
+        rows = sp.csr_matrix(
+            (data, indices if small else indices.astype(np.int64), indptr.astype(np.int32) if small else indptr),
+            shape=(stop - start, self.shape[1]),
+        )
+        rows.sort_indices()
+        rows.sum_duplicates()
+        return rows
+
+    def _names(self, key: str, length: int) -> np.ndarray:
+        with readable_as(self.path, _KIND):
+            if key not in self.group:
+                raise ValueError(f"it has no {self.group.name}/{key}")
+            if self.group[key].shape != (length,):
+                raise ValueError(f"{self.group.name}/{key} has shape {self.group[key].shape}, not ({length},)")
+            return names_of(self.group[key][:])
+
+
+@contextmanager
+def open_tenx_h5(path: str | os.PathLike[str], genome: str | None = None) -> Iterator[TenxH5]:
+    """Opens a file of either version.
+
+    Parameters
+    ----------
+    genome
+        The group to read where a version 2 file has several.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or no such file.
+    """
+    path = existing(path)
+    with readable_as(path, _KIND):
+        file = h5py.File(path, "r")
+    with file:
+        with readable_as(path, _KIND):
+            opened = _opened(str(path), file, genome)
+        yield opened
+
+
+def _opened(path: str, file: h5py.File, genome: str | None) -> TenxH5:
+    group = file[_group_name(path, file, genome)]
+    for key in ("data", "indices", "indptr", "shape"):
+        if key not in group or not isinstance(group[key], h5py.Dataset) or group[key].ndim != 1:
+            raise ValueError(f"{group.name} has no list {key!r}")
+        if group[key].dtype.kind not in "iuf":
+            raise ValueError(f"{group.name}/{key} holds {group[key].dtype}, not numbers")
+        check_stored(group[key])
+    indptr = group["indptr"][:].astype(np.int64)
+    shape = group["shape"][:].tolist()
+    if len(shape) != 2 or len(indptr) != shape[1] + 1 or not 0 <= shape[0] <= _LARGEST:
+        hint = "; it is stored by gene, and should be by cell" if len(indptr) == shape[0] + 1 else ""
+        raise ValueError(f"its shape {shape} does not go with {len(indptr) - 1} cells{hint}")
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise ValueError("its indptr does not rise from 0; it is damaged")
+    if not len(group["data"]) == len(group["indices"]) == indptr[-1]:
+        raise ValueError(f"it announces {indptr[-1]} entries and has {len(group['data'])}; it is damaged")
+    return TenxH5(path, group, indptr, (shape[1], shape[0]))
+
+
+def _group_name(path: str, file: h5py.File, genome: str | None) -> str:
+    groups = [name for name in file if isinstance(file[name], h5py.Group) and "indptr" in file[name]]
+    if "matrix" in groups:
+        return "matrix"
+    if genome is not None:
+        if genome not in groups:
+            raise Unreadable(f"{path} has no genome {genome!r}; it has {groups}")
+        return genome
+    if len(groups) != 1:
+        what = f"several genomes, {groups}; name one as `genome`" if groups else "no group with a matrix of counts"
+        raise Unreadable(f"{path} has {what}")
+    return groups[0]

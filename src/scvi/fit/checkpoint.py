@@ -1,0 +1,183 @@
+"""The state of a fit between two epochs, as one file: tensors (safetensors) and a JSON header. Nothing in it is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scvi._files import replacing
+from scvi.cells.cell_data import CellData
+
+__all__ = ["FILE_NAME", "digest", "digest_of_data", "find", "flatten", "make_directory", "read", "unflatten", "write"]
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "checkpoint.safetensors"
+_FORMAT = "scvi checkpoint 1"
+_RANDOM_STATE = "random/cpu"
+_STATE: dict[str, type | tuple[type, ...]] = {
+    "identity": dict,
+    "first_epoch": int,
+    "epochs_before": int,
+    "n_iter": int,
+    "steps_kept": int,
+    "kl_weight": (int, float),
+    "lr_scale": float,
+    "recoveries": int,
+    "best_epoch": (int, type(None)),
+    "stopping": list,
+    "plateau": list,
+    "history": dict,
+}
+"""What a state has to hold."""
+
+
+def make_directory(directory: str | os.PathLike[str]) -> None:
+    """Makes the directory of checkpoints, before any time is spent on what could not be written there.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be made, or cannot be written to.
+    """
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint_dir={str(directory)!r} cannot be made: {error.strerror}; name a directory, new or not"
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"checkpoint_dir={str(directory)!r} is not writable; name another directory")
+
+
+def write(directory: str | os.PathLike[str], tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Replaces the checkpoint of a directory in one move; `state` is plain JSON."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    metadata = {"format": _FORMAT, "state": json.dumps(state)}
+    with replacing(Path(directory) / FILE_NAME) as path:
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path, metadata)
+
+
+def read(directory: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and state of a checkpoint, None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated or no checkpoint.
+    """
+    path = Path(directory) / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = json.loads(metadata["state"])
+        _check_state(tensors, state)
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} is no complete checkpoint ({error}); remove it to start anew") from error
+    return tensors, state
+
+
+def _check_state(tensors: Mapping[str, Tensor], state: Any) -> None:
+    """Refuses what :class:`scvi.fit.fit.Fit` did not write."""
+    if not isinstance(state, dict):
+        raise ValueError("its state is no mapping")
+    wrong = [name for name, kind in _STATE.items() if name not in state or not isinstance(state[name], kind)]
+    if not wrong and not isinstance(state["identity"].get("seed"), int):
+        wrong = ["seed"]
+    if _RANDOM_STATE not in tensors:
+        wrong.append(_RANDOM_STATE)
+    if wrong:
+        raise ValueError(f"it lacks, or holds in another form, {', '.join(wrong)}")
+
+
+def find(
+    directory: str | os.PathLike[str], identity: Mapping[str, Any], resume: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The checkpoint to resume a fit from, None where there is none yet.
+
+    Raises
+    ------
+    FileExistsError
+        If there is one, but the fit is not to be resumed.
+    ValueError
+        If there is one of another `identity`, or one that :func:`read` refuses.
+    """
+    found, path = read(directory), Path(directory) / FILE_NAME
+    if found is None:
+        if resume:
+            logger.warning("%s does not exist: training starts from the beginning.", path)
+        return None
+    if not resume:
+        raise FileExistsError(
+            f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it"
+        )
+    its, here = found[1]["identity"], identity
+    different = [name for name in {**here, **its} if name not in its or name not in here or its[name] != here[name]]
+    if different:
+        listed = "; ".join(f"{name} was {its.get(name)!r}, is {here.get(name)!r}" for name in different)
+        raise ValueError(
+            f"{path} belongs to another fit: {listed}. Train with the same data, options and seed, or in another "
+            "checkpoint_dir"
+        )
+    return found
+
+
+def digest(*arrays: np.ndarray | None) -> str:
+    """Tells arrays from others: 16 hexadecimal digits."""
+    value = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        if array is not None:
+            text = array.dtype == object
+            value.update("\n".join(map(str, array)).encode() if text else np.ascontiguousarray(array).tobytes())
+        value.update(b"\0")
+    return value.hexdigest()
+
+
+def digest_of_data(data: CellData) -> str:
+    """Tells the cells of a fit from others, by their names, genes, total counts and annotations."""
+    annotations = data.batch, data.labels, data.log_size, data.continuous, data.categorical, data.proteins
+    return digest(data.cell_names, data.gene_names, data.totals(), *annotations)
+
+
+def flatten(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Puts the names of a state dict under a prefix."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def unflatten(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under a prefix, with their own names."""
+    start = f"{prefix}/"
+    return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser, by number of the parameter and name."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of :func:`optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value.clone()
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,172 @@
+"""One pass of clipping and Adam, against torch's own, and the way that waits for no device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scvi.fit.optimizer import ClippedAdam
+from scvi.fit.partial import Columns
+
+Step = Callable[[ClippedAdam, Tensor], Tensor]
+
+
+def compiled(optimizer: ClippedAdam, loss: Tensor) -> Tensor:
+    return optimizer.clipped_step(loss)
+
+
+def on_a_device(optimizer: ClippedAdam, loss: Tensor) -> Tensor:
+    with torch.no_grad():
+        return optimizer._device_step(optimizer.parameters, loss)
+
+
+STEPS = pytest.mark.parametrize("step", [compiled, on_a_device])
+
+
+def parameters() -> list[nn.Parameter]:
+    """Small and large, and one laid out column by column."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(7,), (300, 100), (64, 32)]
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    tensors[2] = tensors[2].t()
+    return [nn.Parameter(t) for t in tensors]
+
+
+def slopes(number: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(100 + number)
+    return [torch.randn(p.shape, generator=generator) for p in parameters()]
+
+
+@STEPS
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("max_norm", [None, 1.0, 1e6])
+def test_steps_are_those_of_torch(step: Step, max_norm: float | None, weight_decay: float) -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = ClippedAdam(ours, 0.01, 1e-8, weight_decay, max_norm)
+    expected = torch.optim.Adam(theirs, lr=0.01, eps=1e-8, weight_decay=weight_decay)
+    for number in range(5):
+        optimizer.forget_gradients()
+        for p, q, g in zip(ours, theirs, slopes(number), strict=True):
+            p.grad, q.grad = torch.empty_like(p).copy_(g), g.clone()
+        torch.nn.utils.clip_grad_norm_(theirs, math.inf if max_norm is None else max_norm)
+        assert bool(step(optimizer, torch.tensor(1.0)))
+        expected.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+        for name in ("exp_avg", "exp_avg_sq", "step"):
+            torch.testing.assert_close(optimizer.state[p][name], expected.state[q][name], rtol=1e-4, atol=1e-7)
+
+
+@STEPS
+def test_the_penalty_is_not_for_all(step: Step) -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = ClippedAdam(ours, 0.01, 1e-8, 0.1, 1.0, undecayed=[ours[1]])
+    groups = [{"params": [theirs[0], theirs[2]]}, {"params": [theirs[1]], "weight_decay": 0.0}]
+    expected = torch.optim.Adam(groups, lr=0.01, eps=1e-8, weight_decay=0.1)
+    for number in range(3):
+        for p, q, g in zip(ours, theirs, slopes(number), strict=True):
+            p.grad, q.grad = torch.empty_like(p).copy_(g), g.clone()
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        assert bool(step(optimizer, torch.tensor(1.0)))
+        expected.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+@STEPS
+@pytest.mark.parametrize("fault", ["loss", "gradient"])
+def test_no_step_is_taken_where_something_is_not_finite(step: Step, fault: str) -> None:
+    given = parameters()
+    optimizer = ClippedAdam(given, 0.01, 1e-8, 0.1, 1.0)
+    for p, g in zip(given, slopes(0), strict=True):
+        p.grad = torch.empty_like(p).copy_(g)
+    loss = torch.tensor(math.nan if fault == "loss" else 1.0)
+    if fault == "gradient":
+        given[1].grad[3, 3] = math.inf
+    assert not bool(step(optimizer, loss))
+    for p, before in zip(given, parameters(), strict=True):
+        assert torch.equal(p, before)
+        assert not optimizer.state[p]["exp_avg"].any()
+        assert float(optimizer.state[p]["step"]) == 0
+
+
+def test_parameters_may_come_late_stay_away_or_move_in_memory() -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = ClippedAdam(ours, 0.01, 1e-8)
+    expected = torch.optim.Adam(theirs, lr=0.01, eps=1e-8)
+    before = [p.detach().clone() for p in ours]
+    assert bool(optimizer.clipped_step(torch.tensor(0.0)))
+    assert all(torch.equal(p, q) for p, q in zip(ours, before, strict=True))
+    for number, chosen in enumerate([(0, 1), (0, 2), (0, 1, 2), (0, 1, 2)]):
+        optimizer.forget_gradients()
+        expected.zero_grad()
+        if number == 3:
+            ours[1].data = ours[1].data.clone()
+        for i in chosen:
+            gradient = slopes(number)[i]
+            ours[i].grad, theirs[i].grad = torch.empty_like(ours[i]).copy_(gradient), gradient
+        optimizer.clipped_step(torch.tensor(0.0))
+        expected.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_a_graph_from_before_a_step_is_refused() -> None:
+    (p,) = given = [nn.Parameter(torch.ones(3))]
+    optimizer = ClippedAdam(given, 0.01, 1e-8)
+    loss = p.square().sum()
+    loss.backward(retain_graph=True)
+    optimizer.clipped_step(loss)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_state_that_was_saved_row_by_row_goes_on_the_same() -> None:
+    whole, first = parameters(), parameters()
+    a, b = ClippedAdam(whole, 0.01, 1e-8), ClippedAdam(first, 0.01, 1e-8)
+
+    def steps(optimizer: ClippedAdam, numbers: range) -> None:
+        for number in numbers:
+            for p, g in zip(optimizer.parameters, slopes(number), strict=True):
+                p.grad = g
+            optimizer.clipped_step(torch.tensor(0.0))
+
+    steps(a, range(4))
+    steps(b, range(2))
+    saved = b.state_dict()
+    for values in saved["state"].values():
+        values.update({name: value.contiguous().clone() for name, value in values.items()})
+    other = [nn.Parameter(p.detach().clone()) for p in first]
+    c = ClippedAdam(other, 0.01, 1e-8)
+    c.load_state_dict(saved)
+    steps(c, range(2, 4))
+    assert all(torch.equal(p, q) for p, q in zip(whole, other, strict=True))
+
+
+def test_columns_are_stepped_as_if_they_were_all_there_is() -> None:
+    """Neither clipping, nor momentum, nor the L2 penalty sees the rest, which keeps its bits, whatever its gradient."""
+    mask = torch.tensor([False, True] * 16)
+    whole = nn.Parameter(torch.randn(32, 100, generator=torch.Generator().manual_seed(0)).t())
+    start, part = whole.detach().clone(), nn.Parameter(whole.detach()[:, mask].clone())
+    ours = ClippedAdam([], 0.01, 1e-8, 0.1, 1.0, columns=[Columns(whole, mask)])
+    theirs = torch.optim.Adam([part], lr=0.01, eps=1e-8, weight_decay=0.1)
+    for number in range(4):
+        gradient = torch.randn(100, 32, generator=torch.Generator().manual_seed(number))
+        ours.forget_gradients()
+        assert whole.grad is None
+        whole.grad, part.grad = gradient, gradient[:, mask]
+        torch.nn.utils.clip_grad_norm_([part], 1.0)
+        ours.clipped_step(torch.tensor(1.0))
+        theirs.step()
+    torch.testing.assert_close(whole[:, mask], part, rtol=1e-4, atol=1e-6)
+    assert torch.equal(whole[:, ~mask], start[:, ~mask])
+    unpenalised = ClippedAdam([], 0.01, 1e-8, 0.1, None, [whole], [Columns(whole, mask)])
+    assert [group["weight_decay"] for group in unpenalised.param_groups] == [0.0]
+    before = whole.detach().clone()
+    whole.grad = torch.full_like(whole, torch.nan)
+    assert not ours.clipped_step(torch.tensor(1.0))
+    assert torch.equal(whole, before)
