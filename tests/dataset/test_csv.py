@@ -11,7 +11,8 @@ import pytest
 import scipy.sparse as sp
 
 import formats
-from scvi.dataset import BreastCancerDataset, CsvDataset, MouseOBDataset, csv, read_csv
+from scvi.data import csv
+from scvi.dataset import BreastCancerDataset, CsvDataset, MouseOBDataset, read_csv
 from web import serving
 
 X = formats.counts()

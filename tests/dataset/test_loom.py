@@ -8,13 +8,13 @@ import pytest
 import scipy.sparse as sp
 
 import formats
+from scvi.data import loom
 from scvi.dataset import (
     FrontalCortexDropseqDataset,
     LoomDataset,
     PreFrontalCortexStarmapDataset,
     RetinaDataset,
     SmfishDataset,
-    loom,
     read_loom,
 )
 

@@ -20,10 +20,10 @@ from scvi.cells.proteins import as_dense
 from scvi.cells.storage import as_rows, take
 from scvi.data.archives import extract, is_archive
 from scvi.data.files import Unreadable, as_counts, existing, names_of, numbered, readable_as, unique_names
+from scvi.data.loom import Loom, open_loom
 from scvi.data.matrix_market import read_matrix_market
 from scvi.data.tenx import genes_and_others, listed_in_folder, matrix_file, matrix_folder, var_table
 from scvi.data.tenx_h5 import TenxH5, open_tenx_h5
-from scvi.dataset.loom import Loom, open_loom
 
 __all__ = ["Source", "open_source"]
 

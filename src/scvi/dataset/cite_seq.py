@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi.data.csv import read_csv
 from scvi.data.files import Unreadable, existing, numbered, readable_as
 from scvi.data.published import CITE_SEQ, published
 from scvi.dataset.attributes import CellMeasurement
-from scvi.dataset.csv import read_csv
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["CbmcDataset", "CiteSeqDataset", "read_cite_seq"]

@@ -1,189 +1,23 @@
-"""Loom files, and the data sets of 2020 that were published as such."""
+"""The data sets of 2020 that were published as loom files."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from anndata import AnnData
 
-from scvi.data.files import Unreadable, as_counts, check_stored, existing, names_of, numbered, readable_as, stacked
+from scvi.data.files import Unreadable, names_of
+from scvi.data.loom import open_loom, read_loom
 from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
 
-__all__ = [
-    "FrontalCortexDropseqDataset",
-    "Loom",
-    "LoomDataset",
-    "PreFrontalCortexStarmapDataset",
-    "RetinaDataset",
-    "open_loom",
-    "read_loom",
-]
+__all__ = ["FrontalCortexDropseqDataset", "LoomDataset", "PreFrontalCortexStarmapDataset", "RetinaDataset", "read_loom"]
 
 logger = logging.getLogger(__name__)
-
-_KIND = "a loom file"
-_BLOCK_BYTES = 2**25
-
-
-@dataclass(frozen=True, eq=False)
-class Loom:
-    """An open file, genes x cells, as n cells of G genes.
-
-    Attributes
-    ----------
-    path
-        Its name.
-    matrix
-        (G, n) counts.
-    cells, genes
-        Attributes by name, (n, ...) and (G, ...).
-    others
-        Attributes of the file.
-    """
-
-    path: str
-    matrix: Any
-    cells: dict[str, np.ndarray]
-    genes: dict[str, np.ndarray]
-    others: dict[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """n, G."""
-        return self.matrix.shape[1], self.matrix.shape[0]
-
-    @property
-    def step(self) -> int:
-        """Cells that are read at once: whole chunks of the file."""
-        chunk = self.matrix.chunks[1] if self.matrix.chunks else 1
-        wanted = max(1, _BLOCK_BYTES // max(1, 8 * self.shape[1]))
-        return max(1, wanted // chunk) * chunk if chunk <= wanted else wanted
-
-    def rows(self, start: int, stop: int) -> sp.csr_matrix:
-        """Counts of the cells from `start` up to `stop`."""
-        blocks = []
-        with readable_as(self.path, _KIND):
-            for first in range(start, stop, self.step):
-                block = self.matrix[:, first : min(first + self.step, stop)]
-                blocks.append(sp.csr_matrix(as_counts(block.T)))
-        return stacked(blocks, self.shape[1]) if blocks else sp.csr_matrix((0, self.shape[1]), dtype=np.int32)
-
-    def tables(
-        self, obs_names: str = "CellID", var_names: str = "Gene"
-    ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """`obs`, `var`, `obsm` and `varm`, see :func:`read_loom`."""
-        cells = _index(self.cells.get(obs_names), self.shape[0])
-        if not cells.is_unique:
-            raise Unreadable(
-                f"{self.path}: the column attribute {obs_names!r} has repeated values, so it names no cells"
-            )
-        genes = numbered(_index(self.genes.get(var_names), self.shape[1]))
-        obs, obsm = _tables(self.cells, cells)
-        var, varm = _tables(self.genes, genes)
-        return obs, var, obsm, varm
-
-
-@contextmanager
-def open_loom(path: str | os.PathLike[str]) -> Iterator[Loom]:
-    """Opens a loom file of any version.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged, or no loom file.
-    """
-    path = existing(path)
-    with readable_as(path, _KIND):
-        file = h5py.File(path, "r")
-    with file:
-        with readable_as(path, _KIND):
-            loom = _opened(str(path), file)
-        yield loom
-
-
-def read_loom(path: str | os.PathLike[str], *, obs_names: str = "CellID", var_names: str = "Gene") -> AnnData:
-    """Reads a loom file.
-
-    Parameters
-    ----------
-    obs_names, var_names
-        Attributes of columns and rows to name cells and genes by; where a file has none of this name, numbers do. Names
-        of genes that occur twice get a number.
-
-    Returns
-    -------
-    Counts as CSR, cells x genes. Attributes of columns are in `obs`, or `obsm` where they have several columns, those
-    of rows in `var` and `varm`, those of the file in `uns`.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged or no loom file, or names of cells repeat.
-    """
-    with open_loom(path) as loom:
-        obs, var, obsm, varm = loom.tables(obs_names, var_names)
-        return AnnData(loom.rows(0, len(obs)), obs=obs, var=var, obsm=obsm, varm=varm, uns=dict(loom.others))
-
-
-def _index(names: np.ndarray | None, length: int) -> pd.Index:
-    return pd.RangeIndex(length).astype(str) if names is None else pd.Index(names_of(names).ravel())
-
-
-def _tables(attributes: dict[str, np.ndarray], index: pd.Index) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Attributes of one column each, and those of several."""
-    single = {name: values.ravel() for name, values in attributes.items() if values.size == len(index)}
-    several = {name: values for name, values in attributes.items() if name not in single and values.ndim == 2}
-    return pd.DataFrame(single, index=index), several
-
-
-def _opened(path: str, file: h5py.File) -> Loom:
-    if "matrix" not in file or not isinstance(file["matrix"], h5py.Dataset) or file["matrix"].ndim != 2:
-        raise ValueError("it has no two-dimensional /matrix")
-    matrix = file["matrix"]
-    check_stored(matrix)
-    n_genes, n = matrix.shape
-    others = {name: _scalar(value) for name, value in file.attrs.items()}  # until version 2
-    if isinstance(file.get("attrs"), h5py.Group):  # from version 3 on
-        others |= {name: _scalar(value[()]) for name, value in file["attrs"].items()}
-    return Loom(
-        path=path,
-        matrix=matrix,
-        cells=_attributes(file, "col_attrs", n, n_genes),
-        genes=_attributes(file, "row_attrs", n_genes, n),
-        others=others,
-    )
-
-
-def _attributes(file: h5py.File, group: str, length: int, other: int) -> dict[str, np.ndarray]:
-    found = {}
-    for name, stored in file.get(group, {}).items():
-        if not isinstance(stored, h5py.Dataset):
-            raise ValueError(f"/{group}/{name} is no list of values")
-        check_stored(stored)
-        values = stored[()]
-        if np.ndim(values) == 0 or len(values) != length:
-            hint = "; the matrix is stored the other way round" if np.ndim(values) and len(values) == other else ""
-            raise ValueError(f"/{group}/{name} has shape {np.shape(values)} for {length} of them{hint}")
-        found[name] = names_of(values) if values.dtype.kind in "SO" else values
-    return found
-
-
-def _scalar(value: Any) -> Any:
-    """Text for bytes; arrays of one value, as some versions write them, stay arrays."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    return names_of(value) if isinstance(value, np.ndarray) and value.dtype.kind in "SO" else value
 
 
 class LoomDataset(DownloadableDataset):

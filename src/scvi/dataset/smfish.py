@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from scvi.data.files import Unreadable, names_of
+from scvi.data.loom import open_loom
 from scvi.data.published import published
 from scvi.dataset.arrays import LARGEST_CODE
 from scvi.dataset.dataset import DownloadableDataset
-from scvi.dataset.loom import open_loom
 
 __all__ = ["SmfishDataset"]
 

@@ -1,0 +1,161 @@
+"""Text tables of counts."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import lzma
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal, cast
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scvi.data.files import Unreadable, as_counts, existing, numbered, open_bytes, readable_as, stacked, unique_names
+
+__all__ = ["read_csv"]
+
+Compression = Literal["infer", "gzip", "bz2", "xz", "zip"]
+
+_BLOCK_VALUES = 2**22
+_BARCODE = re.compile(r"^[ACGTN]{10,}([-_.].*)?$|^.*[-_.:][ACGTN]{10,}$")
+_KIND = "a table of counts"
+
+
+def read_csv(
+    path: str | os.PathLike[str],
+    *,
+    sep: str = ",",
+    genes_in_rows: bool = True,
+    compression: Compression = "infer",
+    encoding: str = "utf-8-sig",
+) -> AnnData:
+    """Reads a table of counts with a line of names above and a column of names to the left.
+
+    The line of names may lack the corner, as R writes it. Gzip files are recognised by their first bytes.
+
+    Parameters
+    ----------
+    sep
+        What separates the columns.
+    genes_in_rows
+        Whether a line is a gene (and a column a cell), or the other way round.
+    compression
+        How the file is compressed; "infer" goes by its name.
+    encoding
+        Of the text.
+
+    Returns
+    -------
+    Counts as CSR, cells x genes. Names of genes that occur twice get a number.
+
+    Raises
+    ------
+    ValueError
+        If there is something that is no number, names of cells repeat, lines differ in length, or the table seems to be
+        the other way round.
+    """
+    path = existing(path)
+    with readable_as(path, _KIND):
+        columns, blocks, lines = _header(path, sep, compression, encoding), [], []
+        for names, values in _blocks(path, columns, sep, compression, encoding):
+            lines.append(names)
+            blocks.append(sp.csr_matrix(as_counts(values)))
+        if not blocks:
+            raise ValueError("it has no lines below its names")
+        table = stacked(blocks, len(columns))
+        genes, cells = np.concatenate(lines), np.array(columns, dtype=object)
+        if not genes_in_rows:
+            genes, cells = cells, genes
+        _check_orientation(path, genes, genes_in_rows)
+        obs_names = unique_names(cells, "names of cells", path)
+        counts = table.T.tocsr() if genes_in_rows else table
+    return AnnData(counts, obs=pd.DataFrame(index=obs_names), var=pd.DataFrame(index=numbered(genes)))
+
+
+def _check_orientation(path: Path, genes: np.ndarray, genes_in_rows: bool) -> None:
+    barcodes = sum(_BARCODE.match(str(name)) is not None for name in genes[:1000])
+    if 2 * barcodes > min(len(genes), 1000):
+        raise Unreadable(
+            f"{path} has barcodes such as {str(genes[0])!r} where genes should be; it is the other way round: pass "
+            f"genes_in_rows={not genes_in_rows} (gene_by_cell={not genes_in_rows} of a data set)"
+        )
+
+
+@contextmanager
+def _opened(path: Path, compression: Compression) -> Iterator[IO[bytes]]:
+    """The decompressed bytes."""
+    if compression not in ("infer", "gzip", "bz2", "xz", "zip"):
+        raise ValueError(f"compression={compression!r} is not one of 'infer', 'gzip', 'bz2', 'xz', 'zip'")
+    if compression == "infer":
+        compression = {".bz2": "bz2", ".xz": "xz", ".zip": "zip"}.get(path.suffix, "gzip")  # type: ignore[assignment]
+    if compression == "gzip":
+        with open_bytes(path) as file:
+            yield file
+    elif compression == "zip":
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            if len(names) != 1:
+                raise ValueError(f"it holds {len(names)} files; a zip archive is read if it holds one")
+            with archive.open(names[0]) as file:
+                yield file
+    else:
+        with (bz2 if compression == "bz2" else lzma).open(path, "rb") as file:
+            yield cast(IO[bytes], file)
+
+
+def _fields(line: bytes, sep: str, encoding: str) -> list[str]:
+    return next(csv.reader([line.decode(encoding).rstrip("\r\n")], delimiter=sep), [])
+
+
+def _header(path: Path, sep: str, compression: Compression, encoding: str) -> list[str]:
+    """Names of the columns with numbers."""
+    with _opened(path, compression) as file:
+        first, second = (_fields(file.readline(), sep, encoding) for _ in range(2))
+    columns = first if len(second) == len(first) + 1 else first[1:]
+    if len(second) < 2 or len(second) != len(columns) + 1:
+        raise ValueError(
+            f"its first line has {len(first)} fields and its second {len(second)}; is it separated by sep={sep!r}?"
+        )
+    return columns
+
+
+def _blocks(
+    path: Path, columns: list[str], sep: str, compression: Compression, encoding: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Names and values of some lines at a time."""
+    with _opened(path, compression) as file:
+        file.readline()
+        table = pd.read_csv(
+            file,
+            sep=sep,
+            header=None,
+            names=range(len(columns) + 1),
+            index_col=0,
+            dtype={0: str},
+            na_filter=False,
+            encoding=encoding.removesuffix("-sig"),
+            chunksize=max(1, _BLOCK_VALUES // len(columns)),
+        )
+        with table:
+            for part in table:
+                yield part.index.to_numpy(dtype=object), _numbers(part, columns)
+
+
+def _numbers(part: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    for place, dtype in enumerate(part.dtypes):
+        if dtype.kind not in "iuf":
+            wrong = pd.to_numeric(part.iloc[:, place].astype(str), errors="coerce").isna().to_numpy()
+            value = part.iloc[:, place].to_numpy()[wrong][:1]
+            raise ValueError(
+                f"column {columns[place]!r} holds {value[0] if len(value) else 'values'!r} beside numbers (line "
+                f"{str(part.index[wrong][0] if wrong.any() else part.index[0])!r})"
+            )
+    return part.to_numpy()
