@@ -37,7 +37,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from train_step import CELLS, HIDDEN, bare_products
 
 from scvi import SCANVI, SCVI, CondSCVI
-from scvi.cells.cell_data import declare, encode
+from scvi.cells.encode import encode
+from scvi.cells.setup import declare
 from scvi.data.genes import seurat_v3
 from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan

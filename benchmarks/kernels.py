@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from train_step import CELLS, HIDDEN, counts_of
 
 from scvi import kernels
-from scvi.cells.cell_data import CellData, declare, encode
+from scvi.cells.cell_data import CellData
+from scvi.cells.encode import encode
+from scvi.cells.setup import declare
 from scvi.fit.optimizer import ClippedAdam
 from scvi.kernels import Affine, twin
 

@@ -31,8 +31,10 @@ from anndata import AnnData
 from common import DEFAULT_DATA, load_average, machine, most_counted, read, resampled, table
 
 from scvi import SCVI
-from scvi.cells import epoch_order as reading
-from scvi.cells.cell_data import CellData, declare, encode
+from scvi.cells import storage
+from scvi.cells.cell_data import CellData
+from scvi.cells.encode import encode
+from scvi.cells.setup import declare
 from scvi.estimators.training import initialise, split_cells
 from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan
@@ -116,18 +118,18 @@ def quality(source: AnnData, n_cells: int, epochs: int, seeds: int, folder: Path
     cells = resampled(source[rest[np.argsort(source.obs["protein_gate"].to_numpy()[rest], kind="stable")]], n_cells)
     test = source[held_out].copy()
     found = stores(cells, folder, with_gzip=False)
-    whole = reading.BUFFER_CELLS
+    whole = storage.BUFFER_CELLS
     cases = [("memory", whole), ("h5ad", whole), ("zarr", whole), ("h5ad", whole // 16)]
     rows = []
     for name, buffer in cases:
-        reading.BUFFER_CELLS = buffer
+        storage.BUFFER_CELLS = buffer
         elbos = [elbo(found[name], test, epochs, seed) for seed in range(seeds)]
         if name == "memory":
             memory = np.array(elbos)
         difference = 100 * (np.mean(elbos) - memory.mean()) / abs(memory.mean())
         size = "" if name == "memory" else f"{buffer:,}"
         rows.append([name, size, *(f"{value:.2f}" for value in elbos), f"{difference:+.3f} %"])
-    reading.BUFFER_CELLS = whole
+    storage.BUFFER_CELLS = whole
     print(
         f"\n{n_cells:,} cells in the order of batch and cell type, {epochs} epochs; ELBO of {len(held_out)} other cells"
     )

@@ -31,7 +31,8 @@ from quality import TASKS, load, split
 from training_study import DATA_SETS, PLAIN
 
 from scvi import SCVI
-from scvi.cells.cell_data import CellData, encode
+from scvi.cells.cell_data import CellData
+from scvi.cells.encode import encode
 from scvi.estimators import training
 from scvi.fit.fit import Fit
 from scvi.queries import likelihood

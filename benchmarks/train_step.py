@@ -31,7 +31,8 @@ from scipy import sparse
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from scvi import AUTOZI, SCVI, TOTALVI, LinearSCVI
-from scvi.cells.cell_data import declare, encode
+from scvi.cells.encode import encode
+from scvi.cells.setup import declare
 from scvi.estimators.counts import CountEstimator
 from scvi.fit.fit import Fit
 from scvi.fit.optimizer import ClippedAdam

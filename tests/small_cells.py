@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
+
+from scvi.cells.cell_data import CellData
 
 N, G = 150, 40
 TINY: dict[str, Any] = {"n_hidden": 8, "n_latent": 3, "seed": 0}
@@ -47,3 +50,8 @@ def make_adata(n: int = N, g: int = G, seed: int = 0) -> AnnData:
     levels = np.array([[40.0, 3, 3, 20, 5], [3, 60, 3, 20, 5], [3, 3, 30, 2, 5]])[kind]
     proteins = pd.DataFrame(rng.poisson(levels), index=obs.index, columns=[f"protein{j}" for j in range(5)])
     return AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var, obsm={"proteins": proteins})
+
+
+def whole(cells: CellData) -> np.ndarray:
+    """(n, g) counts, as its minibatches have them."""
+    return torch.cat([mb.x for mb in cells.minibatches(batch_size=7)]).numpy()

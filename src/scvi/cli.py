@@ -201,7 +201,8 @@ def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
 
 
 def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
-    from scvi.cells.checks import checked_counts, obs_column, refuse_repeated_genes, stored_counts
+    from scvi.cells.checks import obs_column, refuse_repeated_genes, stored_counts
+    from scvi.cells.count_checks import checked_counts
     from scvi.cells.schema import Schema
     from scvi.cells.storage import as_rows
     from scvi.data.genes import seurat_v3

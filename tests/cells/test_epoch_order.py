@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from scvi.cells import epoch_order as reading
-from scvi.cells.cell_data import CellData, count_minibatches, declare, draw_minibatches, encode
-from scvi.cells.epoch_order import ahead, buffer_cells, draw_buffers
+from scvi.cells import epoch_order, storage
+from scvi.cells.cell_data import CellData
+from scvi.cells.encode import encode
+from scvi.cells.epoch_order import ahead, count_minibatches, draw_buffers, draw_minibatches
+from scvi.cells.setup import declare
+from scvi.cells.storage import buffer_cells
 from small_cells import KEYS, make_adata
 from stores import STORES, stored
 
@@ -27,8 +30,8 @@ def threads() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """48 cells in 8 blocks of 6; no thread outlives a test."""
-    monkeypatch.setattr(reading, "BUFFER_CELLS", 48)
-    monkeypatch.setattr(reading, "BLOCKS_IN_BUFFER", 8)
+    monkeypatch.setattr(storage, "BUFFER_CELLS", 48)
+    monkeypatch.setattr(epoch_order, "BLOCKS_IN_BUFFER", 8)
     yield
     assert threads() == []
 
@@ -92,8 +95,34 @@ def test_a_buffer_is_made_of_blocks() -> None:
 
 
 def test_the_size_of_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BUFFER_BYTES", 2400)
+    monkeypatch.setattr(storage, "BUFFER_BYTES", 2400)
     assert [buffer_cells(size) for size in (0, 10, 50, 100, 1e9)] == [48, 48, 48, 24, 1]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 127, 128, 129, 191, 192, 193, 257, 300])
+@pytest.mark.parametrize("size", [1, 2, 3, 128])
+def test_an_epoch(n: int, size: int) -> None:
+    indices = 1000 + np.arange(n)
+    parts = draw_minibatches(indices, size, np.random.default_rng(0))
+    assert sorted(np.concatenate([*parts, []]).astype(int)) == list(indices)
+    size = max(size, 2)
+    if n > 1:
+        assert min(len(part) for part in parts) >= 2
+    for part in parts[:-1]:
+        assert len(part) == size
+    if parts:
+        assert len(parts[-1]) < max(1.5 * size, size + 2)
+    if len(parts) > 1:
+        assert 2 * len(parts[-1]) >= size
+
+
+def test_an_epoch_is_shuffled_by_the_generator_that_is_given() -> None:
+    first, again, other = (
+        np.concatenate(draw_minibatches(np.arange(50), 8, np.random.default_rng(seed))) for seed in (0, 0, 1)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first != np.arange(50)).any()
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------

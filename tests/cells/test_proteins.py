@@ -15,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scvi
-from scvi.cells.proteins import background_moments, declare_proteins
+from scvi.cells.proteins import declare_proteins
 from scvi.dataset import CellMeasurement, GeneExpressionDataset, Schema, declare, encode, fingerprint
 from small_cells import N, make_adata
 
@@ -201,24 +201,6 @@ def test_a_damaged_entry_is_refused(damage: dict[str, Any]) -> None:
     values["proteins"] |= damage
     with pytest.raises(ValueError, match="not a schema"):
         Schema.from_json(values)
-
-
-def test_background_moments_find_the_lower_mode() -> None:
-    rng = np.random.default_rng(0)
-    n = 3000
-    fore, batch = rng.random((n, 3)) < [0.3, 0.6, 0.0], np.arange(n) % 2
-    log_mean = np.where(fore, [4.0, 6.0, 0.0], [1.5, 3.0, 2.0]) + batch[:, None] * 0.5 + rng.normal(0, 0.3, (n, 3))
-    counts = rng.poisson(np.exp(log_mean))
-    mean, log_sd, factor = background_moments(counts, batch, np.ones((2, 3), bool))
-    np.testing.assert_allclose(mean[:2], [[1.5, 2.0], [3.0, 3.5]], atol=0.15)
-    assert mean[2, 0] == pytest.approx(2.0, abs=0.4)
-    assert ((np.exp(log_sd) > 0.1) & (np.exp(log_sd) < 0.8)).all()
-    np.testing.assert_allclose(factor[:2], [2.5, 3.0], atol=0.2)
-    measured = np.array([[True, True, True], [False, True, False]])
-    known = background_moments(counts * measured[batch], batch, measured)[0]
-    np.testing.assert_allclose(known[[0, 2], 1], known[[0, 2], 0])
-    for part in background_moments(np.zeros((5, 2)), np.zeros(5, int), np.ones((1, 2), bool)):
-        assert np.isfinite(part).all()
 
 
 def test_a_data_set_of_2020_has_them_as_a_measurement() -> None:

@@ -11,7 +11,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi.cells import cell_data
-from scvi.cells.cell_data import CellData, declare, encode
+from scvi.cells.cell_data import CellData
+from scvi.cells.encode import encode
+from scvi.cells.setup import declare
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.dataset import declare, fingerprint, register, registered
+from scvi.dataset import declare, register, registered
 
 
 def set_up(adata: AnnData, name: str = "SCVI", **arguments: Any) -> Any:
@@ -171,13 +170,3 @@ def test_copies_do_not_share_the_entry(adata: AnnData) -> None:
     other = AnnData(adata.X, obs=adata.obs, var=adata.var, uns=dict(adata.uns))
     set_up(other, "LinearSCVI")
     assert set(adata.uns["_scvi"]) == {"SCVI"}
-
-
-def test_the_fingerprint_is_of_the_layer(adata: AnnData) -> None:
-    adata.layers["other"] = adata.X + 1
-    schema, mark = declare(adata)
-    other, other_mark = declare(adata, layer="other")
-    assert mark == fingerprint(adata, schema) != other_mark == fingerprint(adata, other)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fingerprint(adata[::2], schema)

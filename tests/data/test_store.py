@@ -169,7 +169,7 @@ def test_the_sizes_of_parts_follow_the_cells(tmp_path, monkeypatch):
     asked = []
     original = sources._H5ad.rows
     monkeypatch.setattr(sources._H5ad, "rows", lambda s, i, j: asked.append((i, j)) or original(s, i, j))
-    monkeypatch.setattr("scvi.cells.epoch_order.BUFFER_BYTES", 400)
+    monkeypatch.setattr("scvi.cells.storage.BUFFER_BYTES", 400)
     to_store(tmp_path / "a.h5ad", tmp_path / "s.h5ad")
     assert len(asked) > 3
     assert [i for i, _ in asked] == [0, *(j for _, j in asked[:-1])]

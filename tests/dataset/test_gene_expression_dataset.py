@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scvi.cells.cell_data import VARIANCE_FLOOR
+from scvi.cells.library_prior import VARIANCE_FLOOR
 from scvi.dataset import CellMeasurement, GeneExpressionDataset
 
 BOTH = pytest.mark.parametrize("layout", [np.asarray, sp.csr_matrix])

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from scvi.cells.cell_data import VARIANCE_FLOOR
+from scvi.cells.library_prior import VARIANCE_FLOOR
 from scvi.dataset import AnnDatasetFromAnnData, CellMeasurement, GeneExpressionDataset
 
 GENES, TYPES, PROTEINS = "abcde", "xyz", "pqr"

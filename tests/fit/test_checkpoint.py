@@ -14,7 +14,8 @@ from anndata import AnnData
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from scvi.cells.cell_data import declare, encode
+from scvi.cells.encode import encode
+from scvi.cells.setup import declare
 from scvi.fit import checkpoint
 from small_cells import make_adata
 

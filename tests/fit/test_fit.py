@@ -21,7 +21,10 @@ import torch
 from torch import Tensor
 
 import scvi
-from scvi.cells.cell_data import CellData, count_minibatches, declare, encode
+from scvi.cells.cell_data import CellData
+from scvi.cells.encode import encode
+from scvi.cells.epoch_order import count_minibatches
+from scvi.cells.setup import declare
 from scvi.fit import checkpoint
 from scvi.fit import fit as fitting
 from scvi.fit.fit import Fit

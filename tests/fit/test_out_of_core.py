@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 
 import scvi
-from scvi.cells import epoch_order as reading
+from scvi.cells import epoch_order, storage
 from scvi.cells.on_disk import OnDisk, SparseOnDisk
 from scvi.fit.fit import Fit
 from small_cells import QUICK, TINY, make_adata
@@ -23,8 +23,8 @@ from stores import STORES, stored
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Several buffers an epoch, of several blocks each; no thread outlives a test."""
-    monkeypatch.setattr(reading, "BUFFER_CELLS", 48)
-    monkeypatch.setattr(reading, "BLOCKS_IN_BUFFER", 8)
+    monkeypatch.setattr(storage, "BUFFER_CELLS", 48)
+    monkeypatch.setattr(epoch_order, "BLOCKS_IN_BUFFER", 8)
     yield
     assert threads() == []
 
@@ -60,8 +60,8 @@ def same(first: scvi.SCVI, second: scvi.SCVI) -> bool:
 @pytest.fixture(scope="module")
 def from_h5ad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[scvi.SCVI]:
     with pytest.MonkeyPatch.context() as patch, stored(make_adata(), "h5ad", tmp_path_factory.mktemp("x")) as adata:
-        patch.setattr(reading, "BUFFER_CELLS", 48)
-        patch.setattr(reading, "BLOCKS_IN_BUFFER", 8)
+        patch.setattr(storage, "BUFFER_CELLS", 48)
+        patch.setattr(epoch_order, "BLOCKS_IN_BUFFER", 8)
         yield fit(adata)
 
 
@@ -212,7 +212,7 @@ def test_real_cells_are_fitted_as_well_as_in_memory(mixology: AnnData, tmp_path:
             scores.append(model.get_elbo(test, seed=0))
         return float(np.mean(scores))
 
-    reading.BUFFER_CELLS, reading.BLOCKS_IN_BUFFER = 256, 64  # put back by the fixture
+    storage.BUFFER_CELLS, epoch_order.BLOCKS_IN_BUFFER = 256, 64  # put back by the fixture
     with stored(train, "h5ad", tmp_path) as backed:
         from_file = elbo(backed)
     assert from_file == pytest.approx(elbo(train), rel=2e-3)

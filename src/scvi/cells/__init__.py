@@ -1,1 +1,4 @@
-"""From AnnData to :class:`scvi.minibatch.Minibatch`: set-up, encoding, storage, checks."""
+"""From an AnnData to minibatches: declare what a model reads, encode it, slice it.
+
+``declare`` -> ``Schema`` -> ``encode`` -> ``CellData`` -> ``minibatch`` -> ``Minibatch``
+"""

@@ -1,4 +1,4 @@
-"""What is refused before any training time is spent, and how it is said."""
+"""Names, keys and categories that users give: found in an AnnData, or refused with the nearest there is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi._warnings import warn
 from scvi.cells.minified import is_minified
-from scvi.cells.storage import Counts, Rows, blocks, row_sums
-from scvi.kernels import find_bad_count
 
 __all__ = [
     "category_names",
-    "checked_counts",
     "checked_keys",
     "checked_unlabeled",
     "chosen_genes",
@@ -30,7 +26,6 @@ __all__ = [
     "refuse_other_types",
     "refuse_repeated_genes",
     "stored_counts",
-    "warn_of_empty_cells",
 ]
 
 
@@ -229,80 +224,6 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
         hint = nearest(unknown[0], names)
         raise ValueError(f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}{hint}")
     return names[names.isin(wanted)].tolist()
-
-
-def checked_counts(
-    counts: Counts,
-    name: str,
-    cells: pd.Index,
-    genes: pd.Index | Sequence[str],
-    read: np.ndarray | None,
-    layers: Sequence[str] | None,
-    feature: str = "gene",
-) -> np.ndarray:
-    """Looks at every stored value once and returns the cells' totals.
-
-    Parameters
-    ----------
-    counts
-        (n, stored genes).
-    name, cells, genes, layers
-        What the user calls the counts, the cells, the stored genes and the layers (None: there are none to choose
-        from), for the message.
-    read
-        (stored genes,) 1 for genes that count towards the totals, 0 for others; None is all of them.
-    feature
-        What the columns are.
-
-    Returns
-    -------
-    (n,) float64
-
-    Raises
-    ------
-    ValueError
-        If a value is negative, not finite or not an integer, or belongs to a gene that is not there.
-    """
-    totals = np.empty(counts.shape[0])
-    for start, block in blocks(counts):
-        values = block.reshape(-1) if isinstance(block, np.ndarray) else block.data
-        bad = find_bad_count(values)
-        if bad is not None:
-            position, reason = bad
-            row, column = _place(block, position)
-            raise ValueError(
-                f"{name} holds a {reason} value: {values[position]} in cell {str(cells[start + row])!r}, {feature} "
-                f"{str(genes[column])!r}. The model needs raw counts (non-negative integers), not normalised, "
-                f"log-transformed or scaled values: {_where_counts_may_be(name, layers)}"
-            )
-        totals[start : start + block.shape[0]] = row_sums(block, read)
-    return totals
-
-
-def warn_of_empty_cells(totals: np.ndarray, cells: pd.Index) -> None:
-    """One warning that counts the cells without any count and names some."""
-    empty = np.flatnonzero(totals == 0)
-    if len(empty):
-        warn(
-            f"{len(empty)} of {len(totals)} cells have no count in the genes that the model reads "
-            f"({named(cells[empty])}); they are kept, but nothing can be learnt about them: consider dropping them"
-        )
-
-
-def _place(rows: Rows, position: int) -> tuple[int, int]:
-    """Row and column of a stored value."""
-    if isinstance(rows, np.ndarray):
-        return divmod(position, rows.shape[1])
-    return int(np.searchsorted(rows.indptr, position, side="right")) - 1, int(rows.indices[position])
-
-
-def _where_counts_may_be(name: str, layers: Sequence[str] | None) -> str:
-    if layers is None:
-        return "pass the raw counts"
-    others = [layer for layer in layers if f"[{layer!r}]" not in name]
-    if others:
-        return f"if a layer holds them, pass layer='...' (there are {named(others)})"
-    return "keep them in adata.layers['counts'] before normalising, and pass layer='counts'"
 
 
 def _mask_column(adata: AnnData, key: str) -> np.ndarray:

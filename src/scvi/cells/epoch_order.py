@@ -1,8 +1,8 @@
-"""The order in which cells of a file are read for training, and reading ahead on another thread.
+"""The order in which cells are drawn for training, in memory and on disk, and reading ahead on another thread.
 
-Reading cells one by one from all over a file takes longer than training on them. An epoch therefore shuffles twice:
-blocks of cells that lie side by side in the file are shuffled, and so many blocks as fit a buffer are read together and
-their cells shuffled. The next buffer is read while the model trains on this one.
+In memory an epoch is one shuffle. Reading cells one by one from all over a file takes longer than training on them:
+an epoch of a file shuffles twice. Blocks of cells that lie side by side in the file are shuffled, and so many blocks as
+fit a buffer are read together and their cells shuffled. The next buffer is read while the model trains on this one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["BLOCKS_IN_BUFFER", "BUFFER_BYTES", "BUFFER_CELLS", "ahead", "buffer_cells", "draw_buffers"]
+__all__ = ["BLOCKS_IN_BUFFER", "ahead", "count_minibatches", "draw_buffers", "draw_minibatches", "minibatch_ends"]
 
-BUFFER_CELLS = 16_384
-"""Cells that are in memory and shuffled together; two such buffers are held, one of them being read."""
-BUFFER_BYTES = 2**27
-"""Limit of a buffer: where `BUFFER_CELLS` cells take more memory, it has fewer."""
 BLOCKS_IN_BUFFER = 64
 """So many places of the file meet in a buffer; a block has 256 cells where a buffer has 16,384."""
 
@@ -27,9 +23,29 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def buffer_cells(row_bytes: float) -> int:
-    """Cells of a buffer, from the mean size of a cell's counts."""
-    return int(min(max(BUFFER_BYTES / max(row_bytes, 1.0), 1), BUFFER_CELLS))
+def draw_minibatches(indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One epoch: `indices` shuffled and cut into minibatches of `batch_size` cells.
+
+    What is left over is folded into the last minibatch if it is less than half of one, and always if it is a single
+    cell, which has no variance for batch normalisation. For the same reason `batch_size` is read as at least 2.
+    """
+    ends = minibatch_ends(len(indices), batch_size)
+    return np.split(rng.permutation(indices), ends[:-1]) if len(ends) else []
+
+
+def minibatch_ends(n_cells: int, batch_size: int) -> np.ndarray:
+    """(number of minibatches,) where the minibatches of an epoch end."""
+    ends = max(batch_size, 2) * np.arange(1, count_minibatches(n_cells, batch_size) + 1)
+    ends[-1:] = n_cells
+    return ends
+
+
+def count_minibatches(n_cells: int, batch_size: int) -> int:
+    """How many minibatches :func:`draw_minibatches` makes of so many cells."""
+    full, left = divmod(n_cells, max(batch_size, 2))
+    if full == 0:
+        return min(left, 1)
+    return full + (left > 1 and 2 * left >= batch_size)
 
 
 def draw_buffers(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from scvi.cells.cell_data import CellData, count_minibatches
+from scvi.cells.cell_data import CellData
+from scvi.cells.epoch_order import count_minibatches
 from scvi.minibatch import Minibatch
 
 __all__ = ["JointCells", "JointMinibatch"]

@@ -10,8 +10,7 @@ from anndata import AnnData
 
 from scvi.cells.checks import named, nearest
 from scvi.cells.on_disk import OnDisk
-from scvi.cells.proteins import as_dense
-from scvi.cells.storage import as_rows, take
+from scvi.cells.storage import as_dense, as_rows, take
 
 __all__ = ["OBSM_KEY", "is_multimodal", "joined_modalities"]
 

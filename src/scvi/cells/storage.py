@@ -13,10 +13,14 @@ from anndata.abc import CSCDataset
 from scvi.cells.on_disk import OnDisk, opened, refuse_damaged
 
 __all__ = [
+    "BUFFER_BYTES",
+    "BUFFER_CELLS",
     "Counts",
     "Rows",
+    "as_dense",
     "as_rows",
     "blocks",
+    "buffer_cells",
     "chosen_blocks",
     "counts_hash",
     "gene_sums",
@@ -34,6 +38,11 @@ Rows: TypeAlias = sp.csr_matrix | sp.csr_array | np.ndarray
 """Some cells in memory."""
 Counts: TypeAlias = Rows | OnDisk
 """All cells, in memory or on disk."""
+
+BUFFER_CELLS = 16_384
+"""Cells of a file that are in memory together; two such buffers are held, one of them being read."""
+BUFFER_BYTES = 2**27
+"""Limit of a buffer: where `BUFFER_CELLS` cells take more memory, it has fewer."""
 
 _BLOCK_VALUES = 2**24  # cells x genes of a block: at most 64 MiB where a file holds dense float32
 _FIXED_POINT = 2**16  # resolution of counts_hash for values that are not integers
@@ -109,6 +118,16 @@ def take(counts: Counts, rows: np.ndarray) -> Rows:
     wanted, order = np.unique(rows, return_inverse=True)
     read = _plain(counts.read(wanted))
     return read if np.array_equal(wanted, rows) else read[order]
+
+
+def buffer_cells(row_bytes: float) -> int:
+    """Cells of a buffer, from the mean size of a cell's counts."""
+    return int(min(max(BUFFER_BYTES / max(row_bytes, 1.0), 1), BUFFER_CELLS))
+
+
+def as_dense(counts: Any) -> np.ndarray:
+    """Few columns as an array."""
+    return counts.toarray() if sp.issparse(counts) else np.asarray(counts)
 
 
 def row_sums(rows: Rows, read: np.ndarray | None = None) -> np.ndarray:

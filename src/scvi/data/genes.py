@@ -10,7 +10,8 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi._checks import check_integer
-from scvi.cells.checks import checked_counts, obs_column
+from scvi.cells.checks import obs_column
+from scvi.cells.count_checks import checked_counts
 from scvi.cells.storage import Counts, Rows, as_rows, chosen_blocks, gene_sums, moments, summed, without_repeats
 
 __all__ = ["batch_masks", "population_variance", "seurat_v3", "seurat_v3_highly_variable_genes"]

@@ -16,8 +16,7 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset
 from anndata.io import read_elem, sparse_dataset
 
-from scvi.cells.proteins import as_dense
-from scvi.cells.storage import as_rows, take
+from scvi.cells.storage import as_dense, as_rows, take
 from scvi.data.archives import extract, is_archive
 from scvi.data.files import Unreadable, as_counts, existing, names_of, numbered, readable_as, unique_names
 from scvi.data.loom import Loom, open_loom

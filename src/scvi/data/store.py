@@ -25,7 +25,7 @@ from tqdm import tqdm
 from scvi._checks import check_integer
 from scvi._files import replacing
 from scvi.cells.checks import named
-from scvi.cells.epoch_order import buffer_cells
+from scvi.cells.storage import buffer_cells
 from scvi.data.sources import Source, open_source
 
 __all__ = ["to_store"]

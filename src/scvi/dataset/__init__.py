@@ -1,6 +1,12 @@
 """From files and AnnData to :class:`CellData`."""
 
-from scvi.cells.cell_data import CellData, Schema, declare, draw_minibatches, encode, fingerprint, register, registered
+from scvi.cells.cell_data import CellData
+from scvi.cells.encode import encode
+from scvi.cells.epoch_order import draw_minibatches
+from scvi.cells.fingerprint import fingerprint
+from scvi.cells.schema import Schema
+from scvi.cells.setup import declare
+from scvi.cells.uns import register, registered
 from scvi.data.download import download_file
 from scvi.data.h5ad import read_h5ad
 from scvi.data.store import to_store

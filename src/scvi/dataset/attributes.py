@@ -17,7 +17,8 @@ import scipy.sparse as sp
 import torch
 from torch.utils.data import Dataset
 
-from scvi.cells.cell_data import VARIANCE_FLOOR, CellData
+from scvi.cells.cell_data import CellData
+from scvi.cells.library_prior import VARIANCE_FLOOR
 from scvi.cells.storage import Rows
 from scvi.dataset.arrays import LARGEST_CODE, as_array, checked_matrix, log_totals, mean_and_variance, remap_categories
 from scvi.kernels import rows_to_dense

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from scvi.cells.cell_data import Schema
+from scvi.cells.schema import Schema
 from scvi.estimators.cells import Indices
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.estimators.training import with_defaults

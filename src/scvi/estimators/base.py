@@ -14,8 +14,12 @@ import torch
 
 from scvi._checks import check_flag
 from scvi._random import generator_of, seeded
-from scvi.cells.cell_data import CellData, Schema, declare, register, registered
-from scvi.cells.query import become, extended, with_genes, with_these_genes
+from scvi.cells.cell_data import CellData
+from scvi.cells.missing_genes import become, with_genes, with_these_genes
+from scvi.cells.new_categories import extended
+from scvi.cells.schema import Schema
+from scvi.cells.setup import declare
+from scvi.cells.uns import register, registered
 from scvi.estimators import files, query, training
 from scvi.estimators.cells import Cells, Indices, setup_table
 from scvi.fit.fit import Fit

@@ -11,9 +11,12 @@ import torch
 
 from scvi._checks import check_integer
 from scvi._settings import settings
-from scvi.cells.cell_data import CellData, Schema, encode, fingerprint, in_a_file
+from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
+from scvi.cells.encode import encode
+from scvi.cells.fingerprint import fingerprint, in_a_file
 from scvi.cells.minified import is_minified
+from scvi.cells.schema import Schema
 from scvi.minibatch import Minibatch
 
 if TYPE_CHECKING:

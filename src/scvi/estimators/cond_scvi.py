@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from scvi._checks import check_integer
-from scvi.cells.cell_data import Schema
 from scvi.cells.checks import nearest
+from scvi.cells.schema import Schema
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.models.vaec import VAEC
 from scvi.queries.annotation import expression_of_labels

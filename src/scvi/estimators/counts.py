@@ -10,7 +10,7 @@ import pandas as pd
 
 from scvi._checks import check_flag, check_integer, is_number
 from scvi._random import resolve_seed
-from scvi.cells.cell_data import Schema
+from scvi.cells.schema import Schema
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
 from scvi.models.utils import check_choice

@@ -13,7 +13,8 @@ import torch
 
 from scvi._checks import check_flag, check_number
 from scvi._random import generator_of, seeded
-from scvi.cells.cell_data import declare, register, registered
+from scvi.cells.setup import declare
+from scvi.cells.uns import register, registered
 from scvi.estimators import files, training
 from scvi.estimators.base import plain
 from scvi.estimators.cells import Indices, setup_table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from scvi.cells.cell_data import Schema
+from scvi.cells.schema import Schema
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.models.ldvae import LDVAE
 from scvi.models.utils import check_choice

@@ -12,7 +12,10 @@ import pandas as pd
 
 from scvi._checks import check_flag, check_number
 from scvi._random import seeded
-from scvi.cells.cell_data import CellData, Schema, declare, labelled_schema, register
+from scvi.cells.cell_data import CellData
+from scvi.cells.schema import Schema
+from scvi.cells.setup import declare, labelled_schema
+from scvi.cells.uns import register
 from scvi.estimators.cells import Indices
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.estimators.scvi import SCVI

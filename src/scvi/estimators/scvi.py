@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from scvi.cells.cell_data import Schema
+from scvi.cells.schema import Schema
 from scvi.estimators.counts import CountEstimator, network_options
 from scvi.models.vae import VAE
 

@@ -11,9 +11,10 @@ import torch
 
 from scvi._checks import check_integer
 from scvi._settings import settings
-from scvi.cells.cell_data import CellData, Schema
+from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
 from scvi.cells.joint import JointCells
+from scvi.cells.schema import Schema
 from scvi.estimators.cells import Cells, Indices
 from scvi.estimators.training import moment_estimates, split_cells
 from scvi.minibatch import Minibatch

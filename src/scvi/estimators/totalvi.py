@@ -13,11 +13,15 @@ from scipy import sparse
 
 from scvi._checks import check_flag, check_integer, check_number
 from scvi._random import resolve_seed
-from scvi.cells import uns as registry
-from scvi.cells.cell_data import CellData, Schema, declare, register
+from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
+from scvi.cells.fingerprint import fingerprint, fingerprint_of_proteins
 from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities
-from scvi.cells.proteins import background_moments, declare_proteins
+from scvi.cells.protein_background import background_moments
+from scvi.cells.proteins import declare_proteins
+from scvi.cells.schema import Schema
+from scvi.cells.setup import declare
+from scvi.cells.uns import register, schema_of
 from scvi.estimators.cells import Cells, Indices
 from scvi.estimators.counts import CountEstimator, check_library, checked_library_size, drawn_cells
 from scvi.models.totalvae import TOTALVAE
@@ -114,7 +118,7 @@ class TOTALVI(CountEstimator):
         }
         if is_multimodal(adata):
             self._mdata = adata
-            adata = self._as_anndata(adata, registry.schema_of(adata, type(self).__name__))
+            adata = self._as_anndata(adata, schema_of(adata, type(self).__name__))
         self._make(adata, options, seed)
 
     # ---- making a model ----------------------------------------------------------------------------------------------
@@ -157,7 +161,7 @@ class TOTALVI(CountEstimator):
             mask_var=mask_var,
         )
         schema = declare_proteins(adata, schema, protein_expression_obsm_key, protein_names_uns_key)
-        register(adata, cls.__name__, schema, print_of_genes + registry.fingerprint_of_proteins(adata, schema))
+        register(adata, cls.__name__, schema, print_of_genes + fingerprint_of_proteins(adata, schema))
 
     @classmethod
     def setup_mudata(
@@ -197,10 +201,10 @@ class TOTALVI(CountEstimator):
         places = _places(modalities or {}, keys)
         adata = joined_modalities(mdata, places, protein_layer)
         cls.setup_anndata(adata, OBSM_KEY, layer=rna_layer, **keys)
-        schema = registry.schema_of(adata, cls.__name__)
+        schema = schema_of(adata, cls.__name__)
         proteins = replace(schema.proteins, modalities=places, layer=protein_layer)  # type: ignore[type-var]
         schema = replace(schema, proteins=proteins)
-        register(mdata, cls.__name__, schema, registry.fingerprint(adata, schema))
+        register(mdata, cls.__name__, schema, fingerprint(adata, schema))
 
     @classmethod
     def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> TOTALVAE:

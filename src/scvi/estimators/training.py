@@ -17,7 +17,8 @@ import torch
 from scvi._checks import check_number, is_integer, is_number
 from scvi._random import resolve_seed
 from scvi._settings import settings
-from scvi.cells.cell_data import CellData, count_minibatches
+from scvi.cells.cell_data import CellData
+from scvi.cells.epoch_order import count_minibatches
 from scvi.fit import checkpoint
 from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan, Precision, default_batch_size, default_max_epochs

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scvi._checks import check_integer, check_number
-from scvi.cells.cell_data import count_minibatches
+from scvi.cells.epoch_order import count_minibatches
 from scvi.inference.posterior import Posterior
 from scvi.inference.posterior_utils import with_subclasses
 

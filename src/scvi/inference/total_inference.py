@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from scvi._checks import check_flag, check_number
 from scvi.cells.checks import named
-from scvi.cells.proteins import as_dense, background_moments
+from scvi.cells.protein_background import background_moments
+from scvi.cells.storage import as_dense
 from scvi.dataset.arrays import check_nonnegative_integers
 from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.inference import UnsupervisedTrainer
