@@ -28,7 +28,7 @@ import scipy.sparse as sp
 from common import machine, table
 from memory import mb, status
 
-from scvi.dataset import read_10x, read_brain_large, to_store
+from scvi.data import read_10x, read_brain_large, to_store
 
 GENES = 20_000
 PART = 10_000  # cells of BrainLarge that are read at once

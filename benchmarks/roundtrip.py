@@ -24,7 +24,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from common import DEFAULT_DATA, machine, table
 
-from scvi.dataset import read_10x, read_csv, read_h5ad, read_loom, to_store
+from scvi.data import read_10x, read_csv, read_h5ad, read_loom, to_store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import formats
@@ -88,7 +88,7 @@ def loom(folder: Path, given: Cells) -> AnnData:
 def csv(folder: Path, given: Cells) -> AnnData:
     frame = pd.DataFrame(given.X.T.toarray(), index=given.genes, columns=given.cells)
     frame.to_csv(folder / "f.csv.gz", compression={"method": "gzip", "compresslevel": 1})
-    return read_csv(folder / "f.csv.gz")
+    return read_csv(folder / "f.csv.gz", genes_in_rows=True)
 
 
 def store(folder: Path, given: Cells) -> AnnData:

@@ -196,7 +196,7 @@ def test_all_names_what_exists(path: Path) -> None:
 
 def test_public_names() -> None:
     estimators = {"AUTOZI", "GIMVI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI", "TOTALVI"}
-    modules = {"dataset", "external", "inference", "model", "models"}
+    modules = {"data", "dataset", "external", "inference", "model", "models"}
     session = {"set_seed", "set_verbosity", "settings", "__version__"}
     assert set(scvi.__all__) == estimators | modules | session
     assert len(scvi.__all__) == len(set(scvi.__all__))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
-    from scvi import dataset, external, inference, model, models
+    from scvi import data, dataset, external, inference, model, models
     from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI
 
 __version__ = "1.0.0.dev0"
@@ -33,6 +33,7 @@ __all__ = [
     "CondSCVI",
     "LinearSCVI",
     "__version__",
+    "data",
     "dataset",
     "external",
     "inference",
@@ -43,12 +44,14 @@ __all__ = [
     "settings",
 ]
 
-_ESTIMATORS = {"AUTOZI", "GIMVI", "SCANVI", "SCVI", "TOTALVI", "CondSCVI", "LinearSCVI"}
 _MODULES = {
+    "cells",
+    "data",
     "dataset",
     "demo",
     "estimators",
     "external",
+    "fit",
     "inference",
     "kernels",
     "minibatch",
@@ -60,11 +63,11 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ESTIMATORS:
-        value = globals()[name] = getattr(import_module("scvi.estimators"), name)
-        return value
     if name in _MODULES:
         return import_module(f"scvi.{name}")
+    if name in __all__:  # what is public and neither a module nor imported above is an estimator
+        value = globals()[name] = getattr(import_module("scvi.estimators"), name)
+        return value
     raise AttributeError(f"module 'scvi' has no attribute {name!r}")
 
 

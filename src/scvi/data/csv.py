@@ -33,7 +33,7 @@ def read_csv(
     path: str | os.PathLike[str],
     *,
     sep: str = ",",
-    genes_in_rows: bool = True,
+    genes_in_rows: bool = False,
     compression: Compression = "infer",
     encoding: str = "utf-8-sig",
 ) -> AnnData:
@@ -46,7 +46,7 @@ def read_csv(
     sep
         What separates the columns.
     genes_in_rows
-        Whether a line is a gene (and a column a cell), or the other way round.
+        Whether a line is a gene (and a column a cell), as archives have it, or the other way round.
     compression
         How the file is compressed; "infer" goes by its name.
     encoding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,6 +24,8 @@ __all__ = [
     "open_bytes",
     "read_lines",
     "readable_as",
+    "require",
+    "shared_names",
     "stacked",
     "unique_names",
 ]
@@ -77,6 +79,13 @@ def existing(path: str | os.PathLike[str]) -> Path:
     if path.is_file() and path.stat().st_size == 0:
         raise Unreadable(f"{path} is empty")
     return path
+
+
+def require(path: Any, found: Container[str], wanted: Iterable[str], what: str = "") -> None:
+    """Refuses a file that lacks some of the columns, attributes... that it should have."""
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise Unreadable(f"{path} has no {what}{' ' if what else ''}{missing}")
 
 
 def check_stored(dataset: Any) -> None:
@@ -148,6 +157,14 @@ def numbered(names: Sequence[str] | np.ndarray) -> pd.Index:
         return index
     logger.warning("%d gene names occur twice; they get a number", int(index.duplicated().sum()))
     return make_index_unique(index)
+
+
+def shared_names(each: Sequence[pd.Index]) -> pd.Index:
+    """Names that all have, in the order of the first."""
+    shared = each[0]
+    for names in each[1:]:
+        shared = shared[shared.isin(names)]
+    return shared
 
 
 def as_counts(values: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from scvi._checks import check_integer
 from scvi._files import replacing
 from scvi.cells.checks import named
 from scvi.cells.storage import buffer_cells
+from scvi.data.files import shared_names
 from scvi.data.sources import Source, open_source
 
 __all__ = ["to_store"]
@@ -140,11 +141,8 @@ def _named(inputs: PathLike | Sequence[PathLike] | Mapping[str, PathLike]) -> di
 
 
 def _shared_genes(sources: Mapping[str, Source]) -> pd.Index:
-    """Names that all have, in the order of the first."""
     each = [source.var.index for source in sources.values()]
-    shared = each[0]
-    for names in each[1:]:
-        shared = shared[shared.isin(names)]
+    shared = shared_names(each)
     if not len(shared):
         raise ValueError(f"inputs {list(sources)} have no gene in common; are the names of one kind, and in one case?")
     if any(len(names) > len(shared) for names in each):
@@ -153,11 +151,8 @@ def _shared_genes(sources: Mapping[str, Source]) -> pd.Index:
 
 
 def _shared_proteins(sources: Mapping[str, Source]) -> pd.Index:
-    """Names that all have, in the order of the first."""
     each = [source.proteins for source in sources.values()]
-    shared = each[0]
-    for names in each[1:]:
-        shared = shared[shared.isin(names)]
+    shared = shared_names(each)
     lost = sorted({str(name) for names in each for name in names} - set(shared))
     if lost:
         logger.warning("%d proteins that not all inputs have are left out: %s", len(lost), named(lost))

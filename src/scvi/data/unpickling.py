@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from pandas.compat import pickle_compat
 
-from scvi.data.files import Unreadable, existing, open_bytes, readable_as
+from scvi.data.files import Unreadable, existing, open_bytes, readable_as, require
 
-__all__ = ["read_pickle"]
+__all__ = ["read_metadata", "read_pickle"]
 
 _LARGEST = 2**30
 
@@ -43,6 +43,19 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             return _Restricted(io.BytesIO(contents), encoding="latin1").load()
         except Exception as error:  # damaged programs fail in any way that there is
             raise ValueError(str(error) or type(error).__name__) from error
+
+
+def read_metadata(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
+    """What a pickle holds, if that is a dictionary with these keys at least.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_pickle`, and if a key is missing.
+    """
+    metadata = read_pickle(path)
+    require(path, metadata if isinstance(metadata, dict) else (), keys)
+    return metadata
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:

@@ -1,4 +1,4 @@
-"""From files and AnnData to :class:`CellData`."""
+"""The data sets of 2020, clients of :mod:`scvi.data` and :mod:`scvi.cells`."""
 
 from scvi.cells.cell_data import CellData
 from scvi.cells.encode import encode
@@ -7,28 +7,36 @@ from scvi.cells.fingerprint import fingerprint
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
-from scvi.data.download import download_file
-from scvi.data.h5ad import read_h5ad
-from scvi.data.store import to_store
-from scvi.data.tenx import read_10x
+from scvi.data import (
+    download_file,
+    read_10x,
+    read_brain_large,
+    read_cite_seq,
+    read_cortex,
+    read_h5ad,
+    read_hemato,
+    read_loom,
+    read_seqfish,
+    read_seqfishplus,
+    to_store,
+)
 from scvi.dataset.anndataset import AnnDatasetFromAnnData, DownloadableAnnDataset
-from scvi.dataset.brain_large import BrainLargeDataset, read_brain_large
-from scvi.dataset.cite_seq import CbmcDataset, CiteSeqDataset, read_cite_seq
-from scvi.dataset.cortex import CortexDataset, read_cortex
+from scvi.dataset.brain_large import BrainLargeDataset
+from scvi.dataset.cite_seq import CbmcDataset, CiteSeqDataset
+from scvi.dataset.cortex import CortexDataset
 from scvi.dataset.csv import BreastCancerDataset, CsvDataset, MouseOBDataset, read_csv
 from scvi.dataset.dataset import CellMeasurement, DownloadableDataset, GeneExpressionDataset
 from scvi.dataset.dataset10X import BrainSmallDataset, Dataset10X
-from scvi.dataset.hemato import HematoDataset, read_hemato
+from scvi.dataset.hemato import HematoDataset
 from scvi.dataset.loom import (
     FrontalCortexDropseqDataset,
     LoomDataset,
     PreFrontalCortexStarmapDataset,
     RetinaDataset,
-    read_loom,
 )
 from scvi.dataset.pbmc import PbmcDataset, PurifiedPBMCDataset
-from scvi.dataset.seqfish import SeqfishDataset, read_seqfish
-from scvi.dataset.seqfishplus import SeqFishPlusDataset, read_seqfishplus
+from scvi.dataset.seqfish import SeqfishDataset
+from scvi.dataset.seqfishplus import SeqFishPlusDataset
 from scvi.dataset.smfish import SmfishDataset
 from scvi.dataset.synthetic import (
     SyntheticDataset,

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from anndata import AnnData
 
-from scvi.data.csv import Compression, read_csv
+from scvi.data import csv
+from scvi.data.csv import Compression
 from scvi.data.files import existing, readable_as
 from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["BreastCancerDataset", "CsvDataset", "MouseOBDataset", "read_csv"]
+
+
+def read_csv(
+    path: str | os.PathLike[str],
+    *,
+    sep: str = ",",
+    genes_in_rows: bool = True,
+    compression: Compression = "infer",
+    encoding: str = "utf-8-sig",
+) -> AnnData:
+    """As :func:`scvi.data.read_csv`, but a line is a gene, if nothing else is said."""
+    return csv.read_csv(path, sep=sep, genes_in_rows=genes_in_rows, compression=compression, encoding=encoding)
 
 
 class CsvDataset(DownloadableDataset):

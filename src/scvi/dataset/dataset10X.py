@@ -16,7 +16,7 @@ from scvi.data.archives import extract
 from scvi.data.download import download_file
 from scvi.data.files import Unreadable
 from scvi.data.published import published, tenx_file
-from scvi.data.tenx import find_matrices, read_10x
+from scvi.data.tenx import VarNames, find_matrices, read_10x
 from scvi.data.unpickling import read_pickle
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
@@ -25,7 +25,7 @@ __all__ = ["BrainSmallDataset", "Dataset10X"]
 
 logger = logging.getLogger(__name__)
 
-_NAMES = ("gene_ids", "gene_symbols")
+_NAMES: tuple[VarNames, VarNames] = ("gene_ids", "gene_symbols")
 
 
 class Dataset10X(DownloadableDataset):
@@ -85,10 +85,12 @@ class Dataset10X(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the matrices, extracting them first where need be."""
+        self._populate_from_10x(self._read())
+
+    def _read(self) -> AnnData:
         extracted = self._extract()
         try:
-            adata = read_10x(self.find_path_to_data(), var_names=_NAMES[self.measurement_names_column])  # type: ignore[arg-type]
-            self._populate_from_10x(adata)
+            return read_10x(self.find_path_to_data(), var_names=_NAMES[self.measurement_names_column])
         finally:
             if self.remove_extracted_data:
                 for path in extracted:

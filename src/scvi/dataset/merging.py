@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from scvi.cells.checks import named, nearest
 from scvi.cells.storage import Rows
+from scvi.data.files import shared_names
 from scvi.dataset.arrays import columns_of, concatenate_arrays, remap_categories
 from scvi.dataset.attributes import AnnotatedCells, CellMeasurement
 
@@ -112,9 +113,7 @@ def _check_known(argument: str, given: Mapping[str, Any], known: set[str]) -> No
 def _shared_genes(datasets: Sequence[AnnotatedCells]) -> npt.NDArray[np.str_]:
     """Names that all data sets have, in the order of the first."""
     each = [pd.Index(dataset.gene_names) for dataset in datasets]
-    shared = each[0]
-    for names in each[1:]:
-        shared = shared[shared.isin(names)]
+    shared = shared_names(each)
     for place, names in enumerate(each):
         repeated = names[names.duplicated() & names.isin(shared)].unique()
         if len(repeated):

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scvi.data.files import Unreadable, existing, readable_as
+from scvi.data.pbmc import read_pbmc
 from scvi.data.published import published
-from scvi.data.unpickling import read_pickle
 from scvi.dataset.dataset import DownloadableDataset
 from scvi.dataset.dataset10X import Dataset10X
 
 __all__ = ["PbmcDataset", "PurifiedPBMCDataset"]
 
 _RUNS = ("pbmc8k", "pbmc4k")
-_TABLES = ("design", "raw_qc", "qc_pc", "normalized_qc")
 
 PURIFIED = (
     *("cd4_t_helper", "regulatory_t", "naive_t", "memory_t", "cytotoxic_t", "naive_cytotoxic", "b_cells", "cd34"),
@@ -58,86 +55,43 @@ class PbmcDataset(DownloadableDataset):
         self.save_path_10X = save_path if save_path_10X is None else save_path_10X
         self.remove_extracted_data = remove_extracted_data
         self.qc_names: npt.NDArray | None = None
-        self._de_metadata = pd.DataFrame({"ENSG": []})
+        self._de_metadata = pd.DataFrame()
         super().__init__([f.url for f in files], [f.filename for f in files], save_path, delayed_populating)
 
     def download(self) -> None:
         """Downloads metadata and counts."""
         super().download()
         for name in _RUNS:
-            Dataset10X(name, save_path=self.save_path_10X, delayed_populating=True)
+            self._run(name)
+
+    def _run(self, name: str) -> Dataset10X:
+        return Dataset10X(
+            name, None, self.save_path_10X, remove_extracted_data=self.remove_extracted_data, delayed_populating=True
+        )
 
     def populate(self) -> None:
         """Reads counts and metadata."""
-        folder = Path(self.save_path)
-        info, pickled = folder / self.filenames[0], folder / self.filenames[1]
-        with readable_as(existing(info), "a table of genes"):
-            genes = pd.read_csv(info)
-            if "ENSG" not in genes:
-                raise ValueError("it has no column ENSG")
-        metadata = read_pickle(pickled)
-        missing = [key for key in ("barcodes", "clusters", "list_clusters", *_TABLES) if key not in metadata]
-        if missing:
-            raise Unreadable(f"{pickled} has no {missing}")
-        runs = [
-            Dataset10X(name, save_path=self.save_path_10X, remove_extracted_data=self.remove_extracted_data)
-            for name in _RUNS
-        ]
+        genes, metadata = (Path(self.save_path) / name for name in self.filenames)
+        adata = read_pbmc([self._run(name)._read() for name in _RUNS], metadata, genes)
+        types, qc = adata.obs["cell_type"].cat, adata.obsm["raw_qc"].copy()
         with self._all_or_nothing():
-            self.populate_from_datasets(runs)
-            barcodes = [np.ravel(run.barcodes) for run in runs]  # type: ignore[attr-defined]
-            rows, cells = _matched(metadata["barcodes"], barcodes)
-            if not len(rows):
-                raise Unreadable(f"{pickled} has none of the barcodes of the counts")
-            self.update_cells(cells)
-            self._annotate(metadata, rows)
-            self._de_metadata = genes.drop_duplicates("ENSG")
-            self.filter_genes_by_attribute(genes["ENSG"].to_numpy().astype(str))
-
-    def _annotate(self, metadata: dict[str, Any], rows: np.ndarray) -> None:
-        """Labels and metrics from these rows of the metadata."""
-        names = np.asarray(metadata["list_clusters"]).astype(str).ravel()
-        clusters = np.asarray(metadata["clusters"]).ravel().astype(np.int64)
-        if clusters.min() < 0 or clusters.max() >= len(names):  # codes that do not count from 0
-            clusters = np.unique(clusters, return_inverse=True)[1]
-        self.labels = clusters[rows]
-        self.initialize_mapped_attribute("labels", "cell_types", names)
-        self.remap_categorical_attributes(["labels"])
-        for name in _TABLES:
-            self.initialize_cell_attribute(name, _as_array(metadata[name])[rows])
-        self.initialize_cell_attribute("qc", np.array(self.raw_qc))  # type: ignore[attr-defined]
-        columns = getattr(metadata["raw_qc"], "columns", None)
-        self.qc_names = None if columns is None else columns.to_numpy().astype(str)
+            self.populate_from_data(
+                adata.X,
+                batch_indices=adata.obs["run"],
+                labels=types.codes,
+                gene_names=adata.var_names.to_numpy().astype(str),
+                cell_types=types.categories.to_numpy(),
+                cell_attributes_dict={"barcodes": adata.obs["barcode"].to_numpy().astype(str), **adata.obsm, "qc": qc},
+            )
+            self.filter_cells_by_count()
+            self.qc_names = adata.uns.get("qc_names")
+            self._de_metadata = adata.var
 
     @property
     def de_metadata(self) -> pd.DataFrame:
         """A line for each gene, in the order of the genes: its names, and for each comparison (CD, BDC, BDC2) what a
         published analysis found."""
-        return self._de_metadata.set_index("ENSG", drop=False).reindex(self.gene_names).reset_index(drop=True)
-
-
-def _matched(barcodes: Any, runs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the metadata that are cells of the runs, and which cells these are, all runs one after the other.
-
-    Barcodes that occur in both runs got a further 1 at their second place in the metadata. Those that end so have no
-    labels and are left out. At its first place such a barcode is of the run that the cells before it are of.
-    """
-    table = barcodes.index if isinstance(barcodes, (pd.DataFrame, pd.Series)) else pd.Index(np.ravel(barcodes))
-    names = table.astype(str)
-    places = np.stack([pd.Index(run.astype(str)).get_indexer(names) for run in runs])  # (runs, rows)
-    found = places >= 0
-    run = pd.Series(np.where(found.sum(axis=0) == 1, found.argmax(axis=0), np.nan))
-    run = run.ffill().bfill().fillna(0).to_numpy(np.int64)
-    run = np.where(found.sum(axis=0) > 1, run, found.argmax(axis=0))
-    starts = np.cumsum([0, *(len(run_barcodes) for run_barcodes in runs[:-1])])
-    rows = np.flatnonzero(found.any(axis=0) & ~names.str.endswith("11"))
-    return rows, places[run[rows], rows] + starts[run[rows]]
-
-
-def _as_array(table: Any) -> np.ndarray:
-    """Numbers as they are, anything else as text."""
-    values = np.asarray(table)
-    return values if values.dtype.kind in "biuf" else values.astype(str)
+        return self._de_metadata.reindex(self.gene_names).reset_index(drop=True)
 
 
 class PurifiedPBMCDataset(DownloadableDataset):
@@ -177,17 +131,12 @@ class PurifiedPBMCDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the counts of each type."""
-        datasets = []
-        for name in self.dataset_names:
-            dataset = Dataset10X(
-                name,
-                save_path=self.save_path,
-                remove_extracted_data=self.remove_extracted_data,
-                delayed_populating=True,
-            )
-            dataset.populate()
+        datasets = [
+            Dataset10X(name, save_path=self.save_path, remove_extracted_data=self.remove_extracted_data)
+            for name in self.dataset_names
+        ]
+        for name, dataset in zip(self.dataset_names, datasets, strict=True):
             dataset.initialize_mapped_attribute("labels", "cell_types", [name])
-            datasets.append(dataset)
         with self._all_or_nothing():
             self.populate_from_datasets(datasets, shared_labels=True)
             self.filter_genes_by_count()

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scvi.data.files import Unreadable, names_of
-from scvi.data.loom import open_loom
+from scvi.data.fish import read_smfish
 from scvi.data.published import published
-from scvi.dataset.arrays import LARGEST_CODE
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["SmfishDataset"]
@@ -47,29 +45,18 @@ class SmfishDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the file."""
-        path = Path(self.save_path) / self.filenames[0]
-        with open_loom(path) as loom:
-            counts = loom.rows(0, loom.shape[0])
-        missing = [name for name in ("ClusterID", "ClusterName", "X", "Y") if name not in loom.cells]
-        if missing or "Gene" not in loom.genes:
-            raise Unreadable(f"{path} has no attributes {missing or ['Gene']}")
-        several = [name for name in ("ClusterID", "ClusterName", "X", "Y") if loom.cells[name].size != counts.shape[0]]
-        if several:
-            raise Unreadable(f"{path} has several values for each cell in {several}")
-        labels = loom.cells["ClusterID"].ravel()
-        if labels.dtype.kind not in "iuf" or not ((labels >= 0) & (labels <= LARGEST_CODE)).all():
-            raise Unreadable(f"{path} has values in 'ClusterID' that are no numbers from 0 to {LARGEST_CODE}")
-        labels = labels.astype(np.int64)
-        names = names_of(loom.cells["ClusterName"]).ravel()
+        adata = read_smfish(Path(self.save_path) / self.filenames[0])
+        labels, names = (adata.obs[name].to_numpy() for name in ("ClusterID", "ClusterName"))
         codes, first = np.unique(labels, return_index=True)
         cell_types = np.full(codes.max() + 1, "", dtype=object)
         cell_types[codes] = names[first]
+        x, y = np.hsplit(adata.obsm["coords"], 2)
         self.populate_from_data(
-            counts,
+            adata.X,
             labels=labels,
-            gene_names=names_of(loom.genes["Gene"]).ravel().astype(str),
+            gene_names=adata.var_names.to_numpy().astype(str),
             cell_types=cell_types.astype(str),
-            cell_attributes_dict={"x_coord": loom.cells["X"].reshape(-1, 1), "y_coord": loom.cells["Y"].reshape(-1, 1)},
+            cell_attributes_dict={"x_coord": x, "y_coord": y},
             remap_attributes=False,
         )
         if self.use_high_level_cluster:

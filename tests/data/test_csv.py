@@ -1,0 +1,132 @@
+"""Text tables: layouts, and bad input."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import formats
+import scvi.dataset
+from scvi.data import csv, read_csv
+
+X = formats.counts()
+N, G = X.shape
+CELLS, GENES = formats.barcodes(N), formats.names(G)[1]
+TABLE = formats.table(X.T.toarray(), GENES, CELLS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.csv", TABLE),
+        ("c.csv.gz", gzip.compress(TABLE)),
+        ("gzip without its suffix", gzip.compress(TABLE)),
+        ("c.csv.bz2", bz2.compress(TABLE)),
+        ("c.csv.xz", lzma.compress(TABLE)),
+        ("r.csv", formats.table(X.T.toarray(), GENES, CELLS, corner=None)),
+        ("windows.csv", formats.table(X.T.toarray(), GENES, CELLS, end="\r\n")),
+        ("bom.csv", b"\xef\xbb\xbf" + TABLE),
+        ("quoted.csv", formats.table(X.T.toarray(), [f'"{g}"' for g in GENES], [f'"{c}"' for c in CELLS])),
+    ],
+)
+@pytest.mark.parametrize("at_once", [2**22, 4 * N])
+def test_layouts(name, content, at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(csv, "_BLOCK_VALUES", at_once)
+    (tmp_path / name).write_bytes(content)
+    adata = read_csv(tmp_path / name, genes_in_rows=True)
+    assert isinstance(adata.X, sp.csr_matrix)
+    assert adata.X.dtype == np.int32
+    assert (adata.X != X).nnz == 0
+    assert adata.obs_names.tolist() == CELLS
+    assert adata.var_names.tolist() == GENES
+
+
+def test_cells_in_rows_zip_separator_and_encoding(tmp_path):
+    content = formats.table(X.toarray(), CELLS, ["gène", *GENES[1:]], sep=";").decode().encode("latin1")
+    formats.zipped(tmp_path / "c.zip", {"c.csv": content})
+    adata = read_csv(tmp_path / "c.zip", sep=";", encoding="latin1")
+    assert (adata.X != X).nnz == 0
+    assert adata.var_names[0] == "gène"
+
+
+def test_lines_are_cells_here_and_genes_in_2020(tmp_path):
+    (tmp_path / "c.csv").write_bytes(TABLE)
+    assert scvi.dataset.read_csv(tmp_path / "c.csv").var_names.tolist() == GENES
+    with pytest.raises(ValueError, match="pass genes_in_rows=True"):
+        read_csv(tmp_path / "c.csv")
+    (tmp_path / "c.csv").write_bytes(formats.table(X.toarray(), CELLS, GENES))
+    assert (read_csv(tmp_path / "c.csv").X != X).nnz == 0
+
+
+def test_names_stay_text_and_numbers_stay_numbers(tmp_path):
+    (tmp_path / "c.csv").write_text(",c1,c2\n007,1,2\nNA,0,2.5\n1-Mar,3,0\n")
+    adata = read_csv(tmp_path / "c.csv", genes_in_rows=True)
+    assert adata.var_names.tolist() == ["007", "NA", "1-Mar"]
+    assert adata.X.dtype == np.float32
+    assert adata.X.toarray().tolist() == [[1, 0, 3], [2, 2.5, 0]]
+
+
+def test_genes_that_repeat_get_a_number(tmp_path, caplog):
+    (tmp_path / "c.csv").write_text(",c1\nA,1\nA,2\n")
+    assert read_csv(tmp_path / "c.csv", genes_in_rows=True).var_names.tolist() == ["A", "A-1"]
+    assert "1 gene names occur twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b",c1,c2\n", "second 0"),
+        (b"a,b\n", "sep=','"),
+        (b"a\tb\tc\nd\t1\t2\n", "sep=','"),
+        (b",c1,c2\ng1,1,2\ng2,0\n", "column 'c2' holds '' beside numbers"),
+        (b",c1,c2\ng1,1,2\ng2,0,\n", "column 'c2' holds ''"),
+        (b",c1,c2\ng1,1,2\ng2,0,3,4\n", "Expected 3 fields"),
+        (b",c1,c2\ng1,1,2\ng2,0,x\n", "column 'c2' holds 'x'"),
+        (b",c1,c2\ng1,1,2\ng2,0,nan\n", "column 'c2' holds 'nan'"),
+        (b",c1,c2\ng1,1,2\ng2,0,True\n", "column 'c2' holds 'True'"),
+        (b",c1,c1\ng1,1,2\n", "1 repeated names of cells, 'c1'"),
+        (b",c1,c2\n\xe4,1,2\n", "not UTF-8"),
+        (b",\xe4,c2\na,1,2\n", "not UTF-8"),
+        (formats.table(X.toarray(), CELLS, GENES), "pass genes_in_rows=False"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line(content, says, tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=says) as error:
+        read_csv(path, genes_in_rows=True)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("c.csv.gz", TABLE, "no gzip file"),
+        ("c.csv.gz", gzip.compress(TABLE)[:-20], "ends too early"),
+        ("c.csv.xz", lzma.compress(TABLE)[:-20], "ends too early"),
+        ("c.csv.bz2", TABLE, "cannot be read"),
+        ("c.zip", TABLE, "cannot be read"),
+    ],
+)
+def test_bad_compression(name, content, says, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=says) as error:
+        read_csv(tmp_path / name, genes_in_rows=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_zip_of_two_files_and_an_unknown_compression(tmp_path):
+    formats.zipped(tmp_path / "c.zip", {"a": TABLE, "b": TABLE})
+    with pytest.raises(ValueError, match="holds 2 files"):
+        read_csv(tmp_path / "c.zip", genes_in_rows=True)
+    with pytest.raises(ValueError, match="compression='rar'"):
+        read_csv(tmp_path / "c.zip", compression="rar")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        read_csv(tmp_path / "none.csv")
