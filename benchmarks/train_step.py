@@ -107,7 +107,7 @@ class TimedFit(Fit):
     def on_iteration_end(self) -> None:
         super().on_iteration_end()
         self.step_seconds.append(time.perf_counter() - self.begin)
-        if self.n_iter % STEPS_BETWEEN_PRODUCTS == 0:
+        if self.loop.n_iter % STEPS_BETWEEN_PRODUCTS == 0:
             self.products()
             self.product_seconds.append(self.products())
         self.begin = time.perf_counter()
@@ -160,7 +160,7 @@ PARTS = {
 class ProfiledFit(Fit):
     """A fit whose loading and optimiser show in a profile under these names."""
 
-    def data_loaders_loop(self) -> Iterator[tuple[Minibatch]]:
+    def data_loaders_loop(self) -> Iterator[Minibatch]:
         minibatches = super().data_loaders_loop()
         while True:
             with record_function("loading"):
@@ -169,13 +169,10 @@ class ProfiledFit(Fit):
                 return
             yield found
 
-    def make_optimizer(self, params: list, lr: float, eps: float) -> torch.optim.Optimizer:
-        class Profiled(ClippedAdam):
-            def clipped_step(self, loss: torch.Tensor) -> torch.Tensor:
-                with record_function("optimiser"):
-                    return super().clipped_step(loss)
-
-        return Profiled(params, lr, eps, self.weight_decay, self.plan.gradient_clip)
+    def make_optimizer(self) -> ClippedAdam:
+        optimizer = super().make_optimizer()
+        optimizer.clipped_step = record_function("optimiser")(optimizer.clipped_step)  # type: ignore[method-assign]
+        return optimizer
 
 
 def profiled(adata: AnnData, kind: Kind) -> list[list[object]]:
@@ -185,10 +182,10 @@ def profiled(adata: AnnData, kind: Kind) -> list[list[object]]:
         begin = time.perf_counter()
         fit.fit()
         seconds = time.perf_counter() - begin
-    own = {event.key: event.self_cpu_time_total / 1e3 / fit.n_iter for event in found.key_averages()}
+    own = {event.key: event.self_cpu_time_total / 1e3 / fit.loop.n_iter for event in found.key_averages()}
     rows: list[list[object]] = [[part, sum(own.pop(name, 0.0) for name in names)] for part, names in PARTS.items()]
     rows.append(["other operations of torch", sum(own.values())])
-    whole = 1e3 * seconds / fit.n_iter
+    whole = 1e3 * seconds / fit.loop.n_iter
     rows.append(["Python between them", whole - sum(milliseconds for _, milliseconds in rows)])
     return [[part, f"{milliseconds:.2f}", f"{milliseconds / whole:.0%}"] for part, milliseconds in rows]
 

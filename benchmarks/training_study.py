@@ -28,6 +28,7 @@ from quality import TASKS, Figures, fit, load, mean_and_half_range
 from scvi import SCVI
 from scvi.estimators import training
 from scvi.fit.fit import Fit
+from scvi.fit.optimizer import ClippedAdam
 from scvi.models.vae import VAE
 
 DATA_SETS = ("sc_mixology", "kang_ifnb_labelled", "pbmc3k", "zeisel_cortex", "sln_day2")
@@ -53,11 +54,11 @@ def start_dispersion_only(module: VAE, *arguments: Any) -> None:
         bias.copy_(frequencies)
 
 
-def decay_of_matrices(fit: Fit, params: list[Any], lr: float, eps: float) -> torch.optim.Optimizer:
+def decay_of_matrices(fit: Fit) -> ClippedAdam:
     """The default optimiser, with the L2 penalty on weight matrices only: none on biases, norms and dispersion."""
-    matrices, others = [p for p in params if p.dim() > 1], [p for p in params if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": fit.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.Adam(groups, lr=lr, eps=eps, fused=True)
+    plan, params = fit.plan, [p for p in fit.model.parameters() if p.requires_grad]
+    others = [p for p in params if p.dim() <= 1]
+    return ClippedAdam(params, plan.lr, plan.eps, plan.weight_decay, plan.gradient_clip, others)
 
 
 training_initialise = training.initialise
@@ -69,7 +70,7 @@ class Recipe:
 
     options: dict[str, Any] = field(default_factory=dict)
     start: Callable[..., None] = training_initialise
-    optimizer: Callable[..., torch.optim.Optimizer] = Fit.make_optimizer
+    optimizer: Callable[[Fit], ClippedAdam] = Fit.make_optimizer
 
 
 PLAIN = {

@@ -377,7 +377,7 @@ def test_refused_before_training(
     def no_training(self: Fit, *arguments: Any) -> None:
         raise AssertionError("training has begun")
 
-    monkeypatch.setattr(Fit, "train", no_training)
+    monkeypatch.setattr(Fit, "run", no_training)
     adata = make_adata()
     scvi.SCVI.setup_anndata(adata)
     model = scvi.SCVI(adata, **TINY)

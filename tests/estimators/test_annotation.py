@@ -290,7 +290,7 @@ def test_calibration(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_resuming_with_few_samples_per_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(self: fitting.Fit) -> bool:
-        if self.epoch == 2:
+        if self.loop.epoch == 2:
             raise RuntimeError("power cut")
         return end_epoch(self)
 

@@ -304,7 +304,7 @@ def test_a_resumed_fit_is_an_uninterrupted_one(
     cls: type[Estimator], fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(self: fitting.Fit) -> bool:
-        if self.epoch == 2:
+        if self.loop.epoch == 2:
             raise RuntimeError("power cut")
         return end_epoch(self)
 

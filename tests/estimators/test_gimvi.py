@@ -260,7 +260,7 @@ def test_global_random_state_is_left_alone() -> None:
 
 def test_a_resumed_fit_is_an_uninterrupted_one(fitted: GIMVI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(self: fitting.Fit) -> bool:
-        if self.epoch == 2:
+        if self.loop.epoch == 2:
             raise RuntimeError("power cut")
         return end_epoch(self)
 
@@ -281,7 +281,7 @@ def test_a_resumed_fit_is_an_uninterrupted_one(fitted: GIMVI, tmp_path: Path, mo
 
 def test_ctrl_c_leaves_a_usable_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(self: fitting.Fit) -> None:
-        if self.n_iter == 4:
+        if self.loop.n_iter == 4:
             os.kill(os.getpid(), signal.SIGINT)
         end_step(self)
 

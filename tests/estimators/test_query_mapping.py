@@ -338,7 +338,7 @@ def test_seeds_and_resuming(
     assert same(state(again), state(whole))
 
     def crash(self: fitting.Fit) -> bool:
-        if self.epoch == 2:
+        if self.loop.epoch == 2:
             raise RuntimeError("power cut")
         return end_epoch(self)
 

@@ -91,7 +91,7 @@ def cut_power(at_epoch: int, at_step: int = 1) -> type[Fit]:
     class Fails(Fit):
         def on_iteration_begin(self) -> None:
             super().on_iteration_begin()
-            if self.epoch == at_epoch and self.n_iter % self.steps_per_epoch == at_step:
+            if self.loop.epoch == at_epoch and self.loop.n_iter % self.steps_per_epoch == at_step:
                 raise PowerCut
 
     return Fails
@@ -103,7 +103,7 @@ def scripted(losses: Iterable[float]) -> type[Fit]:
 
     class Scripted(Fit):
         def _validate(self) -> dict[str, float]:
-            return {"elbo": script[self.epoch], "reconstruction_loss": 1.0, "kl_local": 1.0}
+            return {"elbo": script[self.loop.epoch], "reconstruction_loss": 1.0, "kl_local": 1.0}
 
         def on_epoch_end(self) -> bool:
             self.weights = [*getattr(self, "weights", []), state(self.model)]
@@ -161,8 +161,8 @@ def test_global_random_state_is_left_alone(cls: type[Fit]) -> None:
 def test_each_epoch_has_an_order_of_its_own() -> None:
     fit = make_fit()
     orders = []
-    for fit.epoch in range(3):
-        orders.append(torch.cat([mb.indices for (mb,) in fit.data_loaders_loop()]).tolist())
+    for fit.loop.epoch in range(3):
+        orders.append(torch.cat([mb.indices for mb in fit.data_loaders_loop()]).tolist())
         assert sorted(orders[-1]) == fit.train_indices.tolist()
     assert orders[0] != orders[1] != orders[2]
 
@@ -175,8 +175,8 @@ def test_every_number_of_cells_modulo_the_minibatch(batch_size: int) -> None:
     data = cell_data(60)
     for n in range(2, 40):
         fit = make_fit(replace(PLAN, batch_size=batch_size), data=data)
-        fit.train_indices, fit.epoch = np.arange(n), 0
-        minibatches = [mb for (mb,) in fit.data_loaders_loop()]
+        fit.train_indices, fit.loop.epoch = np.arange(n), 0
+        minibatches = list(fit.data_loaders_loop())
         assert sorted(torch.cat([mb.indices for mb in minibatches]).tolist()) == list(range(n))
         assert all(len(mb) >= 2 for mb in minibatches)
         assert all(len(mb) < 1.5 * batch_size + 1 for mb in minibatches)
@@ -187,7 +187,7 @@ def test_every_number_of_cells_modulo_the_minibatch(batch_size: int) -> None:
 def test_fits_of_awkward_sizes(n: int) -> None:
     fit = make_fit(Plan(2, batch_size=8), data=cell_data(n), n_validation=0)
     fit.fit()
-    assert fit.n_iter == fit.n_steps == 2 * count_minibatches(n, 8)
+    assert fit.loop.n_iter == fit.n_steps == 2 * count_minibatches(n, 8)
     assert finite(fit.model)
 
 
@@ -319,10 +319,10 @@ def test_the_history_weighs_every_cell_alike() -> None:
     fit.fit()
     losses = dict.fromkeys(("elbo", "kl_local"), 0.0)
     again = make_fit(fit.plan, model=make_model(dropout_rate=0.0), data=data, n_validation=0)
-    again.epoch = 0
+    again.loop.epoch = 0
     again.model.train()
     torch.manual_seed(0)
-    for (mb,) in again.data_loaders_loop():
+    for mb in again.data_loaders_loop():
         elbo = again.model.loss(mb)
         losses["elbo"] += float(elbo.per_cell().detach().sum())
         losses["kl_local"] += float(elbo.kl["z"].detach().sum())
@@ -368,7 +368,7 @@ def test_early_stopping_goes_back_to_the_best_weights(log: pytest.LogCaptureFixt
     plan = Plan(20, batch_size=64, kl_warmup=0.0, early_stopping=True, early_stopping_patience=3)
     fit = make_fit(plan, cls=scripted([9, 8, 7, 7.5, 6, 6, 6.5, 6.1, 5]))
     fit.fit()
-    assert fit.epoch == 7
+    assert fit.loop.epoch == 7
     assert fit.best_epoch == 4
     assert same(state(fit.model), fit.weights[4])
     assert len(values(fit, "elbo_train")) == 8
@@ -380,7 +380,7 @@ def test_early_stopping_stops_with_the_default_patience(max_epochs: int, warmup:
     plan = Plan(max_epochs, batch_size=64, kl_warmup=warmup, early_stopping=True)
     fit = make_fit(plan, cls=scripted([9] * max_epochs))
     fit.fit()
-    assert fit.epoch == last
+    assert fit.loop.epoch == last
 
 
 def test_small_improvements_do_not_count() -> None:
@@ -388,7 +388,7 @@ def test_small_improvements_do_not_count() -> None:
     plan = replace(plan, early_stopping_min_delta=1.0)
     fit = make_fit(plan, cls=scripted([9, 8.5, 8.1, 8.05, 1]))
     fit.fit()
-    assert fit.epoch == 3
+    assert fit.loop.epoch == 3
     assert same(state(fit.model), fit.weights[0])
 
 
@@ -411,7 +411,7 @@ def test_patience_starts_when_the_kl_weight_is_full() -> None:
     fit = make_fit(plan, cls=scripted([1, 2, 3, 4, 9, 8, 8, 8, 8, 8]))  # the bound of a free KL is no benchmark
     fit.fit()
     assert fit.best_epoch == 5
-    assert fit.epoch == 7
+    assert fit.loop.epoch == 7
 
 
 def test_another_value_may_be_monitored() -> None:
@@ -419,7 +419,7 @@ def test_another_value_may_be_monitored() -> None:
     plan = replace(plan, early_stopping_monitor="reconstruction_loss_validation")
     fit = make_fit(plan, cls=scripted(range(20, 0, -1)))
     fit.fit()
-    assert fit.epoch == 2
+    assert fit.loop.epoch == 2
 
 
 def test_epochs_without_validation_do_not_use_up_patience() -> None:
@@ -427,7 +427,7 @@ def test_epochs_without_validation_do_not_use_up_patience() -> None:
     fit = make_fit(replace(plan, check_val_every_n_epoch=3), cls=scripted([9] * 12))
     fit.fit()
     assert fit.best_epoch == 2
-    assert fit.epoch == 8
+    assert fit.loop.epoch == 8
 
 
 def test_the_rate_falls_on_a_plateau() -> None:
@@ -458,7 +458,7 @@ def nan_weight(fit: Fit) -> None:
 
 
 def test_a_broken_weight_is_recovered_from(every_epoch: None) -> None:
-    fit = make_fit(replace(PLAN, max_epochs=30), cls=poisoned(lambda fit: fit.n_iter == 41, nan_weight))
+    fit = make_fit(replace(PLAN, max_epochs=30), cls=poisoned(lambda fit: fit.loop.n_iter == 41, nan_weight))
     (message,) = warnings_of(fit)
     assert re.fullmatch(
         r"Recovered from a non-finite loss in epoch 11 \(it is so for all \d+ cells; those with the most counts are: "
@@ -484,18 +484,18 @@ def test_recovery_goes_back_to_the_last_snapshot(every_epoch: None) -> None:
     class Compared(Fit):
         def on_epoch_end(self) -> bool:
             go_on = super().on_epoch_end()
-            if self.epoch == 1:
+            if self.loop.epoch == 1:
                 self.expected = state(self.model), checkpoint.optimizer_tensors(self.optimizer)
                 self.expected = self.expected[0], {name: t.clone() for name, t in self.expected[1].items()}
             return go_on
 
         def on_iteration_begin(self) -> None:
             super().on_iteration_begin()
-            if self.n_iter == 11:  # the last but one of the third epoch
+            if self.loop.n_iter == 11:  # the last but one of the third epoch
                 nan_weight(self)
 
         def on_iteration_end(self) -> None:
-            if self.n_iter == 11:
+            if self.loop.n_iter == 11:
                 self.after = state(self.model), checkpoint.optimizer_tensors(self.optimizer)
             super().on_iteration_end()
 
@@ -570,10 +570,10 @@ def test_a_fault_on_a_device_before_ctrl_c_is_looked_at() -> None:
     class Interrupted(Unwatched):
         def on_iteration_end(self) -> None:
             super().on_iteration_end()
-            if self.n_iter == 6:  # in the second epoch
+            if self.loop.n_iter == 6:  # in the second epoch
                 self.model.decoder.px_decoder.fc_layers[0][1].running_mean.fill_(math.nan)
                 self._first_fault = torch.tensor(1)
-                self.interrupted = True
+                self.loop.interrupted = True
 
     fit = make_fit(cls=Interrupted)
     (message,) = warnings_of(fit)
@@ -596,7 +596,7 @@ def test_weights_that_break_at_the_end_of_an_epoch_are_no_snapshot(every_epoch: 
     class BreaksLate(Fit):
         def on_iteration_end(self) -> None:
             super().on_iteration_end()
-            if self.n_iter in (10, 20):  # the ends of the second and the last epoch
+            if self.loop.n_iter in (10, 20):  # the ends of the second and the last epoch
                 nan_weight(self)
 
     fit = make_fit(cls=BreaksLate, n_validation=0, checkpoint_dir=tmp_path)
@@ -621,7 +621,7 @@ def test_training_is_given_up_after_some_recoveries(
 ) -> None:
     model = make_model()
     before = state(model)
-    fit = make_fit(model=model, cls=poisoned(lambda fit: fit.n_iter >= first_bad_step, nan_weight))
+    fit = make_fit(model=model, cls=poisoned(lambda fit: fit.loop.n_iter >= first_bad_step, nan_weight))
     message = rf"given up after 5 recoveries: a non-finite loss in epoch [23].*The model {left}\..*lower learning rate"
     fit.prepare(trained_before=trained_before)
     with (
@@ -637,7 +637,7 @@ def test_training_is_given_up_after_some_recoveries(
 
 
 def test_an_epoch_without_a_good_step_has_no_training_loss() -> None:
-    fit = make_fit(replace(PLAN, batch_size=500), cls=poisoned(lambda fit: fit.n_iter == 1, nan_weight))
+    fit = make_fit(replace(PLAN, batch_size=500), cls=poisoned(lambda fit: fit.loop.n_iter == 1, nan_weight))
     assert len(warnings_of(fit)) == 1
     assert [epoch for epoch, _ in fit.history["elbo_train"]] == [0, 2, 3]
     assert [epoch for epoch, _ in fit.history["elbo_validation"]] == [0, 1, 2, 3]
@@ -697,7 +697,7 @@ def press_ctrl_c(*steps: int) -> type[Fit]:
     def press(fit: Fit) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    return poisoned(lambda fit: fit.n_iter in steps, press)
+    return poisoned(lambda fit: fit.loop.n_iter in steps, press)
 
 
 def test_ctrl_c_stops_after_the_minibatch(log: pytest.LogCaptureFixture) -> None:
@@ -705,8 +705,8 @@ def test_ctrl_c_stops_after_the_minibatch(log: pytest.LogCaptureFixture) -> None
     fit = make_fit(cls=press_ctrl_c(5))
     fit.fit()
     assert signal.getsignal(signal.SIGINT) is handler
-    assert fit.interrupted
-    assert fit.n_iter == 6
+    assert fit.loop.interrupted
+    assert fit.loop.n_iter == 6
     assert len(values(fit, "elbo_train")) == 1
     assert not fit.model.training
     assert finite(fit.model)
@@ -760,7 +760,7 @@ def test_a_second_ctrl_c_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("scvi.estimators.base.Fit", poisoned(lambda fit: fit.n_iter == 4, twice))
+    monkeypatch.setattr("scvi.estimators.base.Fit", poisoned(lambda fit: fit.loop.n_iter == 4, twice))
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         model.train(**QUICK)
@@ -798,11 +798,11 @@ def test_resume_is_exact(name: str, at_epoch: int, tmp_path: Path, every_epoch: 
         make_fit(PLANS[name], cls=cut_power(at_epoch), checkpoint_dir=tmp_path / "cut").fit()
     resumed = make_fit(PLANS[name], model=make_model(seed=9), checkpoint_dir=tmp_path / "cut")
     resumed.fit(resume=True)
-    assert resumed.first_epoch == at_epoch
+    assert resumed.loop.first_epoch == at_epoch
     assert same(state(resumed.model), state(whole.model))
     assert same(*(checkpoint.optimizer_tensors(fit.optimizer) for fit in (resumed, whole)))
     assert resumed.history == whole.history
-    assert (resumed.n_iter, resumed.best_epoch) == (whole.n_iter, whole.best_epoch)
+    assert (resumed.loop.n_iter, resumed.best_epoch) == (whole.loop.n_iter, whole.best_epoch)
     files = [checkpoint.read(tmp_path / folder) for folder in ("whole", "cut")]
     assert files[0][1] == files[1][1]
     assert same(files[0][0], files[1][0])
@@ -821,7 +821,7 @@ def test_resume_after_several_interruptions(tmp_path: Path, every_epoch: None) -
 
 
 def test_resume_after_a_recovery(tmp_path: Path, every_epoch: None) -> None:
-    class Poisoned(poisoned(lambda fit: fit.n_iter == 5, nan_weight)):
+    class Poisoned(poisoned(lambda fit: fit.loop.n_iter == 5, nan_weight)):
         pass
 
     class PoisonedAndCut(Poisoned, cut_power(3)):
@@ -862,7 +862,7 @@ def test_a_fit_that_is_finished_is_not_fitted_on(plan: str, tmp_path: Path) -> N
 def test_checkpoints_are_written_every_so_many_steps(tmp_path: Path) -> None:
     class Counted(Fit):
         def _write_checkpoint(self, finished: bool) -> None:
-            self.written = [*getattr(self, "written", []), (self.epoch, finished)]
+            self.written = [*getattr(self, "written", []), (self.loop.epoch, finished)]
             super()._write_checkpoint(finished)
 
     fit = make_fit(replace(PLAN, max_epochs=30), cls=Counted, checkpoint_dir=tmp_path)  # 4 steps an epoch
@@ -884,7 +884,7 @@ def test_a_checkpoint_dir_that_cannot_be_is_refused_before_training(where: str, 
     fit = make_fit(checkpoint_dir=folder)
     with pytest.raises(ValueError, match=r"^checkpoint_dir='.*notes\.txt.*' cannot be made: .*; name a directory"):
         fit.fit()
-    assert fit.n_iter == 0
+    assert fit.loop.n_iter == 0
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="checkpoint_dir="):
         make_fit(checkpoint_dir=folder).fit(resume=True)
@@ -907,7 +907,7 @@ def test_an_earlier_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"checkpoint of an earlier fit: pass resume=True.*or remove it"):
         fit.fit()
     assert same(state(fit.model), weights)
-    assert fit.n_iter == 0
+    assert fit.loop.n_iter == 0
     assert (tmp_path / checkpoint.FILE_NAME).read_bytes() == before
 
 

@@ -112,7 +112,7 @@ def test_resume_is_exact(backed: AnnData, tmp_path: Path, monkeypatch: pytest.Mo
 
     def cut(self: Fit) -> bool:
         go_on = end_of_epoch(self)
-        if self.epoch == 6:
+        if self.loop.epoch == 6:
             raise PowerCut
         return go_on
 
@@ -127,7 +127,13 @@ def test_resume_is_exact(backed: AnnData, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_reading_goes_on_while_a_step_is_taken(backed: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(Fit, "check_training_status", lambda self: seen.append(len(threads())))
+    end_of_step = Fit.on_iteration_end
+
+    def look(self: Fit) -> None:
+        seen.append(len(threads()))
+        end_of_step(self)
+
+    monkeypatch.setattr(Fit, "on_iteration_end", look)
     fit(backed)
     assert set(seen) == {1}
 
@@ -155,8 +161,8 @@ def test_an_error_of_the_file_is_raised(backed: AnnData, read: int, monkeypatch:
 
 def test_an_interruption_leaves_a_model_and_no_thread(backed: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: Fit) -> None:
-        self.n_iter += 1
-        self.interrupted = self.n_iter == 3
+        self.loop.n_iter += 1
+        self.loop.interrupted = self.loop.n_iter == 3
         assert len(threads()) == 1
 
     monkeypatch.setattr(Fit, "on_iteration_end", stop)

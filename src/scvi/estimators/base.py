@@ -311,7 +311,7 @@ class Estimator(ABC):
 
     def _keep(self, fit: Fit) -> None:
         """Takes over what a fit has reached, also an interrupted one."""
-        self.was_interrupted = fit.interrupted
+        self.was_interrupted = fit.loop.interrupted
         if fit.steps_kept == 0:
             return
         self.history = training.continued(self.history, fit)

@@ -276,7 +276,7 @@ class GIMVI:
 
     def _keep(self, fit: JointFit) -> None:
         """Takes over what a fit has reached, also an interrupted one."""
-        self.was_interrupted = fit.interrupted
+        self.was_interrupted = fit.loop.interrupted
         if fit.steps_kept == 0:
             return
         self.history = training.continued(self.history, fit)

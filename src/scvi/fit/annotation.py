@@ -68,7 +68,7 @@ class AnnotationFit(Fit):
         """Positions of the labelled cells of an epoch."""
         if self.n_samples_per_label is None or len(self.labelled) == 0:
             return self.labelled
-        order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.labelled)
+        order = np.random.default_rng([self.seed, self.loop.epoch, 1]).permutation(self.labelled)
         labels = self.data.labels[order]
         chosen = np.concatenate([order[labels == code][: self.n_samples_per_label] for code in np.unique(labels)])
         return chosen if len(chosen) > 1 else order[:2]
@@ -76,7 +76,7 @@ class AnnotationFit(Fit):
     def _passes(self, cells: np.ndarray) -> Iterator[Minibatch]:
         """Pass after pass over labelled cells, each in an order that the seed, the epoch and its number decide."""
         for number in count():
-            rng = np.random.default_rng([self.seed, self.epoch, 2, number])
+            rng = np.random.default_rng([self.seed, self.loop.epoch, 2, number])
             yield from map(self._placed, self._here.epoch(cells, self.plan.batch_size, rng))
 
     def loss(self, mb: Minibatch) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -19,11 +20,11 @@ from scvi._random import seeded
 from scvi._warnings import warn
 from scvi.cells.cell_data import CellData
 from scvi.fit import checkpoint
+from scvi.fit.loop import Loop, progress
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.partial import Columns, parts, within
 from scvi.fit.plan import Plan
 from scvi.fit.recovery import Patience, describe_fault
-from scvi.inference.trainer import Trainer
 from scvi.kernels import bf16_products
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Model
@@ -40,7 +41,7 @@ _NEVER = 2**62
 _VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
 
 
-class Fit(Trainer):
+class Fit:
     """Fits a model to cells by a plan.
 
     Parameters
@@ -67,6 +68,8 @@ class Fit(Trainer):
 
     Attributes
     ----------
+    loop
+        Where training is: epochs, steps, whether it was interrupted.
     history
         Lists of (epoch, value); losses in nats per cell.
     steps_kept
@@ -87,14 +90,14 @@ class Fit(Trainer):
         checkpoint_dir: str | os.PathLike[str] | None = None,
         scope: Scope | None = None,
     ) -> None:
-        super().__init__(
-            model,
-            None,
-            weight_decay=plan.weight_decay,
-            show_progbar=show_progbar,
-            batch_size=plan.batch_size,
-            device=device,
-        )
+        self.device = torch.device(device)
+        self.model: Any = model.to(self.device)
+        self.show_progbar = show_progbar
+        self.loop = Loop()
+        self.optimizer: ClippedAdam
+        self.history: defaultdict[str, list[Any]] = defaultdict(list)
+        self.best_state_dict: dict[str, Tensor] | None = None
+        self.best_epoch: int | None = None
         self.data, self.plan, self.seed = data, plan, seed
         self.train_indices, self.validation_indices = train_indices, validation_indices
         self.checkpoint_dir, self.scope = checkpoint_dir, scope
@@ -154,7 +157,7 @@ class Fit(Trainer):
         checkpoint.make_directory(self.checkpoint_dir)
         if self._resume_from is not None:
             state = self._resume_from[1]
-            self.first_epoch, self.epochs_before = state["first_epoch"], state["epochs_before"]
+            self.loop.first_epoch, self.epochs_before = state["first_epoch"], state["epochs_before"]
 
     def fit(self, resume: bool = False) -> None:
         """Runs the plan, or the rest of it from the checkpoint. Global random state is put back afterwards."""
@@ -171,7 +174,11 @@ class Fit(Trainer):
         """
         self._log_plan()
         with within(self.model, self.scope), seeded(self.seed, self.device):
-            self.train(self.plan.max_epochs, self.plan.lr, self.plan.eps)
+            with self.loop.training(self.model, self.plan.max_epochs):
+                self.optimizer = self.make_optimizer()
+                self._begin()
+                self.loop.run(self, progress(self.loop.epochs, self.progress_values, self.show_progbar))
+            self._end()
 
     def _log_plan(self) -> None:
         plan = self.plan
@@ -187,27 +194,18 @@ class Fit(Trainer):
             math.ceil(plan.kl_warmup * self.n_steps),
         )
 
-    @property
-    def posteriors_loop(self) -> Sequence[str]:
-        """No posteriors: the minibatches come from `data`."""
-        return ()
-
-    def _check_posteriors(self) -> None:
-        """Cells are checked before a fit is made."""
-
-    def on_training_begin(self) -> None:
-        """Lets modules rest, and goes back to the checkpoint that `fit` found."""
+    def _begin(self) -> None:
+        """Lets modules rest, and goes back to the checkpoint that `prepare` found."""
         for name in () if self.scope is None else self.scope.resting:
             self.model.get_submodule(name).eval()
         if self._resume_from is not None:
             self._load_state(*self._resume_from)
         self._good = self._snapshot()
 
-    def data_loaders_loop(self) -> Iterator[tuple[Minibatch]]:
+    def data_loaders_loop(self) -> Iterator[Minibatch]:
         """One epoch, in an order that depends on the seed and the epoch's number only."""
-        rng = np.random.default_rng([self.seed, self.epoch])
-        for mb in self._here.epoch(self.train_indices, self.plan.batch_size, rng):
-            yield (self._placed(mb),)
+        rng = np.random.default_rng([self.seed, self.loop.epoch])
+        return map(self._placed, self._here.epoch(self.train_indices, self.plan.batch_size, rng))
 
     def _placed(self, mb: Minibatch) -> Minibatch:
         return mb if self.device.type == "cpu" else mb.to(self.device)
@@ -224,9 +222,9 @@ class Fit(Trainer):
 
     def on_iteration_begin(self) -> None:
         """Sets the step's learning rate and KL weight."""
-        self.kl_weight = self.plan.kl_weight_at(self.n_iter, self.n_steps)
-        for group in self.optimizer.param_groups:  # type: ignore[union-attr]
-            group["lr"] = self.lr_scale * self.plan.lr_at(self.n_iter, self.n_steps)
+        self.kl_weight = self.plan.kl_weight_at(self.loop.n_iter, self.n_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr_scale * self.plan.lr_at(self.loop.n_iter, self.n_steps)
 
     def loss(self, mb: Minibatch) -> Tensor:
         """What a step minimises: the negative ELBO per cell with the step's KL weight."""
@@ -236,14 +234,12 @@ class Fit(Trainer):
         self._terms = {**terms_of(elbo), "train_loss_epoch": loss.detach() * len(mb)}
         return loss
 
-    def on_training_loop(self, tensors_list: Sequence[Minibatch]) -> None:
+    def on_training_loop(self, mb: Minibatch) -> None:
         """One step; a non-finite loss or gradient is not followed but recovered from."""
-        (mb,) = tensors_list
-        self.optimizer.forget_gradients()  # type: ignore[union-attr]
+        self.optimizer.forget_gradients()
         loss = self.loss(mb)
-        self.current_loss = loss.detach()
         loss.backward()
-        good = self.optimizer.clipped_step(self.current_loss)  # type: ignore[union-attr]
+        good = self.optimizer.clipped_step(loss.detach())
         self._minibatches_seen += 1
         if self.waits and not good:
             self._recover_from(mb)
@@ -258,9 +254,13 @@ class Fit(Trainer):
             n_cells = good * n_cells
         self._add_to_sums(n_cells)
 
+    def on_iteration_end(self) -> None:
+        """Counts the step."""
+        self.loop.n_iter += 1
+
     def _recover_from(self, mb: Minibatch) -> None:
         fault = describe_fault(self.model, mb, self.data.cell_names, self.data.gene_names)
-        self._recover(f"a non-finite loss in epoch {self.epoch + 1} ({fault})")
+        self._recover(f"a non-finite loss in epoch {self.loop.epoch + 1} ({fault})")
 
     def _settle(self) -> None:
         """Asks the device, once an epoch, whether all of its steps were good; looks up the minibatch that was not."""
@@ -268,18 +268,16 @@ class Fit(Trainer):
         if first <= self._minibatches_seen:
             self._first_fault.fill_(_NEVER)
             self.model.load_state_dict(self._good[0])  # type: ignore[index]
-            self._recover_from(next(islice(self.data_loaders_loop(), first - 1, None))[0])
+            self._recover_from(next(islice(self.data_loaders_loop(), first - 1, None)))
 
-    def check_training_status(self) -> None:
-        """Non-finite losses were dealt with in the step."""
-
-    def make_optimizer(self, params: list[Any], lr: float, eps: float) -> torch.optim.Optimizer:
-        """Adam that clips by the plan."""
-        columns: list[Columns] = []
+    def make_optimizer(self) -> ClippedAdam:
+        """Adam that clips by the plan, of the part of the model that is fitted."""
+        plan = self.plan
+        params, columns = [p for p in self.model.parameters() if p.requires_grad], list[Columns]()
         if self.scope is not None:
             params, columns = parts(self.model, self.scope)
         undecayed = self.model.shared_posterior()
-        return ClippedAdam(params, lr, eps, self.weight_decay, self.plan.gradient_clip, undecayed, columns)
+        return ClippedAdam(params, plan.lr, plan.eps, plan.weight_decay, plan.gradient_clip, undecayed, columns)
 
     # ---- history -----------------------------------------------------------------------------------------------------
 
@@ -296,12 +294,12 @@ class Fit(Trainer):
         self._record()
         monitored = self.history.get(self.plan.early_stopping_monitor)
         go_on = True
-        if monitored and monitored[-1][0] == self.epoch and self.steps_kept and self._weight_reached():
+        if monitored and monitored[-1][0] == self.loop.epoch and self.steps_kept and self._weight_reached():
             go_on = self._follow(monitored[-1][1])
-        last = self.epoch + 1 == self.plan.max_epochs or not go_on
-        if last or (self.epoch + 1) % self.snapshot_every == 0:
+        last = self.loop.epoch + 1 == self.plan.max_epochs or not go_on
+        if last or (self.loop.epoch + 1) % self.snapshot_every == 0:
             if not self._is_finite():
-                self._recover(f"non-finite weights after epoch {self.epoch + 1}")
+                self._recover(f"non-finite weights after epoch {self.loop.epoch + 1}")
             self._good = self._snapshot()
             self._write_checkpoint(finished=last)
         return go_on
@@ -313,12 +311,12 @@ class Fit(Trainer):
         }
         if len(self.validation_indices) and self._validation_due():
             record |= {f"{name}_validation": value for name, value in self._validate().items()}
-        record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}  # type: ignore[union-attr]
+        record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}
         for name, value in record.items():
-            self.history[name].append((self.epoch, value))
+            self.history[name].append((self.loop.epoch, value))
 
     def _validation_due(self) -> bool:
-        epoch = self.epoch + 1
+        epoch = self.loop.epoch + 1
         return epoch % self.plan.check_val_every_n_epoch == 0 or epoch == self.plan.max_epochs
 
     def _validate(self) -> dict[str, float]:
@@ -362,19 +360,17 @@ class Fit(Trainer):
         go_on = self.stopping.update(value)
         if self.stopping.wait == 0:
             self.best_state_dict = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-            self.best_epoch = self.epoch
+            self.best_epoch = self.loop.epoch
         if not go_on:
             logger.info("Stopping early: no improvement in %d epochs.", plan.patience)
         return go_on
 
-    def _restore_best_state(self) -> None:
-        if self.interrupted and not self.waits:
+    def _end(self) -> None:
+        """Takes the best weights, and warns where the KL weight did not get to its maximum."""
+        if self.loop.interrupted and not self.waits:
             self._settle()  # what was stopped within an epoch has not been looked at
         if self.best_state_dict is not None:
             self.model.load_state_dict(self.best_state_dict)
-
-    def on_training_end(self) -> None:
-        """Warns where the KL weight did not get to its maximum."""
         if self.steps_kept and not self._weight_reached():
             warn(
                 f"Training stopped at KL weight {self.kl_weight:.3g} of {self.plan.max_kl_weight:g}: the latent space "
@@ -407,13 +403,13 @@ class Fit(Trainer):
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
         weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-        moments = checkpoint.optimizer_tensors(self.optimizer)  # type: ignore[arg-type]
+        moments = checkpoint.optimizer_tensors(self.optimizer)
         return weights, {name: t.detach().clone() for name, t in moments.items()}, self.steps_kept
 
     def _go_back(self) -> None:
         weights, moments, self.steps_kept = self._good  # type: ignore[misc]
         self.model.load_state_dict(weights)
-        checkpoint.load_optimizer(self.optimizer, moments)  # type: ignore[arg-type]
+        checkpoint.load_optimizer(self.optimizer, moments)
 
     def _write_checkpoint(self, finished: bool) -> None:
         if self.checkpoint_dir is None:
@@ -447,9 +443,9 @@ class Fit(Trainer):
 
     def _progress_state(self, finished: bool) -> dict[str, Any]:
         return {
-            "first_epoch": self.plan.max_epochs if finished else self.epoch + 1,
+            "first_epoch": self.plan.max_epochs if finished else self.loop.epoch + 1,
             "epochs_before": self.epochs_before,
-            "n_iter": self.n_iter,
+            "n_iter": self.loop.n_iter,
             "steps_kept": self.steps_kept,
             "kl_weight": self.kl_weight,
             "lr_scale": self.lr_scale,
@@ -462,10 +458,10 @@ class Fit(Trainer):
 
     def _load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint.unflatten("model", tensors))
-        checkpoint.load_optimizer(self.optimizer, checkpoint.unflatten("optimizer", tensors))  # type: ignore[arg-type]
+        checkpoint.load_optimizer(self.optimizer, checkpoint.unflatten("optimizer", tensors))
         self.best_state_dict = checkpoint.unflatten("best", tensors) or None
         self.best_epoch = state["best_epoch"]
-        self.n_iter, self.steps_kept, self.kl_weight = state["n_iter"], state["steps_kept"], state["kl_weight"]
+        self.loop.n_iter, self.steps_kept, self.kl_weight = state["n_iter"], state["steps_kept"], state["kl_weight"]
         self.lr_scale, self.recoveries = state["lr_scale"], state["recoveries"]
         self.stopping.best, self.stopping.wait = state["stopping"]
         self.plateau.best, self.plateau.wait = state["plateau"]

@@ -98,7 +98,7 @@ class JointFit(Fit):
         worst = int(np.argmax(np.nan_to_num(losses, nan=np.inf)))
         part = self.data.parts[worst]
         fault = describe_fault(self.model, joint.parts[worst], part.cell_names, part.gene_names)
-        self._recover(f"a non-finite loss in epoch {self.epoch + 1} (data set {worst + 1}: {fault})")
+        self._recover(f"a non-finite loss in epoch {self.loop.epoch + 1} (data set {worst + 1}: {fault})")
 
     def _data_digest(self) -> str:
         return " ".join(map(checkpoint.digest_of_data, self.data.parts))

@@ -1,25 +1,21 @@
-"""The one training loop of the package, with its hooks."""
+"""What 2020's trainers have in common: posteriors, metrics and hooks around the training loop."""
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from scvi._settings import settings
-from scvi.fit.interrupt import ctrl_c_sets
+from scvi.fit.loop import Loop, progress
 from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.loaders import check_arguments, check_metrics, check_trainable, endless, fold_tail, split_sizes
 from scvi.inference.posterior import Posterior, SequentialSubsetSampler
@@ -35,6 +31,11 @@ __all__ = ["EarlyStopping", "SequentialSubsetSampler", "Trainer"]
 logger = logging.getLogger(__name__)
 
 MIN_CELLS_TO_MONITOR = 5  # smaller posteriors are left out of the history
+
+
+def _of_loop(name: str) -> Any:
+    """An attribute of a trainer that is kept by its loop."""
+    return property(lambda self: getattr(self.loop, name), lambda self, value: setattr(self.loop, name, value))
 
 
 class Trainer(ABC):
@@ -91,6 +92,9 @@ class Trainer(ABC):
 
     default_metrics_to_monitor: ClassVar[Sequence[str]] = ()
 
+    epoch, first_epoch, n_epochs = _of_loop("epoch"), _of_loop("first_epoch"), _of_loop("n_epochs")
+    n_iter, interrupted = _of_loop("n_iter"), _of_loop("interrupted")
+
     loss: Callable[..., Tensor]  # the scalar to minimise, from one minibatch of each posterior of `posteriors_loop`
 
     def __init__(
@@ -114,6 +118,7 @@ class Trainer(ABC):
         if device is None:
             device = "cuda" if use_cuda and torch.cuda.is_available() else "cpu"
         self._posteriors: dict[str, Posterior] = {}
+        self.loop = Loop()
         self.device = torch.device(device)
         self.use_cuda = self.device.type == "cuda"
         self.model: Any = model.to(self.device)
@@ -137,10 +142,6 @@ class Trainer(ABC):
         self.history: defaultdict[str, list[Any]] = defaultdict(list)
         self._fresh_metrics: dict[str, float] = {}  # of this epoch
         self.optimizer: torch.optim.Optimizer | None = None
-        self.n_epochs: int | None = None
-        self.first_epoch = 0
-        self.epoch = -1
-        self.n_iter = 0
         self.training_time = 0.0
         self.compute_metrics_time: float | None = None
         self.current_loss: Tensor | None = None
@@ -148,7 +149,6 @@ class Trainer(ABC):
         self.nan_counter = 0
         self.best_state_dict: dict[str, Tensor] | None = None
         self.best_epoch: int | None = None
-        self.interrupted = False
 
     # Training -----------------------------------------------------------------------------------------------------
 
@@ -182,40 +182,20 @@ class Trainer(ABC):
         check_arguments(n_epochs, lr, eps)
         self._check_posteriors()
         begin = time.perf_counter()
-        self.n_epochs, self.epoch, self.interrupted = n_epochs, self.first_epoch - 1, False
         self.compute_metrics_time = 0.0
         self.early_stopping.wait = self.early_stopping.wait_lr = 0
         trained = [p for p in self.model.parameters() if p.requires_grad] if params is None else list(params)
-        try:
-            self.model.train()
+        with self.loop.training(self.model, n_epochs):
             self.optimizer = self.make_optimizer(trained, lr, eps)
             self.training_extras_init(**extras_kwargs)
-            with ctrl_c_sets(self, "interrupted"):
-                self.compute_metrics()
-                self._check_followed()
-                self.on_training_begin()
-                self._run_epochs()
-            if self.interrupted:
-                logger.warning("Training was interrupted in epoch %d of %d.", self.epoch + 1, n_epochs)
-            self._restore_best_state()
-        finally:
-            self.model.eval()
+            self.compute_metrics()
+            self._check_followed()
+            self.on_training_begin()
+            self.loop.run(self, self.progress(self.loop.epochs))
+        self._restore_best_state()
         self.training_extras_end()
         self.training_time += time.perf_counter() - begin - self.compute_metrics_time
         self.on_training_end()
-
-    def _run_epochs(self) -> None:
-        with closing(self.progress(range(self.first_epoch, self.n_epochs or 0))) as epochs:
-            for self.epoch in epochs:
-                self.on_epoch_begin()
-                for tensors_list in self.data_loaders_loop():
-                    self.on_iteration_begin()
-                    self.on_training_loop(tensors_list)
-                    self.on_iteration_end()
-                    if self.interrupted:
-                        return
-                if not self.on_epoch_end() or self.interrupted:
-                    return
 
     def make_optimizer(self, params: list[Any], lr: float, eps: float) -> torch.optim.Optimizer:
         """The optimiser of one call of `train`: Adam in one pass over all parameters (fused), where torch has it."""
@@ -223,15 +203,8 @@ class Trainer(ABC):
         return torch.optim.Adam(params, lr=lr, eps=eps, weight_decay=self.weight_decay, fused=fused or None)
 
     def progress(self, epochs: range) -> Generator[int]:
-        """Yields the epochs to run while showing a progress bar. What follows the yield runs after the epoch.
-
-        The bar is for a terminal or a notebook: in a file or a pipe each of its states would be a line.
-        """
-        hidden = not self.show_progbar or settings.progress_bar_style == "none" or not _is_live(sys.stdout)
-        with tqdm(epochs, "training", epochs.stop, initial=epochs.start, file=sys.stdout, disable=hidden) as bar:
-            for epoch in bar:
-                yield epoch
-                bar.set_postfix(self.progress_values(), refresh=False)
+        """Yields the epochs to run while showing a progress bar. What follows the yield runs after the epoch."""
+        return progress(epochs, self.progress_values, self.show_progbar)
 
     def progress_values(self) -> dict[str, str]:
         """What the progress bar shows beside the epoch."""
@@ -472,8 +445,3 @@ class Trainer(ABC):
                     f"early stopping follows {metric!r} on {stopping.on!r}, where it has no value (None): "
                     "name another metric in early_stopping_kwargs, or another posterior by `on`"
                 )
-
-
-def _is_live(stream: TextIO | None) -> bool:
-    """Whether what is written can be written over: in a terminal, and in a notebook, which says it is none."""
-    return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
