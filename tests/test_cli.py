@@ -427,6 +427,7 @@ def test_resume_of_a_complete_run_changes_nothing(capsys, cells, tmp_path, no_pi
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_and_resume_give_what_an_uninterrupted_run_gives(cells, tmp_path):
     code = "import sys; from scvi import cli, plots; plots.available = lambda: False; sys.exit(cli.main())"
     command = [sys.executable, "-c", code, "train", cells, "--max-epochs", "300", "--output"]
@@ -501,6 +502,7 @@ def test_demo_prints_scores_and_draws(capsys, tmp_path):
 
 
 @pytest.mark.filterwarnings("default:Training stopped at KL weight")
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_demo_without_scores(capsys, tmp_path, monkeypatch, no_picture):
     def stop(self):
         signal.raise_signal(signal.SIGINT)

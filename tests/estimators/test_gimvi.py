@@ -279,6 +279,7 @@ def test_a_resumed_fit_is_an_uninterrupted_one(fitted: GIMVI, tmp_path: Path, mo
         pd.testing.assert_frame_equal(resumed.history[name], table)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_usable_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(self: fitting.Fit) -> None:
         if self.loop.n_iter == 4:

@@ -700,6 +700,7 @@ def press_ctrl_c(*steps: int) -> type[Fit]:
     return poisoned(lambda fit: fit.loop.n_iter in steps, press)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_after_the_minibatch(log: pytest.LogCaptureFixture) -> None:
     handler = signal.getsignal(signal.SIGINT)
     fit = make_fit(cls=press_ctrl_c(5))
@@ -713,16 +714,19 @@ def test_ctrl_c_stops_after_the_minibatch(log: pytest.LogCaptureFixture) -> None
     assert "Training was interrupted in epoch 2 of 4." in log.messages
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_stopping_before_the_full_kl_weight_warns() -> None:
     (message,) = warnings_of(make_fit(replace(PLAN, kl_warmup=0.5), cls=press_ctrl_c(3)))
     assert message.startswith("Training stopped at KL weight 0.5 of 1: the latent space is under-regularised")
     assert "kl_warmup=0.5" in message
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_stopping_after_it_does_not() -> None:
     assert warnings_of(make_fit(replace(PLAN, kl_warmup=0.5), cls=press_ctrl_c(7))) == []
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_model_that_was_interrupted_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     adata = make_adata()
     scvi.SCVI.setup_anndata(adata)
@@ -739,6 +743,7 @@ def test_a_model_that_was_interrupted_is_usable(monkeypatch: pytest.MonkeyPatch)
     assert model.history["elbo_train"].index.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     adata = make_adata()
     scvi.SCVI.setup_anndata(adata)
@@ -751,6 +756,7 @@ def test_ctrl_c_in_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.isfinite(model.get_elbo())
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     adata = make_adata()
     scvi.SCVI.setup_anndata(adata)
@@ -839,6 +845,7 @@ def test_resume_after_a_recovery(tmp_path: Path, every_epoch: None) -> None:
     assert resumed.history == whole.history
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_and_resume(tmp_path: Path, every_epoch: None) -> None:
     whole = make_fit()
     whole.fit()
@@ -954,7 +961,7 @@ def model_of(adata: Any = None, **options: Any) -> scvi.SCVI:
 
 
 @pytest.fixture
-def interrupted(tmp_path: Path, every_epoch: None, monkeypatch: pytest.MonkeyPatch) -> scvi.SCVI:
+def interrupted(ctrl_c: None, tmp_path: Path, every_epoch: None, monkeypatch: pytest.MonkeyPatch) -> scvi.SCVI:
     """A model that was stopped in its second epoch of three, with a checkpoint in `tmp_path`."""
     model = model_of()
     with monkeypatch.context() as patch:

@@ -377,6 +377,7 @@ def interrupted_trainer(vae, dataset, times):
     return trainer
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_usable_model(vae, dataset, caplog):
     trainer = interrupted_trainer(vae, dataset, times=1)
     handler = signal.getsignal(signal.SIGINT)
@@ -391,6 +392,7 @@ def test_ctrl_c_leaves_a_usable_model(vae, dataset, caplog):
     assert not trainer.interrupted
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_stops_at_once(vae, dataset):
     trainer = interrupted_trainer(vae, dataset, times=2)
     handler = signal.getsignal(signal.SIGINT)
