@@ -1,6 +1,6 @@
-# make demo | test | check | bench: each makes .venv on first use and reuses it until the requirements change.
+# make demo | test | quick | check | bench: each makes .venv on first use and reuses it until the requirements change.
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test quick check format bench clean
 
 # The first Python that is new enough; choose another with `make PYTHON=/path/to/python3 ...`.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -9,10 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 ARGS ?=
+# A worker for each core; one that has run out of tests takes over some of another's.
+PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+CHANGED = $(wildcard $(sort $(shell git status --porcelain 2>/dev/null | sed -nE 's#.*(src/scvi|tests)/([a-z_0-9]+)/.*#tests/\2#p')))
 
 help:
 	@echo "make demo    fit 1021 cells from five batches, print the scores, draw the picture (scvi-demo/)"
 	@echo "make test    run the tests               (ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "make quick   run those of what changed   (ARGS=tests/fit for those of another layer)"
 	@echo "make check   lint, formatting and types  (make format mends the formatting)"
 	@echo "make bench   quality, speed, memory      (DATA=folder of the benchmark files)"
 
@@ -20,7 +24,12 @@ demo: $(VENV)/plot.stamp
 	$(BIN)/scvi demo $(ARGS)
 
 test: $(VENV)/plot,test.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# The layers with changes that are not committed, the house rules, and what one estimator answers.
+quick: $(VENV)/plot,test.stamp
+	$(PYTEST) -m "not slow" -k "not test_common.py or (SCVI and not LinearSCVI and not CondSCVI)" \
+	    tests/test_architecture.py tests/estimators/test_common.py $(or $(ARGS),$(CHANGED))
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

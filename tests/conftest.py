@@ -11,12 +11,20 @@ import anndata
 import pytest
 from anndata import AnnData
 
+import compiled_kernels
 import scvi
 from small_cells import make_adata
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads crawl on a busy machine
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        compiled_kernels.remove_stale()
+        if session.config.getoption("numprocesses", None):
+            compiled_kernels.compile_all()
 
 
 @pytest.fixture
