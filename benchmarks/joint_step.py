@@ -23,6 +23,7 @@ from common import DEFAULT_DATA, load_average, machine, median, read, table
 from train_step import CELLS, HIDDEN, STEPS_BETWEEN_PRODUCTS, WARM_UP, TimedFit, counts_of
 
 from scvi import GIMVI
+from scvi.cells.joint import JointCells
 from scvi.fit.joint import JointFit
 from scvi.fit.plan import Plan
 
@@ -56,7 +57,7 @@ def measure(adata: AnnData, n_layers_decoder: int, n_steps: int) -> tuple[float,
     GIMVI.setup_anndata(adata)
     GIMVI.setup_anndata(half)
     model = GIMVI(adata, half, n_layers_decoder=n_layers_decoder, seed=0)
-    data = model._sides.own("be timed")
+    data = JointCells(tuple(cells.own("be timed") for cells in model._data_sets))
     products = bare_products((adata.n_vars, half.n_vars), HIDDEN if n_layers_decoder else 10)
     cells = np.arange(len(data))
     plan = Plan(max_epochs=math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS)), batch_size=CELLS)

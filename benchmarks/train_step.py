@@ -33,7 +33,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from scvi import AUTOZI, SCVI, TOTALVI, LinearSCVI
 from scvi.cells.encode import encode
 from scvi.cells.setup import declare
-from scvi.estimators.counts import CountEstimator
 from scvi.fit.fit import Fit
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.plan import Plan
@@ -61,7 +60,7 @@ def counts_of(adata: AnnData, n_genes: int, rng: np.random.Generator) -> tuple[s
 class Kind:
     """A model, with what its matrix products depend on."""
 
-    estimator: type[CountEstimator]
+    estimator: type[SCVI | LinearSCVI | AUTOZI | TOTALVI]
     options: dict[str, str]
     n_heads: int  # of the decoder
     width: int = HIDDEN  # of what the heads read

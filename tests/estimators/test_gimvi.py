@@ -125,14 +125,14 @@ def test_the_union_of_genes() -> None:
     model = make()
     seq, spatial = model.adata_seq, model.adata_spatial
     assert model.gene_names.tolist() == [*seq.var_names, "gene40", "gene41", "gene42"]
-    assert model.gene_names[model._sides.mappings[1]].tolist() == spatial.var_names.tolist()
+    assert model.gene_names[model._genes.positions[1]].tolist() == spatial.var_names.tolist()
     assert "43 genes, 19 of them in both data sets" in repr(model)
     assert "not trained" in repr(model)
 
 
 def test_the_genes_of_the_decoder_start_at_their_frequencies() -> None:
     model = make(generative_distributions=["nb", "nb"])
-    model._sides.initialise(model.module, [np.arange(N), np.arange(M)])
+    model._start([cells.data for cells in model._data_sets], [np.arange(N), np.arange(M)])
     start = torch.softmax(model.module.decoder.px_scale_decoder[0].bias.detach()[:G], 0).numpy()
     x = model.adata_seq.X.toarray().astype(np.float64)
     np.testing.assert_allclose(start, x.mean(0) / x.mean(0).sum(), rtol=1e-4)
@@ -167,8 +167,7 @@ def test_labels_of_the_two_are_matched_by_name() -> None:
     seq = seq[seq.obs["cell_type"] != "t0"].copy()
     spatial = spatial[spatial.obs["cell_type"] != "t2"].copy()
     model = GIMVI(*setup((seq, spatial), labels_key="cell_type"), **TINY, dispersion="gene-label")
-    assert model._sides.labels == ["t1", "t2", "t0"]
-    data = model._sides.own("train").parts[1]
+    data = model._data_sets[1].own("train")  # labels are t1, t2, t0
     assert np.array_equal(data.labels, np.where(spatial.obs["cell_type"] == "t0", 2, 0))
     assert set(data.batch) == {3, 4}
 
@@ -271,7 +270,7 @@ def test_a_resumed_fit_is_an_uninterrupted_one(fitted: GIMVI, tmp_path: Path, mo
         with pytest.raises(RuntimeError, match="power cut"):
             make().train(**QUICK, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=r"belongs to another fit: kappa was 5.0, is 1.0"):
-        make().train(**QUICK, kappa=1, checkpoint_dir=tmp_path, resume=True)
+        make().train(**QUICK, kappa=1.0, checkpoint_dir=tmp_path, resume=True)
     resumed = make()
     resumed.train(**QUICK, checkpoint_dir=tmp_path, resume=True)
     assert same(weights(resumed), weights(fitted))
@@ -406,7 +405,7 @@ def test_imputed_values_by_hand(fitted: GIMVI) -> None:
 def test_frequencies_sum_to_one_over_the_genes_of_the_data_set(fitted: GIMVI) -> None:
     for mode in (None, 0, 1):
         for i, values in enumerate(fitted.get_imputed_values(decode_mode=mode)):
-            genes = fitted._sides.mappings[i if mode is None else mode]
+            genes = fitted._genes.positions[i if mode is None else mode]
             np.testing.assert_allclose(values[:, genes].sum(1), 1.0, rtol=1e-5)
     chosen = fitted.get_imputed_values(gene_list=["gene42", "gene3"])
     every = fitted.get_imputed_values()

@@ -166,7 +166,7 @@ def test_the_background_starts_where_the_data_say() -> None:
     for empirical in (None, True, False):
         model = scvi.TOTALVI(adata, **TINY, empirical_protein_background_prior=empirical)
         before = model.module.background_pro_alpha.clone()
-        model._initialise(model._cells.data, np.arange(N))
+        model._start([model._cells.data], [np.arange(N)])
         starts.append(model.module.background_pro_alpha.detach())
         assert torch.equal(before, starts[-1]) is (empirical is False)
     assert torch.equal(starts[0], starts[1])

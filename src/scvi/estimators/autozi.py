@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from scvi.cells.schema import Schema
+from scvi.estimators import minify, query_mapping, questions, setup
+from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
-from scvi.estimators.counts import CountEstimator, network_options
-from scvi.estimators.training import with_defaults
+from scvi.estimators.query_mapping import constructor
+from scvi.estimators.train import train_by
+from scvi.fit.plan import Plan
 from scvi.models.autozivae import AutoZIVAE
 from scvi.queries import inflation
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AUTOZI"]
 
 
-class AUTOZI(CountEstimator):
+class AUTOZI(Estimator):
     """scVI that tells which genes are zero-inflated (Clivio et al. 2019).
 
     >>> scvi.AUTOZI.setup_anndata(adata, batch_key="batch")
@@ -58,6 +59,8 @@ class AUTOZI(CountEstimator):
         Seed of the initial weights.
     """
 
+    _network = AutoZIVAE
+
     def __init__(
         self,
         adata: AnnData,
@@ -76,31 +79,22 @@ class AUTOZI(CountEstimator):
         encode_covariates: bool = False,
         seed: int | None = None,
     ) -> None:
-        options = {
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_layers": n_layers,
-            "dropout_rate": dropout_rate,
-            "dispersion": dispersion,
-            "latent_distribution": latent_distribution,
-            "alpha_prior": alpha_prior,
-            "beta_prior": beta_prior,
-            "minimal_dropout": minimal_dropout,
-            "zero_inflation": zero_inflation,
-            "use_observed_lib_size": use_observed_lib_size,
-            "encode_covariates": encode_covariates,
-        }
-        self._make(adata, options, seed)
+        self._make((adata,), seed, locals())
 
-    train = with_defaults(CountEstimator.train, lr=0.015)
+    setup_anndata = classmethod(setup.setup_anndata)
+    train = train_by(Plan, lr=0.015)
 
-    @classmethod
-    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> AutoZIVAE:
-        return AutoZIVAE(**network_options(schema, options))
+    get_latent_representation = questions.get_latent_representation
+    get_latent_library_size = questions.get_latent_library_size
+    get_normalized_expression = questions.get_normalized_expression
+    get_likelihood_parameters = questions.get_likelihood_parameters
+    get_elbo = questions.get_elbo
+    get_reconstruction_error = questions.get_reconstruction_error
+    get_marginal_ll = questions.get_marginal_ll
 
-    @classmethod
-    def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
-        return super()._reads_labels(options) or options["zero_inflation"] == "gene-label"
+    load_query_data = constructor(query_mapping.load_query_data)
+    prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
+    minify_adata = minify.minify_adata
 
     def get_alphas_betas(
         self, adata: AnnData | None = None, indices: Indices = None, batch_size: int | None = None
@@ -138,14 +132,13 @@ class AUTOZI(CountEstimator):
         """
         found = self.get_alphas_betas(adata, indices, batch_size)
         values = inflation.inflation_probability(found["alpha_posterior"], found["beta_posterior"])
-        genes = pd.Index(self.schema.genes)
         if self._is_by_cell():
             data, positions = self._choose(adata, indices)
-            return pd.DataFrame(values, index=pd.Index(data.cell_names[positions]), columns=genes)
+            return questions.table(values, data.cell_names[positions], self.schema.genes)
         if values.ndim == 1:
-            return pd.Series(values, index=genes, name="zero_inflation")
+            return pd.Series(values, index=pd.Index(self.schema.genes), name="zero_inflation")
         names = self.schema.batch_names if self.options["zero_inflation"] == "gene-batch" else self.schema.label_names
-        return pd.DataFrame(values, index=genes, columns=list(names))
+        return questions.table(values, self.schema.genes, names)
 
     def _is_by_cell(self) -> bool:
         return self.options["zero_inflation"] == "gene-cell"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from scvi._checks import check_integer
-from scvi.cells.checks import nearest
-from scvi.cells.schema import Schema
-from scvi.estimators.counts import CountEstimator, network_options
+from scvi.estimators import minify, query_mapping, questions
+from scvi.estimators.base import Estimator
+from scvi.estimators.cells import positions_of
+from scvi.estimators.query_mapping import constructor
 from scvi.models.vaec import VAEC
 from scvi.queries.annotation import expression_of_labels
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["CondSCVI"]
 
 
-class CondSCVI(CountEstimator):
+class CondSCVI(Estimator):
     """scVI whose encoder and decoder are told the label of the cell (M2 of Kingma et al. 2014, for counts).
 
     >>> scvi.CondSCVI.setup_anndata(adata, labels_key="cell_type", batch_key="batch")
@@ -53,10 +54,11 @@ class CondSCVI(CountEstimator):
         Seed of the initial weights.
     """
 
-    module: VAEC
+    _network = VAEC
+    _always_reads_labels = True
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
+    def setup_anndata(
         cls,
         adata: AnnData,
         labels_key: str,
@@ -76,7 +78,7 @@ class CondSCVI(CountEstimator):
         """
         if labels_key is None:
             raise ValueError("labels_key=None: CondSCVI is told the label of every cell, name the column of labels")
-        super().setup_anndata(
+        cls._set_up(
             adata,
             layer=layer,
             batch_key=batch_key,
@@ -87,13 +89,17 @@ class CondSCVI(CountEstimator):
             mask_var=mask_var,
         )
 
-    @classmethod
-    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> VAEC:
-        return VAEC(**network_options(schema, options))
+    get_latent_representation = questions.get_latent_representation
+    get_latent_library_size = questions.get_latent_library_size
+    get_normalized_expression = questions.get_normalized_expression
+    get_likelihood_parameters = questions.get_likelihood_parameters
+    get_elbo = questions.get_elbo
+    get_reconstruction_error = questions.get_reconstruction_error
+    get_marginal_ll = questions.get_marginal_ll
 
-    @classmethod
-    def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
-        return True
+    load_query_data = constructor(query_mapping.load_query_data)
+    prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
+    minify_adata = minify.minify_adata
 
     def get_label_expression(
         self,
@@ -125,15 +131,12 @@ class CondSCVI(CountEstimator):
         (c, g) table of labels and genes; over all genes rows sum to 1
         """
         self._require_trained()
-        known = {name: code for code, name in enumerate(self.schema.label_names)}
-        names = list(known) if labels is None else [labels] if isinstance(labels, str) else list(labels)
-        if not names:
+        names = self.schema.label_names if labels is None else labels
+        codes = positions_of(names, self.schema.label_names, "labels has {!r}, which is not a label")
+        if len(codes) == 0:
             raise ValueError("labels is an empty list; None asks for all labels")
-        for name in names:
-            if str(name) not in known:
-                raise ValueError(f"labels has {name!r}, which is not a label of the model{nearest(name, known)}")
         batches = self._cells.batch_codes(self.schema.batch_names if transform_batch is None else transform_batch)
-        genes = np.arange(self.schema.n_genes) if gene_list is None else self._cells.gene_positions(gene_list)
+        genes = self._cells.gene_positions(self.schema.genes if gene_list is None else gene_list)
         data = self._cells.own("show covariates to its decoder")
         generator = self._generator(seed)
         check_integer("n_samples", n_samples, 1)
@@ -141,9 +144,9 @@ class CondSCVI(CountEstimator):
         values = expression_of_labels(
             self.module,
             list(self._minibatches(data, cells, None)),
-            [known[str(name)] for name in names],
+            codes.tolist(),
             batches or [0],
             generator,
         )
-        columns = pd.Index(np.array(self.schema.genes)[genes])
-        return pd.DataFrame(values[:, genes], index=pd.Index(names), columns=columns)
+        known = np.array(self.schema.label_names, dtype=object), np.array(self.schema.genes, dtype=object)
+        return questions.table(values[:, genes], known[0][codes], known[1][genes])

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 
-from scvi._checks import check_flag, check_number
-from scvi._random import generator_of, seeded
-from scvi.cells.setup import declare
-from scvi.cells.uns import register, registered
-from scvi.estimators import files, training
-from scvi.estimators.base import plain
-from scvi.estimators.cells import Indices, setup_table
-from scvi.estimators.sides import NAMES, Sides
+from scvi._checks import check_flag
+from scvi.cells.cell_data import CellData
+from scvi.cells.schema import Schema
+from scvi.estimators.base import Estimator
+from scvi.estimators.cells import NO_GENE, Cells, positions_of
+from scvi.estimators.gene_union import GeneUnion
+from scvi.estimators.questions import mean_of, table
+from scvi.estimators.setup import setup_table
+from scvi.estimators.train import train_by
 from scvi.fit.joint import JointFit
-from scvi.fit.plan import Plan, Precision, Schedule
+from scvi.fit.plan import AdversarialPlan
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import Adversaries
 from scvi.models.classifier import Classifier
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GIMVI"]
 
+NAMES = ("seq", "spatial")
 _DISCRIMINATOR = {"n_hidden": 32, "n_layers": 3, "logits": True}
 
 
-class GIMVI:
+class GIMVI(Estimator):
     """Imputes genes that a spatial measurement lacks from dissociated cells (Lopez, Nazaret et al. 2019).
 
     >>> scvi.GIMVI.setup_anndata(adata_seq)
@@ -88,6 +89,10 @@ class GIMVI:
         Positions of the cells of the last fit, for each data set.
     """
 
+    _network = JVAE
+    _plan = AdversarialPlan
+    _files_of_cells = ("adata_seq.h5ad", "adata_spatial.h5ad")
+
     # ---- making a model ----------------------------------------------------------------------------------------------
 
     @classmethod
@@ -114,8 +119,7 @@ class GIMVI:
         mask_var
             Genes to model: a boolean column of ``adata.var``, a list of names or a mask. None: all.
         """
-        declared = declare(adata, layer=layer, batch_key=batch_key, labels_key=labels_key, mask_var=mask_var)
-        register(adata, cls.__name__, *declared)
+        cls._set_up(adata, layer=layer, batch_key=batch_key, labels_key=labels_key, mask_var=mask_var)
 
     def __init__(
         self,
@@ -131,87 +135,68 @@ class GIMVI:
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-batch",
         seed: int | None = None,
     ) -> None:
-        options = {
-            "generative_distributions": _two("generative_distributions", generative_distributions, ["zinb", "nb"]),
-            "model_library_size": _two("model_library_size", model_library_size, [True, False]),
-            "n_latent": n_latent,
-            "n_hidden": n_hidden,
-            "n_layers_decoder": n_layers_decoder,
-            "dropout_rate": dropout_rate,
-            "dispersion": dispersion,
-        }
-        pair = (adata_seq, adata_spatial)
-        schemas = [registered(adata, type(self).__name__) for adata in pair]
-        sides = Sides(schemas, pair, labels=dispersion == "gene-label", owner=type(self).__name__, validate=False)
-        with seeded(seed):
-            networks = _make_networks(sides, options)
-        self._assemble(options, networks, sides)
+        distributions = _two("generative_distributions", generative_distributions, ["zinb", "nb"])
+        libraries = _two("model_library_size", model_library_size, [True, False])
+        given = {**locals(), "generative_distributions": distributions, "model_library_size": libraries}
+        self._make((adata_seq, adata_spatial), seed, given)
 
-    def _assemble(self, options: Mapping[str, Any], networks: Adversaries, sides: Sides) -> None:
-        self.options = {
-            name: [plain(v) for v in value] if isinstance(value, list) else plain(value)
-            for name, value in options.items()
-        }
-        self._networks, self._sides = networks.eval(), sides
-        self.module, self.discriminator = networks.model, networks.discriminator
-        self.adata_seq, self.adata_spatial = sides.adatas
-        self.gene_names = sides.gene_names
-        self.history: dict[str, pd.DataFrame] = {}
-        self.is_trained = self.was_interrupted = False
-        self.train_indices: list[np.ndarray] | None = None
-        self.validation_indices: list[np.ndarray] | None = None
-
-    def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        state = "trained" if self.is_trained else "not trained"
-        return (
-            f"{type(self).__name__}({len(self.gene_names)} genes, {self._sides.n_shared} of them in both data sets, "
-            f"{options}; {state})"
+    @classmethod
+    def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> Adversaries:
+        genes = GeneUnion(schemas)
+        model = cls._network(
+            [schema.n_genes for schema in schemas],
+            len(genes.names),
+            genes.positions,
+            options["generative_distributions"],
+            options["model_library_size"],
+            n_latent=options["n_latent"],
+            dim_hidden_encoder=options["n_hidden"],
+            n_layers_decoder_shared=options["n_layers_decoder"],
+            dim_hidden_decoder_shared=options["n_hidden"],
+            dropout_rate_encoder=options["dropout_rate"],
+            dropout_rate_decoder=options["dropout_rate"],
+            n_batch=sum(schema.n_batch for schema in schemas),
+            n_labels=len(_labels(schemas)) if cls._reads_labels(options) else 1,
+            dispersion=options["dispersion"],
         )
+        return Adversaries(model, Classifier(options["n_latent"], n_labels=2, **_DISCRIMINATOR))  # type: ignore[arg-type]
+
+    @classmethod
+    def _make_cells(
+        cls,
+        schemas: Sequence[Schema],
+        options: Mapping[str, Any],
+        adatas: Sequence[AnnData | None],
+        validate: bool = True,
+    ) -> tuple[Cells, ...]:
+        shared: dict[str, Any] = {"labels": cls._reads_labels(options), "owner": cls.__name__, "validate": validate}
+        seq, spatial = schemas
+        return (
+            Cells(seq, adatas[0], label_names=_labels(schemas), **shared),
+            Cells(spatial, adatas[1], label_names=_labels(schemas), first_batch=seq.n_batch, **shared),
+        )
+
+    def _take_networks(self, networks: Adversaries) -> None:
+        self._networks, self.module, self.discriminator = networks, networks.model, networks.discriminator
+
+    def _take_cells(self, data_sets: Sequence[Cells]) -> None:
+        self._data_sets = data_sets
+        self.adata_seq, self.adata_spatial = (cells.adata for cells in data_sets)
+        self._genes = GeneUnion([cells.schema for cells in data_sets])
+        self.gene_names = self._genes.names
+
+    def _sizes(self) -> str:
+        return f"{len(self.gene_names)} genes, {self._genes.n_shared} of them in both data sets"
 
     def view_anndata_setup(self) -> pd.DataFrame:
         """What the model reads: one row for each data set and input, with its place in the AnnData and a summary."""
-        return pd.concat([setup_table(schema) for schema in self._sides.schemas], keys=NAMES, names=["data set"])
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self._networks.parameters()).device
-
-    def to_device(self, device: str | int | torch.device) -> None:
-        """Moves the networks to a device of this machine, such as 'cpu' or 'cuda:0'; a number means that GPU."""
-        self._networks.to(training.checked_device(device))
+        tables = [setup_table(cells.schema) for cells in self._data_sets]
+        return pd.concat(tables, keys=NAMES, names=["data set"])
 
     # ---- fitting -----------------------------------------------------------------------------------------------------
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        kappa: float = 5.0,
-        accelerator: str = "auto",
-        devices: str | int | Sequence[int] = "auto",
-        train_size: float = 0.9,
-        validation_size: float | None = None,
-        batch_size: int | None = None,
-        early_stopping: bool = False,
-        lr: float = Plan.lr,
-        *,
-        lr_schedule: Schedule = Plan.lr_schedule,
-        weight_decay: float = Plan.weight_decay,
-        gradient_clip: float | None = Plan.gradient_clip,
-        kl_warmup: float = Plan.kl_warmup,
-        validation_indices: Sequence[Indices] | None = None,
-        check_val_every_n_epoch: int = Plan.check_val_every_n_epoch,
-        early_stopping_monitor: str = Plan.early_stopping_monitor,
-        early_stopping_patience: int | None = Plan.early_stopping_patience,
-        early_stopping_min_delta: float = Plan.early_stopping_min_delta,
-        precision: Precision = Plan.precision,
-        enable_progress_bar: bool = True,
-        plan_kwargs: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        checkpoint_dir: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-    ) -> None:
+    train = train_by(
+        AdversarialPlan,
         """Fits the model; see :meth:`scvi.SCVI.train` for what is not listed here.
 
         A step sees a minibatch of each data set. An epoch is a pass over the larger one.
@@ -229,60 +214,19 @@ class GIMVI:
             Cells of each data set in a step; None: as in :meth:`scvi.SCVI.train`, by the larger data set.
         validation_indices
             A list of two: positions of the validation cells in each data set.
-        """
-        data = self._sides.own("train")
-        device = training.resolve_device(accelerator, devices)
-        check_number("kappa", kappa, "a number of at least 0", least=0)
-        seed = training.seed_of_fit(seed, checkpoint_dir, resume)
-        given = _two("validation_indices", validation_indices, [None, None])
-        train_parts, validation_parts = self._sides.train_and_validation(data, train_size, validation_size, given, seed)
-        options: dict[str, Any] = {
-            "max_epochs": max_epochs,
-            "batch_size": batch_size,
-            "early_stopping": early_stopping,
-            "lr": lr,
-            "lr_schedule": lr_schedule,
-            "weight_decay": weight_decay,
-            "gradient_clip": gradient_clip,
-            "kl_warmup": kl_warmup,
-            "check_val_every_n_epoch": check_val_every_n_epoch,
-            "early_stopping_monitor": early_stopping_monitor,
-            "early_stopping_patience": early_stopping_patience,
-            "early_stopping_min_delta": early_stopping_min_delta,
-            "precision": precision,
-        }
-        plan = training.make_plan(options, plan_kwargs, max(map(len, train_parts)), min(map(len, validation_parts)))
-        training.check_precision(plan.precision, device)
-        fit = JointFit(
-            self._networks,
-            data,
-            data.joined(train_parts),
-            data.joined(validation_parts),
-            plan,
-            kappa=float(kappa),
-            seed=seed,
-            device=device,
-            show_progbar=enable_progress_bar,
-            checkpoint_dir=checkpoint_dir,
-        )
-        identity = {**self.options, "kappa": float(kappa)}
-        fit.prepare(resume, training.past_epochs(self.history), identity, self.is_trained)
-        if not self.is_trained:
-            self._sides.initialise(self.module, train_parts)
-        try:
-            fit.run()
-        finally:
-            self._keep(fit)
+        """,
+        second="kappa",
+    )
 
-    def _keep(self, fit: JointFit) -> None:
-        """Takes over what a fit has reached, also an interrupted one."""
-        self.was_interrupted = fit.loop.interrupted
-        if fit.steps_kept == 0:
-            return
-        self.history = training.continued(self.history, fit)
-        self.train_indices = fit.data.split(fit.train_indices)
-        self.validation_indices = fit.data.split(fit.validation_indices)
-        self.is_trained = True
+    @classmethod
+    def _of_each(cls, argument: str, value: Any) -> dict[str, Any]:
+        return {f"{argument}[{i}]": entry for i, entry in enumerate(_two(argument, value, [None, None]))}
+
+    def _make_fit(self, data: Any, train_cells: Any, validation_cells: Any, plan: Any, **options: Any) -> JointFit:
+        return JointFit(self._networks, data, train_cells, validation_cells, plan, kappa=float(plan.kappa), **options)
+
+    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
+        self._genes.start(self.module, data_sets, train_cells, [cells.schema.n_batch for cells in self._data_sets])
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
@@ -306,8 +250,10 @@ class GIMVI:
         Two arrays (n, d)
         """
         check_flag("deterministic", deterministic)
-        generator = generator_of(seed, self.device)
-        return [latent.latent(self.module, cells, deterministic, generator) for cells in self._ask(adatas, batch_size)]
+        generator = self._generator(seed)
+        return [
+            latent.latent(self.module, cells, deterministic, generator) for cells in self._ask_both(adatas, batch_size)
+        ]
 
     def get_imputed_values(
         self,
@@ -343,9 +289,9 @@ class GIMVI:
         check_flag("normalized", normalized)
         if decode_mode not in (None, 0, 1):
             raise ValueError(f"decode_mode={decode_mode!r} is not one of 0 (adata_seq), 1 (adata_spatial) or None")
-        batches = [None if decode_mode in (None, i) else self._sides.batch_codes(decode_mode) for i in range(2)]
-        genes = None if gene_list is None else self._sides.gene_positions(gene_list)
-        generator = generator_of(seed, self.device)
+        batches = [None if decode_mode in (None, i) else [*self._data_sets[decode_mode].batches] for i in range(2)]
+        genes = None if gene_list is None else positions_of(gene_list, self.gene_names, NO_GENE)
+        generator = self._generator(seed)
         return [
             imputation.imputed(
                 self.module,
@@ -357,7 +303,7 @@ class GIMVI:
                 genes=genes,
                 generator=generator,
             )
-            for cells, codes in zip(self._ask(adatas, batch_size), batches, strict=True)
+            for cells, codes in zip(self._ask_both(adatas, batch_size), batches, strict=True)
         ]
 
     def get_elbo(
@@ -369,9 +315,9 @@ class GIMVI:
         seed: int | None = None,
     ) -> list[float] | list[np.ndarray]:
         """Evidence lower bound in nats over the measured genes: means over cells, or one a cell. Higher is better."""
-        generator = generator_of(seed, self.device)
-        bounds = [likelihood.elbo(self.module, cells, generator) for cells in self._ask(adatas, batch_size)]
-        return [float(bound.mean(dtype=np.float64)) for bound in bounds] if return_mean else bounds
+        generator = self._generator(seed)
+        bounds = [likelihood.elbo(self.module, cells, generator) for cells in self._ask_both(adatas, batch_size)]
+        return [mean_of(bound, return_mean) for bound in bounds]  # type: ignore[return-value]
 
     def get_discriminator_confusion(
         self, adatas: Sequence[AnnData | None] | None = None, batch_size: int | None = None
@@ -381,42 +327,22 @@ class GIMVI:
         All entries near 0.5 mean well mixed data sets. A diagonal near 1 means that they are apart in the latent space
         and that imputation cannot be trusted: raise `kappa`.
         """
-        pairs = self._ask(adatas, batch_size)
+        pairs = self._ask_both(adatas, batch_size)
         rows = [imputation.data_set_probabilities(self.module, self.discriminator, cells).mean(0) for cells in pairs]
-        return pd.DataFrame(np.stack(rows), index=list(NAMES), columns=list(NAMES))
+        return table(np.stack(rows), NAMES, NAMES)
 
-    def _ask(self, adatas: Sequence[AnnData | None] | None, batch_size: int | None) -> list[Iterator[Minibatch]]:
+    def _ask_both(self, adatas: Sequence[AnnData | None] | None, batch_size: int | None) -> list[Iterator[Minibatch]]:
         """The cells of a question as minibatches, for each data set."""
-        if not self.is_trained:
-            raise RuntimeError(f"this {type(self).__name__} model is not trained: call train() first")
-        return self._sides.minibatches(_two("adatas", adatas, [None, None]), batch_size, self.device)
+        self._require_trained()
+        given = _two("adatas", adatas, [None, None])
+        chosen = [cells.choose(adata, None) for cells, adata in zip(self._data_sets, given, strict=True)]
+
+        def of(number: int, data: CellData, positions: np.ndarray) -> Iterator[Minibatch]:
+            return (replace(mb, dataset=number) for mb in self._minibatches(data, positions, batch_size))
+
+        return [of(i, *cells) for i, cells in enumerate(chosen)]
 
     # ---- files -------------------------------------------------------------------------------------------------------
-
-    def save(self, dir_path: str | os.PathLike[str], overwrite: bool = False, save_anndata: bool = False) -> None:
-        """Writes the model to a directory: ``weights.safetensors`` and ``model.json``, whole or not at all.
-
-        Parameters
-        ----------
-        overwrite
-            Replace a model that is there.
-        save_anndata
-            Write the two AnnData beside it, as ``adata_seq.h5ad`` and ``adata_spatial.h5ad``.
-        """
-        cells = {files.ADATA_SEQ: self.adata_seq, files.ADATA_SPATIAL: self.adata_spatial}
-        if save_anndata and any(adata is None for adata in cells.values()):
-            raise ValueError("save_anndata=True, but this model was loaded without its AnnData")
-        stored = files.StoredModel(
-            type(self).__name__,
-            self.options,
-            tuple(self._sides.schemas),
-            self.history,
-            self.is_trained,
-            self._networks.state_dict(),
-            self.train_indices,
-            self.validation_indices,
-        )
-        files.write(dir_path, stored, cells if save_anndata else {}, overwrite)
 
     @classmethod
     def load(
@@ -440,42 +366,12 @@ class GIMVI:
         ValueError
             If its files are truncated, foreign or of another estimator, or the cells do not fit the model.
         """
-        known = set(inspect.signature(cls).parameters) - {"adata_seq", "adata_spatial", "seed"}
-        stored = files.read(dir_path, cls.__name__, known, n_data_sets=2)
-        options = {"labels": stored.options["dispersion"] == "gene-label", "owner": cls.__name__}
-        bare = Sides(stored.schemas, (None, None), **options)
-        networks = files.rebuild(dir_path, stored, lambda: _make_networks(bare, stored.options))
-        names = (files.ADATA_SEQ, files.ADATA_SPATIAL)
-        cells = [
-            files.read_adata(dir_path, name) if adata is None else adata
-            for adata, name in zip((adata_seq, adata_spatial), names, strict=True)
-        ]
-        model = cls.__new__(cls)
-        model._assemble(stored.options, networks, Sides(stored.schemas, cells, **options))
-        model.history, model.is_trained = stored.history, stored.is_trained
-        model.train_indices, model.validation_indices = stored.train_indices, stored.validation_indices
-        return model
+        return cls._load(dir_path, (adata_seq, adata_spatial))
 
 
-def _make_networks(sides: Sides, options: Mapping[str, Any]) -> Adversaries:
-    """The model of two data sets with these options, and its discriminator."""
-    model = JVAE(
-        [schema.n_genes for schema in sides.schemas],
-        len(sides.gene_names),
-        sides.mappings,
-        options["generative_distributions"],
-        options["model_library_size"],
-        n_latent=options["n_latent"],
-        dim_hidden_encoder=options["n_hidden"],
-        n_layers_decoder_shared=options["n_layers_decoder"],
-        dim_hidden_decoder_shared=options["n_hidden"],
-        dropout_rate_encoder=options["dropout_rate"],
-        dropout_rate_decoder=options["dropout_rate"],
-        n_batch=sides.n_batch,
-        n_labels=sides.n_labels,
-        dispersion=options["dispersion"],
-    )
-    return Adversaries(model, Classifier(options["n_latent"], n_labels=2, **_DISCRIMINATOR))  # type: ignore[arg-type]
+def _labels(schemas: Sequence[Schema]) -> list[str]:
+    """Names of the labels of all data sets, each once."""
+    return list(dict.fromkeys(name for schema in schemas for name in schema.label_names))
 
 
 def _two(name: str, values: Any, default: list[Any]) -> list[Any]:

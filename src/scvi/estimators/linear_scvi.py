@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from scvi.cells.schema import Schema
-from scvi.estimators.counts import CountEstimator, network_options
+from scvi.estimators import minify, query_mapping, questions, setup
+from scvi.estimators.base import Estimator
+from scvi.estimators.query_mapping import constructor
 from scvi.models.ldvae import LDVAE
 from scvi.models.utils import check_choice
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["LinearSCVI"]
 
 
-class LinearSCVI(CountEstimator):
+class LinearSCVI(Estimator):
     """scVI with a linear decoder, whose weights say which genes a latent dimension moves (Svensson et al. 2020).
 
     Parameters
@@ -43,6 +43,8 @@ class LinearSCVI(CountEstimator):
         Seed of the initial weights.
     """
 
+    _network = LDVAE
+
     def __init__(
         self,
         adata: AnnData,
@@ -61,28 +63,24 @@ class LinearSCVI(CountEstimator):
         seed: int | None = None,
     ) -> None:
         check_choice("gene_likelihood", gene_likelihood, ("zinb", "nb", "poisson"))
-        options = {
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_layers": n_layers,
-            "dropout_rate": dropout_rate,
-            "dispersion": dispersion,
-            "gene_likelihood": gene_likelihood,
-            "latent_distribution": latent_distribution,
-            "use_observed_lib_size": use_observed_lib_size,
-            "use_batch_norm": use_batch_norm,
-            "bias": bias,
-            "encode_covariates": encode_covariates,
-        }
-        self._make(adata, options, seed)
+        self._make((adata,), seed, locals())
 
-    @classmethod
-    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> LDVAE:
-        return LDVAE(**network_options(schema, options))
+    setup_anndata = classmethod(setup.setup_anndata)
+
+    get_latent_representation = questions.get_latent_representation
+    get_latent_library_size = questions.get_latent_library_size
+    get_normalized_expression = questions.get_normalized_expression
+    get_likelihood_parameters = questions.get_likelihood_parameters
+    get_elbo = questions.get_elbo
+    get_reconstruction_error = questions.get_reconstruction_error
+    get_marginal_ll = questions.get_marginal_ll
+
+    load_query_data = constructor(query_mapping.load_query_data)
+    prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
+    minify_adata = minify.minify_adata
 
     def get_loadings(self) -> pd.DataFrame:
         """Genes x latent dimensions: how much a step of 1 along a dimension moves the log frequency of each gene."""
         self._require_trained()
         loadings = self.module.get_loadings()
-        names = [f"Z_{i}" for i in range(loadings.shape[1])]
-        return pd.DataFrame(loadings, index=pd.Index(self.schema.genes), columns=names)
+        return questions.table(loadings, self.schema.genes, [f"Z_{i}" for i in range(loadings.shape[1])])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,14 +12,15 @@ import pandas as pd
 from scvi._checks import check_flag, check_number
 from scvi._random import seeded
 from scvi.cells.cell_data import CellData
-from scvi.cells.schema import Schema
-from scvi.cells.setup import declare, labelled_schema
-from scvi.cells.uns import register
+from scvi.cells.setup import labelled_schema
+from scvi.estimators import minify, query_mapping, questions
+from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
-from scvi.estimators.counts import CountEstimator, network_options
+from scvi.estimators.query_mapping import constructor
 from scvi.estimators.scvi import SCVI
+from scvi.estimators.train import train_by
 from scvi.fit.annotation import AnnotationFit
-from scvi.fit.plan import Plan, Precision, Schedule
+from scvi.fit.plan import SemiSupervisedPlan
 from scvi.models.scanvae import SCANVAE
 from scvi.queries import annotation
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _EPOCHS_AFTER_SCVI = 20
 
 
-class SCANVI(CountEstimator):
+class SCANVI(Estimator):
     """Annotation of cells from a few labelled ones (Xu et al., Molecular Systems Biology 2021).
 
     >>> scvi.SCVI.setup_anndata(adata, batch_key="batch")
@@ -65,11 +65,12 @@ class SCANVI(CountEstimator):
         Seed of the initial weights.
     """
 
-    module: SCANVAE
-    _annotation: dict[str, Any]  # options of the next fit's classifier
+    _network = SCANVAE
+    _plan = SemiSupervisedPlan
+    _always_reads_labels = True
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
+    def setup_anndata(
         cls,
         adata: AnnData,
         labels_key: str,
@@ -90,7 +91,7 @@ class SCANVI(CountEstimator):
         unlabeled_category
             Its value in cells whose label is not known. It need not occur.
         """
-        schema, print_of_adata = declare(
+        cls._set_up(
             adata,
             layer=layer,
             batch_key=batch_key,
@@ -101,15 +102,6 @@ class SCANVI(CountEstimator):
             mask_var=mask_var,
             unlabeled_category=unlabeled_category,
         )
-        register(adata, cls.__name__, schema, print_of_adata)
-
-    @classmethod
-    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> SCANVAE:
-        return SCANVAE(**network_options(schema, options))
-
-    @classmethod
-    def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
-        return True
 
     @classmethod
     def from_scvi_model(
@@ -139,46 +131,17 @@ class SCANVI(CountEstimator):
         scvi_model._cells.own("be annotated")
         schema = labelled_schema(scvi_model.adata, scvi_model.schema, labels_key, unlabeled_category)
         with seeded(seed):
-            module = cls._make_module(schema, scvi_model.options)
+            module = cls._make_networks((schema,), scvi_model.options)
         _take_weights(module, scvi_model, schema.label_names)
-        model = cls.__new__(cls)
-        cells = cls._make_cells(schema, scvi_model.options, scvi_model.adata, validate=False)
-        model._assemble(scvi_model.options, module.to(scvi_model.device), cells)
+        cells = cls._make_cells((schema,), scvi_model.options, (scvi_model.adata,), validate=False)
+        model = cls._assembled(scvi_model.options, module.to(scvi_model.device), cells)
         model._is_initialised = True
         return model
 
     # ---- fitting -----------------------------------------------------------------------------------------------------
 
-    def train(  # type: ignore[override]
-        self,
-        max_epochs: int | None = None,
-        n_samples_per_label: int | None = None,
-        accelerator: str = "auto",
-        devices: str | int | Sequence[int] = "auto",
-        train_size: float = 0.9,
-        validation_size: float | None = None,
-        batch_size: int | None = None,
-        early_stopping: bool = False,
-        lr: float = Plan.lr,
-        *,
-        classification_ratio: float = 10.0,
-        calibrate: bool = True,
-        lr_schedule: Schedule = Plan.lr_schedule,
-        weight_decay: float = Plan.weight_decay,
-        gradient_clip: float | None = Plan.gradient_clip,
-        kl_warmup: float = Plan.kl_warmup,
-        validation_indices: Indices = None,
-        check_val_every_n_epoch: int = Plan.check_val_every_n_epoch,
-        early_stopping_monitor: str = Plan.early_stopping_monitor,
-        early_stopping_patience: int | None = Plan.early_stopping_patience,
-        early_stopping_min_delta: float = Plan.early_stopping_min_delta,
-        precision: Precision = Plan.precision,
-        enable_progress_bar: bool = True,
-        plan_kwargs: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        checkpoint_dir: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-    ) -> None:
+    train = train_by(
+        SemiSupervisedPlan,
         """Fits the model; arguments beside those below are explained in :meth:`scvi.SCVI.train`.
 
         A model made by :meth:`from_scvi_model` is fitted for 20 epochs unless `max_epochs` says otherwise. Training and
@@ -195,44 +158,20 @@ class SCANVI(CountEstimator):
         calibrate
             After training, choose the temperature of the probabilities by the labelled validation cells. Without such
             cells it stays what it was, 1 at first, and so it does where a mapped model's classifier is frozen.
-        """
-        if isinstance(plan_kwargs, Mapping):
-            classification_ratio = plan_kwargs.get("classification_ratio", classification_ratio)
-            plan_kwargs = {name: value for name, value in plan_kwargs.items() if name != "classification_ratio"}
-        self._annotation = {"classification_ratio": classification_ratio, "n_samples_per_label": n_samples_per_label}
-        check_flag("calibrate", calibrate)
-        if max_epochs is None and self._is_initialised and not self.is_trained:
-            max_epochs = _EPOCHS_AFTER_SCVI
-        super().train(
-            max_epochs,
-            accelerator,
-            devices,
-            train_size,
-            validation_size,
-            batch_size,
-            early_stopping,
-            lr,
-            lr_schedule=lr_schedule,
-            weight_decay=weight_decay,
-            gradient_clip=gradient_clip,
-            kl_warmup=kl_warmup,
-            validation_indices=validation_indices,
-            check_val_every_n_epoch=check_val_every_n_epoch,
-            early_stopping_monitor=early_stopping_monitor,
-            early_stopping_patience=early_stopping_patience,
-            early_stopping_min_delta=early_stopping_min_delta,
-            precision=precision,
-            enable_progress_bar=enable_progress_bar,
-            plan_kwargs=plan_kwargs,
-            seed=seed,
-            checkpoint_dir=checkpoint_dir,
-            resume=resume,
-        )
-        if calibrate and (self._scope is None or self._scope.reaches("classifier")):
+        """,
+        second="n_samples_per_label",
+    )
+
+    def _fit(self, given: Mapping[str, Any]) -> None:
+        if given["max_epochs"] is None and self._is_initialised and not self.is_trained:
+            given = {**given, "max_epochs": _EPOCHS_AFTER_SCVI}
+        super()._fit(given)
+        if given["calibrate"] and (self._scope is None or self._scope.reaches("classifier")):
             self._calibrate()
 
-    def _make_fit(self, *arguments: Any, **options: Any) -> AnnotationFit:
-        fit = AnnotationFit(self.module, *arguments, **self._annotation, **options)
+    def _make_fit(self, data: Any, train_cells: Any, validation_cells: Any, plan: Any, **options: Any) -> AnnotationFit:
+        of_classifier = {name: getattr(plan, name) for name in ("classification_ratio", "n_samples_per_label")}
+        fit = AnnotationFit(self.module, data, train_cells, validation_cells, plan, **of_classifier, **options)
         if len(fit.labelled) < 2 and not self.is_trained:
             raise ValueError(
                 f"{len(fit.labelled)} of {len(fit.train_indices)} training cells have a label, a classifier needs at "
@@ -257,6 +196,18 @@ class SCANVI(CountEstimator):
         logger.info("Temperature of the classifier from %d labelled validation cells: %.3g.", len(cells), found)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
+
+    get_latent_representation = questions.get_latent_representation
+    get_latent_library_size = questions.get_latent_library_size
+    get_normalized_expression = questions.get_normalized_expression
+    get_likelihood_parameters = questions.get_likelihood_parameters
+    get_elbo = questions.get_elbo
+    get_reconstruction_error = questions.get_reconstruction_error
+    get_marginal_ll = questions.get_marginal_ll
+
+    load_query_data = constructor(query_mapping.load_query_data)
+    prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
+    minify_adata = minify.minify_adata
 
     def predict(
         self,
@@ -300,7 +251,7 @@ class SCANVI(CountEstimator):
             probabilities[known, labels[known]] = 1.0
         names = np.array(self.schema.label_names, dtype=object)
         if soft:
-            return pd.DataFrame(probabilities, index=pd.Index(data.cell_names[positions]), columns=pd.Index(names))
+            return questions.table(probabilities, data.cell_names[positions], names)
         answers = names[probabilities.argmax(axis=1)]
         if abstain_below is not None:
             answers[probabilities.max(axis=1) < abstain_below] = self.schema.unlabeled_category

@@ -1,21 +1,14 @@
 """scVI for AnnData."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from scvi.cells.schema import Schema
-from scvi.estimators.counts import CountEstimator, network_options
+from scvi.estimators import minify, query_mapping, questions, setup
+from scvi.estimators.base import Estimator
+from scvi.estimators.query_mapping import constructor
 from scvi.models.vae import VAE
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["SCVI"]
 
 
-class SCVI(CountEstimator):
+class SCVI(Estimator):
     """Single-cell variational inference (Lopez et al., Nature Methods 2018).
 
     >>> scvi.SCVI.setup_anndata(adata, batch_key="batch")
@@ -44,6 +37,18 @@ class SCVI(CountEstimator):
         Seed of the initial weights.
     """
 
-    @classmethod
-    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> VAE:
-        return VAE(**network_options(schema, options))
+    _network = VAE
+
+    setup_anndata = classmethod(setup.setup_anndata)
+
+    get_latent_representation = questions.get_latent_representation
+    get_latent_library_size = questions.get_latent_library_size
+    get_normalized_expression = questions.get_normalized_expression
+    get_likelihood_parameters = questions.get_likelihood_parameters
+    get_elbo = questions.get_elbo
+    get_reconstruction_error = questions.get_reconstruction_error
+    get_marginal_ll = questions.get_marginal_ll
+
+    load_query_data = constructor(query_mapping.load_query_data)
+    prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
+    minify_adata = minify.minify_adata

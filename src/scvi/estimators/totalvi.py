@@ -7,12 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy import sparse
 
-from scvi._checks import check_flag, check_integer, check_number
-from scvi._random import resolve_seed
+from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
 from scvi.cells.fingerprint import fingerprint, fingerprint_of_proteins
@@ -22,23 +19,29 @@ from scvi.cells.proteins import declare_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, schema_of
+from scvi.estimators import minify, protein_questions, query_mapping, questions
+from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells, Indices
-from scvi.estimators.counts import CountEstimator, check_library, checked_library_size, drawn_cells
+from scvi.estimators.options import network_options
+from scvi.estimators.query_mapping import constructor
 from scvi.models.totalvae import TOTALVAE
 from scvi.models.utils import check_choice
-from scvi.queries import proteins as queries
-from scvi.queries.proteins import Part, ProteinValue
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["TOTALVI"]
 
-Names = Sequence[str] | None
-Batches = str | int | Sequence[str | int] | None
+# What the network calls the options that it knows under other names; None: it does not know them.
+_NAMES = {
+    "gene_likelihood": "reconstruction_loss_gene",
+    "encode_covariates": "encoder_batch",
+    "empirical_protein_background_prior": None,
+    "override_missing_proteins": None,
+}
 
 
-class TOTALVI(CountEstimator):
+class TOTALVI(Estimator):
     """Genes and surface proteins of the same cells (CITE-seq; Gayoso et al., Nature Methods 2021).
 
     >>> scvi.TOTALVI.setup_anndata(adata, batch_key="batch", protein_expression_obsm_key="protein_counts")
@@ -75,6 +78,7 @@ class TOTALVI(CountEstimator):
         Seed of the initial weights.
     """
 
+    _network = TOTALVAE
     _mdata: Any = None
 
     def __init__(
@@ -100,31 +104,16 @@ class TOTALVI(CountEstimator):
         check_choice("gene_likelihood", gene_likelihood, ("nb", "zinb"))
         if empirical_protein_background_prior is not None:
             check_flag("empirical_protein_background_prior", empirical_protein_background_prior)
-        options = {
-            "n_latent": n_latent,
-            "gene_dispersion": gene_dispersion,
-            "protein_dispersion": protein_dispersion,
-            "gene_likelihood": gene_likelihood,
-            "latent_distribution": latent_distribution,
-            "empirical_protein_background_prior": empirical_protein_background_prior,
-            "override_missing_proteins": check_flag("override_missing_proteins", override_missing_proteins),
-            "n_hidden": n_hidden,
-            "n_layers_encoder": n_layers_encoder,
-            "n_layers_decoder": n_layers_decoder,
-            "dropout_rate_encoder": dropout_rate_encoder,
-            "dropout_rate_decoder": dropout_rate_decoder,
-            "use_observed_lib_size": use_observed_lib_size,
-            "encode_covariates": encode_covariates,
-        }
+        check_flag("override_missing_proteins", override_missing_proteins)
         if is_multimodal(adata):
             self._mdata = adata
             adata = self._as_anndata(adata, schema_of(adata, type(self).__name__))
-        self._make(adata, options, seed)
+        self._make((adata,), seed, locals())
 
     # ---- making a model ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]  # proteins come first, as scripts have it
+    def setup_anndata(
         cls,
         adata: AnnData,
         protein_expression_obsm_key: str,
@@ -207,44 +196,36 @@ class TOTALVI(CountEstimator):
         register(mdata, cls.__name__, schema, fingerprint(adata, schema))
 
     @classmethod
-    def _make_module(cls, schema: Schema, options: Mapping[str, Any]) -> TOTALVAE:
-        check_library(schema, options)
-        named = dict(options)
-        for name in ("empirical_protein_background_prior", "override_missing_proteins"):
-            del named[name]
-        named["reconstruction_loss_gene"] = named.pop("gene_likelihood")
-        named["encoder_batch"] = named.pop("encode_covariates")
+    def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> TOTALVAE:
+        (schema,) = schemas
         proteins = _proteins_of(schema, options)
         return TOTALVAE(
             schema.n_genes,
             len(proteins.names),
-            n_batch=schema.n_batch,
-            n_labels=schema.n_labels,
             protein_batch_mask=None if np.all(proteins.measured) else [np.array(row) for row in proteins.measured],
-            n_continuous_cov=schema.n_continuous,
-            n_cats_per_cov=list(schema.n_cats_per_cov),
-            **named,
+            **network_options(schema, options, _NAMES),
         )
 
     @classmethod
     def _make_cells(
-        cls, schema: Schema, options: Mapping[str, Any], adata: AnnData | None, validate: bool = True
-    ) -> Cells:
+        cls,
+        schemas: Sequence[Schema],
+        options: Mapping[str, Any],
+        adatas: Sequence[AnnData | None],
+        validate: bool = True,
+    ) -> tuple[Cells, ...]:
+        (schema,), (adata,) = schemas, adatas
         schema = replace(schema, proteins=_proteins_of(schema, options))
-        if adata is not None:
-            adata = cls._as_anndata(adata, schema)
-        return super()._make_cells(schema, options, adata, validate)
+        read = None if adata is None else cls._as_anndata(adata, schema)
+        return super()._make_cells((schema,), options, (read,), validate)
 
-    @classmethod
-    def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
-        return options["gene_dispersion"] == "gene-label" or options["protein_dispersion"] == "protein-label"
-
-    def _initialise(self, data: CellData, train_cells: np.ndarray) -> None:
-        super()._initialise(data, train_cells)
+    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
+        super()._start(data_sets, train_cells)
         if self.options["empirical_protein_background_prior"] is False:
             return
+        (data,), (cells,) = data_sets, train_cells
         measured = np.array(self.schema.proteins.measured)  # type: ignore[union-attr]
-        moments = background_moments(data.proteins[train_cells], data.batch[train_cells], measured)  # type: ignore[index]
+        moments = background_moments(data.proteins[cells], data.batch[cells], measured)  # type: ignore[index]
         self.module.initialise_background(*(torch.tensor(m, dtype=torch.float32, device=self.device) for m in moments))
 
     @classmethod
@@ -262,257 +243,27 @@ class TOTALVI(CountEstimator):
         adata = self.adata if adata is self._mdata else self._as_anndata(adata, self.schema)
         return super()._choose(adata, indices, needs_counts)
 
+    # ---- questions ---------------------------------------------------------------------------------------------------
+
+    get_latent_representation = questions.get_latent_representation
+    get_latent_library_size = questions.get_latent_library_size
+    get_normalized_expression = protein_questions.get_normalized_expression
+    get_protein_foreground_probability = protein_questions.get_protein_foreground_probability
+    get_likelihood_parameters = protein_questions.get_likelihood_parameters
+    get_feature_correlation_matrix = protein_questions.get_feature_correlation_matrix
+    posterior_predictive_sample = protein_questions.posterior_predictive_sample
+    get_elbo = questions.get_elbo
+    get_reconstruction_error = questions.get_reconstruction_error
+    get_marginal_ll = questions.get_marginal_ll
+
+    load_query_data = constructor(query_mapping.load_query_data)
+    prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
+    minify_adata = minify.minify_adata
+
     @property
     def mdata(self) -> Any:
         """The MuData the model was made with, or None; `adata` is what it reads of it."""
         return self._mdata
-
-    # ---- questions ---------------------------------------------------------------------------------------------------
-
-    def get_normalized_expression(  # type: ignore[override]  # of two kinds, here
-        self,
-        adata: AnnData | None = None,
-        indices: Indices = None,
-        transform_batch: Batches = None,
-        gene_list: Names = None,
-        protein_list: Names = None,
-        library_size: float | Literal["latent"] = 1,
-        n_samples: int = 1,
-        n_samples_overall: int | None = None,
-        batch_size: int | None = None,
-        return_mean: bool = True,
-        return_numpy: bool = False,
-        *,
-        sample_protein_mixing: bool = False,
-        scale_protein: bool = False,
-        include_protein_background: bool = False,
-        seed: int | None = None,
-    ) -> tuple[pd.DataFrame, pd.DataFrame] | tuple[np.ndarray, np.ndarray]:
-        """Denoised expression of genes, and of proteins without their background.
-
-        Genes as in :meth:`scvi.SCVI.get_normalized_expression`: shares of the cell's molecules. Proteins in counts: the
-        mean of the foreground times its probability. NaN stands for a protein that the batch in which a cell is decoded
-        did not measure, or in its own batch the cell itself (NaN in a query that lacks the protein); give a batch that
-        did as `transform_batch` to impute it.
-
-        Parameters
-        ----------
-        transform_batch
-            Name of the batch to decode every cell in, or several, over which the result is averaged; None: its own.
-        gene_list, protein_list
-            Names in the order wanted; None: all.
-        library_size
-            Of the genes: a number, or 'latent' for each cell's own library size.
-        n_samples
-            Posterior draws a cell.
-        n_samples_overall
-            Draw so many cells with replacement, and one sample of each.
-        return_mean
-            Average over the draws; otherwise the draws are the first axis.
-        return_numpy
-            Return arrays; draws that are not averaged always come as arrays.
-        sample_protein_mixing
-            Draw whether a count is background instead of weighing by the probability.
-        scale_protein
-            Divide proteins by their sum in the cell.
-        include_protein_background
-            Add the background, weighed by its probability: the expected count.
-
-        Returns
-        -------
-        (n, g) and (n, p) tables, or arrays (n, .) or (s, n, .)
-        """
-        data, positions = self._choose(adata, indices, needs_counts=False)
-        seed = resolve_seed(seed)
-        positions = drawn_cells(positions, n_samples_overall, seed)
-        value = ProteinValue(
-            include_background=check_flag("include_protein_background", include_protein_background),
-            sample_mixing=check_flag("sample_protein_mixing", sample_protein_mixing),
-            scale=check_flag("scale_protein", scale_protein),
-            hide_missing=True,
-        )
-        part = self._part(transform_batch, gene_list, protein_list, n_samples, return_mean)
-        rna, protein = queries.normalized(
-            self.module,
-            self._minibatches(data, positions, batch_size),
-            part,
-            value,
-            checked_library_size(library_size),
-            self._generator(seed),
-        )
-        if return_numpy or rna.ndim == 3:
-            return rna, protein
-        cells, (genes, proteins) = data.cell_names[positions], self._names(part)
-        return _table(rna, cells, genes), _table(protein, cells, proteins)
-
-    def get_protein_foreground_probability(
-        self,
-        adata: AnnData | None = None,
-        indices: Indices = None,
-        transform_batch: Batches = None,
-        protein_list: Names = None,
-        n_samples: int = 1,
-        batch_size: int | None = None,
-        return_mean: bool = True,
-        return_numpy: bool = False,
-        *,
-        seed: int | None = None,
-    ) -> pd.DataFrame | np.ndarray:
-        """Probability that the count of a protein is more than background; arguments and NaN as for the expression.
-
-        Returns
-        -------
-        (n, p) table, or an array (n, p) or (s, n, p)
-        """
-        data, positions = self._choose(adata, indices, needs_counts=False)
-        part = self._part(transform_batch, None, protein_list, n_samples, return_mean)
-        minibatches = self._minibatches(data, positions, batch_size)
-        values = queries.foreground_probability(self.module, minibatches, part, True, self._generator(seed))
-        if return_numpy or values.ndim == 3:
-            return values
-        return _table(values, data.cell_names[positions], self._names(part)[1])
-
-    def posterior_predictive_sample(
-        self,
-        adata: AnnData | None = None,
-        indices: Indices = None,
-        n_samples: int = 1,
-        transform_batch: str | int | None = None,
-        gene_list: Names = None,
-        protein_list: Names = None,
-        batch_size: int | None = None,
-        *,
-        seed: int | None = None,
-    ) -> tuple[sparse.csr_matrix | list[sparse.csr_matrix], np.ndarray]:
-        """Counts as the model would measure them again in the same cells.
-
-        Nothing was learnt about a protein in a batch that did not measure it: its counts there are to be disregarded.
-        With `transform_batch` all cells are decoded in a batch that did.
-
-        Returns
-        -------
-        Counts of genes, one sparse (n, g) matrix for each draw (for one draw the matrix, not a list of one); counts of
-        proteins, (n, p) or (s, n, p).
-        """
-        data, positions = self._choose(adata, indices, needs_counts=False)
-        part = self._part(transform_batch, gene_list, protein_list, n_samples, True)
-        rows: list[list[sparse.csr_matrix]] = [[] for _ in range(n_samples)]
-        blocks = []
-        code = None if part.transform_batch is None else self._one_batch(part.transform_batch)
-        minibatches = self._minibatches(data, positions, batch_size)
-        for x, y in queries.predictive_draws(self.module, minibatches, n_samples, code, self._generator(seed)):
-            for kept, draw in zip(rows, x, strict=True):
-                kept.append(sparse.csr_matrix(draw if part.genes is None else draw[:, part.genes]))
-            blocks.append(y if part.proteins is None else y[..., part.proteins])
-        genes = [sparse.vstack(kept, format="csr") for kept in rows]
-        proteins = np.concatenate(blocks, axis=1)
-        return (genes, proteins) if n_samples > 1 else (genes[0], proteins[0])
-
-    def get_feature_correlation_matrix(
-        self,
-        adata: AnnData | None = None,
-        indices: Indices = None,
-        n_samples: int = 10,
-        batch_size: int | None = None,
-        rna_size_factor: float = 1000,
-        transform_batch: Batches = None,
-        correlation_type: Literal["spearman", "pearson"] = "spearman",
-        *,
-        seed: int | None = None,
-    ) -> pd.DataFrame:
-        """Correlation of genes and proteins over cells, free of counting noise and protein background.
-
-        It is that of draws from the model at the posterior of each cell, genes scaled to `rna_size_factor` molecules;
-        over several batches of `transform_batch` it is averaged. All draws are held in memory, n x s rows. Where a
-        batch did not measure a protein, ask about the cells of others, or name a batch that did as `transform_batch`.
-
-        Returns
-        -------
-        (g + p, g + p) table, genes first
-        """
-        check_choice("correlation_type", correlation_type, ("spearman", "pearson"))
-        check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
-        data, positions = self._choose(adata, indices, needs_counts=False)
-        part = self._part(transform_batch, None, None, n_samples, True)
-        generator = self._generator(seed)
-        codes: list[int | None] = [None] if part.transform_batch is None else [*part.transform_batch]
-        matrices = [
-            queries.correlation(
-                queries.denoised_draws(
-                    self.module,
-                    self._minibatches(data, positions, batch_size),
-                    n_samples,
-                    rna_size_factor,
-                    code,
-                    generator,
-                ),
-                correlation_type,
-            )
-            for code in codes
-        ]
-        names = np.concatenate(self._names(part))
-        return pd.DataFrame(np.mean(matrices, axis=0), index=pd.Index(names), columns=pd.Index(names))
-
-    def get_likelihood_parameters(
-        self,
-        adata: AnnData | None = None,
-        indices: Indices = None,
-        n_samples: int = 1,
-        give_mean: bool = False,
-        batch_size: int | None = None,
-        *,
-        seed: int | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Parameters of the distributions of all counts, at posterior draws.
-
-        Returns
-        -------
-        dict
-            For genes 'mean' (expected counts before dropout), 'dispersions' (inverse) and with 'zinb' 'dropout'
-            (logits); for proteins 'protein_background' and 'protein_foreground' (expected counts), 'protein_mixing'
-            (logits of the background) and 'protein_dispersions' (inverse). Each (n, .), or (s, n, .) for several draws
-            that are not averaged.
-        """
-        minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
-        n_samples = check_integer("n_samples", n_samples, 1)
-        return queries.mixed_parameters(
-            self.module, minibatches, n_samples=n_samples, give_mean=give_mean, generator=self._generator(seed)
-        )
-
-    def _part(
-        self, transform_batch: Batches, gene_list: Names, protein_list: Names, n_samples: int, return_mean: bool
-    ) -> Part:
-        return Part(
-            genes=None if gene_list is None else self._cells.gene_positions(gene_list),
-            proteins=None if protein_list is None else self._protein_positions(protein_list),
-            transform_batch=self._cells.batch_codes(transform_batch),
-            n_samples=check_integer("n_samples", n_samples, 1),
-            return_mean=check_flag("return_mean", return_mean),
-        )
-
-    def _protein_positions(self, names: Sequence[str]) -> np.ndarray:
-        names = [names] if isinstance(names, str) else names
-        known = {name: position for position, name in enumerate(self.schema.proteins.names)}  # type: ignore[union-attr]
-        for name in names:
-            if name not in known:
-                raise ValueError(
-                    f"protein_list has {name!r}, which is not a protein of the model{nearest(name, known)}"
-                )
-        return np.array([known[name] for name in names], dtype=np.int64)
-
-    def _names(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Of the genes and of the proteins that are wanted."""
-        genes = np.array(self.schema.genes, dtype=object)
-        proteins = np.array(self.schema.proteins.names, dtype=object)  # type: ignore[union-attr]
-        return (
-            genes if part.genes is None else genes[part.genes],
-            proteins if part.proteins is None else proteins[part.proteins],
-        )
-
-    def _one_batch(self, codes: Sequence[int]) -> int:
-        if len(codes) > 1:
-            raise ValueError("transform_batch names several batches; counts are drawn in one, or in each cell's own")
-        return codes[0]
 
 
 def _proteins_of(schema: Schema, options: Mapping[str, Any]) -> Any:
@@ -540,7 +291,3 @@ def _places(modalities: Mapping[str, str], keys: Mapping[str, Any]) -> dict[str,
         if value is not None and place != places["rna_layer"]:
             places |= dict.fromkeys([value] if isinstance(value, str) else value, place)
     return places
-
-
-def _table(values: np.ndarray, cells: np.ndarray, names: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame(values, index=pd.Index(cells), columns=pd.Index(names))

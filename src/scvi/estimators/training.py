@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import wraps
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +35,6 @@ __all__ = [
     "resolve_device",
     "seed_of_fit",
     "split_cells",
-    "with_defaults",
 ]
 
 _SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
@@ -49,12 +46,18 @@ _THETA_RANGE = (0.05, 100.0)
 
 
 def make_plan(
-    options: Mapping[str, Any], plan_kwargs: Mapping[str, Any] | None, n_train: int, n_validation: int
+    kind: type[Plan],
+    options: Mapping[str, Any],
+    plan_kwargs: Mapping[str, Any] | None,
+    n_train: int,
+    n_validation: int,
 ) -> Plan:
     """A checked plan.
 
     Parameters
     ----------
+    kind
+        Its class.
     options
         Options of :class:`scvi.fit.plan.Plan`; `max_epochs` and `batch_size` may be None: by the number of cells.
     plan_kwargs
@@ -64,7 +67,7 @@ def make_plan(
     """
     given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
     given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
-    plan = Plan(**{"max_epochs": 1, **given})
+    plan = kind(**{"max_epochs": 1, **given})
     if "max_epochs" not in given:
         plan = replace(plan, max_epochs=default_max_epochs(n_train, plan.batch_size))
     plan = replace(plan, **_translated({} if plan_kwargs is None else plan_kwargs, plan, n_train))
@@ -76,15 +79,17 @@ def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dic
     """`plan_kwargs` as options of a plan; a warm-up in epochs or steps becomes a share of the planned steps."""
     if not isinstance(plan_kwargs, Mapping):
         raise ValueError(f"plan_kwargs={plan_kwargs!r} is not a dictionary")
-    if _KEY_OF_CLASSIFIERS in plan_kwargs:
+    known = [*_PLAN_KEYS, *(option.name for option in fields(plan) if option.name == _KEY_OF_CLASSIFIERS)]
+    if _KEY_OF_CLASSIFIERS in plan_kwargs and _KEY_OF_CLASSIFIERS not in known:
         raise ValueError(
             f"plan_kwargs has {_KEY_OF_CLASSIFIERS!r}, which belongs to models with a classifier; known here are "
             f"{', '.join(_PLAN_KEYS)}"
         )
-    unknown = [key for key in plan_kwargs if key not in _PLAN_KEYS]
+    unknown = [key for key in plan_kwargs if key not in known]
     if unknown:
-        raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(_PLAN_KEYS)}")
-    options = {name: plan_kwargs[name] for name in _SAME_NAME if plan_kwargs.get(name) is not None}
+        raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(known)}")
+    same_name = (*_SAME_NAME, _KEY_OF_CLASSIFIERS)
+    options = {name: plan_kwargs[name] for name in same_name if plan_kwargs.get(name) is not None}
     if plan_kwargs.get("reduce_lr_on_plateau"):
         options["lr_schedule"] = "plateau"
     if "n_epochs_kl_warmup" in plan_kwargs:  # None, and no number of steps: the weight is full from the start
@@ -235,22 +240,6 @@ def _device_number(devices: str | int | Sequence[int]) -> int:
     if isinstance(devices, Sequence) and len(devices) == 1 and is_integer(devices[0]) and devices[0] >= 0:
         return int(devices[0])
     raise ValueError(f"devices={devices!r}: a model is fitted on one device; give 'auto', 1 or a list of one number")
-
-
-def with_defaults(method: Callable[..., None], **defaults: Any) -> Callable[..., None]:
-    """The same method with other defaults, which its signature shows."""
-    signature = inspect.signature(method)
-    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
-    shown = signature.replace(parameters=parameters)
-
-    @wraps(method)
-    def changed(*args: Any, **kwargs: Any) -> None:
-        given = shown.bind(*args, **kwargs)
-        given.apply_defaults()
-        method(*given.args, **given.kwargs)
-
-    changed.__signature__ = shown  # type: ignore[attr-defined]
-    return changed
 
 
 def initialise(module: VAE | TOTALVAE, data: CellData, indices: np.ndarray) -> None:

@@ -8,7 +8,16 @@ from typing import Any, Literal, get_args
 
 from scvi._checks import check_flag, check_integer, check_number
 
-__all__ = ["Plan", "Precision", "Schedule", "default_batch_size", "default_max_epochs", "one_cycle"]
+__all__ = [
+    "AdversarialPlan",
+    "Plan",
+    "Precision",
+    "Schedule",
+    "SemiSupervisedPlan",
+    "default_batch_size",
+    "default_max_epochs",
+    "one_cycle",
+]
 
 Schedule = Literal["one-cycle", "constant", "plateau"]
 Precision = Literal["float32", "bf16"]
@@ -127,3 +136,47 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class SemiSupervisedPlan(Plan):
+    """Options of the fit of a model with a classifier, beside those of any.
+
+    Attributes
+    ----------
+    classification_ratio
+        Weight of the cross-entropy, in nats per nat.
+    n_samples_per_label
+        Labelled cells drawn for each label in an epoch, all where a label has fewer; None: all of every label. At
+        least two are drawn, from which batch norm can learn.
+    calibrate
+        Choose the temperature of the probabilities afterwards.
+    """
+
+    classification_ratio: float = 10.0
+    n_samples_per_label: int | None = None
+    calibrate: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("classification_ratio", self.classification_ratio, "a number of at least 0", least=0)
+        if self.n_samples_per_label is not None:
+            check_integer("n_samples_per_label", self.n_samples_per_label, 1)
+        check_flag("calibrate", self.calibrate)
+
+
+@dataclass(frozen=True)
+class AdversarialPlan(Plan):
+    """Options of a fit against a discriminator, beside those of any.
+
+    Attributes
+    ----------
+    kappa
+        Weight of deceiving the discriminator, in nats per cell.
+    """
+
+    kappa: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("kappa", self.kappa, "a number of at least 0", least=0)

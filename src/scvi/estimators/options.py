@@ -1,0 +1,52 @@
+"""From the options of an estimator to the arguments of its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scvi._checks import check_flag
+from scvi.cells.schema import Schema
+
+__all__ = ["network_options", "plain"]
+
+_NAMES = {"gene_likelihood": "reconstruction_loss"}
+
+
+def network_options(
+    schema: Schema, options: Mapping[str, Any], names: Mapping[str, str | None] = _NAMES
+) -> dict[str, Any]:
+    """An estimator's options and the sizes of its data, as arguments of its network.
+
+    Parameters
+    ----------
+    names
+        What the network calls an option that it knows under another name; None for one that it does not know.
+
+    Raises
+    ------
+    ValueError
+        If size factors are given and the library size is inferred, too.
+    """
+    if schema.size_factor_key is not None and not check_flag("use_observed_lib_size", options["use_observed_lib_size"]):
+        raise ValueError(
+            f"use_observed_lib_size=False infers the library sizes, which size_factor_key={schema.size_factor_key!r} "
+            "gives: leave out one of the two, size_factor_key in setup_anndata or use_observed_lib_size=False here"
+        )
+    named = {names.get(name, name): value for name, value in options.items()}
+    return {
+        "n_batch": schema.n_batch,
+        "n_labels": schema.n_labels,
+        "n_continuous_cov": schema.n_continuous,
+        "n_cats_per_cov": list(schema.n_cats_per_cov),
+        **{name: value for name, value in named.items() if name is not None},
+    }
+
+
+def plain(value: Any) -> Any:
+    """Numbers of numpy as those of Python, also in a list: they can be written as JSON."""
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value

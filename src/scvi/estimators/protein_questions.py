@@ -1,0 +1,288 @@
+"""The questions to a model of genes and proteins, beside those of :mod:`scvi.estimators.questions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scvi._checks import check_flag, check_integer, check_number
+from scvi._random import resolve_seed
+from scvi.estimators.cells import Indices, positions_of
+from scvi.estimators.questions import checked_library_size, drawn_cells, table
+from scvi.models.utils import check_choice
+from scvi.queries import proteins as queries
+from scvi.queries.proteins import Part, ProteinValue
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvi.estimators.base import Estimator
+
+__all__ = [
+    "get_feature_correlation_matrix",
+    "get_likelihood_parameters",
+    "get_normalized_expression",
+    "get_protein_foreground_probability",
+    "posterior_predictive_sample",
+]
+
+NO_PROTEIN = "protein_list has {!r}, which is not a protein"
+
+Names = Sequence[str] | None
+Batches = str | int | Sequence[str | int] | None
+
+
+def get_normalized_expression(
+    self: Estimator,
+    adata: AnnData | None = None,
+    indices: Indices = None,
+    transform_batch: Batches = None,
+    gene_list: Names = None,
+    protein_list: Names = None,
+    library_size: float | Literal["latent"] = 1,
+    n_samples: int = 1,
+    n_samples_overall: int | None = None,
+    batch_size: int | None = None,
+    return_mean: bool = True,
+    return_numpy: bool = False,
+    *,
+    sample_protein_mixing: bool = False,
+    scale_protein: bool = False,
+    include_protein_background: bool = False,
+    seed: int | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame] | tuple[np.ndarray, np.ndarray]:
+    """Denoised expression of genes, and of proteins without their background.
+
+    Genes as in :meth:`scvi.SCVI.get_normalized_expression`: shares of the cell's molecules. Proteins in counts: the
+    mean of the foreground times its probability. NaN stands for a protein that the batch in which a cell is decoded
+    did not measure, or in its own batch the cell itself (NaN in a query that lacks the protein); give a batch that
+    did as `transform_batch` to impute it.
+
+    Parameters
+    ----------
+    transform_batch
+        Name of the batch to decode every cell in, or several, over which the result is averaged; None: its own.
+    gene_list, protein_list
+        Names in the order wanted; None: all.
+    library_size
+        Of the genes: a number, or 'latent' for each cell's own library size.
+    n_samples
+        Posterior draws a cell.
+    n_samples_overall
+        Draw so many cells with replacement, and one sample of each.
+    return_mean
+        Average over the draws; otherwise the draws are the first axis.
+    return_numpy
+        Return arrays; draws that are not averaged always come as arrays.
+    sample_protein_mixing
+        Draw whether a count is background instead of weighing by the probability.
+    scale_protein
+        Divide proteins by their sum in the cell.
+    include_protein_background
+        Add the background, weighed by its probability: the expected count.
+
+    Returns
+    -------
+    (n, g) and (n, p) tables, or arrays (n, .) or (s, n, .)
+    """
+    data, positions = self._choose(adata, indices, needs_counts=False)
+    seed = resolve_seed(seed)
+    positions = drawn_cells(positions, n_samples_overall, seed)
+    value = ProteinValue(
+        include_background=check_flag("include_protein_background", include_protein_background),
+        sample_mixing=check_flag("sample_protein_mixing", sample_protein_mixing),
+        scale=check_flag("scale_protein", scale_protein),
+        hide_missing=True,
+    )
+    part = _part(self, transform_batch, gene_list, protein_list, n_samples, return_mean)
+    rna, protein = queries.normalized(
+        self.module,
+        self._minibatches(data, positions, batch_size),
+        part,
+        value,
+        checked_library_size(library_size),
+        self._generator(seed),
+    )
+    if return_numpy or rna.ndim == 3:
+        return rna, protein
+    cells, (genes, proteins) = data.cell_names[positions], _names(self, part)
+    return table(rna, cells, genes), table(protein, cells, proteins)
+
+
+def get_protein_foreground_probability(
+    self: Estimator,
+    adata: AnnData | None = None,
+    indices: Indices = None,
+    transform_batch: Batches = None,
+    protein_list: Names = None,
+    n_samples: int = 1,
+    batch_size: int | None = None,
+    return_mean: bool = True,
+    return_numpy: bool = False,
+    *,
+    seed: int | None = None,
+) -> pd.DataFrame | np.ndarray:
+    """Probability that the count of a protein is more than background; arguments and NaN as for the expression.
+
+    Returns
+    -------
+    (n, p) table, or an array (n, p) or (s, n, p)
+    """
+    data, positions = self._choose(adata, indices, needs_counts=False)
+    part = _part(self, transform_batch, None, protein_list, n_samples, return_mean)
+    minibatches = self._minibatches(data, positions, batch_size)
+    values = queries.foreground_probability(self.module, minibatches, part, True, self._generator(seed))
+    if return_numpy or values.ndim == 3:
+        return values
+    return table(values, data.cell_names[positions], _names(self, part)[1])
+
+
+def posterior_predictive_sample(
+    self: Estimator,
+    adata: AnnData | None = None,
+    indices: Indices = None,
+    n_samples: int = 1,
+    transform_batch: str | int | None = None,
+    gene_list: Names = None,
+    protein_list: Names = None,
+    batch_size: int | None = None,
+    *,
+    seed: int | None = None,
+) -> tuple[sparse.csr_matrix | list[sparse.csr_matrix], np.ndarray]:
+    """Counts as the model would measure them again in the same cells.
+
+    Nothing was learnt about a protein in a batch that did not measure it: its counts there are to be disregarded.
+    With `transform_batch` all cells are decoded in a batch that did.
+
+    Returns
+    -------
+    Counts of genes, one sparse (n, g) matrix for each draw (for one draw the matrix, not a list of one); counts of
+    proteins, (n, p) or (s, n, p).
+    """
+    data, positions = self._choose(adata, indices, needs_counts=False)
+    part = _part(self, transform_batch, gene_list, protein_list, n_samples, True)
+    rows: list[list[sparse.csr_matrix]] = [[] for _ in range(n_samples)]
+    blocks = []
+    code = None if part.transform_batch is None else _one_batch(part.transform_batch)
+    minibatches = self._minibatches(data, positions, batch_size)
+    for x, y in queries.predictive_draws(self.module, minibatches, n_samples, code, self._generator(seed)):
+        for kept, draw in zip(rows, x, strict=True):
+            kept.append(sparse.csr_matrix(draw if part.genes is None else draw[:, part.genes]))
+        blocks.append(y if part.proteins is None else y[..., part.proteins])
+    genes = [sparse.vstack(kept, format="csr") for kept in rows]
+    proteins = np.concatenate(blocks, axis=1)
+    return (genes, proteins) if n_samples > 1 else (genes[0], proteins[0])
+
+
+def get_feature_correlation_matrix(
+    self: Estimator,
+    adata: AnnData | None = None,
+    indices: Indices = None,
+    n_samples: int = 10,
+    batch_size: int | None = None,
+    rna_size_factor: float = 1000,
+    transform_batch: Batches = None,
+    correlation_type: Literal["spearman", "pearson"] = "spearman",
+    *,
+    seed: int | None = None,
+) -> pd.DataFrame:
+    """Correlation of genes and proteins over cells, free of counting noise and protein background.
+
+    It is that of draws from the model at the posterior of each cell, genes scaled to `rna_size_factor` molecules;
+    over several batches of `transform_batch` it is averaged. All draws are held in memory, n x s rows. Where a
+    batch did not measure a protein, ask about the cells of others, or name a batch that did as `transform_batch`.
+
+    Returns
+    -------
+    (g + p, g + p) table, genes first
+    """
+    check_choice("correlation_type", correlation_type, ("spearman", "pearson"))
+    check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
+    data, positions = self._choose(adata, indices, needs_counts=False)
+    part = _part(self, transform_batch, None, None, n_samples, True)
+    generator = self._generator(seed)
+    codes: list[int | None] = [None] if part.transform_batch is None else [*part.transform_batch]
+    matrices = [
+        queries.correlation(
+            queries.denoised_draws(
+                self.module,
+                self._minibatches(data, positions, batch_size),
+                n_samples,
+                rna_size_factor,
+                code,
+                generator,
+            ),
+            correlation_type,
+        )
+        for code in codes
+    ]
+    names = np.concatenate(_names(self, part))
+    return pd.DataFrame(np.mean(matrices, axis=0), index=pd.Index(names), columns=pd.Index(names))
+
+
+def get_likelihood_parameters(
+    self: Estimator,
+    adata: AnnData | None = None,
+    indices: Indices = None,
+    n_samples: int = 1,
+    give_mean: bool = False,
+    batch_size: int | None = None,
+    *,
+    seed: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Parameters of the distributions of all counts, at posterior draws.
+
+    Returns
+    -------
+    dict
+        For genes 'mean' (expected counts before dropout), 'dispersions' (inverse) and with 'zinb' 'dropout'
+        (logits); for proteins 'protein_background' and 'protein_foreground' (expected counts), 'protein_mixing'
+        (logits of the background) and 'protein_dispersions' (inverse). Each (n, .), or (s, n, .) for several draws
+        that are not averaged.
+    """
+    minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
+    n_samples = check_integer("n_samples", n_samples, 1)
+    return queries.mixed_parameters(
+        self.module, minibatches, n_samples=n_samples, give_mean=give_mean, generator=self._generator(seed)
+    )
+
+
+def _part(
+    self: Estimator,
+    transform_batch: Batches,
+    gene_list: Names,
+    protein_list: Names,
+    n_samples: int,
+    return_mean: bool,
+) -> Part:
+    known = _protein_names(self)
+    return Part(
+        genes=self._cells.gene_positions(gene_list),
+        proteins=None if protein_list is None else positions_of(protein_list, known, NO_PROTEIN),
+        transform_batch=self._cells.batch_codes(transform_batch),
+        n_samples=check_integer("n_samples", n_samples, 1),
+        return_mean=check_flag("return_mean", return_mean),
+    )
+
+
+def _names(self: Estimator, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Of the genes and of the proteins that are wanted."""
+    genes, proteins = (np.array(names, dtype=object) for names in (self.schema.genes, _protein_names(self)))
+    return (
+        genes if part.genes is None else genes[part.genes],
+        proteins if part.proteins is None else proteins[part.proteins],
+    )
+
+
+def _protein_names(self: Estimator) -> Sequence[str]:
+    return self.schema.proteins.names  # type: ignore[union-attr]
+
+
+def _one_batch(codes: Sequence[int]) -> int:
+    if len(codes) > 1:
+        raise ValueError("transform_batch names several batches; counts are drawn in one, or in each cell's own")
+    return codes[0]

@@ -1,0 +1,217 @@
+"""From a fitted reference and cells of new batches to a model that knows both."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import pandas as pd
+
+from scvi._checks import check_flag
+from scvi._random import seeded
+from scvi._warnings import warn
+from scvi.cells.missing_genes import become, with_genes, with_these_genes
+from scvi.cells.new_categories import extended
+from scvi.cells.schema import Schema
+from scvi.models.base import Model
+from scvi.models.freezing import Freeze, Scope, scope_of, widen
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvi.estimators.base import Estimator
+
+__all__ = ["constructor", "load_query_data", "prepare_query_anndata"]
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+M = TypeVar("M")
+
+
+class constructor(Generic[P]):
+    """A class method, made of a function of the class, that answers with a model of that class.
+
+    >>> load_query_data = constructor(query_mapping.load_query_data)
+    """
+
+    def __init__(self, function: Callable[Concatenate[Any, P], Any]) -> None:
+        self.function = function
+
+    def __get__(self, model: object, cls: type[M]) -> Callable[P, M]:
+        return MethodType(self.function, cls)
+
+
+def load_query_data(
+    cls: type[Estimator],
+    adata: AnnData,
+    reference_model: Estimator | str | os.PathLike[str],
+    freeze_dropout: bool = False,
+    unfrozen: bool = False,
+    *,
+    freeze_expression: bool = True,
+    freeze_decoder_first_layer: bool = True,
+    freeze_batchnorm_encoder: bool = True,
+    freeze_batchnorm_decoder: bool = True,
+    freeze_classifier: bool = True,
+    min_genes_found: float = 0.5,
+) -> Estimator:
+    """A model that knows the cells of `adata` beside those of a fitted reference (Lotfollahi et al. 2022).
+
+    Batches, and categories of categorical covariates, that are new get weights of their own; by default
+    :meth:`train` fits these alone, to the cells of `adata`. Everything else stays as it is, bit for bit, and with
+    it what the model says of cells of the reference. A new batch starts as the average of the old ones, so that
+    the model answers questions before it is trained, too.
+
+    Neither `adata` nor the reference is changed. The new model's ``adata`` is the given one, or where genes or
+    proteins are missing a copy as :meth:`prepare_query_anndata` makes it.
+
+    Parameters
+    ----------
+    adata
+        Raw counts, with the columns of ``obs`` (and the layer) that the reference reads; no set-up is needed. Genes
+        and proteins may come in any order; further ones are ignored. Missing proteins, or all of them, are taken as
+        not measured.
+    reference_model
+        A fitted model of this class, or the directory of a saved one.
+    freeze_dropout
+        No dropout in training.
+    unfrozen
+        Train all weights, from where they are: the reference's answers change with them.
+    freeze_expression, freeze_decoder_first_layer
+        False trains the whole first layers of the encoders or the decoders, not their new columns alone.
+    freeze_batchnorm_encoder, freeze_batchnorm_decoder
+        False trains batch norm, whose moments then follow the query's.
+    freeze_classifier
+        False trains the classifier of a model that has one, from the labelled cells of the query.
+    min_genes_found
+        Share of the reference's genes that `adata` has to have. Missing ones are read as zeros.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the reference is not fitted or of another class; if too few genes are found; for labels that the
+        reference does not know, where it reads them; for whatever else cannot be read.
+
+    Warns
+    -----
+    UserWarning
+        If genes or proteins are missing; if training will not move the query in the latent space, because the
+        reference's encoder sees no batch (``encode_covariates=False``); if there is nothing to train.
+    """
+    freeze = Freeze(
+        dropout=freeze_dropout,
+        expression=freeze_expression,
+        decoder_first_layer=freeze_decoder_first_layer,
+        batchnorm_encoder=freeze_batchnorm_encoder,
+        batchnorm_decoder=freeze_batchnorm_decoder,
+        classifier=freeze_classifier,
+        nothing=unfrozen,
+    )
+    reference = _reference(cls, reference_model)
+    reference._require_trained()
+    adata = with_genes(cls._as_anndata(adata, reference.schema), reference.schema, min_genes_found)
+    options = reference.options
+    schema = extended(reference.schema, adata, cls._reads_labels(options))
+    module, scope = _widened(reference.module, lambda: cls._make_networks((schema,), options), freeze)
+    _report(_new_categories(reference.schema, schema), scope)
+    model = cls._assembled(options, module, cls._make_cells((schema,), options, (adata,), validate=False))
+    model.is_trained, model._scope = True, scope
+    return model
+
+
+def prepare_query_anndata(
+    cls: type[Estimator],
+    adata: AnnData,
+    reference_model: Estimator | str | os.PathLike[str],
+    return_reference_var_names: bool = False,
+    inplace: bool = False,
+    *,
+    min_genes_found: float = 0.5,
+) -> AnnData | pd.Index | None:
+    """Cells with exactly the genes of a reference, in its order; missing genes are zero, missing proteins NaN.
+
+    :meth:`load_query_data` does it by itself. This is for looking at the result, and for writing or joining it.
+
+    Parameters
+    ----------
+    adata
+        Cells to map.
+    reference_model
+        A model of this class, or the directory of a saved one.
+    return_reference_var_names
+        Return the names of the reference's genes, and do nothing.
+    inplace
+        Change `adata` itself and return None.
+    min_genes_found
+        As in :meth:`load_query_data`, with the same errors and warnings.
+
+    Returns
+    -------
+    A new AnnData with the cells' annotations, counts and layers; names of genes; or None
+    """
+    check_flag("inplace", inplace)
+    reference = _reference(cls, reference_model)
+    if check_flag("return_reference_var_names", return_reference_var_names):
+        return pd.Index(reference.schema.genes)
+    read = cls._as_anndata(adata, reference.schema)
+    if inplace and read is not adata:
+        raise TypeError(f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False")
+    prepared = with_these_genes(read, reference.schema, min_genes_found)
+    if not inplace:
+        return prepared
+    become(adata, prepared)
+    return None
+
+
+def _reference(cls: type[Estimator], reference_model: Estimator | str | os.PathLike[str]) -> Estimator:
+    if isinstance(reference_model, (str, os.PathLike)):
+        return cls._restored(*cls._read(reference_model), (None,))
+    if type(reference_model) is not cls:
+        raise TypeError(
+            f"reference_model is a {type(reference_model).__name__}; pass a {cls.__name__} model or the directory "
+            "of a saved one"
+        )
+    return reference_model
+
+
+def _new_categories(old: Schema, new: Schema) -> dict[str, tuple[str, ...]]:
+    """Categories that only the second schema has, by column."""
+    known = old.categories
+    return {key: names[len(known[key]) :] for key, names in new.categories.items() if len(names) > len(known[key])}
+
+
+def _widened(old: Model, make: Callable[[], Model], freeze: Freeze) -> tuple[Model, Scope]:
+    """A wider network with the weights of an old one, on its device, and what of it trains.
+
+    Parameters
+    ----------
+    make
+        Makes the network.
+    freeze
+        What does not train.
+    """
+    with seeded(0):  # nothing random is left in it
+        module = make()
+    module.to(next(old.parameters()).device)
+    return module, scope_of(module, widen(old, module), freeze)
+
+
+def _report(new: Mapping[str, tuple[str, ...]], scope: Scope) -> None:
+    """Says what was added, and warns where training cannot move the query in the latent space."""
+    for key, names in new.items():
+        logger.info("New categories of %r: %s.", key, ", ".join(names))
+    if not scope.trained:
+        warn(
+            "the query has no batch and no category of a covariate that the reference does not know, so there is "
+            "nothing to train; the model answers questions about it as it is"
+        )
+    elif not scope.reaches("encoder"):
+        warn(
+            "the reference was built with encode_covariates=False: its encoder sees no batch, so training leaves the "
+            "latent representation of the query as it is now and fits the decoder's columns of the new categories only "
+            "(normalised expression, likelihoods); build references with encode_covariates=True, or unfreeze more"
+        )

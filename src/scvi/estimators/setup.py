@@ -1,0 +1,80 @@
+"""What a model reads of an AnnData: the declaration that most estimators take, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scvi.cells.schema import Schema
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvi.estimators.base import Estimator
+
+__all__ = ["setup_anndata", "setup_table"]
+
+
+def setup_anndata(
+    cls: type[Estimator],
+    adata: AnnData,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    size_factor_key: str | None = None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
+    mask_var: str | Sequence[str] | np.ndarray | None = None,
+) -> None:
+    """Declares which parts of `adata` the model reads, and checks them.
+
+    One entry is written to ``adata.uns["_scvi"]``; nothing else of `adata` is changed.
+
+    Parameters
+    ----------
+    layer
+        Key of ``adata.layers`` with the raw counts; None: ``adata.X``.
+    batch_key
+        Column of ``adata.obs`` with the experimental batch, whose effect is removed from the latent space.
+    labels_key
+        Column with the cell type (used by label-wise dispersions; other models do not look at it later on).
+    size_factor_key
+        Column with size factors, in place of each cell's total count. They are relative: their mean is scaled to
+        the mean total count.
+    categorical_covariate_keys, continuous_covariate_keys
+        Further columns whose effect is removed like the batch's. Continuous ones enter standardised, by mean and
+        standard deviation of the cells of this `adata`, also those of other cells later on.
+    mask_var
+        Genes to model: a boolean column of ``adata.var``, a list of names or a mask. None: all.
+    """
+    cls._set_up(
+        adata,
+        layer=layer,
+        batch_key=batch_key,
+        labels_key=labels_key,
+        size_factor_key=size_factor_key,
+        categorical_covariate_keys=categorical_covariate_keys,
+        continuous_covariate_keys=continuous_covariate_keys,
+        mask_var=mask_var,
+    )
+
+
+def setup_table(schema: Schema) -> pd.DataFrame:
+    """What a model reads: one row for each input, with its place in the AnnData and a summary."""
+    s = schema
+    rows = [("counts", s.counts_name, f"{s.n_genes} genes" + (" (mask_var)" if s.mask_var else ""))]
+    named = [("batch", s.batch_key), ("labels", s.labels_key)]
+    named += [("categorical covariate", key) for key in s.categorical_covariate_keys]
+    rows += [(what, f"adata.obs[{key!r}]", ", ".join(s.categories[key])) for what, key in named if key]
+    others = [("size factor", s.size_factor_key)]
+    others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
+    rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
+    if s.proteins is not None:
+        rows.append(("proteins", f"adata.obsm[{s.proteins.obsm_key!r}]", ", ".join(s.proteins.names)))
+    if s.unlabeled_category is not None:
+        said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
+        rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]
+    return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")

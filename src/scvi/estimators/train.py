@@ -1,0 +1,149 @@
+"""One `train` for every estimator: a class names its plan, whose further options become arguments of its `train`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any
+
+from scvi.estimators.cells import Indices
+from scvi.fit.plan import Plan, Precision, Schedule
+
+if TYPE_CHECKING:
+    from scvi.estimators.base import Estimator
+
+__all__ = ["train", "train_by"]
+
+
+def train(
+    self: Estimator,
+    max_epochs: int | None = None,
+    accelerator: str = "auto",
+    devices: str | int | Sequence[int] = "auto",
+    train_size: float = 0.9,
+    validation_size: float | None = None,
+    batch_size: int | None = None,
+    early_stopping: bool = False,
+    lr: float = Plan.lr,
+    *,
+    lr_schedule: Schedule = Plan.lr_schedule,
+    weight_decay: float = Plan.weight_decay,
+    gradient_clip: float | None = Plan.gradient_clip,
+    kl_warmup: float = Plan.kl_warmup,
+    validation_indices: Indices = None,
+    check_val_every_n_epoch: int = Plan.check_val_every_n_epoch,
+    early_stopping_monitor: str = Plan.early_stopping_monitor,
+    early_stopping_patience: int | None = Plan.early_stopping_patience,
+    early_stopping_min_delta: float = Plan.early_stopping_min_delta,
+    precision: Precision = Plan.precision,
+    enable_progress_bar: bool = True,
+    plan_kwargs: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> None:
+    """Fits the model.
+
+    A further call goes on from the current weights, with a plan of its own: the learning rate and the KL weight
+    rise anew, and the cells are split anew (as before if the seed is the same). `history` goes on.
+
+    Parameters
+    ----------
+    max_epochs
+        Passes over the training cells; None: 50, fewer for more than 50,000 cells.
+    accelerator, devices
+        'auto' (a CUDA GPU if there is one), 'cpu', 'gpu' or 'mps'; one device.
+    train_size, validation_size
+        Shares of the cells to fit and to look at only (None: the rest).
+    batch_size
+        Cells in a step; None: ``scvi.settings.batch_size`` if it was set, else 128, and 64 for fewer than 5,000
+        training cells.
+    early_stopping
+        Stop when `early_stopping_monitor` (a ``*_validation`` entry of the history) has not fallen by
+        `early_stopping_min_delta` in `early_stopping_patience` epochs (None: a fifth of `max_epochs`, at least 5),
+        and go back to the best weights. The patience starts when the KL weight is full.
+    lr, lr_schedule
+        Peak learning rate, and 'one-cycle' (up, then down to 0 over the planned steps), 'constant' or 'plateau'.
+    weight_decay, gradient_clip
+        L2 penalty, and the largest norm of a gradient (None: no limit).
+    kl_warmup
+        Share of the planned steps over which the KL weight rises from 0 to 1.
+    validation_indices
+        Positions of the validation cells, in place of the two sizes.
+    check_val_every_n_epoch
+        Epochs between two validations.
+    precision
+        'bf16' computes large matrix products in bfloat16, on a CPU or GPU that has instructions for it; the
+        likelihood, its sums and the weights stay in float32.
+    enable_progress_bar
+        Show a progress bar.
+    plan_kwargs
+        Options under the names of scripts that exist: lr, weight_decay, eps, n_epochs_kl_warmup, n_steps_kl_warmup,
+        max_kl_weight, min_kl_weight, reduce_lr_on_plateau, lr_patience, lr_factor. They win over the arguments
+        above; ``n_epochs_kl_warmup=None`` means no warm-up.
+    seed
+        Seed of split, order, dropout and draws.
+    checkpoint_dir
+        Write checkpoints there.
+    resume
+        Go on from the checkpoint in `checkpoint_dir`, exactly as if training had not been interrupted.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, before anything is trained.
+    RuntimeError
+        If losses are not finite again and again; `is_trained` says whether the weights are those of a fit.
+
+    Warns
+    -----
+    UserWarning
+        If a loss was not finite, with the cells and genes at fault; if training ended below the full KL weight.
+    """
+    self._fit(locals())
+
+
+def train_by(
+    plan: type[Plan], doc: str | None = None, second: str | None = None, **defaults: Any
+) -> Callable[..., None]:
+    """:func:`train` with the options that a plan has beside those of :class:`Plan`, as its signature shows.
+
+    Parameters
+    ----------
+    plan
+        Class of the plan, the source of the further arguments and their defaults. They are given by keyword.
+    doc
+        Docstring, which explains them; None: that of :func:`train`.
+    second
+        Name of the one that may be given by position, after `max_epochs`.
+    **defaults
+        Other defaults of arguments.
+    """
+    known, signature = {option.name for option in fields(Plan)}, inspect.signature(train)
+    further = [
+        Parameter(
+            option.name,
+            Parameter.POSITIONAL_OR_KEYWORD if option.name == second else Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=option.type,
+        )
+        for option in fields(plan)
+        if option.name not in known
+    ]
+    given = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
+    in_order = sorted([*given[:2], *further, *given[2:]], key=lambda parameter: parameter.kind)
+    shown = signature.replace(parameters=in_order)
+
+    @wraps(train)
+    def changed(self: Estimator, *args: Any, **kwargs: Any) -> None:
+        arguments = shown.bind(self, *args, **kwargs)
+        arguments.apply_defaults()
+        self._fit(arguments.arguments)
+
+    changed.__signature__ = shown  # type: ignore[attr-defined]
+    changed.__doc__ = doc or train.__doc__
+    return changed
