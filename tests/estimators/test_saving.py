@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,6 @@ from safetensors.torch import load_file, save_file
 import scvi
 from scvi.estimators import files
 from small_cells import KEYS, QUICK, TINY, make_adata
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -490,30 +487,3 @@ def test_an_adata_that_does_not_fit(stored: Path) -> None:
     del plain.obs["age"]
     with pytest.raises(ValueError, match=r"continuous_covariate_keys='age' is not a column of adata\.obs"):
         scvi.SCVI.load(stored, plain)
-
-
-# ---- golden files ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=sorted(path.name for path in GOLDEN.iterdir() if path.is_dir() and path.name[0] not in "._"))
-def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of the files of each format."""
-    return Path(shutil.copytree(GOLDEN / request.param, tmp_path / "golden"))
-
-
-def test_models_of_earlier_versions_are_read(golden: Path) -> None:
-    expected = json.loads((golden / "expected.json").read_text())
-    counts = np.array(expected["counts"], dtype=np.float32)
-    obs = pd.DataFrame(
-        {"batch": expected["batch"], "age": expected["age"]}, index=[f"cell{i}" for i in range(len(counts))]
-    )
-    adata = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"gene{j}" for j in range(counts.shape[1])]))
-    model = scvi.SCVI.load(golden, adata)
-    assert model.is_trained
-    assert len(model.history["elbo_train"]) == 5
-    mean, variance = model.get_latent_representation(return_dist=True)
-    np.testing.assert_allclose(mean, expected["latent_mean"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(variance, expected["latent_variance"], rtol=1e-4)
-    assert model.get_marginal_ll(n_mc_samples=2000, seed=0) == pytest.approx(expected["marginal_ll"], abs=0.05)
-    model.train(**QUICK)
-    assert model.history["elbo_train"].index.tolist() == list(range(8))
