@@ -1,11 +1,14 @@
-"""House rules that a reader of one file cannot see: who imports whom, what is public, what library code never does."""
+"""House rules that a reader of one file cannot see: who imports whom, what is public, what library code never does.
+
+Each test lists all offenders, as ``path:line what``.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,15 @@ import pytest
 import scvi
 
 ROOT = Path(scvi.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
 
+CORE = {"kernels", "minibatch", "cells", "models", "queries", "fit", "estimators", "data"}
+DOOR_OF_2020 = {"dataset", "inference"}
+AROUND = {"__init__", "cli", "demo", "external", "model", "plots"}
 # Layer -> the layers it may import. Whatever is not in a folder of its own is a layer of its own.
-ARROWS = {
+ARROWS: dict[str, set[str]] = {
     "kernels": set(),
     "minibatch": {"kernels"},
-    "_settings": set(),
     "cells": {"kernels", "minibatch"},
     "models": {"kernels", "minibatch"},
     "queries": {"models", "minibatch"},
@@ -27,25 +32,47 @@ ARROWS = {
     "estimators": {"fit", "queries", "models", "cells", "minibatch", "kernels"},
     "data": {"cells", "kernels"},
     "dataset": {"data", "cells", "minibatch", "kernels"},
-    "inference": {"dataset", "fit", "queries", "models", "cells", "minibatch", "kernels"},
+    "inference": {"dataset", "fit", "queries", "models", "cells", "minibatch", "kernels", "plots"},
+    "plots": CORE,
+    "demo": CORE | {"plots"},
+    "cli": CORE | {"plots", "demo"},
+    "external": {"estimators"},
+    "model": {"estimators"},
+    "__init__": CORE | DOOR_OF_2020 | AROUND,
 }
-USES_ESTIMATORS = {"__init__", "cli", "demo", "estimators"}
+# What a layer may import of a room whose arrow is narrower than the room.
+ONLY = {("data", "cells"): {"storage", "checks", "count_checks"}}
 # Third-party packages that a layer may import at all.
 PACKAGES = {"kernels": {"torch", "numpy", "numba", "scipy"}, "minibatch": {"torch"}}
 # Imported where they are used, never when a module is imported.
 SLOW = {"pooch", "requests", "openpyxl", "sklearn", "matplotlib", "scanpy", "umap", "skmisc", "numba"}
+PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+GLOBAL_STATE = {"torch.manual_seed", "np.random.seed", "numpy.random.seed", "random.seed", "torch.set_num_threads"}
+
+
+def none(offenders: Iterable[str]) -> None:
+    found = list(offenders)
+    assert not found, "\n" + "\n".join(found)
+
+
+def place(path: Path, node: ast.AST | None = None) -> str:
+    return path.relative_to(ROOT).as_posix() + (f":{node.lineno}" if node is not None else "")  # type: ignore[attr-defined]
 
 
 def layer(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def name_of(path: Path) -> str:
+    """Dotted name of a module."""
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path) for path in TREES}
 
 
 def imported(node: ast.AST, path: Path) -> Iterator[str]:
-    """Full names of the modules that an import statement reads."""
+    """Full names of what an import statement reads."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -56,14 +83,15 @@ def imported(node: ast.AST, path: Path) -> Iterator[str]:
         yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def all_imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(tree(path)):
-        yield from imported(node, path)
+def all_imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
+    """Import statements of a file, wherever they are, and the full names that they read."""
+    for node in ast.walk(TREES[path]):
+        yield from ((node, name) for name in imported(node, path))
 
 
-def imports_at_once(path: Path) -> Iterator[str]:
+def imports_at_once(path: Path) -> Iterator[tuple[ast.AST, str]]:
     """What importing the module imports: not the bodies of functions, not `if TYPE_CHECKING`."""
-    pending: list[ast.AST] = [tree(path)]
+    pending: list[ast.AST] = [TREES[path]]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -71,78 +99,122 @@ def imports_at_once(path: Path) -> Iterator[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             pending.extend(node.orelse)
             continue
-        yield from imported(node, path)
+        yield from ((node, name) for name in imported(node, path))
         pending.extend(ast.iter_child_nodes(node))
 
 
-def own_layers(names: Iterator[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("scvi.")}
+def nodes(*kinds: type[ast.AST], but: Iterable[str] = ()) -> Iterator[tuple[Path, ast.AST]]:
+    """Nodes of these kinds in all files but those of some layers."""
+    for path, tree in TREES.items():
+        if layer(path) not in but:
+            yield from ((path, node) for node in ast.walk(tree) if isinstance(node, kinds))
 
 
-def each(files: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", files, ids=lambda p: p.relative_to(ROOT).as_posix())
+# ---- who imports whom ------------------------------------------------------------------------------------------------
 
 
-def public_names(path: Path) -> list[str] | None:
-    listed = [n for n in tree(path).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
-    return ast.literal_eval(listed[0].value) if listed and isinstance(listed[0].value, (ast.List, ast.Tuple)) else None
+def test_every_room_is_on_the_map_and_has_no_rooms_of_its_own() -> None:
+    helpers = {layer(path) for path in TREES if path.parent == ROOT and path.name.startswith("_")}
+    none(place(path) for path in TREES if layer(path) not in {*ARROWS, *helpers})
+    none(place(path) for path in TREES if len(path.relative_to(ROOT).parts) > 2)
 
 
-ALL = each(FILES)
+def test_import_arrows() -> None:
+    none(
+        f"{place(path, node)} imports {name}"
+        for path in TREES
+        for node, name in all_imports(path)
+        if not _is_allowed(layer(path), name)
+    )
 
 
-@ALL
-def test_import_arrows(path: Path) -> None:
-    mine = layer(path)
-    theirs = own_layers(all_imports(path)) - {mine}
-    if mine in ARROWS:
-        folders = set(ARROWS) - {"_settings"}
-        assert theirs & folders <= ARROWS[mine]
-    if mine not in USES_ESTIMATORS | {"external", "model"}:
-        assert "estimators" not in theirs
+def _is_allowed(mine: str, name: str) -> bool:
+    package, theirs, inner = [*name.split("."), "", ""][:3]
+    if package != "scvi" or theirs == mine or theirs not in ARROWS:
+        return True
+    return theirs in ARROWS.get(mine, ()) and inner in ONLY.get((mine, theirs), {inner})
 
 
-@each([path for path in FILES if layer(path) in PACKAGES])
-def test_third_party_imports_of_the_lowest_layers(path: Path) -> None:
-    allowed = PACKAGES[layer(path)]
-
-    packages = {name.split(".")[0] for name in all_imports(path)} - {"scvi"} - set(sys.stdlib_module_names)
-    assert packages <= allowed
-
-
-@ALL
-def test_slow_packages_are_imported_where_they_are_used(path: Path) -> None:
-    slow = {name.split(".")[0] for name in imports_at_once(path)} & SLOW
-    if layer(path) == "kernels":
-        slow -= {"numba"}  # of these modules, the ones with numba are themselves imported on first call
-    assert not slow
+def test_no_circle() -> None:
+    """No module needs itself to be imported, not by way of others either."""
+    needs = {name_of(path): set(_modules_at_once(path)) for path in TREES}
+    circular = [name for name in needs if name in _reachable(needs, name)]
+    none(f"{name} -> {', '.join(sorted(needs[name] & set(circular)))}" for name in circular)
 
 
-@each([path for path in FILES if path.name != "unpickling.py"])  # which can build data only, see its tests
-def test_no_pickle(path: Path) -> None:
-    assert not {name.split(".")[0] for name in all_imports(path)} & {
-        "pickle",
-        "cloudpickle",
-        "dill",
-        "joblib",
-        "shelve",
-    }
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "np.load", "numpy.load"}:
-            options = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            if ast.unparse(node.func) == "torch.load":
-                assert options.get("weights_only") == "True", f"line {node.lineno}"
-            else:
-                assert options.get("allow_pickle", "False") == "False", f"line {node.lineno}"
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.save":
-            pytest.fail(f"line {node.lineno}: torch.save writes a pickle")
+def _modules_at_once(path: Path) -> Iterator[str]:
+    for _, name in imports_at_once(path):
+        parts = (name if name in MODULES else name.rpartition(".")[0]).split(".")
+        for package in (".".join(parts[:i]) for i in range(1, len(parts) + 1)):
+            # a package that this module is in has begun to be imported before
+            if package in MODULES and not f"{name_of(path)}.".startswith(f"{package}."):
+                yield package
+        if ".".join(parts) in MODULES and name_of(path) != ".".join(parts):
+            yield ".".join(parts)
 
 
-@ALL
-def test_input_is_never_checked_with_assert(path: Path) -> None:
+def _reachable(edges: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    pending = set(edges[start])
+    while pending:
+        found |= pending
+        pending = set().union(*(edges[name] for name in pending)) - found
+    return found
+
+
+def test_third_party_imports_of_the_lowest_layers() -> None:
+    none(
+        f"{place(path, node)} imports {name}"
+        for path in TREES
+        for node, name in all_imports(path)
+        if name.split(".")[0]
+        not in {"scvi", *sys.stdlib_module_names, *PACKAGES.get(layer(path), [name.split(".")[0]])}
+    )
+
+
+def test_slow_packages_are_imported_where_they_are_used() -> None:
+    none(
+        f"{place(path, node)} imports {name}"
+        for path in TREES
+        for node, name in imports_at_once(path)
+        if name.split(".")[0] in SLOW
+        # of the kernels, the modules with numba are themselves imported on first call
+        and not (layer(path) == "kernels" and name.split(".")[0] == "numba")
+    )
+
+
+# ---- what library code never does ------------------------------------------------------------------------------------
+
+
+def test_no_pickle() -> None:
+    none(
+        f"{place(path, node)} imports {name}"
+        for path in TREES
+        if path.name != "unpickling.py"  # which can build data only, see its tests
+        for node, name in all_imports(path)
+        if name.split(".")[0] in PICKLING
+    )
+    none(
+        f"{place(path, call)} {ast.unparse(call)}"
+        for path, call in nodes(ast.Call)
+        if path.name != "unpickling.py" and _pickles(call)
+    )
+
+
+def _pickles(call: ast.Call) -> bool:
+    options = {k.arg: ast.unparse(k.value) for k in call.keywords}
+    match ast.unparse(call.func):
+        case "torch.load":
+            return options.get("weights_only") != "True"
+        case "np.load" | "numpy.load":
+            return options.get("allow_pickle", "False") != "False"
+        case function:
+            return function == "torch.save"
+
+
+def test_input_is_never_checked_with_assert() -> None:
     # The only assertions allowed tell the type checker what a check above has already made sure of.
-    found = [n.lineno for n in ast.walk(tree(path)) if isinstance(n, ast.Assert) and not _narrows_a_type(n.test)]
-    assert not found, f"assert in lines {found}"
+    none(place(path, node) for path, node in nodes(ast.Assert) if not _narrows_a_type(node.test))
 
 
 def _narrows_a_type(test: ast.expr) -> bool:
@@ -152,14 +224,10 @@ def _narrows_a_type(test: ast.expr) -> bool:
     return text.startswith("isinstance(") or text.endswith(" is not None")
 
 
-@each([path for path in FILES if layer(path) not in {"cli", "demo"}])  # these speak to the user of a shell
-def test_library_code_does_not_print(path: Path) -> None:
-    calls = (n for n in ast.walk(tree(path)) if isinstance(n, ast.Call))
-    found = [n.lineno for n in calls if ast.unparse(n.func) in {"print", "sys.stdout.write", "logging.basicConfig"}]
-    assert not found, f"print in lines {found}"
-
-
-GLOBAL_STATE = {"torch.manual_seed", "np.random.seed", "numpy.random.seed", "random.seed", "torch.set_num_threads"}
+def test_library_code_does_not_print() -> None:
+    speaking = {"print", "sys.stdout.write", "logging.basicConfig"}
+    calls = nodes(ast.Call, but={"cli", "demo"})  # these speak to the user of a shell
+    none(place(path, call) for path, call in calls if ast.unparse(call.func) in speaking)
 
 
 def outside_forks(node: ast.AST) -> Iterator[ast.AST]:
@@ -170,28 +238,64 @@ def outside_forks(node: ast.AST) -> Iterator[ast.AST]:
             yield from outside_forks(child)
 
 
-@each([path for path in FILES if layer(path) != "_settings"])  # there the user asks for it
-def test_global_state_is_left_alone(path: Path) -> None:
-    for node in outside_forks(tree(path)):
-        if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in GLOBAL_STATE, f"line {node.lineno}"
-        if isinstance(node, ast.Assign):
-            targets = [ast.unparse(t) for t in node.targets]
-            assert not any(t.startswith("torch.backends") for t in targets), f"line {node.lineno}"
+def test_global_state_is_left_alone() -> None:
+    none(
+        f"{place(path, node)} {ast.unparse(node)}"
+        for path, tree in TREES.items()
+        if layer(path) != "_settings"  # there the user asks for it
+        for node in outside_forks(tree)
+        if (isinstance(node, ast.Call) and ast.unparse(node.func) in GLOBAL_STATE)
+        or (isinstance(node, ast.Assign) and any(ast.unparse(t).startswith("torch.backends") for t in node.targets))
+    )
 
 
-@ALL
-def test_every_module_says_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(tree(path))
+def test_nothing_of_the_core_overrides_a_method_to_do_nothing() -> None:
+    none(f"{place(path, method)} {name}" for path, name, method in _methods() if _does_nothing(method))
 
 
-@each([path for path in FILES if public_names(path) is not None])
-def test_all_names_what_exists(path: Path) -> None:
-    names = public_names(path)
-    assert len(set(names)) == len(names)
-    dotted = path.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
-    loaded = importlib.import_module(dotted)
-    assert [name for name in names if not hasattr(loaded, name)] == []
+def _methods() -> Iterator[tuple[Path, str, ast.FunctionDef]]:
+    """Methods of the core's classes that a class above has too."""
+    for path, node in nodes(ast.ClassDef, but=DOOR_OF_2020):
+        cls = getattr(importlib.import_module(name_of(path)), node.name, None)
+        if not isinstance(cls, type):
+            continue  # a class of a function's own
+        for method in (n for n in node.body if isinstance(n, ast.FunctionDef)):
+            if any(method.name in vars(parent) for parent in cls.__mro__[1:-1]):
+                yield path, f"{node.name}.{method.name}", method
+
+
+def _does_nothing(method: ast.FunctionDef) -> bool:
+    """Whether a body has no more than a docstring and `pass`, `...` or `return`; `return None` is an answer."""
+    return all(
+        isinstance(n, ast.Pass)
+        or (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
+        or (isinstance(n, ast.Return) and n.value is None)
+        for n in method.body
+    )
+
+
+# ---- what is public --------------------------------------------------------------------------------------------------
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    none(place(path) for path, tree in TREES.items() if not ast.get_docstring(tree))
+
+
+def test_all_names_what_exists() -> None:
+    none(
+        f"{place(path)} {name}"
+        for path in TREES
+        for names in [public_names(path)]
+        for name in names
+        if not hasattr(importlib.import_module(name_of(path)), name) or names.count(name) > 1
+    )
+
+
+def public_names(path: Path) -> list[str]:
+    listed = [n for n in TREES[path].body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    return (
+        list(ast.literal_eval(listed[0].value)) if listed and isinstance(listed[0].value, ast.List | ast.Tuple) else []
+    )
 
 
 def test_public_names() -> None:
