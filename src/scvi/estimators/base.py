@@ -209,11 +209,11 @@ class Estimator(ABC):
         seed = training.seed_of_fit(given["seed"], given["checkpoint_dir"], given["resume"])
         train_cells, validation_cells = self._split(data_sets, given, seed)
         plan = training.make_plan(
-            self._plan,
             {option.name: given[option.name] for option in fields(self._plan) if option.name in given},
             given["plan_kwargs"],
             max(map(len, train_cells)),
             min(map(len, validation_cells)),
+            self._plan,
         )
         training.check_precision(plan.precision, device)
         fit = self._make_fit(

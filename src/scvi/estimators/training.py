@@ -46,24 +46,24 @@ _THETA_RANGE = (0.05, 100.0)
 
 
 def make_plan(
-    kind: type[Plan],
     options: Mapping[str, Any],
     plan_kwargs: Mapping[str, Any] | None,
     n_train: int,
     n_validation: int,
+    kind: type[Plan] = Plan,
 ) -> Plan:
     """A checked plan.
 
     Parameters
     ----------
-    kind
-        Its class.
     options
         Options of :class:`scvi.fit.plan.Plan`; `max_epochs` and `batch_size` may be None: by the number of cells.
     plan_kwargs
         Options under the names of scripts that exist.
     n_train, n_validation
         Numbers of cells.
+    kind
+        Class of the plan.
     """
     given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
     given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
