@@ -43,7 +43,7 @@ from scvi.data.genes import seurat_v3
 from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan
 from scvi.models import VAEC
-from scvi.queries.annotation import calibration_error
+from scvi.queries.calibration import calibration_error
 
 UNKNOWN = "Unknown"
 EPOCHS = {"train_size": 1.0, "batch_size": CELLS, "seed": 0, "enable_progress_bar": False, "kl_warmup": 0.0}

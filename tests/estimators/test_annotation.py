@@ -15,7 +15,7 @@ from anndata import AnnData
 
 import scvi
 from scvi.fit import fit as fitting
-from scvi.queries.annotation import calibration_error
+from scvi.queries.calibration import calibration_error
 from small_cells import QUICK, TINY, N, make_adata
 
 UNKNOWN = "not known"

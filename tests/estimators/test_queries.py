@@ -16,7 +16,7 @@ from scvi.dataset import AnnDatasetFromAnnData
 from scvi.inference import Posterior
 from scvi.minibatch import Minibatch
 from scvi.models import VAE
-from scvi.models.vae import observed_log_library
+from scvi.models.base import observed_log_size
 from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 CELLS = [3, 99, 17, 60, 5]
@@ -98,7 +98,7 @@ class Draws:
         z_noise = torch.randn(n_samples, *q.z.loc.shape, generator=generator)
         self.z = q.z.loc + q.z.scale * z_noise
         if q.l is None:
-            self.log_library = observed_log_library(mb).expand(n_samples, -1, -1)
+            self.log_library = observed_log_size(mb).expand(n_samples, -1, -1)
         else:
             self.log_library = q.l.loc + q.l.scale * torch.randn(n_samples, *q.l.loc.shape, generator=generator)
 
@@ -107,7 +107,7 @@ class Draws:
 def decoded(model: scvi.SCVI, draws: Draws, mb: Minibatch, batch: int | None = None) -> list[Any]:
     """One draw at a time."""
     pairs = zip(draws.z, draws.log_library, strict=True)
-    return [model.module.generative(z, log_library, mb, batch) for z, log_library in pairs]
+    return [model.module.generative(z, log_library, mb, batch).genes for z, log_library in pairs]
 
 
 # ---- latent space ----------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_normalised_expression_is_a_table(fitted: scvi.SCVI) -> None:
 def test_normalised_expression(either: scvi.SCVI, n_samples: int, return_mean: bool, library_size: Any) -> None:
     mb = minibatch(either)
     draws = decoded(either, Draws(either, mb, n_samples, seed=5), mb)
-    values = [d.scale * d.log_library.exp() if library_size == "latent" else d.scale * library_size for d in draws]
+    values = [d.scale * d.log_size.exp() if library_size == "latent" else d.scale * library_size for d in draws]
     expected = torch.stack(values).numpy()
     answer = either.get_normalized_expression(
         indices=CELLS,
@@ -266,7 +266,7 @@ def test_draws_of_some_cells(fitted: scvi.SCVI) -> None:
 
 
 def test_many_draws_in_blocks(fitted: scvi.SCVI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scvi.queries.expression._MAX_ELEMENTS", 2 * len(CELLS) * G)
+    monkeypatch.setattr("scvi.models.base._MAX_ELEMENTS", 2 * len(CELLS) * G)
     draws = fitted.get_normalized_expression(indices=CELLS, n_samples=7, return_mean=False, seed=0)
     assert draws.shape == (7, len(CELLS), G)
     assert len(np.unique(draws[:, 0, 0])) == 7
@@ -319,7 +319,7 @@ def test_likelihood_parameters(likelihood: Any, dispersion: Any) -> None:
     model = fit(gene_likelihood=likelihood, dispersion=dispersion)
     mb = minibatch(model)
     draws = decoded(model, Draws(model, mb, 3, seed=2), mb)
-    expected = {"mean": [d.scale * d.log_library.exp() for d in draws]}
+    expected = {"mean": [d.scale * d.log_size.exp() for d in draws]}
     if likelihood != "poisson":
         expected["dispersions"] = [d.log_theta.detach().exp().expand(len(CELLS), G) for d in draws]
     if likelihood == "zinb":
@@ -353,12 +353,12 @@ def test_elbo_and_reconstruction_error(either: scvi.SCVI) -> None:
     mb, module = minibatch(either), either.module
     q = module.variational(mb)
     generator = torch.Generator().manual_seed(4)
-    log_library, kl = observed_log_library(mb), 0.0
+    log_library, kl = observed_log_size(mb), 0.0
     if q.l is not None:  # the library is drawn before the state, here
         log_library = q.l.loc + q.l.scale * torch.randn(q.l.loc.shape, generator=generator)
         kl = oracles.kl_normal(q.l.loc, q.l.scale**2, mb.l_mean, mb.l_var).sum(1)
     z = q.z.loc + q.z.scale * torch.randn(q.z.loc.shape, generator=generator)
-    reconstruction = scores(either, mb, module.generative(z, log_library, mb))
+    reconstruction = scores(either, mb, module.generative(z, log_library, mb).genes)
     kl = kl + oracles.kl_normal(q.z.loc, q.z.scale**2, 0.0, 1.0).sum(1)
 
     error = either.get_reconstruction_error(indices=CELLS, return_mean=False, seed=4)
@@ -406,9 +406,9 @@ def test_the_marginal_likelihood_is_the_integral(one_dimension: scvi.SCVI) -> No
     mb = minibatch(one_dimension)
     points = np.linspace(-8, 8, 801)
     z = torch.from_numpy(points).float()[:, None, None].expand(-1, len(CELLS), 1)
-    log_library = observed_log_library(mb).expand(len(points), -1, -1)
-    d = one_dimension.module.generative(z, log_library, mb)
-    log_f = -one_dimension.module.likelihood.nll(mb.x, d).double().numpy()  # (points, n)
+    log_library = observed_log_size(mb).expand(len(points), -1, -1)
+    d = one_dimension.module.generative(z, log_library, mb).genes
+    log_f = -d.nll(mb.x).double().numpy()  # (points, n)
     exact = [oracles.integrate_over_normal(log_f[:, i], points, 0.0, 1.0) for i in range(len(CELLS))]
     answer = one_dimension.get_marginal_ll(indices=CELLS, n_mc_samples=20_000, return_mean=False, seed=0)
     np.testing.assert_allclose(answer, exact, atol=0.03)
@@ -470,7 +470,7 @@ def test_loadings(use_batch_norm: bool) -> None:
     z = torch.zeros(len(CELLS), 3)
     step = torch.tensor([0.0, 1.0, 0.0])
     with torch.no_grad():
-        before, after = (model.module.generative(at, observed_log_library(mb), mb) for at in (z, z + step))
+        before, after = (model.module.generative(at, observed_log_size(mb), mb).genes for at in (z, z + step))
     moved = (after.scale.log() - before.scale.log()).numpy()
     expected = loadings["Z_1"].to_numpy()
     np.testing.assert_allclose(

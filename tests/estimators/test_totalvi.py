@@ -55,7 +55,8 @@ def test_expression_is_what_the_network_says(model: scvi.TOTALVI, no_noise: None
     mb = model._cells.data.minibatch(np.arange(N))
     with torch.no_grad():
         q = model.module.variational(mb)
-        genes, proteins = model.module.generative(q.z.loc, mb.totals.log(), mb)
+        decoded = model.module.generative(q.z.loc, mb.totals.log(), mb)
+        genes, proteins = decoded.genes, decoded.proteins
         back, fore = draw(proteins.log_background).exp(), (proteins.log_background.loc + proteins.log_factor).exp()
         shares = proteins.foreground_probability
     rna, protein = model.get_normalized_expression()

@@ -16,7 +16,6 @@ from scvi.kernels import SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import SCANVI, VAE, VAEC, Classifier
 from scvi.models.labels import LabelledVAE, LabelPairs
-from scvi.models.log_likelihood import importance_log_likelihood
 from scvi.models.scanvae import SCANVAE
 
 N, G, D, K, C = 6, 12, 3, 2, 4  # cells, genes, latent dimensions, batches, labels
@@ -216,7 +215,7 @@ def test_the_importance_weighted_bound_lies_above_the_elbo(cls: type[LabelledVAE
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         elbo = torch.stack([-model.loss(mb, generator).per_cell() for _ in range(300)]).mean(0)
-        tight = importance_log_likelihood(model, mb, 2000, generator)
+        tight = model.marginal_log_likelihood(mb, 2000, generator)
     assert (tight > elbo - 0.1).all()
     assert float((tight - elbo).mean()) > 0.1
 
@@ -226,9 +225,9 @@ def test_the_marginal_over_labels_is_the_mixture_of_the_labels() -> None:
     model, mb = build(SCANVI, y_prior=[0.4, 0.3, 0.2, 0.1], use_observed_lib_size=True), cells(n=3)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        whole = importance_log_likelihood(model, mb, 20_000, generator)
+        whole = model.marginal_log_likelihood(mb, 20_000, generator)
         parts = [
-            importance_log_likelihood(model, replace(mb, labels=torch.full((3, 1), k)), 20_000, generator)
+            model.marginal_log_likelihood(replace(mb, labels=torch.full((3, 1), k)), 20_000, generator)
             + model.y_prior[0, k].log()
             for k in range(C)
         ]

@@ -80,12 +80,12 @@ def test_training_uses_the_same_likelihood(kind: str) -> None:
     model, mb = make(kind), cells()
     q = model.variational(mb)
     delta = model.sample_bernoulli_params(mb.batch, mb.labels)
-    decoded = model.generative(q.z.loc, q.l.loc, mb, delta=delta)
-    raw = model.decode_for_inference(q.z.loc, q.l.loc, mb, None)
+    decoded = model.generative(q.z.loc, q.l.loc, mb, delta=delta).genes
+    raw = model.generative(q.z.loc, q.l.loc, mb, raw=True).genes
     pieces = raw.rate, raw.theta, model.rescale_dropout(raw.dropout_logits)
     expected = model.get_reconstruction_loss(mb.x, *pieces, bernoulli_params=delta)
-    torch.testing.assert_close(model.likelihood.nll(mb.counts, decoded), expected, rtol=1e-4, atol=1e-4)
-    sparse = model.likelihood.nll(SparseRows.of(mb.x), decoded)
+    torch.testing.assert_close(decoded.nll(mb.counts), expected, rtol=1e-4, atol=1e-4)
+    sparse = decoded.nll(SparseRows.of(mb.x))
     torch.testing.assert_close(sparse, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -95,10 +95,10 @@ def test_the_mean_of_delta_integrates_it_out() -> None:
     q = model.variational(mb)
     one = Minibatch(mb.x[:1, :], mb.batch[:1], mb.labels[:1])
     z, log_library = q.z.loc[:1], q.l.loc[:1]
-    exact = -model.likelihood.nll(one.counts, model.generative(z, log_library, one)).item()
+    exact = -model.generative(z, log_library, one).genes.nll(one.counts).item()
     draws = model.posterior().sample((40_000,))
     many = z.expand(40_000, 1, -1)
-    each = -model.likelihood.nll(one.counts, model.generative(many, log_library, one, delta=draws[:, None]))
+    each = -model.generative(many, log_library, one, delta=draws[:, None]).genes.nll(one.counts)
     estimate = logsumexp(each.detach().double().numpy()) - math.log(40_000)
     assert exact == pytest.approx(estimate, abs=0.05)
 
@@ -226,7 +226,7 @@ def test_the_posterior_of_an_entry_is_exact() -> None:
     """Its mean, against Bayes' rule on a grid."""
     model, mb = make("gene-cell", alpha_prior=0.4, beta_prior=0.8, minimal_dropout=0.3), cells()
     q = model.variational(mb)
-    raw = model.decode_for_inference(q.z.loc, q.l.loc, mb, None)
+    raw = model.generative(q.z.loc, q.l.loc, mb, raw=True).genes
     mu, theta, dropout = (
         t.detach().double().numpy() for t in (raw.rate, raw.theta, model.rescale_dropout(raw.dropout_logits))
     )
@@ -270,9 +270,7 @@ def test_delta_is_that_of_the_batch_decoded_in() -> None:
     for batch, near in ((0, 0.0), (1, 1.0)):
         delta = model.inference(mb.x, mb.batch, mb.labels, transform_batch=batch)["bernoulli_params"]
         torch.testing.assert_close(delta, torch.full_like(delta, near), atol=1e-3, rtol=0)
-    dropout = [
-        model.generative(torch.zeros(N, 2), torch.zeros(N, 1), mb, transform_batch=b).dropout_logits for b in (0, 1)
-    ]
+    dropout = [model.generative(torch.zeros(N, 2), torch.zeros(N, 1), mb, batch=b).genes.dropout_logits for b in (0, 1)]
     assert (dropout[0] > dropout[1] + 3).all()
 
 

@@ -16,8 +16,7 @@ import oracles
 from scvi.kernels import SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import TOTALVI
-from scvi.models.base import Elbo
-from scvi.models.log_likelihood import importance_log_likelihood
+from scvi.models.base import Elbo, Moments
 from scvi.models.totalvae import TOTALVAE
 
 N, G, P, D, K, C = 7, 12, 4, 3, 3, 2  # cells, genes, proteins, latent dimensions, batches, labels
@@ -185,7 +184,7 @@ def test_importance_sampling_is_above_the_elbo_and_tightens() -> None:
         model.decoder.py_back_mean_log_beta.fc_layers[0][0].bias.fill_(-1.0)
         generator = torch.Generator().manual_seed(0)
         elbo = torch.stack([-model.loss(mb, generator).per_cell() for _ in range(200)]).mean(0)
-        few, many = (importance_log_likelihood(model, mb, n, generator) for n in (10, 5000))
+        few, many = (model.marginal_log_likelihood(mb, n, generator) for n in (10, 5000))
     assert (many > elbo).all()
     assert many.mean() > few.mean() > elbo.mean()
 
@@ -194,12 +193,13 @@ def test_importance_weights_are_joint_over_posterior(no_noise: None) -> None:
     model, mb = build(), cells()
     q = model.variational(mb)
     got = model.importance_log_weights(mb, q, 2)
-    genes, proteins = model.generative(q.z.loc, q.l.loc, mb)
+    decoded = model.generative(q.z.loc, q.l.loc, mb)
+    genes, proteins = decoded.genes, decoded.proteins
     qb, pb = proteins.log_background, model.background_prior(mb)
     log_q = q.z.log_prob(q.z.loc).sum(1) + q.l.log_prob(q.l.loc).sum(1) + qb.log_prob(qb.loc).sum(1)
     log_p = Normal(0.0, 1.0).log_prob(q.z.loc).sum(1) + Normal(mb.l_mean, mb.l_var.sqrt()).log_prob(q.l.loc).sum(1)
     log_p = log_p + pb.log_prob(qb.loc).sum(1)
-    log_p = log_p - model.likelihood.nll(mb.counts, genes) - proteins.nll(mb.proteins, qb.loc)
+    log_p = log_p - genes.nll(mb.counts) - proteins.nll(mb.proteins, qb.loc)
     torch.testing.assert_close(got, (log_p - log_q).expand(2, N), rtol=1e-4, atol=1e-3)
 
 
@@ -400,8 +400,7 @@ def test_starting_values() -> None:
     frequency = torch.rand(G).add(0.1)
     frequency /= frequency.sum()
     mean, log_sd, factor = torch.rand(P, K) * 3, torch.rand(P, K) - 1, torch.rand(P)
-    model.initialise(frequency, torch.arange(float(G)))
-    model.initialise_background(mean, log_sd, factor)
+    model.start(Moments(frequency, torch.arange(float(G)), (mean, log_sd, factor)))
     assert torch.equal(model.px_r, torch.arange(float(G)))
     assert torch.equal(model.background_pro_alpha, mean)
     assert torch.equal(model.background_pro_log_beta, log_sd)

@@ -15,7 +15,7 @@ from torch.distributions import Normal, kl_divergence
 import oracles
 from scvi.minibatch import Minibatch
 from scvi.models import LDVAE, VAE
-from scvi.models.base import Elbo
+from scvi.models.base import Elbo, Moments
 
 N, G, D, K, C = 7, 12, 3, 3, 2  # cells, genes, latent dimensions, batches, labels
 DISPERSIONS = ("gene", "gene-batch", "gene-label", "gene-cell")
@@ -511,12 +511,12 @@ def test_importance_log_weights(observed: bool) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("cls", "dispersion"), MODELS)
 @pytest.mark.parametrize("use_batch_norm", [True, False])
-def test_initialise(cls: type[VAE], dispersion: str, use_batch_norm: bool) -> None:
+def test_starting_values(cls: type[VAE], dispersion: str, use_batch_norm: bool) -> None:
     options = {"use_batch_norm": use_batch_norm} if cls is LDVAE else {}
     vae = build(cls, **options, dispersion=dispersion)
     frequencies = torch.linspace(0, 1, G)
     log_theta = torch.linspace(-1, 1, G)
-    vae.initialise(frequencies / frequencies.sum(), log_theta)
+    vae.start(Moments(frequencies / frequencies.sum(), log_theta))
     assert all(p.isfinite().all() for p in vae.parameters())
     if dispersion != "gene-cell":
         theta = vae.px_r if vae.px_r.dim() == 1 else vae.px_r[:, 1]

@@ -32,7 +32,7 @@ from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan
 from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
-from scvi.models.utils import check_choice
+from scvi.models.likelihood import make_likelihood
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,7 +91,7 @@ class Estimator(ABC):
         seed: int | None = None,
     ) -> None:
         """The options of scVI; a class with others has a constructor of its own."""
-        check_choice("gene_likelihood", gene_likelihood, ("zinb", "nb", "poisson"))
+        make_likelihood(gene_likelihood, "gene_likelihood")
         self._make((adata,), seed, locals())
 
     def _make(self, adatas: Sequence[AnnData], seed: int | None, arguments: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from scvi.cells.cell_data import CellData
 from scvi.cells.schema import Schema
 from scvi.estimators.training import moment_estimates
+from scvi.models.base import Moments
 from scvi.models.jvae import JVAE
 
 __all__ = ["GeneUnion"]
@@ -70,4 +71,4 @@ class GeneUnion:
         chosen = by_batch if module.dispersion == "gene-batch" else theta[0]
         as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32)  # noqa: E731
         start = np.where(np.isfinite(frequency[0]), frequency[0], frequency[1])
-        module.initialise(as_tensor(start), as_tensor(np.log(chosen)))
+        module.start(Moments(as_tensor(start), as_tensor(np.log(chosen))))

@@ -10,7 +10,7 @@ from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.estimators.query_mapping import constructor
 from scvi.models.ldvae import LDVAE
-from scvi.models.utils import check_choice
+from scvi.models.likelihood import make_likelihood
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,7 +62,7 @@ class LinearSCVI(Estimator):
         encode_covariates: bool = False,
         seed: int | None = None,
     ) -> None:
-        check_choice("gene_likelihood", gene_likelihood, ("zinb", "nb", "poisson"))
+        make_likelihood(gene_likelihood, "gene_likelihood")
         self._make((adata,), seed, locals())
 
     setup_anndata = classmethod(setup.setup_anndata)

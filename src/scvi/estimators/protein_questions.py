@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "get_feature_correlation_matrix",
-    "get_likelihood_parameters",
     "get_normalized_expression",
     "get_protein_foreground_probability",
     "posterior_predictive_sample",
@@ -222,33 +221,6 @@ def get_feature_correlation_matrix(
     ]
     names = np.concatenate(_names(self, part))
     return pd.DataFrame(np.mean(matrices, axis=0), index=pd.Index(names), columns=pd.Index(names))
-
-
-def get_likelihood_parameters(
-    self: Estimator,
-    adata: AnnData | None = None,
-    indices: Indices = None,
-    n_samples: int = 1,
-    give_mean: bool = False,
-    batch_size: int | None = None,
-    *,
-    seed: int | None = None,
-) -> dict[str, np.ndarray]:
-    """Parameters of the distributions of all counts, at posterior draws.
-
-    Returns
-    -------
-    dict
-        For genes 'mean' (expected counts before dropout), 'dispersions' (inverse) and with 'zinb' 'dropout'
-        (logits); for proteins 'protein_background' and 'protein_foreground' (expected counts), 'protein_mixing'
-        (logits of the background) and 'protein_dispersions' (inverse). Each (n, .), or (s, n, .) for several draws
-        that are not averaged.
-    """
-    minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
-    n_samples = check_integer("n_samples", n_samples, 1)
-    return queries.mixed_parameters(
-        self.module, minibatches, n_samples=n_samples, give_mean=give_mean, generator=self._generator(seed)
-    )
 
 
 def _part(

@@ -156,14 +156,15 @@ def get_likelihood_parameters(
     *,
     seed: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Parameters of the count distribution of every gene in every cell, at posterior draws.
+    """Parameters of the distribution of every count in every cell, at posterior draws.
 
     Returns
     -------
     dict
-        'mean' (expected counts before dropout), 'dispersions' (inverse dispersion; not for Poisson) and 'dropout'
-        (logits of the dropout probability; zero-inflated likelihoods only). Each (n, g), or (s, n, g) for several
-        draws that are not averaged.
+        Of genes 'mean' (expected counts before dropout), 'dispersions' (inverse dispersion; not for Poisson) and
+        'dropout' (logits of the dropout probability; zero-inflated likelihoods only). Of proteins 'protein_background'
+        and 'protein_foreground' (expected counts), 'protein_mixing' (logits of the background) and
+        'protein_dispersions' (inverse). Each (n, .), or (s, n, .) for several draws that are not averaged.
     """
     minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
     return expression.likelihood_parameters(

@@ -22,7 +22,7 @@ from scvi.estimators.train import train_by
 from scvi.fit.annotation import AnnotationFit
 from scvi.fit.plan import SemiSupervisedPlan
 from scvi.models.scanvae import SCANVAE
-from scvi.queries import annotation
+from scvi.queries import annotation, calibration
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -191,7 +191,7 @@ class SCANVI(Estimator):
             logger.info("No validation cell has a label: the probabilities of the labels are not calibrated anew.")
             return
         log_q = annotation.log_probabilities(self.module, self._minibatches(data, cells, None), calibrated=False)
-        found = annotation.temperature(log_q, data.labels[cells])
+        found = calibration.temperature(log_q, data.labels[cells])
         self.module.temperature.fill_(found)
         logger.info("Temperature of the classifier from %d labelled validation cells: %.3g.", len(cells), found)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
@@ -19,13 +18,13 @@ from scvi.cells.proteins import declare_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, schema_of
-from scvi.estimators import minify, protein_questions, query_mapping, questions
+from scvi.estimators import minify, protein_questions, query_mapping, questions, training
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells, Indices
 from scvi.estimators.options import network_options
 from scvi.estimators.query_mapping import constructor
+from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
-from scvi.models.utils import check_choice
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,7 +100,7 @@ class TOTALVI(Estimator):
         encode_covariates: bool = True,
         seed: int | None = None,
     ) -> None:
-        check_choice("gene_likelihood", gene_likelihood, ("nb", "zinb"))
+        make_likelihood(gene_likelihood, "gene_likelihood", needs_dispersion=True)
         if empirical_protein_background_prior is not None:
             check_flag("empirical_protein_background_prior", empirical_protein_background_prior)
         check_flag("override_missing_proteins", override_missing_proteins)
@@ -220,13 +219,12 @@ class TOTALVI(Estimator):
         return super()._make_cells((schema,), options, (read,), validate)
 
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
-        super()._start(data_sets, train_cells)
-        if self.options["empirical_protein_background_prior"] is False:
-            return
         (data,), (cells,) = data_sets, train_cells
-        measured = np.array(self.schema.proteins.measured)  # type: ignore[union-attr]
-        moments = background_moments(data.proteins[cells], data.batch[cells], measured)  # type: ignore[index]
-        self.module.initialise_background(*(torch.tensor(m, dtype=torch.float32, device=self.device) for m in moments))
+        background = None
+        if self.options["empirical_protein_background_prior"] is not False:
+            measured = np.array(self.schema.proteins.measured)  # type: ignore[union-attr]
+            background = background_moments(data.proteins[cells], data.batch[cells], measured)  # type: ignore[index]
+        training.initialise(self.module, data, cells, background)
 
     @classmethod
     def _as_anndata(cls, data: Any, schema: Schema) -> AnnData:
@@ -249,7 +247,7 @@ class TOTALVI(Estimator):
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = protein_questions.get_normalized_expression
     get_protein_foreground_probability = protein_questions.get_protein_foreground_probability
-    get_likelihood_parameters = protein_questions.get_likelihood_parameters
+    get_likelihood_parameters = questions.get_likelihood_parameters
     get_feature_correlation_matrix = protein_questions.get_feature_correlation_matrix
     posterior_predictive_sample = protein_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo

@@ -21,8 +21,7 @@ from scvi.fit import checkpoint
 from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan, Precision, default_batch_size, default_max_epochs
 from scvi.kernels import bf16_is_supported
-from scvi.models.totalvae import TOTALVAE
-from scvi.models.vae import VAE
+from scvi.models.base import Model, Moments
 
 __all__ = [
     "check_precision",
@@ -242,12 +241,18 @@ def _device_number(devices: str | int | Sequence[int]) -> int:
     raise ValueError(f"devices={devices!r}: a model is fitted on one device; give 'auto', 1 or a list of one number")
 
 
-def initialise(module: VAE | TOTALVAE, data: CellData, indices: np.ndarray) -> None:
-    """Starts the decoder at the mean frequencies and the dispersion at its moment estimate."""
+def initialise(
+    module: Model,
+    data: CellData,
+    indices: np.ndarray,
+    background: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Starts a model at moment estimates of these cells; `background` as in :class:`scvi.models.base.Moments`."""
     frequency, theta = moment_estimates(data, indices)
     device = next(module.parameters()).device
     as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
-    module.initialise(as_tensor(frequency), as_tensor(np.log(theta)))
+    of_proteins: Any = None if background is None else tuple(map(as_tensor, background))
+    module.start(Moments(as_tensor(frequency), as_tensor(np.log(theta)), of_proteins))
 
 
 def moment_estimates(data: CellData, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -197,7 +197,7 @@ class TotalTrainer(UnsupervisedTrainer):
             codes = np.minimum(codes, k - 1)  # a model without batches takes all cells for those of one
             measured = np.ones((k, values.shape[1]), bool) if mask is None else mask.cpu().numpy()
             moments = background_moments(values, codes[cells], measured)
-            self.model.initialise_background(*(torch.as_tensor(m).float().to(self.device) for m in moments))
+            self.model.start_background(*(torch.as_tensor(m).float().to(self.device) for m in moments))
 
     def on_training_loop(self, tensors_list: Sequence[Any]) -> None:
         """One step of the discriminator, if there is one, then one of the model, which has to fool it."""

@@ -17,7 +17,6 @@ from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
 from scvi.models.totalvae import TOTALVAE
 from scvi.models.utils import batch_code, check_choice, check_draws
-from scvi.models.vae import observed_log_library
 from scvi.queries import evaluating, proteins
 from scvi.queries.likelihood import marginal
 from scvi.queries.proteins import Draws, Part, ProteinValue
@@ -148,10 +147,10 @@ class TotalPosterior(Posterior):
             for mb in self._undropped().minibatches():
                 q = self.model.variational(mb)
                 z = self.model.transformed(draw(q.z)) if sample else self.model.latent_mean(q.z)
-                if q.l is None:
-                    log_library = observed_log_library(mb)
+                if sample or q.l is None:
+                    log_library = q.draw_size(mb)
                 else:
-                    log_library = draw(q.l) if sample else q.l.loc + q.l.scale.square() / 2
+                    log_library = q.l.loc + q.l.scale.square() / 2
                 rows.append((z, mb.batch, mb.labels, log_library.exp()))
         z, batch, labels, library = (torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))
         return z, batch, labels.ravel(), library.ravel()

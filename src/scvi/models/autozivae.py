@@ -12,11 +12,13 @@ from torch.distributions import Beta, kl_divergence
 from scvi._checks import is_number
 from scvi.kernels import mixed_dropout
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo
+from scvi.models import methods_2020
+from scvi.models.base import Elbo, Latent, Moments, batch_codes
+from scvi.models.decoded import Decoded
 from scvi.models.distributions import NegativeBinomial
-from scvi.models.likelihood import Decoded
+from scvi.models.one_hot import table_shape
 from scvi.models.utils import check_choice, check_draws
-from scvi.models.vae import VAE, Variational, observed_log_library, weighted_draws
+from scvi.models.vae import VAE
 
 __all__ = ["AutoZIVAE"]
 
@@ -72,14 +74,10 @@ class AutoZIVAE(VAE):
         super().__init__(n_input, **args)
         self.reconstruction_loss = "autozinb"
         self.zero_inflation, self.minimal_dropout = zero_inflation, float(minimal_dropout)
-        n_cat = {"gene-batch": self.n_batch, "gene-label": self.n_labels}.get(zero_inflation)
-        if n_cat == 0:
-            size = "n_batch" if zero_inflation == "gene-batch" else "n_labels"
-            raise ValueError(f"zero_inflation={zero_inflation!r} needs {size} >= 1, got {size}=0")
-        by_category = () if n_cat is None else (n_cat,)
+        shape = table_shape("zero_inflation", zero_inflation, n_input, self.n_batch, self.n_labels)
         for name, value in zip(_PRIORS, priors, strict=True):
             if value is None:
-                self.register_parameter(name, nn.Parameter(torch.randn(1, *by_category)))
+                self.register_parameter(name, nn.Parameter(torch.randn(1, *shape[1:])))
             else:
                 self.register_buffer(name, torch.logit(torch.tensor([value])))
         self.alpha_prior_logit: Tensor
@@ -87,8 +85,8 @@ class AutoZIVAE(VAE):
         self.alpha_posterior_logit: nn.Parameter | None = None
         self.beta_posterior_logit: nn.Parameter | None = None
         if zero_inflation != "gene-cell":
-            self.alpha_posterior_logit = nn.Parameter(torch.randn(n_input, *by_category))
-            self.beta_posterior_logit = nn.Parameter(torch.randn(n_input, *by_category))
+            self.alpha_posterior_logit = nn.Parameter(torch.randn(shape))
+            self.beta_posterior_logit = nn.Parameter(torch.randn(shape))
         self.register_load_state_dict_pre_hook(_keep_fixed_priors)
 
     # ---- the model -------------------------------------------------------------------------------------------------
@@ -111,43 +109,47 @@ class AutoZIVAE(VAE):
     def generative(
         self,
         z: Tensor,
-        log_library: Tensor,
+        log_size: Tensor,
         mb: Minibatch,
-        transform_batch: int | None = None,
-        every_head: bool = False,
+        batch: int | None = None,
+        raw: bool = False,
         delta: Tensor | None = None,
     ) -> Decoded:
-        """p(x | z, l, delta) as a ZINB; arguments as :meth:`VAE.generative`.
+        """p(x | z, l, delta) as a ZINB; arguments as :meth:`VAE.generative`, `raw` is without floor and mixture.
 
         `delta` (g,), (n, g) or (s, 1, g); None: integrated out over its posterior.
         """
-        decoded = super().generative(z, log_library, mb, transform_batch, every_head)
+        decoded = super().generative(z, log_size, mb, batch, raw)
+        if raw:
+            return decoded
         if delta is None:
-            batch = mb.batch if transform_batch is None else torch.full_like(mb.batch, transform_batch)
-            delta = self.reshape_bernoulli(self._each_gene(self.posterior().mean), batch, mb.labels)
-        return replace(decoded, dropout=mixed_dropout(decoded.dropout, delta, self.minimal_dropout))  # type: ignore[arg-type]
+            mean = self._each_gene(self.posterior().mean)
+            delta = self.reshape_bernoulli(mean, batch_codes(mb, batch), mb.labels)
+        dropout = mixed_dropout(decoded.genes.dropout, delta, self.minimal_dropout)  # type: ignore[arg-type]
+        return Decoded(genes=replace(decoded.genes, dropout=dropout))
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO; in training at a draw of delta, in evaluation with delta integrated out."""
         return self._elbo(mb, self._draw_delta(mb.batch, mb.labels, generator) if self.training else None, generator)
 
     def _elbo(self, mb: Minibatch, delta: Tensor | None, generator: torch.Generator | None = None) -> Elbo:
-        z, log_library, kl = self.draw_latent(mb, generator)
-        decoded = self.generative(z, log_library, mb, delta=delta)
-        nll = self.likelihood.nll(mb.counts, decoded, weight=1 / len(mb))
-        return Elbo({"genes": nll}, kl, global_kl=self.compute_global_kl_divergence())
+        z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
+        genes = self.generative(z, log_size, mb, delta=delta).genes
+        return Elbo(
+            {"genes": genes.nll(mb.counts, weight=1 / len(mb))}, kl, global_kl=self.compute_global_kl_divergence()
+        )
 
     def importance_log_weights(
         self,
         mb: Minibatch,
-        q: Variational,
+        q: Latent,
         n_draws: int,
         generator: torch.Generator | None = None,
         delta: Tensor | None = None,
     ) -> Tensor:
-        """As :meth:`VAE.importance_log_weights`, given delta (s, 1, g) or (s, n, g), or with it integrated out."""
-        z, log_library, log_weights = weighted_draws(mb, q, n_draws, generator)
-        return log_weights - self.likelihood.nll(mb.counts, self.generative(z, log_library, mb, delta=delta))
+        """As :meth:`Model.importance_log_weights`, given delta (s, 1, g) or (s, n, g), or with it integrated out."""
+        z, log_size, log_weights = q.weighted_draws(mb, n_draws, generator)
+        return log_weights - self.generative(z, log_size, mb, delta=delta).genes.nll(mb.counts)
 
     def posterior_of_entries(self, mb: Minibatch) -> Beta:
         """p(delta_ng | x_ng, z_n, l_n), (n, g), at the means of z_n and l_n, for 'gene-cell'.
@@ -158,21 +160,21 @@ class AutoZIVAE(VAE):
         if self.zero_inflation != "gene-cell":
             raise ValueError(f"zero_inflation={self.zero_inflation!r}: delta does not differ between cells")
         q = self.variational(mb)
-        log_library = observed_log_library(mb) if q.l is None else q.l.loc
-        decoded = self.generative(q.z.loc, log_library, mb, delta=torch.zeros(self.n_input, device=mb.device))
-        rate, theta, dropout = decoded.rate.double(), decoded.theta.double(), decoded.dropout_logits.double()  # type: ignore[union-attr]
+        never = torch.zeros(self.n_input, device=mb.device)
+        genes = self.generative(q.z.loc, q.mean_size(mb), mb, delta=never).genes
+        rate, theta, dropout = genes.rate.double(), genes.theta.double(), genes.dropout_logits.double()  # type: ignore[union-attr]
         (a, b), x = self._prior_parameters(), mb.x.double()
         nb = NegativeBinomial(mu=rate, theta=theta, validate_args=False).log_prob(x)
         zinb = self.likelihood.distribution(rate, theta, dropout).log_prob(x)
         r = torch.sigmoid(a.log() - b.log() + nb - zinb).float()
         return Beta(a + r, b + 1 - r, validate_args=False)
 
-    def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
-        """As :meth:`VAE.initialise`; the posterior of delta starts near its prior, a little on the side of 1.
+    def start(self, moments: Moments) -> None:
+        """As :meth:`VAE.start`; the posterior of delta starts near its prior, a little on the side of 1.
 
         Where zeros tell nothing (of a gene with few counts) it stays there, so that noise calls no gene zero-inflated.
         """
-        super().initialise(frequencies, log_theta)
+        super().start(moments)
         with torch.no_grad():
             for logit, prior, lead in (
                 (self.alpha_posterior_logit, self.alpha_prior_logit, _LEAD),
@@ -188,7 +190,6 @@ class AutoZIVAE(VAE):
         ]
 
     def has_parameters_by(self, category: str) -> bool:
-        """As :meth:`VAE.has_parameters_by`."""
         return super().has_parameters_by(category) or self.zero_inflation == f"gene-{category}"
 
     # ---- the 2020 methods ------------------------------------------------------------------------------------------
@@ -275,18 +276,10 @@ class AutoZIVAE(VAE):
         """
         out = super().inference(x, batch_index, y, n_samples, transform_batch)
         out["px_dropout"] = self.rescale_dropout(out["px_dropout"], eps_log)  # type: ignore[arg-type]
-        batch = self._batch(x, batch_index)
-        if transform_batch is not None:
-            batch = torch.full((len(x), 1), transform_batch, device=x.device)
+        batch = batch_codes(methods_2020.decodable(self, "inference", x, batch_index), transform_batch)
         delta = self.sample_bernoulli_params(batch, y, n_samples)
         out["bernoulli_params"] = delta.unsqueeze(1) if n_samples > 1 and delta.dim() == 2 else delta
         return out
-
-    def decode_for_inference(
-        self, z: Tensor, log_library: Tensor, mb: Minibatch, transform_batch: int | None
-    ) -> Decoded:
-        """The decoder's own dropout logits, without floor and mixture."""
-        return super().generative(z, log_library, mb, transform_batch, every_head=True)
 
     def compute_global_kl_divergence(self) -> Tensor:
         """KL of the posterior of delta from its prior, summed, in nats."""
@@ -320,10 +313,8 @@ class AutoZIVAE(VAE):
         y: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | float]:
         """(reconstruction loss + KL(l), KL(z), KL(delta)) at draws, the first two (n,), the last for all cells."""
-        self._refuse_without_covariates("forward")
-        mb = Minibatch(x, self._batch(x, batch_index), y, local_l_mean, local_l_var)  # type: ignore[arg-type]
-        elbo = self._elbo(mb, self._draw_delta(mb.batch, mb.labels))
-        return elbo.fixed(), elbo.warmed(), elbo.global_kl
+        mb = methods_2020.decodable(self, "forward", x, batch_index, y, local_l_mean, local_l_var)
+        return methods_2020.three_terms(self._elbo(mb, self._draw_delta(mb.batch, mb.labels)))
 
     def _draw_delta(
         self,

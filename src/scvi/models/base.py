@@ -1,22 +1,25 @@
-"""What every model has in common: a loss made of named terms."""
+"""A model's contract: what the house asks of each, and what all share of latent variables and of the loss."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from scvi.minibatch import Minibatch
-from scvi.models.gaussian import draw
+from scvi.models.decoded import Decoded
+from scvi.models.gaussian import draw, draw_with_kl
 from scvi.models.utils import check_draws
 
-__all__ = ["Elbo", "Model"]
+__all__ = ["Elbo", "Latent", "Model", "Moments", "batch_codes", "blocks_of_draws", "observed_log_size"]
 
-_DRAWS_AT_ONCE = 256
+_LATENT_DRAWS_AT_ONCE = 256
+_MAX_ELEMENTS = 2**21  # of one decoded block of draws, (s, n, g)
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,172 @@ def _total(terms: list[Tensor]) -> Tensor:
     return total
 
 
+class Latent(NamedTuple):
+    """q(z | x), before any transformation, and q(l | x) of the log library size; `l` is None where that is observed."""
+
+    z: Normal
+    l: Normal | None
+
+    def summary(self, mb: Minibatch) -> dict[str, Tensor]:
+        """All that questions about latent variables and expression need of these cells, (n, .) by name.
+
+        Means and variances, and `log_library` where that is observed.
+        """
+        summary = {"qz_mean": self.z.loc, "qz_var": self.z.scale.square()}
+        if self.l is None:
+            return summary | {"log_library": observed_log_size(mb)}
+        return summary | {"ql_mean": self.l.loc, "ql_var": self.l.scale.square()}
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Tensor]) -> Latent:
+        """The inverse of :meth:`summary`."""
+
+        def normal(name: str) -> Normal:
+            return Normal(summary[f"{name}_mean"], summary[f"{name}_var"].sqrt(), validate_args=False)
+
+        return cls(normal("qz"), normal("ql") if "ql_mean" in summary else None)
+
+    def draw_size(self, mb: Minibatch, n_draws: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of the log library size, (n, 1) or (s, n, 1); the observed one, (n, 1), where it is observed."""
+        return observed_log_size(mb) if self.l is None else draw(self.l, n_draws, generator)
+
+    def mean_size(self, mb: Minibatch) -> Tensor:
+        """(n, 1) posterior mean of the log library size, or the observed one."""
+        return observed_log_size(mb) if self.l is None else self.l.loc
+
+    def kl_of_size(self, mb: Minibatch) -> dict[str, Tensor]:
+        """(n,) KL(q(l | x) || p(l)), under the name 'l'; no entry where the library size is observed."""
+        return {} if self.l is None else {"l": kl_divergence(self.l, _library_prior(mb)).sum(-1)}
+
+    def draw_with_kl(
+        self, mb: Minibatch, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One draw of z (n, d) and of the log library size (n, 1), and KL divergences (n,), where z ~ N(0, I).
+
+        The library size is drawn first: with the same seed another order would be another fit.
+        """
+        log_size = self.draw_size(mb, generator=generator)
+        z, kl_z = draw_with_kl(self.z, generator)
+        return z, log_size, {"z": kl_z, **self.kl_of_size(mb)}
+
+    def weighted_draws(
+        self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws of z (s, n, d) and of the log library size, and log p(z, l) - log q(z, l | x) at them (s, n)."""
+        z = draw(self.z, n_draws, generator)
+        prior = Normal(torch.zeros_like(self.z.loc), 1.0)
+        log_weights = (prior.log_prob(z) - self.z.log_prob(z)).sum(-1)
+        log_size, of_size = self.weighted_sizes(mb, n_draws, generator)
+        return z, log_size, log_weights + of_size
+
+    def weighted_sizes(
+        self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | float]:
+        """Draws of the log library size, and log p(l) - log q(l | x) at them, (s, n); 0 where it is observed."""
+        log_size = self.draw_size(mb, n_draws, generator)
+        if self.l is None:
+            return log_size, 0.0
+        return log_size, (_library_prior(mb).log_prob(log_size) - self.l.log_prob(log_size)).sum(-1)
+
+
+def observed_log_size(mb: Minibatch) -> Tensor:
+    """(n, 1) log of the given size factor or of the cell's total, which is taken as 1 for an empty cell."""
+    if mb.log_size is not None:
+        return mb.log_size
+    return mb.totals.clamp(min=1).log()
+
+
+def _library_prior(mb: Minibatch) -> Normal:
+    """p(l): Normal(mean, var) of the cell's batch, each (n, 1)."""
+    if mb.l_mean is None or mb.l_var is None:
+        raise ValueError("a latent library size needs its prior, l_mean and l_var; this minibatch has none")
+    return Normal(mb.l_mean, mb.l_var.sqrt(), validate_args=False)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What data say of where a model is to start.
+
+    Attributes
+    ----------
+    frequencies
+        (g,) mean frequencies of the genes.
+    log_theta
+        Log inverse dispersion, (g,), or (g, k) by category.
+    background
+        Of the log background of proteins the mean and log standard deviation in each batch, (p, k) each, and the log of
+        how much higher the foreground is, (p,). None: no proteins, or their background starts anywhere.
+    """
+
+    frequencies: Tensor
+    log_theta: Tensor
+    background: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def start_genes(self, bias: Tensor | None, px_r: Tensor | None) -> None:
+        """Writes over the bias of the frequencies' logits (g,) and the table of dispersions, where there are any."""
+        with torch.no_grad():
+            if bias is not None:
+                bias.copy_(self.frequencies.clamp(min=1e-8).log())
+            if px_r is not None:
+                wide = self.log_theta[:, None] if self.log_theta.dim() < px_r.dim() else self.log_theta
+                px_r.copy_(wide.expand_as(px_r))
+
+
 class Model(nn.Module, ABC):
     """A probabilistic model of counts: networks and densities, no data access."""
 
     latent_distribution = "normal"
     n_batch = 0
+    n_labels = 0
+    n_cat_list: Sequence[int] = ()  # numbers of categories that the decoder sees, the batch first
+    n_continuous_cov = 0
+    encode_covariates = False  # whether the encoder sees batch and covariates, too
+    remedy_of_misfit = "make one of the sizes of the data set, or keep the genes and cells that it was made for"
+
+    # ---- what a model has of its own -------------------------------------------------------------------------------
 
     @abstractmethod
-    def variational(self, mb: Minibatch) -> Any:
+    def variational(self, mb: Minibatch) -> Latent:
         """The approximate posterior of the cells' latent variables."""
+
+    @abstractmethod
+    def generative(self, z: Tensor, log_size: Tensor, mb: Minibatch, batch: int | None = None) -> Decoded:
+        """p(x | z, l) of each modality.
+
+        Parameters
+        ----------
+        z, log_size
+            (..., n, d), before its transformation, and the log library size (..., n, 1).
+        mb
+            The cells, for their covariates.
+        batch
+            Code of the batch to decode all cells in; None: each cell's own.
+        """
 
     @abstractmethod
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO of a minibatch, one posterior draw for each cell."""
+
+    @abstractmethod
+    def start(self, moments: Moments) -> None:
+        """Starts the weights where the data say."""
+
+    @abstractmethod
+    def input_size(self, dataset: int = 0) -> tuple[str, int]:
+        """The option that says how many genes there are, and its value; for models of several data sets by data set."""
+
+    def has_parameters_by(self, category: str) -> bool:
+        """Whether parameters of a gene differ between the codes of 'batch' or 'label'."""
+        return False
+
+    def shared_posterior(self) -> list[nn.Parameter]:
+        """Parameters of the posterior, and of a learned prior, of variables that all cells share.
+
+        Their place is decided by evidence and prior; a penalty on weights is not for them.
+        """
+        return []
+
+    # ---- what all have in common -----------------------------------------------------------------------------------
 
     def transformed(self, z: Tensor) -> Tensor:
         """What the decoder sees of the Gaussian z: itself or, for 'ln', its softmax."""
@@ -89,23 +245,70 @@ class Model(nn.Module, ABC):
         if self.latent_distribution == "normal":
             return qz.loc
         total = torch.zeros_like(qz.loc)
-        for start in range(0, n_samples, _DRAWS_AT_ONCE):
-            draws = draw(qz, min(_DRAWS_AT_ONCE, n_samples - start), generator)
+        for start in range(0, n_samples, _LATENT_DRAWS_AT_ONCE):
+            draws = draw(qz, min(_LATENT_DRAWS_AT_ONCE, n_samples - start), generator)
             total += self.transformed(draws).sum(0)
         return total / n_samples
 
-    def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
-        """Refuses data of other sizes than the model was made for; a model with nothing to compare accepts all."""
+    def categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Codes (n, 1) of the categories that the networks see, the batch first."""
+        return (batch,) if mb.categorical is None else (batch, *mb.categorical.split(1, dim=1))
 
-    def shared_posterior(self) -> list[nn.Parameter]:
-        """Parameters of the posterior, and of a learned prior, of variables that all cells share.
-
-        Their place is decided by evidence and prior; a penalty on weights is not for them.
-        """
-        return []
-
-    @abstractmethod
     def importance_log_weights(
-        self, mb: Minibatch, q: Any, n_draws: int, generator: torch.Generator | None = None
+        self, mb: Minibatch, q: Latent, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """(s, n) log of joint density over posterior density, at draws from the posterior `q`."""
+        """(s, n) log p(x, z, l) - log q(z, l | x), at draws from the posterior `q`, of a model of genes alone.
+
+        z is the untransformed variable, with density N(0, I), so this holds for 'normal' and 'ln' alike.
+        """
+        z, log_size, log_weights = q.weighted_draws(mb, n_draws, generator)
+        return log_weights - self.generative(z, log_size, mb).genes.nll(mb.counts)
+
+    @torch.no_grad()
+    def marginal_log_likelihood(self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None) -> Tensor:
+        """log p(x_n), (n,) in float64, estimated from below by `n_draws` importance-weighted draws (Burda et al. 2016).
+
+        Draws are decoded in blocks, so that memory does not grow with their number.
+        """
+        check_draws("the number of Monte-Carlo draws", n_draws)
+        log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.device)
+        q = self.variational(mb)
+        for block in blocks_of_draws(mb, n_draws):
+            log_weights = self.importance_log_weights(mb, q, block, generator)
+            log_total = torch.logaddexp(log_total, torch.logsumexp(log_weights.double(), dim=0))
+        return log_total - torch.log(torch.tensor(float(n_draws), dtype=torch.float64))
+
+    def check_fits(self, n_genes: int, n_batches: int, n_labels: int, dataset: int = 0) -> None:
+        """Refuses data of other sizes than the model was made for.
+
+        Parameters
+        ----------
+        n_genes
+            Genes of the data.
+        n_batches, n_labels
+            One more than the highest code of batches and labels. A model of one batch or none ignores the batch.
+        dataset
+            Number of the data set, for a model of several.
+        """
+        option, size = self.input_size(dataset)
+        wrong = []
+        if n_genes != size:
+            wrong.append(f"{option}={size} for {n_genes} genes (nb_genes)")
+        if n_batches > max(self.n_batch, 1) and (self.n_batch > 1 or self.has_parameters_by("batch")):
+            wrong.append(f"n_batch={self.n_batch} for batch codes up to {n_batches - 1} (n_batches)")
+        if n_labels > self.n_labels and self.has_parameters_by("label"):
+            wrong.append(f"n_labels={self.n_labels} for label codes up to {n_labels - 1} (n_labels)")
+        if wrong:
+            misfit = f"this {type(self).__name__} was made for other data, it has {', '.join(wrong)}"
+            raise ValueError(f"{misfit}: {self.remedy_of_misfit}")
+
+
+def blocks_of_draws(mb: Minibatch, n_draws: int) -> list[int]:
+    """How many draws to decode at once, again and again, so that memory does not grow with their number."""
+    block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
+    return [min(block, n_draws - start) for start in range(0, n_draws, block)]
+
+
+def batch_codes(mb: Minibatch, batch: int | None) -> Tensor:
+    """(n, 1) codes of the batches that the cells are decoded in: one for all, or their own."""
+    return mb.batch if batch is None else torch.full((len(mb), 1), batch, device=mb.device)

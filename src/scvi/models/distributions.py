@@ -1,4 +1,4 @@
-"""Count distributions given by mean and inverse dispersion."""
+"""The textbook densities of counts, given by mean and inverse dispersion: as functions, and as distributions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,54 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, Poisson, constraints
 from torch.distributions.utils import broadcast_all, lazy_property, logits_to_probs, probs_to_logits
+from torch.nn.functional import softplus
 
-from scvi.models.log_likelihood import log_nb_positive, log_zinb_positive
-
-__all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
+__all__ = [
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "log_mixture_nb",
+    "log_nb_positive",
+    "log_zinb_positive",
+]
 
 _MAX_RATE = 1e8
+
+
+def log_nb_positive(x: Tensor, mu: Tensor, theta: Tensor, eps: float = 1e-8) -> Tensor:
+    """Elementwise log NB(x; mean mu, inverse dispersion theta); `eps` keeps the logarithms finite."""
+    of_zero, of_rate, choose = _nb_terms(x, mu, theta, eps)
+    return of_zero + of_rate + choose
+
+
+def log_zinb_positive(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor, eps: float = 1e-8) -> Tensor:
+    """Elementwise log ZINB; `pi` are the logits of the dropout probability."""
+    of_zero, of_rate, choose = _nb_terms(x, mu, theta, eps)
+    kept_zero = -pi + of_zero
+    zero = softplus(kept_zero) - softplus(-pi)
+    seen = -softplus(-pi) + kept_zero + of_rate + choose
+    return torch.where(x < eps, zero, seen)
+
+
+def _nb_terms(x: Tensor, mu: Tensor, theta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Summands of log NB: that of a count of 0, what x times the rate adds to it, and the binomial coefficient."""
+    theta = theta.view(1, -1) if theta.dim() == 1 else theta
+    log_total = torch.log(theta + mu + eps)
+    choose = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    return theta * (torch.log(theta + eps) - log_total), x * (torch.log(mu + eps) - log_total), choose
+
+
+def log_mixture_nb(
+    x: Tensor, mu_1: Tensor, mu_2: Tensor, theta_1: Tensor, theta_2: Tensor | None, pi: Tensor, eps: float = 1e-8
+) -> Tensor:
+    """Elementwise log of a mixture of two NB; `pi` are the logits of belonging to the first component.
+
+    `theta_2` None: both components share `theta_1`.
+    """
+    theta_2 = theta_1 if theta_2 is None else theta_2
+    first = log_nb_positive(x, mu_1, theta_1, eps)
+    second = log_nb_positive(x, mu_2, theta_2, eps)
+    return torch.logaddexp(first, second - pi) - softplus(-pi)
 
 
 def _convert_mean_disp_to_counts_logits(mu: Tensor, theta: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
 
-from scvi._checks import check_flag, check_integer, is_number
+from scvi._checks import check_flag, check_integer
 from scvi.kernels.affine import as_tensor
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo, Model
-from scvi.models.gaussian import draw, draw_with_kl
-from scvi.models.likelihood import Decoded, make_dispersion, make_likelihood
+from scvi.models import methods_2020_jvae
+from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
+from scvi.models.decoded import Decoded, GeneCounts
+from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules import Encoder, MultiDecoder, MultiEncoder
-from scvi.models.utils import batch_code
-from scvi.models.vae import Variational, library_prior, observed_log_library, weighted_draws
+from scvi.models.one_hot import table_shape
+from scvi.models.utils import check_rate, check_sizes
 
 __all__ = ["JVAE"]
 
@@ -67,6 +67,11 @@ class JVAE(Model):
         Encode log(1 + x) instead of x.
     """
 
+    px_r: nn.Parameter  # log inverse dispersion, (all genes,) or (all genes, k); None where the decoder gives it
+    remedy_of_misfit = (
+        "make one of the sizes of the data sets; the batches and labels of all data sets are counted through"
+    )
+
     def __init__(
         self,
         dim_input_list: Sequence[int],
@@ -90,21 +95,23 @@ class JVAE(Model):
         log_variational: bool = True,
     ) -> None:
         super().__init__()
-        check_integer("total_genes", total_genes, 1)
-        for name, least, value in (
-            ("n_latent", 1, n_latent),
-            ("n_layers_encoder_individual", 1, n_layers_encoder_individual),
-            ("n_layers_encoder_shared", 1, n_layers_encoder_shared),
-            ("dim_hidden_encoder", 1, dim_hidden_encoder),
-            ("n_layers_decoder_individual", 0, n_layers_decoder_individual),
-            ("n_layers_decoder_shared", 0, n_layers_decoder_shared),
-            ("dim_hidden_decoder_individual", 1, dim_hidden_decoder_individual),
-            ("dim_hidden_decoder_shared", 1, dim_hidden_decoder_shared),
-            ("n_batch", 0, n_batch),
-            ("n_labels", 0, n_labels),
-        ):
-            check_integer(name, value, least)
-        _check_rates(dropout_rate_encoder=dropout_rate_encoder, dropout_rate_decoder=dropout_rate_decoder)
+        check_sizes(
+            1,
+            total_genes=total_genes,
+            n_latent=n_latent,
+            n_layers_encoder_individual=n_layers_encoder_individual,
+            n_layers_encoder_shared=n_layers_encoder_shared,
+            dim_hidden_encoder=dim_hidden_encoder,
+            dim_hidden_decoder_individual=dim_hidden_decoder_individual,
+            dim_hidden_decoder_shared=dim_hidden_decoder_shared,
+        )
+        depths = {
+            "n_layers_decoder_individual": n_layers_decoder_individual,
+            "n_layers_decoder_shared": n_layers_decoder_shared,
+        }
+        check_sizes(0, n_batch=n_batch, n_labels=n_labels, **depths)
+        check_rate("dropout_rate_encoder", dropout_rate_encoder)
+        check_rate("dropout_rate_decoder", dropout_rate_decoder)
         _check_lengths(
             dim_input_list,
             indices_mappings=indices_mappings,
@@ -150,9 +157,8 @@ class JVAE(Model):
             n_cat_list=[n_batch],
             dropout_rate=dropout_rate_decoder,
         )
-        shape = self.dispersion_of.shape(total_genes, max(n_batch, 1), n_labels)
-        if shape is not None:
-            self.px_r = nn.Parameter(torch.randn(shape))
+        shape = table_shape("dispersion", dispersion, total_genes, max(n_batch, 1), n_labels)
+        self.register_parameter("px_r", None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(shape)))
 
     @property
     def n_datasets(self) -> int:
@@ -165,23 +171,21 @@ class JVAE(Model):
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
-    def variational(self, mb: Minibatch) -> Variational:
+    def generative(self, z: Tensor, log_size: Tensor, mb: Minibatch, batch: int | None = None) -> Decoded:
+        """p(x | z, l) of the genes that the data set observes: z (..., n, d), log_size (..., n, 1)."""
+        codes, genes, likelihood = batch_codes(mb, batch), self.observed_genes(mb.dataset), self.likelihoods[mb.dataset]
+        logits, decoded_r, dropout = self.decoder.heads(
+            z, codes, genes=genes, r=self.dispersion_of.per_cell, dropout=likelihood.has_dropout
+        )
+        px_r = self.px_r if genes is None or self.px_r is None else self.px_r[genes]
+        log_theta = self.dispersion_of.log_theta(px_r, decoded_r, codes, mb.labels)
+        return Decoded(genes=GeneCounts(likelihood, logits, log_size, log_theta, dropout))
+
+    def variational(self, mb: Minibatch) -> Latent:
         """q(z | x) and q(l | x)."""
         x = mb.counts.log1p() if self.log_variational else mb.counts
         l_encoder: Any = self.l_encoders[mb.dataset]
-        return Variational(self.z_encoder.encode(x, mb.dataset), None if l_encoder is None else l_encoder.encode(x))
-
-    def generative(self, z: Tensor, log_library: Tensor, mb: Minibatch, transform_batch: int | None = None) -> Decoded:
-        """p(x | z, l) of the genes that the data set observes: z (..., n, d), log_library (..., n, 1)."""
-        batch, genes = self._batch_of(mb, transform_batch), self.observed_genes(mb.dataset)
-        logits, decoded_r, dropout = self.decoder.heads(
-            z,
-            batch,
-            genes=genes,
-            r=self.dispersion_of.per_cell,
-            dropout=self.likelihoods[mb.dataset].has_dropout,
-        )
-        return Decoded(logits, log_library, self._log_theta(decoded_r, batch, mb.labels, genes), dropout)
+        return Latent(self.z_encoder.encode(x, mb.dataset), None if l_encoder is None else l_encoder.encode(x))
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; both divergences are annealed."""
@@ -192,79 +196,12 @@ class JVAE(Model):
     ) -> tuple[Tensor, Elbo]:
         """A draw of z (n, d), and the negative ELBO at it.
 
-        `n_cells` is the number over which a mean is going to be taken; None: those of the minibatch.
+        `n_cells` is the number over which a mean is going to be taken; None: those of the minibatch. With another one
+        than comes, the likelihood would have to compute its gradient twice.
         """
-        q = self.variational(mb)
-        log_library = observed_log_library(mb) if q.l is None else draw(q.l, generator=generator)
-        z, kl_z = draw_with_kl(q.z, generator)
-        kl = {"z": kl_z}
-        if q.l is not None:
-            kl["l"] = kl_divergence(q.l, library_prior(mb)).sum(-1)
-        decoded, weight = self.generative(z, log_library, mb), 1 / (n_cells or len(mb))
-        nll = self.likelihoods[mb.dataset].nll(mb.counts, decoded, weight)
+        z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
+        nll = self.generative(z, log_size, mb).genes.nll(mb.counts, 1 / (n_cells or len(mb)))
         return z, Elbo({"genes": nll}, kl, annealed=tuple(kl))
-
-    def importance_log_weights(
-        self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """log p(x, z, l) - log q(z, l | x) at draws from q; (s, n)."""
-        z, log_library, log_weights = weighted_draws(mb, q, n_draws, generator)
-        decoded = self.generative(z, log_library, mb)
-        return log_weights - self.likelihoods[mb.dataset].nll(mb.counts, decoded)
-
-    def latent_mean(self, qz: Normal, n_samples: int = 5000, generator: torch.Generator | None = None) -> Tensor:
-        """(n, d) E[z]."""
-        return qz.loc
-
-    def initialise(self, frequencies: Tensor, log_theta: Tensor) -> None:
-        """Starts f at mean frequencies (g,) of all genes, and the dispersion at `log_theta`, (g,) or shaped as px_r."""
-        with torch.no_grad():
-            self.decoder.px_scale_decoder[0].bias.copy_(frequencies.clamp(min=1e-8).log())  # type: ignore[operator]
-            if not self.dispersion_of.per_cell:
-                wide = log_theta[:, None] if log_theta.dim() < self.px_r.dim() else log_theta
-                self.px_r.copy_(wide.expand_as(self.px_r))
-
-    def check_fits(self, n_genes: int, n_batches: int, n_labels: int, dataset: int = 0) -> None:
-        """Refuses cells that do not have the sizes which the model has for their data set; see :class:`VAE`."""
-        if dataset >= self.n_datasets:
-            raise ValueError(f"this JVAE is of {self.n_datasets} data sets, there is no data set {dataset}")
-        wrong = []
-        if n_genes != self.n_input_list[dataset]:
-            wrong.append(f"dim_input_list[{dataset}]={self.n_input_list[dataset]} for {n_genes} genes (nb_genes)")
-        if n_batches > max(self.n_batch, 1) and (self.n_batch > 1 or self.dispersion == "gene-batch"):
-            wrong.append(f"n_batch={self.n_batch} for batch codes up to {n_batches - 1} (batch_indices)")
-        if n_labels > self.n_labels and self.dispersion == "gene-label":
-            wrong.append(f"n_labels={self.n_labels} for label codes up to {n_labels - 1} (labels)")
-        if wrong:
-            raise ValueError(
-                f"this JVAE was made for other data, it has {', '.join(wrong)}: make one of the sizes of the data "
-                "sets; the batches of all data sets are counted through"
-            )
-
-    def _batch_of(self, mb: Minibatch, transform_batch: int | None) -> Tensor:
-        if transform_batch is None:
-            return mb.batch
-        return torch.full_like(mb.batch, transform_batch)
-
-    def _log_theta(
-        self, decoded_r: Tensor | None, batch: Tensor | None, labels: Tensor | None, genes: Tensor | None
-    ) -> Tensor:
-        px_r = None if self.dispersion_of.per_cell else self.px_r if genes is None else self.px_r[genes]
-        return self.dispersion_of.log_theta(px_r, decoded_r, batch, labels)  # type: ignore[arg-type]
-
-    # ---- the 2020 methods ------------------------------------------------------------------------------------------
-
-    def encode(self, x: Tensor, mode: int) -> tuple[Tensor | None, ...]:
-        """(qz_m, qz_v, z, ql_m, ql_v, library) of cells (n, g) of data set `mode`; `library` is the log.
-
-        Where the library size is observed ql_m and ql_v are None; that of an empty cell is taken as 1.
-        """
-        mb = self._cells(x, self._mode(mode))
-        q = self.variational(mb)
-        z = draw(q.z)
-        if q.l is None:
-            return q.z.loc, q.z.scale.square(), z, None, None, observed_log_library(mb)
-        return q.z.loc, q.z.scale.square(), z, q.l.loc, q.l.scale.square(), draw(q.l)
 
     def decode(
         self,
@@ -288,134 +225,37 @@ class JVAE(Model):
         px_scale, px_r (inverse dispersion), px_rate, px_dropout (logits), over all genes. px_scale sums to 1 over the
         genes that data set `mode` observes, so to more over all.
         """
-        genes = self.observed_genes(self._mode(mode))
+        genes = self.observed_genes(methods_2020_jvae.checked_mode(self, mode))
         logits, decoded_r, dropout = self.decoder.heads(z, batch_index, r=self.dispersion_of.per_cell)
         logits, dropout = as_tensor(logits), as_tensor(dropout)  # type: ignore[arg-type]
         observed = logits if genes is None else logits[..., genes]
         scale = torch.exp(logits - torch.logsumexp(observed, dim=-1, keepdim=True))
-        theta = torch.exp(self._log_theta(decoded_r, batch_index, y, None))
+        theta = torch.exp(self.dispersion_of.log_theta(self.px_r, decoded_r, batch_index, y))
         theta = theta.view(1, -1) if theta.dim() == 1 else theta
         return scale, theta, scale * library.exp(), dropout
 
-    def forward(
-        self,
-        x: Tensor,
-        local_l_mean: Tensor,
-        local_l_var: Tensor,
-        batch_index: Tensor | None = None,
-        y: Tensor | None = None,
-        mode: int | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """(reconstruction loss over the observed genes, KL(z) + KL(l), 0.0), the first two (n,)."""
-        elbo = self.loss(self._cells(x, self._mode(mode), local_l_mean, local_l_var, batch_index, y))
-        return elbo.fixed(), elbo.warmed(), elbo.global_kl
+    def start(self, moments: Moments) -> None:
+        """Starts f at mean frequencies of all genes, and the dispersion."""
+        moments.start_genes(self.decoder.scale_bias(), self.px_r)
 
-    def sample_from_posterior_z(self, x: Tensor, mode: int | None = None, deterministic: bool = False) -> Tensor:
-        """(n, d) a draw of z, or its mean."""
-        mean, _, z, *_ = self.encode(x, self._mode(mode, " when having multiple datasets"))
-        return mean if deterministic else z  # type: ignore[return-value]
+    def input_size(self, dataset: int = 0) -> tuple[str, int]:
+        if dataset >= self.n_datasets:
+            raise ValueError(f"this JVAE is of {self.n_datasets} data sets, there is no data set {dataset}")
+        return f"dim_input_list[{dataset}]", self.n_input_list[dataset]
 
-    def sample_from_posterior_l(self, x: Tensor, mode: int | None = None, deterministic: bool = False) -> Tensor:
-        """(n, 1) a draw of the log library size, or its mean; the observed one where it is observed."""
-        *_, mean, _, library = self.encode(x, self._mode(mode, " when having multiple datasets"))
-        return mean if deterministic and mean is not None else library  # type: ignore[return-value]
+    def has_parameters_by(self, category: str) -> bool:
+        return self.dispersion == f"gene-{category}"
 
-    def sample_scale(
-        self,
-        x: Tensor,
-        mode: int,
-        batch_index: Tensor,
-        y: Tensor | None = None,
-        deterministic: bool = False,
-        decode_mode: int | None = None,
-        *,
-        transform_batch: int | None = None,
-    ) -> Tensor:
-        """(n, all genes) expected frequencies; they sum to 1 over the genes that data set `decode_mode` observes.
+    # ---- 2020 ------------------------------------------------------------------------------------------------------
 
-        Parameters
-        ----------
-        x
-            (n, g) counts of cells of data set `mode`.
-        batch_index, y
-            (n, 1) codes.
-        deterministic
-            Decode means of the latent variables, not draws.
-        decode_mode
-            As which data set to decode; None: `mode`.
-        transform_batch
-            Code of the batch to decode in, of `decode_mode` perhaps; None: each cell's own.
-        """
-        return self._sampled(x, mode, batch_index, y, deterministic, decode_mode, transform_batch)[0]
-
-    def sample_rate(
-        self,
-        x: Tensor,
-        mode: int,
-        batch_index: Tensor,
-        y: Tensor | None = None,
-        deterministic: bool = False,
-        decode_mode: int | None = None,
-        *,
-        transform_batch: int | None = None,
-    ) -> Tensor:
-        """(n, all genes) expected counts: :meth:`sample_scale` times the cell's library size."""
-        return self._sampled(x, mode, batch_index, y, deterministic, decode_mode, transform_batch)[2]
-
-    def get_sample_rate(self, x: Tensor, batch_index: Tensor, *_: Any, **__: Any) -> Tensor:
-        """:meth:`sample_rate` of cells of the first data set; further arguments are ignored."""
-        return self.sample_rate(x, 0, batch_index)
-
-    def reconstruction_loss(self, x: Tensor, px_rate: Tensor, px_r: Tensor, px_dropout: Tensor, mode: int) -> Tensor:
-        """(n,) negative log-likelihood of the counts of data set `mode`; all arguments over its genes.
-
-        Evaluated in float64, see :meth:`VAE.get_reconstruction_loss`.
-        """
-        density = self.likelihoods[self._mode(mode)].distribution(px_rate.double(), px_r.double(), px_dropout.double())
-        return -density.log_prob(x.double()).sum(-1).to(px_rate.dtype)
-
-    def _sampled(
-        self,
-        x: Tensor,
-        mode: int,
-        batch_index: Tensor | None,
-        y: Tensor | None,
-        deterministic: bool,
-        decode_mode: int | None,
-        transform_batch: int | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        qz_m, _, z, ql_m, _, library = self.encode(x, mode)
-        if deterministic:
-            z, library = qz_m, library if ql_m is None else ql_m
-        code = batch_code("transform_batch", transform_batch, self.n_batch)
-        batch = self._batch_of(self._cells(x, mode, None, None, batch_index), code)
-        return self.decode(z, mode if decode_mode is None else decode_mode, library, batch, y)  # type: ignore[arg-type]
-
-    def _mode(self, mode: int | None, where: str = "") -> int:
-        """The number of a data set; there is no need to say which one where there is one."""
-        if mode is None:
-            if self.n_datasets > 1:
-                raise ValueError(f"Must provide a mode{where}: the number of the data set that the cells are from")
-            return 0
-        return check_integer(
-            "mode", mode, 0, self.n_datasets - 1, f"a data set of this model, 0 to {self.n_datasets - 1}"
-        )
-
-    def _cells(
-        self,
-        x: Tensor,
-        mode: int,
-        l_mean: Tensor | None = None,
-        l_var: Tensor | None = None,
-        batch: Tensor | None = None,
-        y: Tensor | None = None,
-    ) -> Minibatch:
-        """2020's tensors as a minibatch; batch and label 0 where there are none."""
-        if x.shape[-1] != self.n_input_list[mode]:
-            raise ValueError(f"x has {x.shape[-1]} genes, data set {mode} of this model has {self.n_input_list[mode]}")
-        none = torch.zeros(len(x), 1, dtype=torch.long, device=x.device)
-        batch, y = none if batch is None else batch, none if y is None else y
-        return Minibatch(x, batch, y, l_mean, l_var, dataset=mode)
+    encode = methods_2020_jvae.encode
+    forward = methods_2020_jvae.forward
+    sample_from_posterior_z = methods_2020_jvae.sample_from_posterior_z
+    sample_from_posterior_l = methods_2020_jvae.sample_from_posterior_l
+    sample_scale = methods_2020_jvae.sample_scale
+    sample_rate = methods_2020_jvae.sample_rate
+    get_sample_rate = methods_2020_jvae.get_sample_rate
+    reconstruction_loss = methods_2020_jvae.reconstruction_loss
 
 
 def _check_lengths(dim_input_list: Sequence[int], **lists: Sequence[Any]) -> None:
@@ -427,12 +267,6 @@ def _check_lengths(dim_input_list: Sequence[int], **lists: Sequence[Any]) -> Non
     for name, values in lists.items():
         if isinstance(values, str) or len(values) != len(dim_input_list):
             raise ValueError(f"{name}={values!r} does not have one entry for each of {len(dim_input_list)} data sets")
-
-
-def _check_rates(**rates: Any) -> None:
-    for name, rate in rates.items():
-        if not (is_number(rate) and 0 <= rate < 1):
-            raise ValueError(f"{name}={rate!r} is not a number in [0, 1)")
 
 
 def _positions(i: int, mapping: Any, n_genes: int, total_genes: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from scvi._checks import check_integer
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo
-from scvi.models.utils import one_hot
+from scvi.models.methods_2020 import decodable, encodable, three_terms
+from scvi.models.one_hot import one_hot
 from scvi.models.vae import VAE
 
 __all__ = ["LabelPairs", "LabelledVAE"]
@@ -78,8 +78,7 @@ class LabelledVAE(VAE):
 
     def classify(self, x: Tensor) -> Tensor:
         """Counts (n, g) -> (n, c) probabilities of the labels."""
-        self._refuse_to_encode("classify")
-        return self.log_probabilities(Minibatch(x, self._batch(x, None), None)).exp()  # type: ignore[arg-type]
+        return self.log_probabilities(encodable(self, "classify", x)).exp()
 
     def cross_entropy(self, mb: Minibatch) -> Tensor:
         """(n,) -log q(y | x) of cells whose label is known."""
@@ -102,10 +101,8 @@ class LabelledVAE(VAE):
 
         `y` holds codes (n, 1), or one-hot rows (n, c). None: no label is known; the code -1 in it: that label is not.
         """
-        self._refuse_without_covariates("forward")
         labels = None if y is None else self._codes(y, len(x))
-        elbo: Elbo = self.loss(Minibatch(x, self._batch(x, batch_index), labels, local_l_mean, local_l_var))  # type: ignore[arg-type]
-        return elbo.fixed(), elbo.warmed(), elbo.global_kl
+        return three_terms(self.loss(decodable(self, "forward", x, batch_index, labels, local_l_mean, local_l_var)))
 
     def _codes(self, y: Tensor, n_cells: int) -> Tensor:
         """Codes (n, 1) of labels that a user gives as such or as one-hot rows."""
@@ -117,13 +114,8 @@ class LabelledVAE(VAE):
             raise ValueError(f"y has the code {int(y.max())}, of n_labels={self.n_labels} labels, numbered from 0")
         return y
 
-    def check_fits(self, n_genes: int, n_batches: int, n_labels: int) -> None:
-        super().check_fits(n_genes, n_batches, n_labels)
-        if n_labels > self.n_labels:
-            raise ValueError(
-                f"this {type(self).__name__} was made for other data, it has n_labels={self.n_labels} for label codes "
-                f"up to {n_labels - 1} (n_labels): make one of the sizes of the data set"
-            )
+    def has_parameters_by(self, category: str) -> bool:
+        return category == "label" or super().has_parameters_by(category)
 
 
 def known_labels(mb: Minibatch) -> Tensor:

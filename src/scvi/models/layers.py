@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi.kernels import Counts, batch_norm_relu_dropout, linear
+from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, linear
 from scvi.models.gaussian import draw
-from scvi.models.utils import one_hot
+from scvi.models.one_hot import as_one_hot
 
-__all__ = ["FCLayers", "dropout_rate_of", "identity", "reparameterize_gaussian"]
+__all__ = ["VARIANCE_FLOOR", "FCLayers", "dropout_rate_of", "identity", "reparameterize_gaussian", "waiting"]
+
+VARIANCE_FLOOR = 1e-4  # of the Gaussians that encoders give
 
 
 def reparameterize_gaussian(mu: Tensor, var: Tensor) -> Tensor:
@@ -111,12 +113,22 @@ class FCLayers(nn.Module):
                 continue
             if cat is None:
                 raise AssertionError("cat not provided while n_cat != 0 in init. params.")
-            covariates.append(cat.float() if cat.shape[1] == n_cat else one_hot(cat, n_cat))
+            covariates.append(as_one_hot(cat, n_cat))
         if self.n_cont:
             if cont is None:
                 raise ValueError(f"{self.n_cont} continuous covariates are expected, none came")
             covariates.append(cont)
         return covariates
+
+
+def waiting(layer: nn.Module, h: Tensor, genes: Tensor | None = None) -> Tensor | Affine:
+    """A linear layer of h (..., n, hidden), or of it the rows of some genes (k,).
+
+    Where gradients are wanted it is not computed here: the likelihood does so in memory of its own, and writes the
+    gradient over the logits instead of keeping both, see :class:`scvi.kernels.Affine`.
+    """
+    weight, bias = (p if genes is None else p[genes] for p in (layer.weight, layer.bias))  # type: ignore[index]
+    return Affine(h, weight, bias) if torch.is_grad_enabled() else linear(h, weight, bias)  # type: ignore[arg-type]
 
 
 def dropout_rate_of(dropout: nn.Module) -> float:

@@ -1,4 +1,4 @@
-"""Elementwise log densities with their 2020 names, and the objectives over a whole posterior."""
+"""2020's objectives over a whole posterior; its log densities live in :mod:`scvi.models.distributions`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, logsumexp
 from torch.distributions import Beta
-from torch.nn.functional import softplus
 
 from scvi.minibatch import Minibatch
-from scvi.models.base import Model
+from scvi.models.base import Model, blocks_of_draws
+from scvi.models.distributions import log_mixture_nb, log_nb_positive, log_zinb_positive
 from scvi.models.utils import check_draws
 
 __all__ = [
@@ -20,46 +20,11 @@ __all__ = [
     "compute_marginal_log_likelihood_autozi",
     "compute_marginal_log_likelihood_scvi",
     "compute_reconstruction_error",
-    "importance_log_likelihood",
     "log_mixture_nb",
     "log_nb_positive",
     "log_zinb_positive",
     "logsumexp",
 ]
-
-_MAX_ELEMENTS = 2**21  # of one decoded block of draws, (s, n, g)
-
-
-def log_nb_positive(x: Tensor, mu: Tensor, theta: Tensor, eps: float = 1e-8) -> Tensor:
-    """Elementwise log NB(x; mean mu, inverse dispersion theta); `eps` keeps the logarithms finite."""
-    theta = theta.view(1, -1) if theta.dim() == 1 else theta
-    log_total = torch.log(theta + mu + eps)
-    choose = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    return theta * (torch.log(theta + eps) - log_total) + x * (torch.log(mu + eps) - log_total) + choose
-
-
-def log_zinb_positive(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor, eps: float = 1e-8) -> Tensor:
-    """Elementwise log ZINB; `pi` are the logits of the dropout probability."""
-    theta = theta.view(1, -1) if theta.dim() == 1 else theta
-    log_total = torch.log(theta + mu + eps)
-    kept_zero = -pi + theta * (torch.log(theta + eps) - log_total)
-    choose = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    zero = softplus(kept_zero) - softplus(-pi)
-    seen = -softplus(-pi) + kept_zero + x * (torch.log(mu + eps) - log_total) + choose
-    return torch.where(x < eps, zero, seen)
-
-
-def log_mixture_nb(
-    x: Tensor, mu_1: Tensor, mu_2: Tensor, theta_1: Tensor, theta_2: Tensor | None, pi: Tensor, eps: float = 1e-8
-) -> Tensor:
-    """Elementwise log of a mixture of two NB; `pi` are the logits of belonging to the first component.
-
-    `theta_2` None: both components share `theta_1`.
-    """
-    theta_2 = theta_1 if theta_2 is None else theta_2
-    first = log_nb_positive(x, mu_1, theta_1, eps)
-    second = log_nb_positive(x, mu_2, theta_2, eps)
-    return torch.logaddexp(first, second - pi) - softplus(-pi)
 
 
 def compute_elbo(vae: Any, posterior: Any, **kwargs: Any) -> float:
@@ -100,7 +65,7 @@ def compute_marginal_log_likelihood_scvi(vae: Model, posterior: Any, n_samples_m
     total, n = 0.0, 0
     for tensors in _first_five(posterior):
         mb = Minibatch.from_tensors(tensors)
-        total += float(importance_log_likelihood(vae, mb, n_samples_mc).sum())
+        total += float(vae.marginal_log_likelihood(mb, n_samples_mc).sum())
         n += len(mb)
     return -total / _some(n)
 
@@ -123,8 +88,7 @@ def compute_marginal_log_likelihood_autozi(autozivae: Any, posterior: Any, n_sam
     for tensors in _first_five(posterior):
         mb = Minibatch.from_tensors(tensors)
         qz = autozivae.variational(mb)
-        block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
-        for some in torch.arange(n_samples_mc, device=delta.device).split(block):
+        for some in torch.arange(n_samples_mc, device=delta.device).split(blocks_of_draws(mb, n_samples_mc)):
             of_cells = autozivae.reshape_bernoulli(delta[some], mb.batch, mb.labels)
             of_cells = of_cells.unsqueeze(1) if of_cells.dim() == 2 else of_cells  # (s, 1, g) or (s, n, g)
             weights = autozivae.importance_log_weights(mb, qz, len(some), delta=of_cells)
@@ -147,25 +111,3 @@ def _some(n_cells: int) -> int:
     if n_cells == 0:
         raise ValueError("the posterior yields no cells, of which there is no mean")
     return n_cells
-
-
-@torch.no_grad()
-def importance_log_likelihood(
-    model: Model, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """log p(x_n), estimated from below by `n_draws` importance-weighted draws from the posterior.
-
-    Draws are decoded in blocks, so that memory does not grow with their number.
-
-    Returns
-    -------
-    (n,) float64
-    """
-    check_draws("the number of Monte-Carlo draws", n_draws)
-    block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
-    log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.device)
-    q = model.variational(mb)
-    for start in range(0, n_draws, block):
-        log_weights = model.importance_log_weights(mb, q, min(block, n_draws - start), generator)
-        log_total = torch.logaddexp(log_total, torch.logsumexp(log_weights.double(), dim=0))
-    return log_total - torch.log(torch.tensor(float(n_draws), dtype=torch.float64))

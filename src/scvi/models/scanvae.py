@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from scvi._checks import check_flag
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo
+from scvi.models.base import Elbo, Latent
 from scvi.models.classifier import Classifier
+from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.gaussian import draw, draw_with_kl
 from scvi.models.labels import LabelledVAE, LabelPairs, known_labels
-from scvi.models.likelihood import Decoded
+from scvi.models.methods_2020 import encodable
 from scvi.models.modules import Decoder, Encoder
-from scvi.models.utils import one_hot
-from scvi.models.vae import Variational, library_prior, observed_log_library
+from scvi.models.one_hot import one_hot
 
 __all__ = ["SCANVAE"]
 
@@ -132,7 +132,7 @@ class SCANVAE(LabelledVAE):
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; KL of z2, y and l are annealed, that of z1 is not."""
         q = self.variational(mb)
-        log_library = observed_log_library(mb) if q.l is None else draw(q.l, generator=generator)
+        log_size = q.draw_size(mb, generator=generator)
         z1 = draw(q.z, generator=generator)
         labels, log_q_y = known_labels(mb), self.log_q_y(z1)
         pairs = LabelPairs.of(labels, log_q_y)
@@ -142,11 +142,10 @@ class SCANVAE(LabelledVAE):
             "z1": q.z.log_prob(z1).sum(-1) - pairs.mean(self._log_p_z1(z1s, z2, y)),
             "z2": pairs.mean(kl_z2),
             "y": self.kl_y(labels, log_q_y),
+            **q.kl_of_size(mb),
         }
-        if q.l is not None:
-            kl["l"] = kl_divergence(q.l, library_prior(mb)).sum(-1)
-        genes = self._reconstruction(mb, self.generative(z1, log_library, mb), log_q_y)
-        return Elbo({"genes": genes}, kl, annealed=tuple(name for name in kl if name != "z1"))
+        nll = self._reconstruction(mb, self.generative(z1, log_size, mb).genes, log_q_y)
+        return Elbo({"genes": nll}, kl, annealed=tuple(name for name in kl if name != "z1"))
 
     def _log_p_z1(self, z1: Tensor, z2: Tensor, y: Tensor) -> Tensor:
         """(m,) log p(z1 | z2, y)."""
@@ -154,46 +153,37 @@ class SCANVAE(LabelledVAE):
         return Normal(mean, variance.sqrt(), validate_args=False).log_prob(z1).sum(-1)
 
     def generative(
-        self,
-        z: Tensor,
-        log_library: Tensor,
-        mb: Minibatch,
-        transform_batch: int | None = None,
-        every_head: bool = False,
+        self, z: Tensor, log_size: Tensor, mb: Minibatch, batch: int | None = None, raw: bool = False
     ) -> Decoded:
         """As for :class:`scvi.models.VAE`; a dispersion by label is the mean of its logarithm where y is not known."""
         if self.dispersion == "gene-label":
             labels = known_labels(mb)
             known = one_hot(labels.clamp(min=0), self.n_labels)
             mb = replace(mb, labels=torch.where(labels >= 0, known, self.log_q_y(z).exp()))  # (..., n, c)
-        return super().generative(z, log_library, mb, transform_batch, every_head)
+        return super().generative(z, log_size, mb, batch, raw)
 
-    def _reconstruction(self, mb: Minibatch, decoded: Decoded, log_q_y: Tensor) -> Tensor:
+    def _reconstruction(self, mb: Minibatch, genes: GeneCounts, log_q_y: Tensor) -> Tensor:
         """(..., n) -log p(x | z1, l, y); with a dispersion by label its mean over the labels that are not known."""
         labels = known_labels(mb)
         if self.dispersion != "gene-label" or bool((labels >= 0).all()):
-            return self.likelihood.nll(mb.counts, decoded, weight=1 / len(mb))
-        by_label = [self.likelihood.nll(mb.counts, replace(decoded, log_theta=column)) for column in self.px_r.T]
+            return genes.nll(mb.counts, weight=1 / len(mb))
+        by_label = [replace(genes, log_theta=column).nll(mb.counts) for column in self.px_r.T]
         known = one_hot(labels.clamp(min=0), self.n_labels)
         return (torch.where(labels >= 0, known, log_q_y.exp()) * torch.stack(by_label, dim=-1)).sum(-1)
 
     def importance_log_weights(
-        self, mb: Minibatch, q: Variational, n_draws: int, generator: torch.Generator | None = None
+        self, mb: Minibatch, q: Latent, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """(s, n) log p(x, z1, z2, l | y) - log q(z1, z2, l | x, y) at draws from q; summed over a y that is not known.
 
         With a dispersion by label log p(x | z1, l) is taken at the expected log dispersion of such a cell.
         """
         z1 = draw(q.z, n_draws, generator)
-        log_weights = -q.z.log_prob(z1).sum(-1)
-        if q.l is None:
-            log_library = observed_log_library(mb)
-        else:
-            log_library = draw(q.l, n_draws, generator)
-            log_weights = log_weights + (library_prior(mb).log_prob(log_library) - q.l.log_prob(log_library)).sum(-1)
-        decoded = self.generative(z1, log_library, mb)
+        log_size, of_size = q.weighted_sizes(mb, n_draws, generator)
+        log_weights = -q.z.log_prob(z1).sum(-1) + of_size
+        genes = self.generative(z1, log_size, mb).genes
         log_prior = self._log_prior_draws(known_labels(mb), z1, generator)
-        return log_weights + log_prior - self.likelihood.nll(mb.counts, decoded)
+        return log_weights + log_prior - genes.nll(mb.counts)
 
     def _log_prior_draws(self, labels: Tensor, z1: Tensor, generator: torch.Generator | None) -> Tensor:
         """(s, n) log of an unbiased estimate of p(z1), or of p(z1 | y) where y is known, by one draw of z2 a label."""
@@ -224,10 +214,9 @@ class SCANVAE(LabelledVAE):
         """[z1, z2]: a draw of z1, and z2 of the cells' labels `y`, a draw in training and the mean in evaluation."""
         if y is None and self.n_labels > 1:
             raise ValueError(f"z2 depends on the label, of which there are {self.n_labels}: y is needed, None came")
-        self._refuse_to_encode("get_latents")
-        z1 = draw(self.variational(Minibatch(x, self._batch(x, None), y)).z)  # type: ignore[arg-type]
+        z1 = draw(self.variational(encodable(self, "get_latents", x, y)).z)
         qz2 = self.encoder_z2_z1.encode(z1, y)
-        return [self.z_encoder.z_transformation(z1), draw(qz2) if self.training else qz2.loc]
+        return [self.transformed(z1), draw(qz2) if self.training else qz2.loc]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}temperature", torch.ones(()))  # the weights of 2020 come without

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scvi._checks import check_integer, is_number
+from scvi.models.one_hot import one_hot
 
 __all__ = [
     "batch_code",
@@ -22,12 +23,6 @@ __all__ = [
     "iterate",
     "one_hot",
 ]
-
-
-def one_hot(index: Tensor, n_cat: int) -> Tensor:
-    """Codes (n, 1) -> float32 (n, n_cat)."""
-    onehot = torch.zeros(index.shape[0], n_cat, device=index.device)
-    return onehot.scatter_(1, index.long(), 1.0)
 
 
 def enumerate_discrete(x: Tensor, y_dim: int) -> Tensor:

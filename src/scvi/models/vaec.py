@@ -8,15 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo
+from scvi.models.base import Elbo, Latent
 from scvi.models.classifier import Classifier
-from scvi.models.gaussian import draw, draw_with_kl
 from scvi.models.labels import LabelledVAE, LabelPairs, covariates_after, known_labels
 from scvi.models.modules import DecoderSCVI, Encoder
-from scvi.models.vae import Variational, library_prior, observed_log_library
 
 __all__ = ["VAEC"]
 
@@ -85,22 +82,20 @@ class VAEC(LabelledVAE):
         seen = {**covariates, "n_cat_list": covariates_after(self.n_cat_list, self.n_labels)}
         return DecoderSCVI(self.n_latent, n_input, n_layers=n_layers, n_hidden=n_hidden, **seen)
 
-    def _categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
-        first, *others = super()._categories(mb, batch)
+    def categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
+        first, *others = super().categories(mb, batch)
         return first, mb.labels, *others
+
+    def encoder_categories(self, mb: Minibatch) -> tuple[Tensor | None, ...]:
+        return super().encoder_categories(mb) if self.encode_covariates else (mb.labels,)
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
-    def variational(self, mb: Minibatch) -> Variational:
+    def variational(self, mb: Minibatch) -> Latent:
         """q(z | x, y) and q(l | x), of cells whose label is known; as it was kept for cells without counts."""
-        if mb.kept is not None:
-            return Variational.of(mb.kept)
-        if mb.labels is not None and bool((mb.labels < 0).any()):
+        if mb.kept is None and mb.labels is not None and bool((mb.labels < 0).any()):
             raise ValueError(f"{int((mb.labels < 0).sum())} of {len(mb)} cells have no label, on which z depends")
-        x = self._encoder_input(mb)
-        seen = self._categories(mb, mb.batch) if self.encode_covariates else (mb.labels,)
-        qz = self.z_encoder.encode(x, *seen, cont=mb.continuous)
-        return Variational(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))
+        return super().variational(mb)
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a pair of a cell and a label; every KL is annealed."""
@@ -109,16 +104,13 @@ class VAEC(LabelledVAE):
         log_q_y = torch.zeros(len(mb), self.n_labels, device=mb.device) if all_known else self.log_probabilities(mb)
         pairs = LabelPairs.of(labels, log_q_y)
         cells = mb if all_known else replace(mb.take(pairs.cell), labels=pairs.label[:, None])  # m pairs
-        q = self.variational(cells)
-        log_library = observed_log_library(cells) if q.l is None else draw(q.l, generator=generator)
-        z, kl_z = draw_with_kl(q.z, generator)
-        decoded = self.generative(z, log_library, cells)
-        nll = self.likelihood.nll(cells.counts, decoded, weight=pairs.weight.detach() / len(mb))
-        kl = {"z": pairs.mean(kl_z), "y": self.kl_y(labels, log_q_y)}
-        if q.l is not None:  # the same for every label
-            kl["l"] = pairs.mean(kl_divergence(q.l, library_prior(cells)).sum(-1))
+        z, log_size, kl = self.variational(cells).draw_with_kl(cells, generator)
+        genes = self.generative(z, log_size, cells).genes
+        nll = genes.nll(cells.counts, weight=pairs.weight.detach() / len(mb))
+        means = {name: pairs.mean(of_pairs) for name, of_pairs in kl.items()}  # that of l is the same for every label
+        kl = {"z": means.pop("z"), "y": self.kl_y(labels, log_q_y), **means}
         return Elbo({"genes": pairs.mean(nll)}, kl, annealed=tuple(kl))
 
     def log_probabilities(self, mb: Minibatch) -> Tensor:
         """(n, c) log q(y | x)."""
-        return self.classifier.log_probabilities(self._encoder_input(mb))  # type: ignore[arg-type]
+        return self.classifier.log_probabilities(self.encoder_input(mb))  # type: ignore[arg-type]

@@ -1,37 +1,24 @@
-"""What a model expects of every gene in every cell."""
+"""What a model expects of every gene in every cell, and how any part of what it decodes is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scvi.minibatch import Minibatch
-from scvi.models.base import Model
+from scvi.models.base import Model, blocks_of_draws
+from scvi.models.decoded import Decoded
 from scvi.models.gaussian import draw
-from scvi.models.likelihood import Decoded
-from scvi.models.vae import VAE, observed_log_library
-from scvi.queries.evaluation import evaluating
-from scvi.queries.joined import Joined
+from scvi.queries.evaluation import asked_parts
 
-__all__ = [
-    "expected",
-    "expected_parts",
-    "gene_parameters",
-    "likelihood_parameters",
-    "normalized",
-    "posterior_draws",
-    "rate",
-]
-
-_MAX_ELEMENTS = 2**21  # of one decoded block of draws, (s, n, g)
+__all__ = ["columns", "expected", "expected_parts", "likelihood_parameters", "normalized", "posterior_draws", "rate"]
 
 
 def normalized(
-    model: VAE,
+    model: Model,
     minibatches: Iterable[Minibatch],
     *,
     transform_batch: int | Sequence[int] | None = None,
@@ -60,15 +47,10 @@ def normalized(
     -------
     (n, g), or (n_samples, n, g) where the draws are kept.
     """
-
-    def value(decoded: Decoded) -> Tensor:
-        scale = decoded.rate if library_size == "latent" else decoded.scale * float(library_size)
-        return scale if genes is None else scale[..., genes]
-
     return expected(
         model,
         minibatches,
-        value,
+        lambda decoded: columns(decoded.genes.expected(library_size), genes),
         transform_batch=transform_batch,
         n_samples=n_samples,
         return_mean=return_mean,
@@ -77,7 +59,7 @@ def normalized(
 
 
 def rate(
-    model: VAE,
+    model: Model,
     minibatches: Iterable[Minibatch],
     *,
     transform_batch: int | Sequence[int] | None = None,
@@ -88,7 +70,7 @@ def rate(
     return expected(
         model,
         minibatches,
-        lambda decoded: decoded.rate,
+        lambda decoded: decoded.genes.rate,
         transform_batch=transform_batch,
         n_samples=n_samples,
         return_mean=False,
@@ -96,8 +78,32 @@ def rate(
     )
 
 
+def likelihood_parameters(
+    model: Model,
+    minibatches: Iterable[Minibatch],
+    *,
+    n_samples: int = 1,
+    give_mean: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, np.ndarray]:
+    """Parameters of p(x | z, l) at posterior draws, of every modality.
+
+    Returns
+    -------
+    dict
+        By name what the modalities of :mod:`scvi.models.decoded` return as their parameters: (n, .), or
+        (n_samples, n, .) for more than one draw that is not averaged.
+    """
+
+    def parameters(decoded: Decoded) -> dict[str, Tensor]:
+        return {name: value for part in decoded.values() for name, value in part.parameters(generator).items()}
+
+    how = {"n_samples": n_samples, "return_mean": give_mean}
+    return expected_parts(model, minibatches, parameters, generator=generator, **how)  # type: ignore[arg-type]
+
+
 def expected(
-    model: VAE,
+    model: Model,
     minibatches: Iterable[Minibatch],
     value: Callable[[Decoded], Tensor],
     *,
@@ -106,7 +112,7 @@ def expected(
     return_mean: bool = True,
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
-    """Any function of the decoder's output, averaged over batches and, if wanted, over draws."""
+    """Any function of what is decoded, averaged over batches and, if wanted, over draws."""
     return expected_parts(
         model,
         minibatches,
@@ -121,93 +127,59 @@ def expected(
 def expected_parts(
     model: Model,
     minibatches: Iterable[Minibatch],
-    parts: Callable[[Any], dict[str, Tensor]],
+    parts: Callable[[Decoded], Mapping[str, Tensor]],
     *,
     transform_batch: int | Sequence[int] | None = None,
     n_samples: int = 1,
     return_mean: bool = True,
     generator: torch.Generator | None = None,
+    generative: Callable[..., Decoded] | None = None,
 ) -> dict[str, np.ndarray]:
-    """As :func:`expected` for several functions at once. What is NaN in a batch does not enter the average."""
+    """As :func:`expected` for several functions at once. What is NaN in a batch does not enter the average.
+
+    `generative` is asked in place of the model's own.
+    """
+    decode = model.generative if generative is None else generative
     batches: list[int | None] = [*transform_batch] if isinstance(transform_batch, Sequence) else [transform_batch]
-    results: dict[str, Joined] = {}
-    one = return_mean or n_samples == 1
-    with evaluating(model):
-        for mb in minibatches:
-            for name, draws in _draws(model, mb, parts, batches, n_samples, return_mean, generator).items():
-                results.setdefault(name, Joined()).add(draws[0] if one else draws.swapaxes(0, 1))
-    arrays = {name: result.array() for name, result in results.items()}
-    return arrays if one else {name: array.swapaxes(0, 1) for name, array in arrays.items()}
 
+    def block(z: Tensor, log_size: Tensor, mb: Minibatch) -> Mapping[str, Tensor]:
+        """(s, n, .) of some draws, averaged over batches."""
+        values = [parts(decode(z, log_size, mb, batch)) for batch in batches]
+        if len(values) == 1:
+            return values[0]
+        return {name: torch.stack([value[name] for value in values]).nanmean(0) for name in values[0]}
 
-def _draws(
-    model: Any,
-    mb: Minibatch,
-    parts: Callable[[Any], dict[str, Tensor]],
-    batches: list[int | None],
-    n_samples: int,
-    return_mean: bool,
-    generator: torch.Generator | None,
-) -> dict[str, np.ndarray]:
-    """(s, n, .) of one minibatch, s = 1 for the mean."""
-    kept: dict[str, list[Tensor]] = {}
-    for z, log_library in posterior_draws(model, mb, n_samples, generator):
-        values = [parts(model.generative(z, log_library, mb, b)) for b in batches]
-        for name, first in values[0].items():
-            block = torch.stack([value[name] for value in values]).nanmean(0) if len(values) > 1 else first
-            if not return_mean:
-                kept.setdefault(name, []).append(block.cpu())
-            elif name in kept:
-                kept[name][0] += block.sum(0, keepdim=True)
-            else:
-                kept[name] = [block.sum(0, keepdim=True)]
-    if return_mean:
-        return {name: (total / n_samples).cpu().numpy() for name, (total,) in kept.items()}
-    return {name: torch.cat(blocks).numpy() for name, blocks in kept.items()}
+    def question(mb: Minibatch) -> dict[str, Tensor]:
+        """(n, .), or (n, s, .) where draws are kept: what is joined has its cells first."""
+        kept: dict[str, list[Tensor]] = {}
+        for z, log_size in posterior_draws(model, mb, n_samples, generator):
+            for name, values in block(z, log_size, mb).items():
+                if not return_mean:
+                    kept.setdefault(name, []).append(values.cpu())
+                elif name in kept:
+                    kept[name][0] += values.sum(0)
+                else:
+                    kept[name] = [values.sum(0)]
+        if return_mean:
+            return {name: total / n_samples for name, (total,) in kept.items()}
+        draws = {name: torch.cat(blocks) for name, blocks in kept.items()}
+        return {name: values[0] if n_samples == 1 else values.transpose(0, 1) for name, values in draws.items()}
+
+    arrays = asked_parts(model, minibatches, question)
+    cells_first = return_mean or n_samples == 1
+    return arrays if cells_first else {name: array.swapaxes(0, 1) for name, array in arrays.items()}
 
 
 def posterior_draws(
-    model: Any, mb: Minibatch, n_samples: int, generator: torch.Generator | None
+    model: Model, mb: Minibatch, n_samples: int, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of (z, log library), each (s, n, .), small enough to be decoded at once."""
+    """Blocks of (z, log library size), each (s, n, .), small enough to be decoded at once."""
     q = model.variational(mb)
-    block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
-    for start in range(0, n_samples, block):
-        s = min(block, n_samples - start)
+    for s in blocks_of_draws(mb, n_samples):
         z = draw(q.z, s, generator)
-        log_library = observed_log_library(mb).expand(s, -1, -1) if q.l is None else draw(q.l, s, generator)
-        yield z, log_library
+        yield z, q.draw_size(mb, s, generator).expand(s, -1, -1)
 
 
-def likelihood_parameters(
-    model: VAE,
-    minibatches: Iterable[Minibatch],
-    *,
-    n_samples: int = 1,
-    give_mean: bool = False,
-    generator: torch.Generator | None = None,
-) -> dict[str, np.ndarray]:
-    """Parameters of p(x | z, l) at posterior draws.
-
-    Returns
-    -------
-    dict
-        'mean' (expected counts before dropout), 'dispersions' (inverse, not for Poisson) and 'dropout' (logits, only
-        for zero-inflated likelihoods): (n, g), or (n_samples, n, g) for more than one draw that is not averaged.
-    """
-
-    def parts(decoded: Decoded) -> dict[str, Tensor]:
-        return gene_parameters(decoded, with_dispersion=model.reconstruction_loss != "poisson")
-
-    return expected_parts(model, minibatches, parts, n_samples=n_samples, return_mean=give_mean, generator=generator)
-
-
-def gene_parameters(decoded: Decoded, with_dispersion: bool = True) -> dict[str, Tensor]:
-    """What :func:`likelihood_parameters` returns, of one decoded block."""
-    rate = decoded.rate
-    found: dict[str, Tensor | None] = {
-        "mean": rate,
-        "dispersions": decoded.theta.expand_as(rate) if with_dispersion else None,
-        "dropout": decoded.dropout_logits,
-    }
-    return {name: value for name, value in found.items() if value is not None}
+def columns(values: Tensor, wanted: np.ndarray | None) -> Tensor:
+    """(..., g) -> (..., k), those at some positions; None: all."""
+    return values if wanted is None else values[..., wanted]

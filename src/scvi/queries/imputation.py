@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import class_log_probabilities
+from scvi.models.base import batch_codes
 from scvi.models.gaussian import draw
 from scvi.models.jvae import JVAE
-from scvi.models.vae import observed_log_library
-from scvi.queries.evaluation import evaluating
-from scvi.queries.joined import Joined
+from scvi.queries.evaluation import asked
+from scvi.queries.expression import columns
 
 __all__ = ["data_set_probabilities", "imputed"]
 
@@ -50,32 +51,26 @@ def imputed(
     -------
     (n, all genes) or (n, len(genes))
     """
-    result = Joined()
     codes: list[int | None] = [None] if transform_batch is None else [*transform_batch]
-    with evaluating(model):
-        for mb in minibatches:
-            q = model.variational(mb)
-            z = q.z.loc if deterministic else draw(q.z, generator=generator)
-            log_library = observed_log_library(mb)
-            if q.l is not None:
-                log_library = q.l.loc if deterministic else draw(q.l, generator=generator)
-            mode = mb.dataset if decode_mode is None else decode_mode
-            total: Tensor | float = 0.0
-            for code in codes:
-                batch = mb.batch if code is None else torch.full_like(mb.batch, code)
-                scale, _, rate, _ = model.decode(z, mode, log_library, batch, mb.labels)
-                total = total + (scale if normalized else rate)
-            values = (total / len(codes)).cpu().numpy()  # type: ignore[union-attr]
-            result.add(values if genes is None else values[:, genes])
-    return result.array()
+    wanted = 0 if normalized else 2  # of what `decode` returns
+
+    def values(mb: Minibatch) -> Tensor:
+        q = model.variational(mb)
+        z = q.z.loc if deterministic else draw(q.z, generator=generator)
+        log_size = q.mean_size(mb) if deterministic else q.draw_size(mb, generator=generator)
+        mode = mb.dataset if decode_mode is None else decode_mode
+        decoded = (model.decode(z, mode, log_size, batch_codes(mb, code), mb.labels)[wanted] for code in codes)
+        mean: Any = sum(decoded) / len(codes)
+        return columns(mean, genes)
+
+    return asked(model, minibatches, values)
 
 
 def data_set_probabilities(model: JVAE, discriminator: nn.Module, minibatches: Iterable[Minibatch]) -> np.ndarray:
     """(n, number of data sets) from which data set a discriminator takes each cell to be, by its latent mean."""
-    result = Joined()
-    networks = nn.ModuleList([model, discriminator])
-    with evaluating(networks):
-        for mb in minibatches:
-            (log_p,) = class_log_probabilities(discriminator, [model.variational(mb).z.loc])
-            result.add(log_p.exp().cpu().numpy())
-    return result.array()
+
+    def probabilities(mb: Minibatch) -> Tensor:
+        (log_p,) = class_log_probabilities(discriminator, [model.variational(mb).z.loc])
+        return log_p.exp()
+
+    return asked(nn.ModuleList([model, discriminator]), minibatches, probabilities)

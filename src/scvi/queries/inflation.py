@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from torch import Tensor
 
 from scvi.minibatch import Minibatch
 from scvi.models.autozivae import AutoZIVAE
-from scvi.queries.evaluation import evaluating
-from scvi.queries.joined import Joined
+from scvi.queries.evaluation import asked_parts
 
 __all__ = ["alphas_betas", "inflation_probability"]
 
@@ -25,16 +25,13 @@ def alphas_betas(model: AutoZIVAE, minibatches: Iterable[Minibatch]) -> dict[str
     """
     if model.zero_inflation != "gene-cell":
         return model.get_alphas_betas()
-    alphas, betas = Joined(), Joined()
-    with evaluating(model):
-        for mb in minibatches:
-            q = model.posterior_of_entries(mb)
-            alphas.add(q.concentration1.cpu().numpy())
-            betas.add(q.concentration0.cpu().numpy())
-        prior = model.prior()
-    return {
-        "alpha_posterior": alphas.array(),
-        "beta_posterior": betas.array(),
+
+    def of_entries(mb: Minibatch) -> dict[str, Tensor]:
+        q = model.posterior_of_entries(mb)
+        return {"alpha_posterior": q.concentration1, "beta_posterior": q.concentration0}
+
+    prior = model.prior()
+    return asked_parts(model, minibatches, of_entries) | {
         "alpha_prior": prior.concentration1.detach().cpu().numpy(),
         "beta_prior": prior.concentration0.detach().cpu().numpy(),
     }

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
 from scvi.models.gaussian import draw
-from scvi.models.vae import observed_log_library
-from scvi.queries.evaluation import evaluating
-from scvi.queries.joined import Joined
+from scvi.queries.evaluation import asked, asked_parts
 
 __all__ = ["latent", "latent_distribution", "library", "summary"]
 
@@ -28,50 +27,39 @@ def latent(
 
     Where the latent distribution is 'ln' these are points of the simplex, the means taken over `n_draws` draws.
     """
-    result = Joined()
-    with evaluating(model):
-        for mb in minibatches:
-            qz = model.variational(mb).z
-            if give_mean:
-                z = model.latent_mean(qz, n_draws, generator)
-            else:
-                z = model.transformed(draw(qz, generator=generator))
-            result.add(z.cpu().numpy())
-    return result.array()
+
+    def z(mb: Minibatch) -> Tensor:
+        qz = model.variational(mb).z
+        if give_mean:
+            return model.latent_mean(qz, n_draws, generator)
+        return model.transformed(draw(qz, generator=generator))
+
+    return asked(model, minibatches, z)
 
 
 def latent_distribution(model: Model, minibatches: Iterable[Minibatch]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the (untransformed) Gaussian q(z | x), each (n, d)."""
-    means, variances = Joined(), Joined()
-    with evaluating(model):
-        for mb in minibatches:
-            qz = model.variational(mb).z
-            means.add(qz.loc.cpu().numpy())
-            variances.add(qz.scale.square().cpu().numpy())
-    return means.array(), variances.array()
+
+    def moments(mb: Minibatch) -> dict[str, Tensor]:
+        qz = model.variational(mb).z
+        return {"mean": qz.loc, "variance": qz.scale.square()}
+
+    found = asked_parts(model, minibatches, moments)
+    return found["mean"], found["variance"]
 
 
 def library(
     model: Model, minibatches: Iterable[Minibatch], give_mean: bool = True, generator: torch.Generator | None = None
 ) -> np.ndarray:
     """(n, 1) log library sizes: observed where the model observes them, else posterior means or draws."""
-    result = Joined()
-    with evaluating(model):
-        for mb in minibatches:
-            ql = model.variational(mb).l
-            if ql is None:
-                log_library = observed_log_library(mb)
-            else:
-                log_library = ql.loc if give_mean else draw(ql, generator=generator)
-            result.add(log_library.cpu().numpy())
-    return result.array()
+
+    def log_size(mb: Minibatch) -> Tensor:
+        q = model.variational(mb)
+        return q.mean_size(mb) if give_mean else q.draw_size(mb, generator=generator)
+
+    return asked(model, minibatches, log_size)
 
 
 def summary(model: Model, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
     """(n, .) by name: what a model keeps of cells whose counts are dropped."""
-    results: dict[str, Joined] = {}
-    with evaluating(model):
-        for mb in minibatches:
-            for name, values in model.variational(mb).summary(mb).items():
-                results.setdefault(name, Joined()).add(values.cpu().numpy())
-    return {name: result.array() for name, result in results.items()}
+    return asked_parts(model, minibatches, lambda mb: model.variational(mb).summary(mb))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -11,11 +12,10 @@ import torch
 from torch import Tensor
 
 from scvi.minibatch import Minibatch
-from scvi.models.gaussian import draw
-from scvi.models.likelihood import DecodedProteins
-from scvi.models.totalvae import TOTALVAE, DecodedCells
+from scvi.models.decoded import Decoded, ProteinCounts, ProteinValue
+from scvi.models.totalvae import TOTALVAE
 from scvi.queries.evaluation import evaluating
-from scvi.queries.expression import expected_parts, gene_parameters, posterior_draws
+from scvi.queries.expression import columns, expected, expected_parts, posterior_draws
 from scvi.queries.joined import joined
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "denoised_draws",
     "dropout_probability",
     "foreground_probability",
-    "mixed_parameters",
     "normalized",
     "predictive_draws",
 ]
@@ -34,41 +33,6 @@ __all__ = [
 _MAX_RATE = 1e8  # numpy's Poisson draws know no larger means
 Draws = tuple[np.ndarray, np.ndarray]
 """Genes (s, n, g) and proteins (s, n, p) of one minibatch."""
-
-
-@dataclass(frozen=True)
-class ProteinValue:
-    """Which expected count of a protein is meant.
-
-    Attributes
-    ----------
-    include_background
-        Add the background, weighed by its probability.
-    sample_mixing
-        Draw whether a count is background instead of weighing by the probability.
-    scale
-        Divide by the sum over all proteins.
-    hide_missing
-        NaN for what the batch that a cell is decoded in did not measure: nothing was learnt about it there.
-    """
-
-    include_background: bool = False
-    sample_mixing: bool = False
-    scale: bool = False
-    hide_missing: bool = False
-
-    def of(self, proteins: DecodedProteins, generator: torch.Generator | None) -> Tensor:
-        """(..., n, p) at a draw of the background."""
-        log_background = draw(proteins.log_background, generator=generator)
-        fore = proteins.foreground_probability
-        if self.sample_mixing:
-            fore = torch.bernoulli(fore, generator=generator)
-        value = fore * (log_background + proteins.log_factor).exp()
-        if self.include_background:
-            value = value + (1 - fore) * log_background.exp()
-        if self.hide_missing:
-            value = _hidden(value, proteins)
-        return value / value.nansum(-1, keepdim=True).clamp(min=1e-12) if self.scale else value
 
 
 @dataclass(frozen=True)
@@ -97,12 +61,10 @@ def normalized(
     (n, g) and (n, p), or (s, n, g) and (s, n, p) where draws are kept.
     """
 
-    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
-        genes = decoded.genes
-        rna = genes.rate if library_size == "latent" else genes.scale * float(library_size)
+    def parts(decoded: Decoded) -> dict[str, Tensor]:
         return {
-            "rna": _columns(rna, part.genes),
-            "protein": _columns(value.of(decoded.proteins, generator), part.proteins),
+            "rna": columns(decoded.genes.expected(library_size), part.genes),
+            "protein": columns(decoded.proteins.expected(value, generator), part.proteins),
         }
 
     found = expected_parts(model, minibatches, parts, generator=generator, **_options(part))  # type: ignore[arg-type]
@@ -118,11 +80,11 @@ def foreground_probability(
 ) -> np.ndarray:
     """Probability that the count of a protein is no background, (n, p), or (s, n, p) where draws are kept."""
 
-    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
+    def probability(decoded: Decoded) -> Tensor:
         fore = decoded.proteins.foreground_probability
-        return {"fore": _columns(_hidden(fore, decoded.proteins) if hide_missing else fore, part.proteins)}
+        return columns(decoded.proteins.hide_missing(fore) if hide_missing else fore, part.proteins)
 
-    return expected_parts(model, minibatches, parts, generator=generator, **_options(part))["fore"]  # type: ignore[arg-type]
+    return expected(model, minibatches, probability, generator=generator, **_options(part))  # type: ignore[arg-type]
 
 
 def background(
@@ -130,56 +92,22 @@ def background(
 ) -> np.ndarray:
     """(n, p) one draw of the mean count of the background."""
 
-    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
-        return {"rate": draw(decoded.proteins.log_background, generator=generator).exp()}
+    def rate(decoded: Decoded) -> Tensor:
+        return decoded.proteins.draw_background(generator).exp()
 
-    return expected_parts(model, minibatches, parts, generator=generator)["rate"]
+    return expected(model, minibatches, rate, generator=generator)
 
 
 def dropout_probability(
     model: TOTALVAE, minibatches: Iterable[Minibatch], part: Part, generator: torch.Generator | None = None
 ) -> np.ndarray:
     """Probability that a count of a gene was lost, also where the likelihood does not use it: (n, g) or (s, n, g)."""
-    with evaluating(model):
-        rows = []
-        for mb in minibatches:
-            blocks = posterior_draws(model, mb, part.n_samples, generator)
-            decoded = (model.generative(z, l, mb, every_head=True).genes for z, l in blocks)
-            draws = torch.cat([torch.sigmoid(genes.dropout_logits) for genes in decoded])  # type: ignore[arg-type]
-            one = part.return_mean or part.n_samples == 1
-            rows.append((draws.mean(0) if one else draws.swapaxes(0, 1)).cpu().numpy())
-    whole = joined(rows)
-    return whole if whole.ndim == 2 else whole.swapaxes(0, 1)
 
+    def parts(decoded: Decoded) -> dict[str, Tensor]:
+        return {"lost": torch.sigmoid(decoded.genes.dropout_logits)}  # type: ignore[arg-type]  # there with `raw`
 
-def mixed_parameters(
-    model: TOTALVAE,
-    minibatches: Iterable[Minibatch],
-    *,
-    n_samples: int = 1,
-    give_mean: bool = False,
-    generator: torch.Generator | None = None,
-) -> dict[str, np.ndarray]:
-    """As :func:`scvi.queries.expression.likelihood_parameters` for the genes, and for the proteins beside them.
-
-    Returns
-    -------
-    dict
-        Further entries, (n, p) or (s, n, p): 'protein_background' and 'protein_foreground' (mean counts),
-        'protein_mixing' (logits of the background), 'protein_dispersions' (inverse).
-    """
-
-    def parts(decoded: DecodedCells) -> dict[str, Tensor]:
-        proteins = decoded.proteins
-        log_background = draw(proteins.log_background, generator=generator)
-        return gene_parameters(decoded.genes) | {
-            "protein_background": log_background.exp(),
-            "protein_foreground": (log_background + proteins.log_factor).exp(),
-            "protein_mixing": proteins.mixing,
-            "protein_dispersions": proteins.theta.expand_as(log_background),
-        }
-
-    return expected_parts(model, minibatches, parts, n_samples=n_samples, return_mean=give_mean, generator=generator)
+    raw = partial(model.generative, raw=True)
+    return expected_parts(model, minibatches, parts, generator=generator, generative=raw, **_options(part))["lost"]  # type: ignore[arg-type]
 
 
 def predictive_draws(
@@ -194,11 +122,12 @@ def predictive_draws(
     rng = _numpy_rng(generator)
     for mb in minibatches:
         with evaluating(model):
-            genes, proteins = _decoded(model, mb, n_samples, transform_batch, generator)
+            decoded = _decoded(model, mb, n_samples, transform_batch, generator)
+            genes, proteins = decoded.genes, decoded.proteins
             x = _poisson(_gamma(genes.rate, genes.theta, rng), rng)
             if with_dropout and genes.dropout_logits is not None:
                 x[rng.random(x.shape) < torch.sigmoid(genes.dropout_logits).cpu().numpy()] = 0
-            log_background = draw(proteins.log_background, generator=generator)
+            log_background = proteins.draw_background(generator)
             mean = (log_background + _bernoulli(proteins, rng) * proteins.log_factor).exp()
             y = _poisson(_gamma(mean, proteins.theta, rng), rng)
         yield x, y
@@ -216,9 +145,10 @@ def denoised_draws(
     rng = _numpy_rng(generator)
     for mb in minibatches:
         with evaluating(model):
-            genes, proteins = _decoded(model, mb, n_samples, transform_batch, generator)
+            decoded = _decoded(model, mb, n_samples, transform_batch, generator)
+            genes, proteins = decoded.genes, decoded.proteins
             rna = _gamma(genes.scale * rna_size_factor, genes.theta, rng)
-            log_background = draw(proteins.log_background, generator=generator)
+            log_background = proteins.draw_background(generator)
             foreground = _gamma((log_background + proteins.log_factor).exp(), proteins.theta, rng)
             foreground *= _bernoulli(proteins, rng).cpu().numpy()
         yield rna, foreground
@@ -244,19 +174,11 @@ def _decoded(
     n_samples: int,
     transform_batch: int | None,
     generator: torch.Generator | None,
-) -> DecodedCells:
+) -> Decoded:
     """All draws of a minibatch, (s, n, .)."""
     blocks = posterior_draws(model, mb, n_samples, generator)
-    z, log_library = (torch.cat(draws) for draws in zip(*blocks, strict=True))
-    return model.generative(z, log_library, mb, transform_batch)
-
-
-def _hidden(value: Tensor, proteins: DecodedProteins) -> Tensor:
-    return value if proteins.measured is None else torch.where(proteins.measured, value, torch.nan)
-
-
-def _columns(values: Tensor, wanted: np.ndarray | None) -> Tensor:
-    return values if wanted is None else values[..., wanted]
+    z, log_size = (torch.cat(draws) for draws in zip(*blocks, strict=True))
+    return model.generative(z, log_size, mb, transform_batch)
 
 
 def _options(part: Part) -> dict[str, object]:
@@ -279,7 +201,7 @@ def _poisson(rate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.poisson(np.minimum(rate, _MAX_RATE)).astype(np.float32)
 
 
-def _bernoulli(proteins: DecodedProteins, rng: np.random.Generator) -> Tensor:
+def _bernoulli(proteins: ProteinCounts, rng: np.random.Generator) -> Tensor:
     """1 where a draw of a count is foreground."""
     fore = proteins.foreground_probability
     return torch.from_numpy((rng.random(fore.shape) < fore.cpu().numpy()).astype(np.float32)).to(fore.device)

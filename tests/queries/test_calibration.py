@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from scvi.queries.annotation import calibration_error, temperature
+from scvi.queries.calibration import calibration_error, temperature
 
 
 def drawn(n, true_temperature, seed=0):
