@@ -19,8 +19,7 @@ from anndata.io import read_elem, sparse_dataset
 
 import formats
 import scvi
-from scvi.data import sources, store
-from scvi.dataset import read_10x, to_store
+from scvi.data import read_10x, store, to_store
 
 N, G = 30, 12
 IDS, SYMBOLS = formats.names(G)
@@ -164,11 +163,23 @@ def test_genes_and_proteins_from_a_store(tmp_path):
     assert latent[0].shape == latent[1].shape == (N, 2)
 
 
+def watch(monkeypatch, before) -> None:
+    """Calls `before` with the name of a file, first cell and end, before these cells are read."""
+    original = store.open_source
+
+    def open_source(path, *more):
+        source = original(path, *more)
+        rows = source.rows
+        source.rows = lambda start, stop: before(path.name, start, stop) or rows(start, stop)
+        return source
+
+    monkeypatch.setattr(store, "open_source", open_source)
+
+
 def test_the_sizes_of_parts_follow_the_cells(tmp_path, monkeypatch):
     h5ad(tmp_path / "a.h5ad", 0)
     asked = []
-    original = sources._H5ad.rows
-    monkeypatch.setattr(sources._H5ad, "rows", lambda s, i, j: asked.append((i, j)) or original(s, i, j))
+    watch(monkeypatch, lambda file, i, j: asked.append((i, j)))
     monkeypatch.setattr("scvi.cells.storage.BUFFER_BYTES", 400)
     to_store(tmp_path / "a.h5ad", tmp_path / "s.h5ad")
     assert len(asked) > 3
@@ -183,15 +194,13 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch):
     X = [h5ad(tmp_path / f"{name}.h5ad", seed) for seed, name in enumerate("ab")]
     inputs = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
     asked = []
-    original = sources._H5ad.rows
 
-    def rows(self, start, stop):
+    def stop_at_the_fifth(file, start, stop):
         if len(asked) == 4:
             raise Stop
-        asked.append((self.path.name, start))
-        return original(self, start, stop)
+        asked.append((file, start))
 
-    monkeypatch.setattr(sources._H5ad, "rows", rows)
+    watch(monkeypatch, stop_at_the_fifth)
     with pytest.raises(Stop):
         to_store(inputs, tmp_path / "s.h5ad", cells_at_once=10)
     assert not (tmp_path / "s.h5ad").exists()
@@ -203,7 +212,7 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert before == [("a.h5ad", 0), ("a.h5ad", 10), ("a.h5ad", 20), ("b.h5ad", 0)]
     assert asked == [("b.h5ad", 10), ("b.h5ad", 20)]
-    monkeypatch.setattr(sources._H5ad, "rows", None)
+    watch(monkeypatch, lambda *_: pytest.fail("all parts were there"))
     assert (sp.vstack(X) != in_memory(to_store(inputs, tmp_path / "s.h5ad", cells_at_once=10)).X).nnz == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5ad", "b.h5ad", "s.h5ad"]
 
@@ -224,8 +233,8 @@ def test_parts_of_other_inputs_are_not_used(tmp_path, monkeypatch, caplog):
 def test_a_killed_process_leaves_no_store_and_is_resumed(tmp_path):
     h5ad(tmp_path / "a.h5ad", 0)
     code = (
-        "import sys, time; from scvi.data import sources, to_store; rows = sources._H5ad.rows\n"
-        "sources._H5ad.rows = lambda s, i, j: (time.sleep(0.05), rows(s, i, j))[1]\n"
+        "import sys, time, numpy as np; from scvi.data import store, to_store; savez = np.savez\n"
+        "store.np.savez = lambda *a, **k: (time.sleep(0.05), savez(*a, **k))[1]\n"
         "to_store(sys.argv[1], sys.argv[2], cells_at_once=1, progress=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "a.h5ad", tmp_path / "s.h5ad"])

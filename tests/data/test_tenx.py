@@ -11,9 +11,9 @@ import pytest
 import scipy.sparse as sp
 
 import formats
+from scvi.data import read_10x, read_brain_large
 from scvi.data.matrix_market import read_matrix_market
 from scvi.data.tenx_h5 import open_tenx_h5
-from scvi.dataset import read_10x, read_brain_large
 
 X = formats.counts()
 N, G = X.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -49,17 +48,14 @@ def extract(path: str | os.PathLike[str], folder: str | os.PathLike[str], larges
     """
     path, folder = existing(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=folder))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder) as partial:
         with readable_as(path, "an archive"):
-            names = _unpack(path, partial, largest)
-        for name in names:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(partial / name, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return [folder / name for name in names]
+            names = _unpack(path, Path(partial), largest)
+        files = [folder / name for name in names]
+        for file, name in zip(files, names, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(partial, name), file)
+    return files
 
 
 def _unpack(path: Path, folder: Path, largest: int) -> list[PurePosixPath]:

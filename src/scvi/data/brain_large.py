@@ -67,10 +67,10 @@ def read_brain_large(
         for start, stop in _parts(file, n, n_cells_at_once):
             blocks.append(file.rows(start, stop)[:, genes])
             logger.info("loaded %d of %d cells", stop, n)
-        var = features.iloc[genes]
-        obs_names = unique_names(file.barcodes()[:n], "barcodes", path)
+        obs = pd.DataFrame(index=file.barcodes()[:n])
+    var = features.iloc[genes]
     names = unique_names(var["gene_ids"].to_numpy(), "genes", path)
-    return AnnData(stacked(blocks, len(genes)), obs=pd.DataFrame(index=obs_names), var=var.set_index(names))
+    return AnnData(stacked(blocks, len(genes)), obs=obs, var=var.set_index(names))
 
 
 def _parts(file: TenxH5, n: int, most: int) -> list[tuple[int, int]]:

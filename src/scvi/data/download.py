@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ftplib
+import hashlib
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
@@ -85,35 +84,26 @@ def download_file(
     ValueError
         If size or checksum are wrong, or the URL is none.
     """
-    import pooch
-
-    scheme = urlsplit(url).scheme
-    if scheme not in ("http", "https", "ftp"):
+    if urlsplit(url).scheme not in ("http", "https", "ftp"):
         raise ValueError(f"url={url!r} does not begin with http://, https:// or ftp://")
     folder = cache_folder() if save_path is None else Path(save_path)
     path = (folder / (filename or _name_in(url))).absolute()
     recorded = known_file(url)
-    sha256 = sha256 or (recorded.sha256 if recorded else None)
-    size = size if size is not None or recorded is None else recorded.size
+    if recorded is not None:
+        sha256, size = sha256 or recorded.sha256, recorded.size if size is None else size
     if path.exists():
-        _verify(path, sha256, size, "remove it to download it again")
+        _verify(path, str(path), sha256, size, "remove it to download it again")
         logger.info("File %s already downloaded", path)
         return path
     logger.info("Downloading file at %s", path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    disable_bar = None if progress else True  # None: tqdm shows itself on a terminal only
-    transfer = _Transfer(path, attempts, wait, timeout, disable_bar, ftp=scheme == "ftp")
-    with _quiet_pooch():
-        try:
-            pooch.retrieve(url, f"sha256:{sha256}" if sha256 else None, path.name, path.parent, downloader=transfer)
-        except ValueError as error:
-            raise ValueError(
-                f"{url} has not the recorded sha256 {sha256}: it was changed or damaged on its way; nothing is kept"
-            ) from error
-    if size is not None and path.stat().st_size != size:
-        found = path.stat().st_size
-        path.unlink()
-        raise ValueError(f"{url} has {found} bytes, not the recorded {size}; nothing is kept")
+    transfer = _Transfer(url, path, attempts, wait, timeout, None if progress else True)
+    transfer.run()
+    try:
+        _verify(transfer.part, url, sha256, size, "it was changed or damaged on its way; nothing is kept")
+        os.replace(transfer.part, path)
+    finally:
+        transfer.part.unlink(missing_ok=True)
     return path
 
 
@@ -123,64 +113,51 @@ def _name_in(url: str) -> str:
     return "download" if name in ("", ".", "..") else name
 
 
-def _verify(path: Path, sha256: str | None, size: int | None, remedy: str) -> None:
-    import pooch
-
-    if size is not None and path.stat().st_size != size:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, not the recorded {size}; {remedy}")
-    if sha256 is not None and pooch.file_hash(str(path), alg="sha256") != sha256.lower():
-        raise ValueError(f"{path} has not the recorded sha256 {sha256}; {remedy}")
-
-
-@contextmanager
-def _quiet_pooch() -> Iterator[None]:
-    """pooch prints to the terminal of its own accord; what there is to say is logged here."""
-    import pooch
-
-    talk = pooch.get_logger()
-    level = talk.level
-    talk.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        talk.setLevel(level)
+def _verify(file: Path, named: str, sha256: str | None, size: int | None, then: str) -> None:
+    if size is not None and file.stat().st_size != size:
+        raise ValueError(f"{named} has {file.stat().st_size} bytes, not the recorded {size}; {then}")
+    if sha256 is None:
+        return
+    with file.open("rb") as contents:
+        if hashlib.file_digest(contents, "sha256").hexdigest() != sha256.lower():
+            raise ValueError(f"{named} has not the recorded sha256 {sha256}; {then}")
 
 
 @dataclass
 class _Transfer:
-    """A downloader for pooch, which verifies what it brings and moves it into place."""
+    """The way of a file to its part, which outlives a failure."""
 
+    url: str
     path: Path
     attempts: int
     wait: float
     timeout: float
-    disable_bar: bool | None
-    ftp: bool
+    disable_bar: bool | None  # None: tqdm shows itself on a terminal only
 
-    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        """Fetches `url` into `output_file`, by way of the part that outlives a failure."""
+    def run(self) -> None:
+        """Attempt after attempt, until the part is whole."""
         import requests
 
         failures, before = 0, self._arrived()
         while True:
             try:
-                self._attempt(url)
+                self._attempt()
                 break
             except (requests.RequestException, ftplib.Error, OSError, EOFError) as error:
                 failures = 1 if self._arrived() > before else failures + 1
                 before = self._arrived()
                 if failures >= self.attempts or _is_final(error):
                     raise ConnectionError(
-                        f"{url} could not be downloaded ({_in_short(error)}); call again to go on, or get the file by "
-                        f"other means and place it at {self.path}"
+                        f"{self.url} could not be downloaded ({_in_short(error)}); call again to go on, or get the "
+                        f"file by other means and place it at {self.path}"
                     ) from error
-                logger.info("%s: %s; trying again", url, _in_short(error))
+                logger.info("%s: %s; trying again", self.url, _in_short(error))
                 time.sleep(self.wait * 2 ** (failures - 1))
-        os.replace(self._part, output_file)
         self._validator.unlink(missing_ok=True)
 
     @property
-    def _part(self) -> Path:
+    def part(self) -> Path:
+        """What has arrived."""
         return self.path.with_name(f".{self.path.name}.part")
 
     @property
@@ -189,27 +166,24 @@ class _Transfer:
         return self.path.with_name(f".{self.path.name}.part.version")
 
     def _arrived(self) -> int:
-        return self._part.stat().st_size if self._part.exists() else 0
+        return self.part.stat().st_size if self.part.exists() else 0
 
-    def _attempt(self, url: str) -> None:
-        if self.ftp:
-            from pooch import FTPDownloader
-
-            FTPDownloader(timeout=self.timeout)(url, str(self._part), None)
-        else:
-            self._get(url)
-
-    def _get(self, url: str) -> None:
+    def _attempt(self) -> None:
         """One request: for the rest if a part of the same version is there, for all of it otherwise."""
         import requests
 
+        if urlsplit(self.url).scheme == "ftp":
+            from pooch import FTPDownloader
+
+            FTPDownloader(timeout=self.timeout)(self.url, str(self.part), None)
+            return
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
         offset = self._arrived()
         if offset and self._validator.exists():
             headers |= {"Range": f"bytes={offset}-", "If-Range": self._validator.read_text(encoding="utf-8")}
-        with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
+        with requests.get(self.url, headers=headers, stream=True, timeout=self.timeout) as response:
             if response.status_code == 416:  # the part is longer than the file: begin anew
-                self._part.unlink()
+                self.part.unlink()
                 raise requests.ConnectionError("the part that was there did not fit; it is fetched anew")
             response.raise_for_status()
             offset = offset if response.status_code == 206 else 0
@@ -232,7 +206,7 @@ class _Transfer:
         bar = tqdm(
             total=total, initial=offset, desc=self.path.name, unit="B", unit_scale=True, disable=self.disable_bar
         )
-        with bar, self._part.open("ab" if offset else "wb") as file:
+        with bar, self.part.open("ab" if offset else "wb") as file:
             for block in response.iter_content(_BLOCK_BYTES):
                 file.write(block)
                 bar.update(len(block))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import logging
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -22,6 +23,7 @@ __all__ = [
     "names_of",
     "numbered",
     "open_bytes",
+    "open_hdf5",
     "read_lines",
     "readable_as",
     "require",
@@ -30,6 +32,7 @@ __all__ = [
     "unique_names",
 ]
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _GZIP = b"\x1f\x8b"
@@ -96,6 +99,24 @@ def check_stored(dataset: Any) -> None:
         raise ValueError(
             f"{dataset.name} claims {' x '.join(map(str, dataset.shape))} values, and {held} bytes are there"
         )
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike[str], kind: str, look: Callable[[Path, h5py.File], T]) -> Iterator[T]:
+    """What `look` makes of an HDF5 file, which stays open as long as the block lasts.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or what `look` finds is not of this kind.
+    """
+    path = existing(path)
+    with readable_as(path, kind):
+        file = h5py.File(path, "r")
+    with file:
+        with readable_as(path, kind):
+            seen = look(path, file)
+        yield seen
 
 
 @contextmanager

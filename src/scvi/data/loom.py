@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.data.files import Unreadable, as_counts, check_stored, existing, names_of, numbered, readable_as, stacked
+from scvi.data.files import Unreadable, as_counts, check_stored, names_of, numbered, open_hdf5, readable_as, stacked
 
 __all__ = ["Loom", "open_loom", "read_loom"]
 
@@ -83,8 +83,7 @@ class Loom:
         return obs, var, obsm, varm
 
 
-@contextmanager
-def open_loom(path: str | os.PathLike[str]) -> Iterator[Loom]:
+def open_loom(path: str | os.PathLike[str]) -> AbstractContextManager[Loom]:
     """Opens a loom file of any version.
 
     Raises
@@ -92,13 +91,7 @@ def open_loom(path: str | os.PathLike[str]) -> Iterator[Loom]:
     ValueError
         If it is damaged, or no loom file.
     """
-    path = existing(path)
-    with readable_as(path, _KIND):
-        file = h5py.File(path, "r")
-    with file:
-        with readable_as(path, _KIND):
-            loom = _opened(str(path), file)
-        yield loom
+    return open_hdf5(path, _KIND, _opened)
 
 
 def read_loom(path: str | os.PathLike[str], *, obs_names: str = "CellID", var_names: str = "Gene") -> AnnData:
@@ -136,7 +129,7 @@ def _tables(attributes: dict[str, np.ndarray], index: pd.Index) -> tuple[pd.Data
     return pd.DataFrame(single, index=index), several
 
 
-def _opened(path: str, file: h5py.File) -> Loom:
+def _opened(path: Path, file: h5py.File) -> Loom:
     if "matrix" not in file or not isinstance(file["matrix"], h5py.Dataset) or file["matrix"].ndim != 2:
         raise ValueError("it has no two-dimensional /matrix")
     matrix = file["matrix"]
@@ -146,7 +139,7 @@ def _opened(path: str, file: h5py.File) -> Loom:
     if isinstance(file.get("attrs"), h5py.Group):  # from version 3 on
         others |= {name: _scalar(value[()]) for name, value in file["attrs"].items()}
     return Loom(
-        path=path,
+        path=str(path),
         matrix=matrix,
         cells=_attributes(file, "col_attrs", n, n_genes),
         genes=_attributes(file, "row_attrs", n_genes, n),

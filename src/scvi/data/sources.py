@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,36 +17,43 @@ from anndata.abc import CSCDataset
 from anndata.io import read_elem, sparse_dataset
 
 from scvi.cells.storage import as_dense, as_rows, take
-from scvi.data.archives import extract, is_archive
-from scvi.data.files import Unreadable, as_counts, existing, names_of, numbered, readable_as, unique_names
+from scvi.data.archives import is_archive
+from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
 from scvi.data.loom import Loom, open_loom
-from scvi.data.matrix_market import read_matrix_market
-from scvi.data.tenx import genes_and_others, listed_in_folder, matrix_file, matrix_folder, var_table
-from scvi.data.tenx_h5 import TenxH5, open_tenx_h5
+from scvi.data.tenx import ANTIBODIES, columns_of, genes_and_others, open_10x, var_table
+from scvi.data.tenx_folder import TenxFolder
+from scvi.data.tenx_h5 import TenxH5
 
 __all__ = ["Source", "open_source"]
 
 logger = logging.getLogger(__name__)
 
-
+_NONE = pd.Index([], dtype=object)
 Rows = tuple[sp.csr_matrix, np.ndarray]
 """Counts of some cells: of genes, and of proteins as an array of as many columns as there are."""
-ANTIBODIES = "Antibody Capture"
 
 
-class Source(Protocol):
-    """An open file: n cells in `obs`, G genes in `var`, and names of the proteins that are counted beside them."""
+@dataclass
+class Source:
+    """An open file: n cells, G genes.
+
+    Attributes
+    ----------
+    obs, var
+        Tables of cells and of genes.
+    proteins
+        Names of the proteins that are counted beside them.
+    row_bytes
+        Mean size of a cell's counts while they are read.
+    rows
+        Gives the cells from a first up to an end.
+    """
 
     obs: pd.DataFrame
     var: pd.DataFrame
     proteins: pd.Index
-
-    @property
-    def row_bytes(self) -> float:
-        """Mean size of a cell's counts while they are read."""
-
-    def rows(self, start: int, stop: int) -> Rows:
-        """The cells from `start` up to `stop`."""
+    row_bytes: float
+    rows: Callable[[int, int], Rows]
 
 
 def open_source(path: Path, layer: str | None, protein_key: str | None, stack: ExitStack) -> Source:
@@ -66,63 +73,40 @@ def open_source(path: Path, layer: str | None, protein_key: str | None, stack: E
     ValueError
         If it is none of these.
     """
-    path = existing(path)
-    if path.is_dir():
-        return _Folder.opened(matrix_folder(path), protein_key)
-    if is_archive(path):
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="scvi-"))
-        extract(path, folder)
-        return _Folder.opened(matrix_folder(Path(folder), named=path), protein_key)
-    if not h5py.is_hdf5(path):
-        raise Unreadable(f"{path} is no HDF5 file, no tar or zip archive and no folder; nothing else is read here")
-    with readable_as(path, "an HDF5 file"), h5py.File(path) as file:
-        is_h5ad, is_loom = "obs" in file and "var" in file, isinstance(file.get("matrix"), h5py.Dataset)
-    if is_h5ad:
-        return _H5ad.opened(path, layer, protein_key, stack)
-    if is_loom:
-        return _LoomFile.opened(path, stack.enter_context(open_loom(path)))
-    return _H5.opened(path, stack.enter_context(open_tenx_h5(path)), protein_key)
+    if existing(path).is_file() and not is_archive(path) and h5py.is_hdf5(path):
+        with readable_as(path, "an HDF5 file"), h5py.File(path) as file:
+            is_h5ad, is_loom = "obs" in file and "var" in file, isinstance(file.get("matrix"), h5py.Dataset)
+        if is_h5ad:
+            return _of_h5ad(path, layer, protein_key, stack)
+        if is_loom:
+            return _of_loom(stack.enter_context(open_loom(path)))
+    return _of_10x(path, stack.enter_context(open_10x(path)), protein_key)
 
 
-_NONE = pd.Index([], dtype=object)
+def _of_h5ad(path: Path, layer: str | None, protein_key: str | None, stack: ExitStack) -> Source:
+    with readable_as(path, "an .h5ad file"):
+        file = stack.enter_context(h5py.File(path))
+        key = "X" if layer is None else f"layers/{layer}"
+        if key not in file:
+            raise ValueError(f"it has no counts in {key}")
+        obs, var = read_elem(file["obs"]), read_elem(file["var"])
+        stored = file[key] if isinstance(file[key], h5py.Dataset) else sparse_dataset(file[key])
+        counts = as_rows(stored.to_memory() if isinstance(stored, CSCDataset) else stored, key)
+        if counts.shape != (len(obs), len(var)):
+            raise ValueError(f"{key} has shape {counts.shape} for {len(obs)} cells and {len(var)} genes")
+        proteins, protein_counts = _proteins_of_h5ad(file, protein_key, len(obs))
+    unique_names(obs.index, "names of cells", path)
+    proteins = unique_names(proteins, "proteins", path)
 
-
-@dataclass
-class _H5ad:
-    path: Path
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    counts: Any
-    proteins: pd.Index
-    protein_counts: Any
-
-    @classmethod
-    def opened(cls, path: Path, layer: str | None, protein_key: str | None, stack: ExitStack) -> _H5ad:
+    def rows(start: int, stop: int) -> Rows:
         with readable_as(path, "an .h5ad file"):
-            file = stack.enter_context(h5py.File(path))
-            key = "X" if layer is None else f"layers/{layer}"
-            if key not in file:
-                raise ValueError(f"it has no counts in {key}")
-            obs, var = read_elem(file["obs"]), read_elem(file["var"])
-            stored = file[key] if isinstance(file[key], h5py.Dataset) else sparse_dataset(file[key])
-            counts = as_rows(stored.to_memory() if isinstance(stored, CSCDataset) else stored, key)
-            if counts.shape != (len(obs), len(var)):
-                raise ValueError(f"{key} has shape {counts.shape} for {len(obs)} cells and {len(var)} genes")
-            proteins, protein_counts = _proteins_of_h5ad(file, protein_key, len(obs))
-        unique_names(obs.index, "names of cells", path)
-        proteins = unique_names(proteins, "proteins", path)
-        return cls(path, obs, var.set_axis(numbered(var.index)), counts, proteins, protein_counts)
-
-    @property
-    def row_bytes(self) -> float:
-        return float(getattr(self.counts, "row_bytes", 0.0))
-
-    def rows(self, start: int, stop: int) -> Rows:
-        with readable_as(self.path, "an .h5ad file"):
-            rows = sp.csr_matrix(take(self.counts, np.arange(start, stop)))
+            rows = sp.csr_matrix(take(counts, np.arange(start, stop)))
             rows.sum_duplicates()
             genes = sp.csr_matrix((as_counts(rows.data), rows.indices, rows.indptr), shape=rows.shape)
-            return genes, as_counts(np.asarray(self.protein_counts[start:stop]))
+            return genes, as_counts(np.asarray(protein_counts[start:stop]))
+
+    row_bytes = float(getattr(counts, "row_bytes", 0.0))
+    return Source(obs, var.set_axis(numbered(var.index)), proteins, row_bytes, rows)
 
 
 def _proteins_of_h5ad(file: h5py.File, key: str | None, n: int) -> tuple[pd.Index, Any]:
@@ -146,97 +130,24 @@ def _proteins_of_h5ad(file: h5py.File, key: str | None, n: int) -> tuple[pd.Inde
     return pd.Index(names.astype(str), dtype=object), counts
 
 
-@dataclass
-class _LoomFile:
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    loom: Loom
-    proteins: pd.Index = field(default_factory=_NONE.copy)
+def _of_loom(loom: Loom) -> Source:
+    def rows(start: int, stop: int) -> Rows:
+        return loom.rows(start, stop), np.empty((stop - start, 0), np.int32)
 
-    @classmethod
-    def opened(cls, path: Path, loom: Loom) -> _LoomFile:
-        obs, var, _, _ = loom.tables()
-        return cls(obs, var, loom)
-
-    @property
-    def row_bytes(self) -> float:
-        return 8.0 * self.loom.shape[1]
-
-    def rows(self, start: int, stop: int) -> Rows:
-        return self.loom.rows(start, stop), np.empty((stop - start, 0), np.int32)
+    obs, var, _, _ = loom.tables()
+    return Source(obs, var, _NONE, 8.0 * loom.shape[1], rows)
 
 
-@dataclass
-class _Features:
-    """Which features of 10x are genes, and which proteins."""
+def _of_10x(path: Path, file: TenxFolder | TenxH5, protein_key: str | None) -> Source:
+    features, barcodes = file.features(), file.barcodes()
+    if barcodes is None:
+        raise FileNotFoundError(f"there is no barcodes.tsv(.gz) beside the matrix in {path}")
+    genes, _ = genes_and_others(features, None, path)
+    antibodies = np.flatnonzero((features["feature_types"] == ANTIBODIES).to_numpy() & (protein_key is not None))
+    proteins = unique_names(features["gene_ids"].to_numpy()[antibodies], "proteins", path)
 
-    var: pd.DataFrame
-    proteins: pd.Index
-    genes: np.ndarray
-    antibodies: np.ndarray
+    def rows(start: int, stop: int) -> Rows:
+        rows = file.rows(start, stop)
+        return columns_of(rows, genes), rows[:, antibodies].toarray()
 
-    @classmethod
-    def of(cls, table: pd.DataFrame, path: Path, protein_key: str | None) -> _Features:
-        genes, _ = genes_and_others(table, None, path)
-        antibodies = np.flatnonzero((table["feature_types"] == ANTIBODIES).to_numpy() & (protein_key is not None))
-        proteins = unique_names(table["gene_ids"].to_numpy()[antibodies], "proteins", path)
-        return cls(var_table(table, genes, "gene_ids"), proteins, genes, antibodies)
-
-    def apart(self, rows: sp.csr_matrix) -> Rows:
-        proteins = rows[:, self.antibodies].toarray()
-        return rows if len(self.genes) == rows.shape[1] else rows[:, self.genes], proteins
-
-
-@dataclass
-class _H5:
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    proteins: pd.Index
-    file: TenxH5
-    features: _Features
-
-    @classmethod
-    def opened(cls, path: Path, file: TenxH5, protein_key: str | None) -> _H5:
-        features = _Features.of(file.features(), path, protein_key)
-        obs = pd.DataFrame(index=unique_names(file.barcodes(), "barcodes", path))
-        return cls(obs, features.var, features.proteins, file, features)
-
-    @property
-    def row_bytes(self) -> float:
-        return 8.0 * float(self.file.indptr[-1]) / max(len(self.obs), 1)
-
-    def rows(self, start: int, stop: int) -> Rows:
-        return self.features.apart(self.file.rows(start, stop))
-
-
-@dataclass
-class _Folder:
-    """Text is read from its beginning only: it is read whole, once, when its first cell is asked for."""
-
-    folder: Path
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    proteins: pd.Index
-    features: _Features
-    n_features: int
-    counts: sp.csr_matrix | None = None
-
-    @classmethod
-    def opened(cls, folder: Path, protein_key: str | None) -> _Folder:
-        table, barcodes = listed_in_folder(folder)
-        if barcodes is None:
-            raise FileNotFoundError(f"there is no barcodes.tsv(.gz) beside the matrix in {folder}")
-        features = _Features.of(table, folder, protein_key)
-        return cls(folder, pd.DataFrame(index=barcodes), features.var, features.proteins, features, len(table))
-
-    @property
-    def row_bytes(self) -> float:
-        return 0.0
-
-    def rows(self, start: int, stop: int) -> Rows:
-        if self.counts is None:
-            self.counts = read_matrix_market(matrix_file(self.folder), self.n_features, len(self.obs))
-        rows = self.counts[start:stop]
-        if stop == len(self.obs):
-            self.counts = None
-        return self.features.apart(rows)
+    return Source(pd.DataFrame(index=barcodes), var_table(features, genes, "gene_ids"), proteins, file.row_bytes, rows)

@@ -263,20 +263,14 @@ def _positions(source: Source, genes: pd.Index) -> np.ndarray | None:
 
 def _assemble(parts: Path, path: Path, frame: AnnData, n_parts: int, progress: bool) -> None:
     """Writes the store under another name, and gives it its own when it is whole."""
-    if path.suffix == ".h5ad":
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            _fill(file, parts, frame, n_parts, progress)
-        return
-    folder = path.with_name(f".{path.stem}.{os.getpid()}.zarr")
-    try:
+    with replacing(path) as temporary:
+        if path.suffix == ".h5ad":
+            with h5py.File(temporary, "w") as file:
+                _fill(file, parts, frame, n_parts, progress)
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # anndata announces that it will write zarr version 3
-            _fill(_new_zarr(folder), parts, frame, n_parts, progress)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(folder, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            _fill(_new_zarr(temporary), parts, frame, n_parts, progress)
 
 
 def _new_zarr(path: Path) -> Any:

@@ -6,9 +6,10 @@ Both hold genes x cells by cell (CSC), that is, cells x genes by row, and are re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scvi.data.files import Unreadable, check_stored, existing, names_of, readable_as
+from scvi.data.files import Unreadable, check_stored, names_of, open_hdf5, readable_as, unique_names
 
 __all__ = ["TenxH5", "open_tenx_h5"]
 
@@ -44,9 +45,14 @@ class TenxH5:
     indptr: np.ndarray
     shape: tuple[int, int]
 
-    def barcodes(self) -> np.ndarray:
+    @property
+    def row_bytes(self) -> float:
+        """Mean size of a cell's counts while they are read."""
+        return 8.0 * float(self.indptr[-1]) / max(self.shape[0], 1)
+
+    def barcodes(self) -> pd.Index:
         """(n,) names of the cells."""
-        return self._names("barcodes", self.shape[0])
+        return unique_names(self._names("barcodes", self.shape[0]), "barcodes", self.path)
 
     def features(self) -> pd.DataFrame:
         """Columns gene_ids, gene_symbols, feature_types and, in version 3, genome; a row for each feature."""
@@ -98,8 +104,7 @@ class TenxH5:
             return names_of(self.group[key][:])
 
 
-@contextmanager
-def open_tenx_h5(path: str | os.PathLike[str], genome: str | None = None) -> Iterator[TenxH5]:
+def open_tenx_h5(path: str | os.PathLike[str], genome: str | None = None) -> AbstractContextManager[TenxH5]:
     """Opens a file of either version.
 
     Parameters
@@ -112,16 +117,10 @@ def open_tenx_h5(path: str | os.PathLike[str], genome: str | None = None) -> Ite
     ValueError
         If it is damaged, or no such file.
     """
-    path = existing(path)
-    with readable_as(path, _KIND):
-        file = h5py.File(path, "r")
-    with file:
-        with readable_as(path, _KIND):
-            opened = _opened(str(path), file, genome)
-        yield opened
+    return open_hdf5(path, _KIND, partial(_opened, genome=genome))
 
 
-def _opened(path: str, file: h5py.File, genome: str | None) -> TenxH5:
+def _opened(path: Path, file: h5py.File, genome: str | None) -> TenxH5:
     group = file[_group_name(path, file, genome)]
     for key in ("data", "indices", "indptr", "shape"):
         if key not in group or not isinstance(group[key], h5py.Dataset) or group[key].ndim != 1:
@@ -138,10 +137,10 @@ def _opened(path: str, file: h5py.File, genome: str | None) -> TenxH5:
         raise ValueError("its indptr does not rise from 0; it is damaged")
     if not len(group["data"]) == len(group["indices"]) == indptr[-1]:
         raise ValueError(f"it announces {indptr[-1]} entries and has {len(group['data'])}; it is damaged")
-    return TenxH5(path, group, indptr, (shape[1], shape[0]))
+    return TenxH5(str(path), group, indptr, (shape[1], shape[0]))
 
 
-def _group_name(path: str, file: h5py.File, genome: str | None) -> str:
+def _group_name(path: Path, file: h5py.File, genome: str | None) -> str:
     groups = [name for name in file if isinstance(file[name], h5py.Group) and "indptr" in file[name]]
     if "matrix" in groups:
         return "matrix"

@@ -16,7 +16,8 @@ from scvi.data.archives import extract
 from scvi.data.download import download_file
 from scvi.data.files import Unreadable
 from scvi.data.published import published, tenx_file
-from scvi.data.tenx import VarNames, find_matrices, read_10x
+from scvi.data.tenx import VarNames, read_10x
+from scvi.data.tenx_folder import find_matrices
 from scvi.data.unpickling import read_pickle
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
