@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import lzma
 import os
 import re
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, cast
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.data.files import Unreadable, as_counts, existing, numbered, open_bytes, readable_as, stacked, unique_names
+from scvi.data.files import (
+    Compression,
+    Unreadable,
+    as_counts,
+    existing,
+    numbered,
+    open_bytes,
+    readable_as,
+    stacked,
+    unique_names,
+)
 
 __all__ = ["read_csv"]
-
-Compression = Literal["infer", "gzip", "bz2", "xz", "zip"]
 
 _BLOCK_VALUES = 2**22
 _BARCODE = re.compile(r"^[ACGTN]{10,}([-_.].*)?$|^.*[-_.:][ACGTN]{10,}$")
@@ -39,7 +42,7 @@ def read_csv(
 ) -> AnnData:
     """Reads a table of counts with a line of names above and a column of names to the left.
 
-    The line of names may lack the corner, as R writes it. Gzip files are recognised by their first bytes.
+    The line of names may lack the corner, as R writes it. Compressed files are recognised by their first bytes.
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ def read_csv(
     genes_in_rows
         Whether a line is a gene (and a column a cell), as archives have it, or the other way round.
     compression
-        How the file is compressed; "infer" goes by its name.
+        How the file is compressed, to have it checked; "infer" says nothing.
     encoding
         Of the text.
 
@@ -89,35 +92,13 @@ def _check_orientation(path: Path, genes: np.ndarray, genes_in_rows: bool) -> No
         )
 
 
-@contextmanager
-def _opened(path: Path, compression: Compression) -> Iterator[IO[bytes]]:
-    """The decompressed bytes."""
-    if compression not in ("infer", "gzip", "bz2", "xz", "zip"):
-        raise ValueError(f"compression={compression!r} is not one of 'infer', 'gzip', 'bz2', 'xz', 'zip'")
-    if compression == "infer":
-        compression = {".bz2": "bz2", ".xz": "xz", ".zip": "zip"}.get(path.suffix, "gzip")  # type: ignore[assignment]
-    if compression == "gzip":
-        with open_bytes(path) as file:
-            yield file
-    elif compression == "zip":
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
-            if len(names) != 1:
-                raise ValueError(f"it holds {len(names)} files; a zip archive is read if it holds one")
-            with archive.open(names[0]) as file:
-                yield file
-    else:
-        with (bz2 if compression == "bz2" else lzma).open(path, "rb") as file:
-            yield cast(IO[bytes], file)
-
-
 def _fields(line: bytes, sep: str, encoding: str) -> list[str]:
     return next(csv.reader([line.decode(encoding).rstrip("\r\n")], delimiter=sep), [])
 
 
 def _header(path: Path, sep: str, compression: Compression, encoding: str) -> list[str]:
     """Names of the columns with numbers."""
-    with _opened(path, compression) as file:
+    with open_bytes(path, compression) as file:
         first, second = (_fields(file.readline(), sep, encoding) for _ in range(2))
     columns = first if len(second) == len(first) + 1 else first[1:]
     if len(second) < 2 or len(second) != len(columns) + 1:
@@ -131,7 +112,7 @@ def _blocks(
     path: Path, columns: list[str], sep: str, compression: Compression, encoding: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Names and values of some lines at a time."""
-    with _opened(path, compression) as file:
+    with open_bytes(path, compression) as file:
         file.readline()
         table = pd.read_csv(
             file,

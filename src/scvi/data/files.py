@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import logging
+import lzma
 import os
+import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, Literal, TypeVar
 
 import h5py
 import numpy as np
@@ -17,6 +20,7 @@ import scipy.sparse as sp
 from anndata.utils import make_index_unique
 
 __all__ = [
+    "Compression",
     "as_counts",
     "check_stored",
     "existing",
@@ -32,10 +36,10 @@ __all__ = [
     "unique_names",
 ]
 
+Compression = Literal["infer", "gzip", "bz2", "xz", "zip"]
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-_GZIP = b"\x1f\x8b"
 _COMPRESSION = 2**14
 """No more than so many bytes of counts are believed to be in one byte of a file; deflate reaches 1032."""
 _UNCHECKED_BYTES = 2**28
@@ -120,24 +124,56 @@ def open_hdf5(path: str | os.PathLike[str], kind: str, look: Callable[[Path, h5p
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, decompressed where it is a gzip file, whatever its name.
+def open_bytes(path: Path, compression: Compression = "infer") -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed where its first bytes are those of a compressed file, whatever its name.
 
     Raises
     ------
     ValueError
-        If it is named .gz and is none.
+        If it is named after a compression, or said to have one, and is not compressed so.
     """
+    if compression != "infer" and compression not in _OPEN:
+        raise ValueError(f"compression={compression!r} is not one of 'infer', {', '.join(map(repr, _OPEN))}")
     with existing(path).open("rb") as file:
-        compressed = file.read(2) == _GZIP
+        first = file.read(10)
         file.seek(0)
-        if path.suffix == ".gz" and not compressed:
-            raise Unreadable(f"{path} is named .gz but is no gzip file; decompress or rename it, or download it again")
-        if compressed:
-            with gzip.open(file) as unpacked:
-                yield cast(IO[bytes], unpacked)
-        else:
+        found = next((name for name, begins in _FIRST_BYTES.items() if first.startswith(begins)), None)
+        claimed = _SUFFIXES.get(path.suffix) if compression == "infer" else compression
+        if claimed not in (None, found):
+            raise ValueError(
+                f"it is no {claimed} file, whatever its name or compression= says; decompress or rename it, or "
+                "download it again"
+            )
+        if found is None:
             yield file
+        else:
+            with _OPEN[found](file) as unpacked:
+                yield unpacked
+
+
+@contextmanager
+def _open_zip(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        if len(names) != 1:
+            raise ValueError(f"it holds {len(names)} files; a zip archive is read if it holds one")
+        with archive.open(names[0]) as member:
+            yield member
+
+
+_SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
+_FIRST_BYTES: dict[str, bytes | tuple[bytes, ...]] = {
+    "gzip": b"\x1f\x8b",
+    "bz2": tuple(b"BZh%d1AY&SY" % level for level in range(1, 10)),
+    "xz": b"\xfd7zXZ\0",
+    "zip": b"PK\x03\x04",
+}
+_OPEN: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
+    "gzip": gzip.open,
+    "bz2": bz2.open,
+    "xz": lzma.open,
+    "zip": _open_zip,
+}
 
 
 def read_lines(path: Path, kind: str) -> list[list[str]]:

@@ -10,7 +10,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,20 +108,15 @@ def to_store(
         _write_parts(parts, sources, (genes, proteins), blocks, progress)
         frame = AnnData(obs=obs, var=next(iter(sources.values())).var.loc[genes])
     if len(proteins):
-        frame.obsm[protein_key] = np.concatenate([_proteins_in(file) for file in _files(parts, len(blocks))])
+        frame.obsm[protein_key] = np.concatenate([_proteins_in(file) for file in _files(parts).values()])
         frame.uns["protein_names"] = proteins.to_numpy().astype(str)
-    _assemble(parts, path, frame, len(blocks), progress)
+    _assemble(parts, path, frame, progress)
     shutil.rmtree(parts)
     return path
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Some neighbouring cells of an input."""
-
-    name: str
-    start: int
-    stop: int
+_Block = tuple[str, int, int]
+"""Some neighbouring cells: name of the input, first, end."""
 
 
 def _named(inputs: PathLike | Sequence[PathLike] | Mapping[str, PathLike]) -> dict[str, Path]:
@@ -179,24 +173,22 @@ def _joined_obs(sources: Mapping[str, Source], batch_key: str | None) -> pd.Data
 def _blocks(sources: Mapping[str, Source], cells_at_once: int | None) -> Iterator[_Block]:
     for name, source in sources.items():
         n, step = len(source.obs), cells_at_once or buffer_cells(source.row_bytes)
-        yield from (_Block(name, start, min(start + step, n)) for start in range(0, n, step))
+        yield from ((name, start, min(start + step, n)) for start in range(0, n, step))
 
 
 def _plan(
     inputs: Mapping[str, Path], genes: pd.Index, proteins: pd.Index, blocks: list[_Block], keys: list[str | None]
-) -> dict[str, Any]:
+) -> str:
     """What parts are made of; those of another plan are of no use."""
-    stamps = {name: _stamp(file) for name, file in inputs.items()}
-    digest = hashlib.blake2b("\n".join(map(str, genes)).encode(), digest_size=16).hexdigest()
-    cells = [[block.name, block.start, block.stop] for block in blocks]
-    return {
+    plan = {
         "version": _VERSION,
-        "inputs": stamps,
-        "genes": digest,
+        "inputs": {name: _stamp(file) for name, file in inputs.items()},
+        "genes": hashlib.blake2b("\n".join(map(str, genes)).encode(), digest_size=16).hexdigest(),
         "proteins": proteins.tolist(),
         "keys": keys,
-        "blocks": cells,
+        "blocks": blocks,
     }
+    return json.dumps(plan, sort_keys=True)
 
 
 def _stamp(file: Path) -> list[Any]:
@@ -205,72 +197,66 @@ def _stamp(file: Path) -> list[Any]:
     return [[str(inner.absolute()), inner.stat().st_size, inner.stat().st_mtime_ns] for inner in files]
 
 
-def _prepare(parts: Path, plan: dict[str, Any]) -> None:
+def _prepare(parts: Path, plan: str) -> None:
     """The folder of the parts, with those that an earlier call with the same plan has left."""
     record = parts / "plan.json"
-    text = json.dumps(plan, sort_keys=True)
-    if record.exists() and record.read_text(encoding="utf-8") == text:
-        logger.info("going on with the %d parts in %s", len(list(parts.glob("*.npz"))), parts)
+    if record.exists() and record.read_text(encoding="utf-8") == plan:
+        logger.info("going on with the %d parts in %s", len(_files(parts)), parts)
         return
     if parts.exists():
         logger.info("%s is of other inputs and is made anew", parts)
         shutil.rmtree(parts)
     parts.mkdir()
     with replacing(record) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(plan, encoding="utf-8")
 
 
-def _part(parts: Path, number: int) -> Path | None:
-    return next(iter(parts.glob(f"{number:08d}-*.npz")), None)
-
-
-def _files(parts: Path, n_parts: int) -> list[Path]:
-    return [file for file in (_part(parts, number) for number in range(n_parts)) if file is not None]
+def _files(parts: Path) -> dict[int, Path]:
+    """The parts that are whole, by their numbers, in order."""
+    return {int(file.name[:8]): file for file in sorted(parts.glob("[0-9]*-*.npz"))}
 
 
 def _write_parts(
-    parts: Path,
-    sources: Mapping[str, Source],
-    shared: tuple[pd.Index, pd.Index],
-    blocks: list[_Block],
-    progress: bool,
+    parts: Path, sources: Mapping[str, Source], shared: tuple[pd.Index, pd.Index], blocks: list[_Block], progress: bool
 ) -> None:
-    columns = {name: _positions(source, shared[0]) for name, source in sources.items()}
-    of_proteins = {name: source.proteins.get_indexer(shared[1]) for name, source in sources.items()}
+    columns = {name: _positions(source, *shared) for name, source in sources.items()}
+    there = _files(parts)
     bar = tqdm(
-        total=sum(block.stop - block.start for block in blocks),
+        total=sum(stop - start for _, start, stop in blocks),
         desc="reading",
         unit=" cells",
         disable=None if progress else True,
     )
     with bar:
-        for number, block in enumerate(blocks):
-            if _part(parts, number) is None:
-                rows, proteins = sources[block.name].rows(block.start, block.stop)
-                if columns[block.name] is not None:
-                    rows = rows[:, columns[block.name]]
+        for number, (name, start, stop) in enumerate(blocks):
+            if number not in there:
+                rows, proteins = sources[name].rows(start, stop)
+                genes, of_proteins = columns[name]
+                if genes is not None:
+                    rows = rows[:, genes]
                     rows.sort_indices()
+                arrays = {"data": rows.data, "indices": rows.indices, "indptr": rows.indptr}
                 with replacing(parts / f"{number:08d}-{rows.dtype}.npz") as temporary:  # the type is known unopened
-                    chosen = proteins[:, of_proteins[block.name]]
-                    np.savez(temporary, data=rows.data, indices=rows.indices, indptr=rows.indptr, proteins=chosen)
-            bar.update(block.stop - block.start)
+                    np.savez(temporary, **arrays, proteins=proteins[:, of_proteins])
+            bar.update(stop - start)
 
 
-def _positions(source: Source, genes: pd.Index) -> np.ndarray | None:
-    """Where the genes are; None if they are all, in this order."""
-    return None if source.var.index.equals(genes) else source.var.index.get_indexer(genes)
+def _positions(source: Source, genes: pd.Index, proteins: pd.Index) -> tuple[np.ndarray | None, np.ndarray]:
+    """Where the genes are (None if they are all, in this order), and the proteins."""
+    same = source.var.index.equals(genes)
+    return None if same else source.var.index.get_indexer(genes), source.proteins.get_indexer(proteins)
 
 
-def _assemble(parts: Path, path: Path, frame: AnnData, n_parts: int, progress: bool) -> None:
+def _assemble(parts: Path, path: Path, frame: AnnData, progress: bool) -> None:
     """Writes the store under another name, and gives it its own when it is whole."""
     with replacing(path) as temporary:
         if path.suffix == ".h5ad":
             with h5py.File(temporary, "w") as file:
-                _fill(file, parts, frame, n_parts, progress)
+                _fill(file, parts, frame, progress)
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # anndata announces that it will write zarr version 3
-            _fill(_new_zarr(temporary), parts, frame, n_parts, progress)
+            _fill(_new_zarr(temporary), parts, frame, progress)
 
 
 def _new_zarr(path: Path) -> Any:
@@ -281,9 +267,9 @@ def _new_zarr(path: Path) -> Any:
     return zarr.open_group(path, mode="w")
 
 
-def _fill(store: Any, parts: Path, frame: AnnData, n_parts: int, progress: bool) -> None:
+def _fill(store: Any, parts: Path, frame: AnnData, progress: bool) -> None:
     """Writes names and annotations, and the counts part after part."""
-    files = _files(parts, n_parts)
+    files = list(_files(parts).values())
     dtype = np.result_type(*{file.stem.partition("-")[2] for file in files}) if files else np.dtype(np.int32)
     if dtype.kind == "f":
         dtype = np.dtype(np.float32)

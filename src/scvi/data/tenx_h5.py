@@ -22,7 +22,6 @@ from scvi.data.files import Unreadable, check_stored, names_of, open_hdf5, reada
 __all__ = ["TenxH5", "open_tenx_h5"]
 
 _KIND = "an HDF5 file of Cell Ranger"
-_BLOCK_VALUES = 2**20
 _LARGEST = np.iinfo(np.int32).max
 
 
@@ -71,21 +70,16 @@ class TenxH5:
 
     def rows(self, start: int, stop: int) -> sp.csr_matrix:
         """Counts of the cells from `start` up to `stop`, int32 or, where there are fractions, float32."""
-        indptr = self.indptr[start : stop + 1] - self.indptr[start]
-        begin, n_values = int(self.indptr[start]), int(indptr[-1])
+        begin, end = self.indptr[start], self.indptr[stop]
+        indptr, n_values = self.indptr[start : stop + 1] - begin, int(end - begin)
         stored = self.group["data"]
-        data = np.empty(n_values, np.int32 if stored.dtype.kind in "iu" else np.float32)
-        indices = np.empty(n_values, np.int32)
-        with readable_as(self.path, _KIND):
-            for first in range(0, n_values, _BLOCK_VALUES):
-                part = slice(first, min(first + _BLOCK_VALUES, n_values))
-                here = slice(begin + part.start, begin + part.stop)
-                values, columns = stored[here], self.group["indices"][here]
-                if values.dtype.kind in "iu" and values.max() > _LARGEST:
-                    raise ValueError(f"it has the value {values.max()}, which is no count")
-                if columns.min() < 0 or columns.max() >= self.shape[1]:
-                    raise ValueError(f"it has an entry of gene {columns.max()}, but {self.shape[1]} genes")
-                data[part], indices[part] = values, columns
+        with readable_as(self.path, _KIND):  # HDF5 makes what is beyond 32 bits the largest or smallest within
+            data = stored.astype(np.int32 if stored.dtype.kind in "iu" else np.float32)[begin:end]
+            indices = self.group["indices"].astype(np.int32)[begin:end]
+            if data.dtype == np.int32 and data.max(initial=0) == _LARGEST:
+                raise ValueError("it has a value beyond 32 bits, which is no count")
+            if n_values and not 0 <= indices.min() <= indices.max() < self.shape[1]:
+                raise ValueError(f"it has an entry of gene {indices.max()}, but {self.shape[1]} genes")
         small = n_values <= _LARGEST
         rows = sp.csr_matrix(
             (data, indices if small else indices.astype(np.int64), indptr.astype(np.int32) if small else indptr),

@@ -12,8 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi.data import csv
-from scvi.data.csv import Compression
-from scvi.data.files import existing, readable_as
+from scvi.data.files import Compression, existing, readable_as
 from scvi.data.published import published
 from scvi.dataset.dataset import DownloadableDataset
 
