@@ -13,7 +13,7 @@ from scipy.special import logit
 
 import published_files as files
 from published_files import GENES, IDS, N, X
-from scvi.data import brain_large
+from scvi.data import published_brain
 from scvi.dataset import (
     BrainLargeDataset,
     BrainSmallDataset,
@@ -67,7 +67,7 @@ def test_cortex_genes_to_keep_come_first_then_the_most_variable(tmp_path):
 
 @pytest.mark.parametrize("cells_at_once", [7, 100_000])
 def test_brain_large(cells_at_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(brain_large, "_VALUES_AT_ONCE", 60)
+    monkeypatch.setattr(published_brain, "_VALUES_AT_ONCE", 60)
     files.brain_large(tmp_path)
     dataset = BrainLargeDataset(
         save_path=str(tmp_path), sample_size_gene_var=10, nb_genes_to_keep=5, loading_batch_size=cells_at_once

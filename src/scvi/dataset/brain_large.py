@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scvi.data.brain_large import read_brain_large
 from scvi.data.published import published
+from scvi.data.published_brain import read_brain_large
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["BrainLargeDataset", "read_brain_large"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scvi.data.cite_seq import read_cite_seq
 from scvi.data.published import CITE_SEQ, published
+from scvi.data.published_blood import read_cite_seq
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
 

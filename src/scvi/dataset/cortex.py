@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scvi.data.genes import population_variance
 from scvi.data.published import published
-from scvi.data.zeisel_cortex import read_cortex
+from scvi.data.published_brain import read_cortex
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["CortexDataset", "read_cortex"]

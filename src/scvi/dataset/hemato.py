@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from scvi.data.archives import extract
-from scvi.data.hemato import LINEAGES, read_hemato
 from scvi.data.published import published
+from scvi.data.published_blood import LINEAGES, read_hemato
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["HematoDataset", "read_hemato"]

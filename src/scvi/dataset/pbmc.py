@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scvi.data.pbmc import read_pbmc
 from scvi.data.published import published
+from scvi.data.published_blood import read_pbmc
 from scvi.dataset.dataset import DownloadableDataset
 from scvi.dataset.dataset10X import Dataset10X
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scvi.data.fish import read_seqfish
 from scvi.data.published import published
+from scvi.data.published_fish import read_seqfish
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["SeqfishDataset", "read_seqfish"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from scvi.data.archives import extract
-from scvi.data.fish import read_seqfishplus
 from scvi.data.published import published
+from scvi.data.published_fish import read_seqfishplus
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
 

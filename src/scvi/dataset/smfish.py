@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scvi.data.fish import read_smfish
 from scvi.data.published import published
+from scvi.data.published_fish import read_smfish
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["SmfishDataset"]

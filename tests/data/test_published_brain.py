@@ -1,15 +1,16 @@
-"""The table of Zeisel et al. 2015, from a small one in its format."""
+"""The published files of the brain, small, in their formats."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import published_files as files
-from published_files import GENES, N, X
-from scvi.data import read_cortex
+from published_files import GENES, IDS, N, X
+from scvi.data import published_brain, read_brain_large, read_cortex
 
 
-def test_counts_and_annotations(tmp_path):
+def test_cortex(tmp_path):
     written = files.cortex(tmp_path)
     adata = read_cortex(tmp_path / "expression.bin")
     assert (adata.X != X).nnz == 0
@@ -40,3 +41,24 @@ def test_a_bad_cortex_is_refused_in_one_line(change, says, tmp_path):
     with pytest.raises(ValueError, match=says) as error:
         read_cortex(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cells_at_once", [7, 100_000])
+def test_brain_large_keeps_the_most_variable_genes(cells_at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(published_brain, "_VALUES_AT_ONCE", 60)
+    files.brain_large(tmp_path)
+    path, options = tmp_path / "brain_large.h5", {"n_genes": 5, "n_cells_for_variance": 10}
+    adata = read_brain_large(path, n_cells_at_once=cells_at_once, **options)
+    genes = np.argsort(-X[:10].toarray().var(axis=0), kind="stable")[:5]
+    expected = X.toarray()[:, genes]
+    np.testing.assert_array_equal(adata.X.toarray(), expected)
+    assert adata.var_names.tolist() == [IDS[gene] for gene in genes]
+    limited = read_brain_large(path, n_cells=13, **options)
+    np.testing.assert_array_equal(limited.X.toarray(), expected[:13])
+
+
+@pytest.mark.parametrize("name", ["n_genes", "n_cells_for_variance", "n_cells", "n_cells_at_once"])
+def test_sizes_of_brain_large_are_positive_integers(name, tmp_path):
+    files.brain_large(tmp_path)
+    with pytest.raises(ValueError, match=f"{name}=0"):
+        read_brain_large(tmp_path / "brain_large.h5", **{name: 0})
