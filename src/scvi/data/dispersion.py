@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from scvi._checks import check_integer
-from scvi.cells.storage import Counts, Rows, as_rows, chosen_blocks, gene_sums, row_sums, summed, without_repeats
-from scvi.data.genes import batch_masks
+from scvi.cells.storage import Counts, Rows, as_rows, gene_sums, row_sums, without_repeats
+from scvi.data.genes import batch_masks, sample_moments
 
 __all__ = ["dispersion_genes"]
 
@@ -107,13 +107,7 @@ def _first(n: int, dispersion: pd.Series, votes: np.ndarray | int = 0) -> np.nda
 
 def _moments(counts: Counts, flavor: str, cells: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """(g,) means of scaled counts (of their logs for "cell_ranger") and variances over means, float64."""
-    n = counts.shape[0] if cells is None else int(cells.sum())
-    sums, squares = summed(
-        chosen_blocks(counts, cells), counts.shape[1], lambda rows: gene_sums(_scaled(rows, flavor == "cell_ranger"))
-    )
-    mean = sums / n
-    variance = np.maximum(squares - n * mean**2, 0.0) / (n - 1)
-    variance[variance <= 1e-12 * squares / n] = 0.0  # what is left of a constant gene is rounding
+    _, mean, variance = sample_moments(counts, cells, lambda rows: gene_sums(_scaled(rows, flavor == "cell_ranger")))
     return mean, variance / np.where(mean > 0, mean, 1.0)
 
 

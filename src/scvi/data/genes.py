@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from scvi.cells.checks import obs_column
 from scvi.cells.count_checks import checked_counts
 from scvi.cells.storage import Counts, Rows, as_rows, chosen_blocks, gene_sums, moments, summed, without_repeats
 
-__all__ = ["batch_masks", "population_variance", "seurat_v3", "seurat_v3_highly_variable_genes"]
+__all__ = ["batch_masks", "population_variance", "sample_moments", "seurat_v3", "seurat_v3_highly_variable_genes"]
 
 _FEWEST_FOR_LOESS = 30  # with a handful of points the compiled loess fails, or crashes the process
 
@@ -110,18 +110,31 @@ def batch_masks(batch: Sequence[Any] | np.ndarray | pd.Series | None, n: int) ->
     return groups
 
 
-def _normalised_variance(counts: Counts, cells: np.ndarray | None) -> np.ndarray:
-    """(g,) float64 variance of the clipped counts over the expected variance; 0 for genes that do not vary."""
+def sample_moments(
+    counts: Counts,
+    cells: np.ndarray | None,
+    of_part: Callable[[Rows], tuple[np.ndarray, np.ndarray]] = gene_sums,
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Number of the cells (of a mask), and mean and variance (over n - 1) of each gene, (g,) float64.
+
+    `of_part` gives sums and sums of squares of some rows.
+    """
     n = counts.shape[0] if cells is None else int(cells.sum())
-    g = counts.shape[1]
-    sums, squares = summed(chosen_blocks(counts, cells), g)
+    sums, squares = summed(chosen_blocks(counts, cells), counts.shape[1], of_part)
     mean = sums / n
     variance = np.maximum(squares - n * mean**2, 0.0) / (n - 1)
-    varies = variance > 1e-12 * squares / n  # what is left of a constant gene is rounding
+    variance[variance <= 1e-12 * squares / n] = 0.0  # what is left of a constant gene is rounding
+    return n, mean, variance
+
+
+def _normalised_variance(counts: Counts, cells: np.ndarray | None) -> np.ndarray:
+    """(g,) float64 variance of the clipped counts over the expected variance; 0 for genes that do not vary."""
+    n, mean, variance = sample_moments(counts, cells)
+    varies = variance > 0
     expected = np.ones_like(mean)
     expected[varies] = 10 ** _expected_log_variance(np.log10(mean[varies]), np.log10(variance[varies]))
     ceiling = mean + np.sqrt(expected * n)
-    sums, squares = summed(chosen_blocks(counts, cells), g, lambda rows: gene_sums(_clipped(rows, ceiling)))
+    sums, squares = summed(chosen_blocks(counts, cells), len(mean), lambda rows: gene_sums(_clipped(rows, ceiling)))
     return np.where(varies, (n * mean**2 + squares - 2 * mean * sums) / ((n - 1) * expected), 0.0)
 
 

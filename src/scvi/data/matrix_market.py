@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -61,9 +63,7 @@ def read_matrix_market(path: Path, n_genes: int, n_cells: int) -> sp.csr_matrix:
             f"{path} announces {header.n_entries} entries, more than a file of its size holds; it was cut short"
         )
     with readable_as(path, _KIND):
-        counts = _in_order(path, header)
-        if counts is None:
-            counts = _in_any_order(path, header)
+        counts = _counts(path, header)
         counts.sort_indices()
         counts.sum_duplicates()
     return counts
@@ -109,21 +109,21 @@ def _most_entries(path: Path) -> int:
 
 def _entries(path: Path, header: Header) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Cells, genes (from 0) and values of one block of lines after the other; all of the file, or a ValueError."""
-    left = header.n_entries
+    left, rest = header.n_entries, b""
     with open_bytes(path) as file:
         _header(file)
-        rest = b""
-        while block := file.read(_BLOCK_BYTES):
-            complete, newline, rest = (rest + block).rpartition(b"\n")
-            if newline:
-                yield (entries := _parsed(complete, header))
-                left -= len(entries[0])
-        if rest.strip():
-            yield (entries := _parsed(rest, header))
+        blocks = iter(partial(file.read, _BLOCK_BYTES), b"")
+        for block in chain(blocks, [b"\n"]):  # the last line may lack its end
+            lines, _, rest = (rest + block).rpartition(b"\n")
+            entries = _parsed(lines.strip(), header)
             left -= len(entries[0])
+            if left < 0:
+                break
+            if len(entries[0]):
+                yield entries
     if left:
         more = "fewer" if left > 0 else "more"
-        raise ValueError(f"it has {abs(left)} entries {more} than the {header.n_entries} it announces; it is damaged")
+        raise ValueError(f"it has {more} than the {header.n_entries} entries that it announces; it is damaged")
 
 
 def _parsed(text: bytes, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,31 +144,31 @@ def _parsed(text: bytes, header: Header) -> tuple[np.ndarray, np.ndarray, np.nda
     return cells.astype(np.int64) - 1, genes.astype(np.int64) - 1, values
 
 
-def _in_order(path: Path, header: Header) -> sp.csr_matrix | None:
-    """The matrix in one reading; None if the file does not go cell by cell."""
-    data, indices = _reserved(header)
+def _counts(path: Path, header: Header) -> sp.csr_matrix:
+    """The matrix in one reading, or two if the file does not go cell by cell."""
+    data = np.empty(header.n_entries, np.int32 if header.whole else np.float32)
+    indices = np.empty(header.n_entries, np.int32)
     lengths = np.zeros(header.n_cells + 1, np.int64)
-    begin, last = 0, 0
+    begin, last, in_order = 0, 0, True
     for cells, genes, values in _entries(path, header):
-        if len(cells) == 0:
-            continue
-        if cells[0] < last or (np.diff(cells) < 0).any():
-            return None
         end = begin + len(cells)
-        if end > header.n_entries:
-            raise ValueError(f"it has more entries than the {header.n_entries} it announces; it is damaged")
         data[begin:end], indices[begin:end] = values, genes
-        _add_lengths(lengths, cells)
+        in_order = in_order and cells[0] >= last and not (np.diff(cells) < 0).any()
         begin, last = end, cells[-1]
-    return _matrix(data, indices, np.cumsum(lengths), header)
-
-
-def _in_any_order(path: Path, header: Header) -> sp.csr_matrix:
-    lengths = np.zeros(header.n_cells + 1, np.int64)
-    for cells, _, _ in _entries(path, header):
-        _add_lengths(lengths, cells)
+        first, number = cells.min(), np.bincount(cells - cells.min())
+        lengths[first + 1 : first + 1 + len(number)] += number
     indptr = np.cumsum(lengths)
-    data, indices = _reserved(header)
+    if not in_order:
+        _read_again(path, header, indptr, data, indices)
+    if indptr[-1] <= _LARGEST:
+        indptr = indptr.astype(np.int32)
+    else:
+        indices = indices.astype(np.int64)  # scipy wants both of one type
+    return sp.csr_matrix((data, indices, indptr), shape=(header.n_cells, header.n_genes))
+
+
+def _read_again(path: Path, header: Header, indptr: np.ndarray, data: np.ndarray, indices: np.ndarray) -> None:
+    """Puts each entry behind those of its cell, now that the number of these is known."""
     free = indptr[:-1].copy()  # the next place of each cell
     for cells, genes, values in _entries(path, header):
         order = np.argsort(cells, kind="stable")
@@ -177,25 +177,3 @@ def _in_any_order(path: Path, header: Header) -> sp.csr_matrix:
         places = free[cells] + np.arange(len(cells)) - np.repeat(first, number)
         data[places], indices[places] = values[order], genes[order]
         free[distinct] += number
-    return _matrix(data, indices, indptr, header)
-
-
-def _reserved(header: Header) -> tuple[np.ndarray, np.ndarray]:
-    """Room for the values and the genes."""
-    return np.empty(header.n_entries, np.int32 if header.whole else np.float32), np.empty(header.n_entries, np.int32)
-
-
-def _add_lengths(lengths: np.ndarray, cells: np.ndarray) -> None:
-    """Adds the numbers of entries of these cells."""
-    if len(cells):
-        first = cells.min()
-        number = np.bincount(cells - first)
-        lengths[first + 1 : first + 1 + len(number)] += number
-
-
-def _matrix(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, header: Header) -> sp.csr_matrix:
-    if indptr[-1] <= _LARGEST:
-        indptr = indptr.astype(np.int32)
-    else:
-        indices = indices.astype(np.int64)  # scipy wants both of one type
-    return sp.csr_matrix((data, indices, indptr), shape=(header.n_cells, header.n_genes))

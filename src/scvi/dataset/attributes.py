@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -93,15 +93,12 @@ class AnnotatedCells(Dataset):
     def __repr__(self) -> str:
         if self._X is None:
             return "GeneExpressionDataset object (unpopulated)"
-        size = f"n_cells x nb_genes = {self.nb_cells} x {self.nb_genes}"
-        lines = [f"GeneExpressionDataset object with {size}"]
+        lines = [f"GeneExpressionDataset object with n_cells x nb_genes = {self.nb_cells} x {self.nb_genes}"]
         for registry in _REGISTRIES:
             names = getattr(self, registry)
-            if isinstance(names, dict):
-                entries = [f"{name!r}: {columns!r}" for name, columns in sorted(names.items())]
-            else:
-                entries = [repr(name) for name in sorted(names)]
-            if entries:
+            if names:
+                columns = names if isinstance(names, dict) else {}
+                entries = [f"{name!r}: {columns[name]!r}" if columns else repr(name) for name in sorted(names)]
                 lines.append(f"    {registry}: {', '.join(entries)}")
         return "\n".join(lines)
 
@@ -113,9 +110,7 @@ class AnnotatedCells(Dataset):
 
     def _forget(self) -> None:
         """Back to the unpopulated state; what a subclass has set for itself stays."""
-        mapped = {name for names in self.attribute_mappings.values() for name in names}
-        columns = set(self.cell_measurements_col_mappings.values())
-        for name in self.cell_attribute_names | self.gene_attribute_names | mapped | columns:
+        for name in self._taken():
             vars(self).pop(name, None)
         AnnotatedCells.__init__(self)
 
@@ -242,21 +237,22 @@ class AnnotatedCells(Dataset):
         ValueError
             If there is not one value for each cell.
         """
-        name = self._free_name(attribute_name, self._taken() - self.cell_attribute_names, "_cell")
-        values = as_array(attribute)
-        _check_length("cell", self.nb_cells, values)
-        setattr(self, name, values)
-        self.cell_attribute_names.add(name)
+        name = self._register(attribute_name, attribute, "cell", self.cell_attribute_names)
         if categorical:
             self.cell_categorical_attribute_names.add(name)
 
     def initialize_gene_attribute(self, attribute_name: str, attribute: Any) -> None:
         """As :meth:`initialize_cell_attribute` for genes, with the suffix "_gene"."""
-        name = self._free_name(attribute_name, self._taken() - self.gene_attribute_names, "_gene")
-        values = as_array(attribute)
-        _check_length("gene", self.nb_genes, values)
+        self._register(attribute_name, attribute, "gene", self.gene_attribute_names)
+
+    def _register(self, name: str, attribute: Any, kind: Literal["cell", "gene"], registry: set[str]) -> str:
+        name, values = self._free_name(name, self._taken() - registry, f"_{kind}"), as_array(attribute)
+        expected, length = self._counts.shape[kind == "gene"], values.shape[0] if values.ndim else 1
+        if length != expected:
+            raise ValueError(f"Number of {kind}s ({expected}) and length of {kind} attribute ({length}) mismatch")
         setattr(self, name, values)
-        self.gene_attribute_names.add(name)
+        registry.add(name)
+        return name
 
     def initialize_cell_measurement(self, measurement: CellMeasurement) -> None:
         """Sets and registers the data of a measurement and the names of its columns, in place of one so called.
@@ -453,12 +449,6 @@ class AnnotatedCells(Dataset):
         if "local_vars" in tensors:
             tensors["local_vars"].clamp_(min=VARIANCE_FLOOR)
         return tuple(tensors.values())
-
-
-def _check_length(what: str, expected: int, values: Any) -> None:
-    length = values.shape[0] if values.ndim else 1
-    if length != expected:
-        raise ValueError(f"Number of {what}s ({expected}) and length of {what} attribute ({length}) mismatch")
 
 
 def _as_tensor(values: Any, cells: npt.NDArray[np.int64], dtype: np.dtype) -> torch.Tensor:

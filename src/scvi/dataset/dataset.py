@@ -348,12 +348,12 @@ class GeneExpressionDataset(SelectableCells):
         groups = [positions_of(idx, self.nb_cells, "cells") for idx in (idx1, idx2)]
         if not all(len(cells) for cells in groups):
             raise ValueError("a group of cells is empty")
-        raw = [self._counts[cells] for cells in groups]
-        norm = [self._norm_X[cells] for cells in groups]  # type: ignore[index]
-        means = [gene_sums(rows)[0] / rows.shape[0] for rows in raw]
-        shares = [nonzero_per_gene(rows) / rows.shape[0] for rows in raw]
-        norm_means = [gene_sums(rows)[0] / rows.shape[0] for rows in norm]
-        return (*means, *shares, *norm_means)
+
+        def means(matrix: Any) -> list[npt.NDArray]:
+            return [gene_sums(matrix[cells])[0] / len(cells) for cells in groups]
+
+        shares = [nonzero_per_gene(self._counts[cells]) / len(cells) for cells in groups]
+        return (*means(self._counts), *shares, *means(self._norm_X))
 
     def get_batch_mask_cell_measurement(self, attribute_name: str) -> list[npt.NDArray[np.bool_]]:
         """Which columns of a measurement were measured in each batch: those with a value other than 0.

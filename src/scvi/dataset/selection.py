@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -87,17 +88,15 @@ class SelectableCells(AnnotatedCells):
         if mode not in _MODES:
             raise ValueError(f"Mode {mode!r} not implemented; it is not one of {', '.join(map(repr, _MODES))}")
         if new_ratio_genes is not None:
-            if not 0 < new_ratio_genes < 1:
-                logger.info("Not subsampling. Expecting 0 < (new_ratio_genes=%s) < 1", new_ratio_genes)
-                return
-            new_n_genes = int(new_ratio_genes * self.nb_genes)
-        if new_n_genes is not None and not 1 <= new_n_genes < self.nb_genes:
-            logger.info("Not subsampling. Expecting 1 <= (new_n_genes=%s) < %d", new_n_genes, self.nb_genes)
+            new_n_genes = int(new_ratio_genes * self.nb_genes) if 0 < new_ratio_genes < 1 else 0
+        keep_all = mode == "variance" if new_n_genes is None else not 1 <= new_n_genes < self.nb_genes
+        if keep_all:
+            logger.info(
+                "Not subsampling. Expecting 0 < (new_ratio_genes=%s) < 1, or 1 <= (new_n_genes=%s) < %d",
+                *(new_ratio_genes, new_n_genes, self.nb_genes),
+            )
             return
         if mode == "variance":
-            if new_n_genes is None:
-                logger.info("Not subsampling. Mode 'variance' needs new_n_genes or new_ratio_genes")
-                return
             _refuse_further(mode, highly_var_genes_kwargs)
             self.update_genes(np.argsort(-population_variance(self._counts), kind="stable")[:new_n_genes])
             return
@@ -205,11 +204,16 @@ class SelectableCells(AnnotatedCells):
     def _select_genes(self, genes: npt.NDArray[np.int64]) -> None:
         if len(genes) == 0:
             raise ValueError("no gene would be left")
-        self._X = columns_of(self._counts, genes)
-        self._norm_X = None if self._norm_X is None else columns_of(self._norm_X, genes)
-        self._corrupted_X = None if self._corrupted_X is None else columns_of(self._corrupted_X, genes)
-        for name in self.gene_attribute_names:
-            setattr(self, name, getattr(self, name)[genes])
+        self._select(self.gene_attribute_names, genes, columns_of)
+
+    def _select(self, names: set[str], chosen: npt.NDArray[np.int64], of_matrix: Callable[[Any, Any], Any]) -> None:
+        """Keeps these entries of the attributes, and the rows or columns of the counts and what was made of them."""
+        kept = {name: getattr(self, name)[chosen] for name in names}
+        for version in ("_X", "_norm_X", "_corrupted_X"):
+            matrix = getattr(self, version)
+            setattr(self, version, None if matrix is None else of_matrix(matrix, chosen))
+        for name, values in kept.items():
+            setattr(self, name, values)
         self.compute_library_size_batch()
 
     # cells
@@ -220,13 +224,7 @@ class SelectableCells(AnnotatedCells):
         if len(cells) == 0:
             raise ValueError("no cell would be left")
         logger.info("Downsampled from %d to %d cells", self.nb_cells, len(cells))
-        kept = {name: getattr(self, name)[cells] for name in self.cell_attribute_names}
-        self._X = self._counts[cells]
-        self._norm_X = None if self._norm_X is None else self._norm_X[cells]
-        self._corrupted_X = None if self._corrupted_X is None else self._corrupted_X[cells]
-        for name, values in kept.items():
-            setattr(self, name, values)
-        self.compute_library_size_batch()
+        self._select(self.cell_attribute_names, cells, getitem)
 
     def subsample_cells(self, size: float | int = 1.0) -> None:
         """Keeps the cells of the largest totals, largest first.
