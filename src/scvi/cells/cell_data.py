@@ -33,9 +33,7 @@ class CellData:
     """
 
     counts: Counts | Resident  # (n, s)
-    columns: (
-        np.ndarray | None
-    )  # (s,) int32 position of each stored gene among those read, -1: not read; None: as stored
+    columns: np.ndarray | None  # (s,) int32 place of each stored gene among those read, -1: not read; None: as stored
     batch: np.ndarray  # (n,) integer codes of the experimental batch
     labels: np.ndarray  # (n,) integer codes of the cell type, -1 where it is not known
     l_mean: np.ndarray  # (n,) prior mean of the log library size

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scvi._checks import check_flag, is_integer
+from scvi._files import replacing
 from scvi._random import seeded
 from scvi.cells.schema import Schema
 from scvi.models.freezing import Scope
@@ -90,7 +89,7 @@ class StoredModel:
 def write(
     directory: str | os.PathLike[str], model: StoredModel, adatas: Mapping[str, AnnData], overwrite: bool
 ) -> None:
-    """Writes a model whole or not at all, and beside it its cells, by names of files.
+    """Writes a model whole or not at all, and beside it its cells, by names of files; what else is there stays.
 
     Raises
     ------
@@ -113,17 +112,13 @@ def write(
         if not target.is_dir() or (any(target.iterdir()) and not (target / DESCRIPTION).exists()):
             raise FileExistsError(f"{target} exists and holds no model: it is not overwritten, choose another dir_path")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with replacing(target, own=_OWN_FILES) as temporary:
+        temporary.mkdir()
         save_file(model.tensors(), temporary / WEIGHTS)
         (temporary / DESCRIPTION).write_text(json.dumps(model.description(), indent=1) + "\n")
         for name, adata in adatas.items():
             _write_adata(adata, temporary / name)
-        temporary.chmod(0o755)
         (temporary / WEIGHTS).chmod((temporary / DESCRIPTION).stat().st_mode)  # safetensors lets only the owner read
-        _move(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_adata(adata: AnnData, path: Path) -> None:
@@ -136,27 +131,6 @@ def _write_adata(adata: AnnData, path: Path) -> None:
         raw = None if adata.raw is None else {"X": adata.raw.X, "var": adata.raw.var, "varm": adata.raw.varm}
         adata = AnnData(adata.X, **{name: getattr(adata, name) for name in parts}, raw=raw)
     write_h5ad(path, adata, convert_strings_to_categoricals=False)
-
-
-def _move(temporary: Path, target: Path) -> None:
-    """A directory cannot be replaced in one step; the old one is put aside first and back on failure.
-
-    Whatever else a user put into it stays there.
-    """
-    if not target.exists():
-        temporary.rename(target)
-        return
-    aside = temporary.with_name(temporary.name + ".old")
-    target.rename(aside)
-    try:
-        temporary.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
-    for other in aside.iterdir():
-        if other.name not in _OWN_FILES:
-            other.rename(target / other.name)
-    shutil.rmtree(aside)
 
 
 def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n_data_sets: int = 1) -> StoredModel:

@@ -93,9 +93,8 @@ class UnsupervisedTrainer(Trainer):
         x, local_l_mean, local_l_var, batch_index, y = tensors
         reconstruction, kl_local, kl_global = self.model(x, local_l_mean, local_l_var, batch_index, y)
         per_cell = torch.mean(reconstruction + self.kl_weight * kl_local)
-        if (
-            self.normalize_loss
-        ):  # n (1 / n) may not be 1 in float32, and likelihood kernels expect the gradient of a mean
+        if self.normalize_loss:
+            # n (1 / n) may not be 1 in float32, and likelihood kernels expect the gradient of a mean
             return per_cell + kl_global / self.n_samples
         return self.n_samples * per_cell + kl_global
 

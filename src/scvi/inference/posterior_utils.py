@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import scvi
+from scvi._files import replacing
 from scvi.queries.clustering import neighbourhood_entropy
 
 if TYPE_CHECKING:
@@ -73,7 +71,11 @@ def write_posterior(posterior: Posterior, dir_path: Path) -> None:
         adata.layers[CORRUPTED_LAYER] = data_set.corrupted_X
     for attributes in (adata.obs, adata.var, adata.obsm, adata.varm, adata.uns):
         _as_text_where_mixed(attributes)
-    with new_directory(dir_path) as folder:
+    if dir_path.exists():
+        raise ValueError(f"{str(dir_path)!r} already exists: choose another directory or remove it")
+    dir_path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(dir_path) as folder:
+        folder.mkdir()
         adata.write_h5ad(folder / DATA, compression="lzf")
         save_arrays(cells, folder / CELLS)
         weights = {name: value.detach().cpu().contiguous() for name, value in posterior.model.state_dict().items()}
@@ -138,28 +140,6 @@ def load_posterior(
         **(options | posterior_kwargs),
     )
     return posterior.corrupted() if info["corrupted"] else posterior
-
-
-@contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill, which takes its name only when the block ends without an error.
-
-    Raises
-    ------
-    ValueError
-        If the path exists.
-    """
-    if path.exists():
-        raise ValueError(f"{str(path)!r} already exists: choose another directory or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.parent / f".{path.name}-{uuid4().hex}"
-    folder.mkdir()
-    try:
-        yield folder
-        os.rename(folder, path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _read(dir_path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray], dict[str, Tensor]]:
