@@ -24,12 +24,7 @@ from train_step import CELLS, HIDDEN, STEPS_BETWEEN_PRODUCTS, WARM_UP, TimedFit,
 
 from scvi import GIMVI
 from scvi.cells.joint import JointCells
-from scvi.fit.joint import JointFit
-from scvi.fit.plan import Plan
-
-
-class TimedJointFit(TimedFit, JointFit):
-    """The notes of the one, the steps of the other."""
+from scvi.fit.plan import AdversarialPlan
 
 
 def bare_products(n_genes: tuple[int, int], n_hidden: int) -> Callable[[], float]:
@@ -60,10 +55,8 @@ def measure(adata: AnnData, n_layers_decoder: int, n_steps: int) -> tuple[float,
     data = JointCells(tuple(cells.own("be timed") for cells in model._data_sets))
     products = bare_products((adata.n_vars, half.n_vars), HIDDEN if n_layers_decoder else 10)
     cells = np.arange(len(data))
-    plan = Plan(max_epochs=math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS)), batch_size=CELLS)
-    fit = TimedJointFit(
-        model._networks, data, cells, cells[:0], plan, kappa=5.0, seed=0, show_progbar=False, products=products
-    )
+    plan = AdversarialPlan(max_epochs=math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS)), batch_size=CELLS)
+    fit = TimedFit(model._networks, data, cells, cells[:0], plan, seed=0, show_progbar=False, products=products)
     fit.fit()
     product_seconds = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
     return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(product_seconds)

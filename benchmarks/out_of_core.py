@@ -35,9 +35,10 @@ from scvi.cells import storage
 from scvi.cells.cell_data import CellData
 from scvi.cells.encode import encode
 from scvi.cells.setup import declare
-from scvi.estimators.training import initialise, split_cells
 from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan
+from scvi.fit.split import split_cells
+from scvi.fit.starting_values import initialise
 
 SOURCE = "pbmc_cite_10k_5k"
 

@@ -33,8 +33,9 @@ from training_study import DATA_SETS, PLAIN
 from scvi import SCVI
 from scvi.cells.cell_data import CellData
 from scvi.cells.encode import encode
-from scvi.estimators import training
 from scvi.fit.fit import Fit
+from scvi.fit.plan import make_plan
+from scvi.fit.starting_values import initialise
 from scvi.queries import likelihood
 
 HEADER = ("", "recipe", "reached: epoch", "seconds", "epochs", "seconds", "ELBO", "reference")
@@ -75,11 +76,11 @@ def watch(
     model = SCVI(train, seed=0)
     data, cells = encode(train, model.schema), np.arange(train.n_obs)
     plan_options = {name: value for name, value in options.items() if name != "plan_kwargs"}
-    plan = training.make_plan(plan_options, options.get("plan_kwargs"), len(cells), 0)
+    plan = make_plan(plan_options, options.get("plan_kwargs"), len(cells), 0)
     looked_at = encode(held_out, model.schema)
     begin = clock()
     if start_values:
-        training.initialise(model.module, data, cells)
+        initialise(model.module, data, cells)
     fit = WatchedFit(
         model.module,
         data,

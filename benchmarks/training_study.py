@@ -26,7 +26,7 @@ from common import DEFAULT_DATA, load_average, machine, table
 from quality import TASKS, Figures, fit, load, mean_and_half_range
 
 from scvi import SCVI
-from scvi.estimators import training
+from scvi.estimators import base
 from scvi.fit.fit import Fit
 from scvi.fit.optimizer import ClippedAdam
 from scvi.models.vae import VAE
@@ -61,7 +61,7 @@ def decay_of_matrices(fit: Fit) -> ClippedAdam:
     return ClippedAdam(params, plan.lr, plan.eps, plan.weight_decay, plan.gradient_clip, others)
 
 
-training_initialise = training.initialise
+training_initialise = base.initialise
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
                 if (name, title, seed) in done:
                     continue
                 with (
-                    mock.patch.object(training, "initialise", recipe.start),
+                    mock.patch.object(base, "initialise", recipe.start),
                     mock.patch.object(Fit, "make_optimizer", recipe.optimizer),
                 ):
                     found = fit(loaded(name), TASKS[name], SCVI, seed, marginal=False, **recipe.options)

@@ -69,7 +69,7 @@ def test_a_default_fit(
 
 def test_bfloat16_products_cost_no_quality(mixology: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where bfloat16 is no faster it is refused; what it computes is the same everywhere."""
-    monkeypatch.setattr("scvi.estimators.training.bf16_is_supported", lambda device: True)
+    monkeypatch.setattr("scvi.fit.devices.bf16_is_supported", lambda device: True)
     order = np.random.RandomState(0).permutation(mixology.n_obs)
     held_out, fitted = mixology[order[:102]].copy(), mixology[order[102:]].copy()
     scvi.SCVI.setup_anndata(fitted, batch_key="batch")

@@ -15,6 +15,7 @@ from anndata import AnnData
 
 import scvi
 from scvi.fit import fit as fitting
+from scvi.fit.objectives import SemiSupervised
 from scvi.queries.calibration import calibration_error
 from small_cells import QUICK, TINY, N, make_adata
 
@@ -201,17 +202,15 @@ def test_training_and_validation_cells_are_of_every_label() -> None:
 
 
 def test_samples_per_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scvi.fit.annotation import AnnotationFit
-
     seen = []
-    chosen = AnnotationFit._chosen
+    chosen = SemiSupervised.chosen
 
-    def noted(self: AnnotationFit) -> np.ndarray:
-        cells = chosen(self)
-        seen.append((self.data.labels[cells], cells))
+    def noted(self: SemiSupervised, epoch: int) -> np.ndarray:
+        cells = chosen(self, epoch)
+        seen.append((self.cells.data.labels[cells], cells))
         return cells
 
-    monkeypatch.setattr(AnnotationFit, "_chosen", noted)
+    monkeypatch.setattr(SemiSupervised, "chosen", noted)
     make().train(**QUICK, n_samples_per_label=4)
     assert [np.bincount(labels).tolist() for labels, _ in seen] == [[4, 4, 4]] * 3
     assert set(seen[0][1]) != set(seen[1][1])

@@ -572,12 +572,12 @@ def _progress_bars_are_quiet(capsys: pytest.CaptureFixture[str]) -> Iterator[Non
 def test_bfloat16_is_refused_where_it_is_not_supported(cells: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     scvi.SCVI.setup_anndata(cells)
     model = scvi.SCVI(cells, **TINY)
-    monkeypatch.setattr("scvi.estimators.training.bf16_is_supported", lambda device: False)
+    monkeypatch.setattr("scvi.fit.devices.bf16_is_supported", lambda device: False)
     with pytest.raises(
         ValueError, match=r"precision='bf16' is not supported by the device 'cpu'.*use precision='float32'"
     ):
         model.train(**QUICK, precision="bf16")
     assert not model.is_trained
-    monkeypatch.setattr("scvi.estimators.training.bf16_is_supported", lambda device: True)
+    monkeypatch.setattr("scvi.fit.devices.bf16_is_supported", lambda device: True)
     model.train(**QUICK, precision="bf16")
     assert np.isfinite(model.history["elbo_train"].to_numpy()).all()

@@ -27,9 +27,11 @@ from scvi.cells.epoch_order import count_minibatches
 from scvi.cells.setup import declare
 from scvi.fit import checkpoint
 from scvi.fit import fit as fitting
+from scvi.fit.early_stopping import Patience
 from scvi.fit.fit import Fit
+from scvi.fit.objectives import _VALIDATION_DRAWS_SEED
 from scvi.fit.plan import Plan
-from scvi.fit.recovery import Patience, describe_fault
+from scvi.fit.recovery import describe_fault
 from scvi.models import VAE
 from scvi.models.base import Elbo
 from scvi.queries import likelihood
@@ -102,7 +104,11 @@ def scripted(losses: Iterable[float]) -> type[Fit]:
     script = list(losses)
 
     class Scripted(Fit):
-        def _validate(self) -> dict[str, float]:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.objective.validate = self.validate
+
+        def validate(self) -> dict[str, float]:
             return {"elbo": script[self.loop.epoch], "reconstruction_loss": 1.0, "kl_local": 1.0}
 
         def on_epoch_end(self) -> bool:
@@ -163,7 +169,7 @@ def test_each_epoch_has_an_order_of_its_own() -> None:
     orders = []
     for fit.loop.epoch in range(3):
         orders.append(torch.cat([mb.indices for mb in fit.data_loaders_loop()]).tolist())
-        assert sorted(orders[-1]) == fit.train_indices.tolist()
+        assert sorted(orders[-1]) == fit.cells.train.tolist()
     assert orders[0] != orders[1] != orders[2]
 
 
@@ -175,7 +181,7 @@ def test_every_number_of_cells_modulo_the_minibatch(batch_size: int) -> None:
     data = cell_data(60)
     for n in range(2, 40):
         fit = make_fit(replace(PLAN, batch_size=batch_size), data=data)
-        fit.train_indices, fit.loop.epoch = np.arange(n), 0
+        fit.cells, fit.loop.epoch = replace(fit.cells, train=np.arange(n)), 0
         minibatches = list(fit.data_loaders_loop())
         assert sorted(torch.cat([mb.indices for mb in minibatches]).tolist()) == list(range(n))
         assert all(len(mb) >= 2 for mb in minibatches)
@@ -199,10 +205,9 @@ def test_a_step_minimises_the_annealed_bound() -> None:
     torch.manual_seed(0)
     model = WithGlobal(40, n_batch=3, n_hidden=8, n_latent=3, use_observed_lib_size=True).eval()
     fit = make_fit(model=model)  # 130 cells
-    mb = fit.data.minibatch(np.arange(10))
-    fit.kl_weight = 0.25
+    mb = fit.cells.data.minibatch(np.arange(10))
     torch.manual_seed(1)
-    loss = fit.loss(mb)
+    loss, _ = fit.objective.loss(mb, kl_weight=0.25)
     torch.manual_seed(1)
     elbo = model.loss(mb)
     by_hand = (elbo.reconstruction["genes"] + 0.25 * elbo.kl["z"]).mean() + 26.0 / 130
@@ -280,8 +285,8 @@ def test_history_is_one_table_a_loss() -> None:
 def test_the_validation_loss_is_the_bound_of_the_validation_cells() -> None:
     fit = make_fit()
     fit.fit()
-    noise = torch.Generator().manual_seed(fitting._VALIDATION_DRAWS_SEED)
-    cells = fit.data.minibatches(fit.validation_indices, PLAN.batch_size)
+    noise = torch.Generator().manual_seed(_VALIDATION_DRAWS_SEED)
+    cells = fit.cells.data.minibatches(fit.cells.validation, PLAN.batch_size)
     expected = -likelihood.elbo(fit.model, cells, noise).mean()
     assert values(fit, "elbo_validation")[-1] == pytest.approx(expected, rel=1e-5)
 
@@ -290,7 +295,7 @@ def test_the_validation_curve_moves_with_the_weights_only() -> None:
     fit = make_fit()
     fit.model.train()
     before = state(fit.model)
-    assert fit._validate() == fit._validate()
+    assert fit.objective.validate() == fit.objective.validate()
     assert fit.model.training
     assert same(state(fit.model), before)
 
@@ -532,7 +537,7 @@ def test_the_cell_and_its_genes_are_named() -> None:
     fit = make_fit(model=bad_cell_model())
     (message,) = warnings_of(fit)
     assert " cells have a non-finite likelihood: cell17; largest counts in genes gene" in message
-    counts = fit.data.minibatch(np.array([17])).x[0]
+    counts = fit.cells.data.minibatch(np.array([17])).x[0]
     for gene in counts.topk(3).indices:
         assert f"gene{int(gene)} ({counts[gene]:g})" in message
 
@@ -542,7 +547,7 @@ class Unwatched(Fit):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.waits = False
+        self.steps.waits = False
 
 
 def test_steps_that_are_not_waited_for_are_the_same() -> None:
@@ -572,7 +577,7 @@ def test_a_fault_on_a_device_before_ctrl_c_is_looked_at() -> None:
             super().on_iteration_end()
             if self.loop.n_iter == 6:  # in the second epoch
                 self.model.decoder.px_decoder.fc_layers[0][1].running_mean.fill_(math.nan)
-                self._first_fault = torch.tensor(1)
+                self.steps._first_bad = torch.tensor(1)
                 self.loop.interrupted = True
 
     fit = make_fit(cls=Interrupted)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scvi.fit.optimizer import ClippedAdam
-from scvi.fit.partial import Columns
+from scvi.fit.scope import Columns
 
 Step = Callable[[ClippedAdam, Tensor], Tensor]
 

@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 
 import scvi
-from scvi.estimators.training import make_plan
-from scvi.fit.plan import Plan, default_batch_size, default_max_epochs, one_cycle
+from scvi.fit.plan import (
+    AdversarialPlan,
+    Plan,
+    SemiSupervisedPlan,
+    default_batch_size,
+    default_max_epochs,
+    make_plan,
+    one_cycle,
+)
 
 
 def planned(options: dict[str, Any] | None = None, n_train: int = 1000, n_validation: int = 100, **kwargs: Any) -> Plan:
@@ -268,3 +275,51 @@ def test_values_in_plan_kwargs_are_checked() -> None:
 def test_plan_kwargs_are_a_mapping() -> None:
     with pytest.raises(ValueError, match=r"plan_kwargs=\['lr'\] is not a dictionary"):
         make_plan({}, ["lr"], 100, 10)  # type: ignore[arg-type]
+
+
+# ---- plans of some models --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (SemiSupervisedPlan, {"classification_ratio": 3, "n_samples_per_label": np.int64(7), "calibrate": False}),
+        (AdversarialPlan, {"kappa": 0}),
+    ],
+)
+def test_further_options(kind: type[Plan], options: dict[str, Any]) -> None:
+    plan = make_plan({"max_epochs": 3, "batch_size": None, **options}, {"lr": 0.1}, 100, 10, kind)
+    assert plan == kind(3, batch_size=64, lr=0.1, **options)
+    assert json.loads(json.dumps(plan.to_json())) == plan.to_json()
+
+
+def test_what_is_done_after_a_fit_is_no_part_of_it() -> None:
+    """A checkpoint is of the same fit, whether its model is to be calibrated or not."""
+    before, after = SemiSupervisedPlan(3, calibrate=True), SemiSupervisedPlan(3, calibrate=False)
+    assert before.to_json() == after.to_json()
+    assert before.to_json() == {**Plan(3).to_json(), "classification_ratio": 10.0, "n_samples_per_label": None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        *((SemiSupervisedPlan, "classification_ratio", value) for value in (-1, np.nan, "10", True, None)),
+        *((SemiSupervisedPlan, "n_samples_per_label", value) for value in (0, 1.5, True)),
+        *((SemiSupervisedPlan, "calibrate", value) for value in (1, "yes", None)),
+        *((AdversarialPlan, "kappa", value) for value in (-1e-9, np.inf, "5", False)),
+    ],
+)
+def test_further_options_out_of_range(kind: type[Plan], option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(f"{option}={value!r} is not")):
+        kind(1, **{option: value})
+    with pytest.raises(ValueError, match=r"lr=-1 is not"):
+        kind(1, lr=-1)
+
+
+def test_the_weight_of_the_classifier_may_be_in_plan_kwargs() -> None:
+    plan = make_plan({"classification_ratio": 3}, {"classification_ratio": 50}, 100, 10, SemiSupervisedPlan)
+    assert plan.classification_ratio == 50
+    with pytest.raises(
+        ValueError, match=r"unknown keys \['n_samples_per_label'\]; known are lr, .*classification_ratio"
+    ):
+        make_plan({}, {"n_samples_per_label": 5}, 100, 10, SemiSupervisedPlan)

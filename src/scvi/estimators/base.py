@@ -22,14 +22,19 @@ from scvi.cells.joint import JointCells
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
-from scvi.estimators import files, training
+from scvi.estimators import files
 from scvi.estimators.cells import Cells, Indices
 from scvi.estimators.minify import check_kept
 from scvi.estimators.options import network_options, plain
 from scvi.estimators.setup import setup_table
 from scvi.estimators.train import train
+from scvi.fit.checkpoint import seed_of_fit
+from scvi.fit.devices import check_precision, checked_device, resolve_device
 from scvi.fit.fit import Fit
-from scvi.fit.plan import Plan
+from scvi.fit.history import continued, past_epochs
+from scvi.fit.plan import Plan, make_plan
+from scvi.fit.split import split_cells
+from scvi.fit.starting_values import initialise
 from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
 from scvi.models.likelihood import make_likelihood
@@ -191,7 +196,7 @@ class Estimator(ABC):
 
     def to_device(self, device: str | int | torch.device) -> None:
         """Moves the network to a device of this machine, such as 'cpu' or 'cuda:0'; a number means that GPU."""
-        self._networks.to(training.checked_device(device))
+        self._networks.to(checked_device(device))
 
     # ---- fitting -----------------------------------------------------------------------------------------------------
 
@@ -205,17 +210,17 @@ class Estimator(ABC):
                 "there is nothing to train: the query brought no batch and no category that the reference did not "
                 "know; ask the model as it is, or pass unfrozen=True to load_query_data"
             )
-        device = training.resolve_device(given["accelerator"], given["devices"])
-        seed = training.seed_of_fit(given["seed"], given["checkpoint_dir"], given["resume"])
+        device = resolve_device(given["accelerator"], given["devices"])
+        seed = seed_of_fit(given["seed"], given["checkpoint_dir"], given["resume"])
         train_cells, validation_cells = self._split(data_sets, given, seed)
-        plan = training.make_plan(
+        plan = make_plan(
             {option.name: given[option.name] for option in fields(self._plan) if option.name in given},
             given["plan_kwargs"],
             max(map(len, train_cells)),
             min(map(len, validation_cells)),
             self._plan,
         )
-        training.check_precision(plan.precision, device)
+        check_precision(plan.precision, device)
         fit = self._make_fit(
             *_side_by_side(data_sets, train_cells, validation_cells),
             plan,
@@ -225,7 +230,7 @@ class Estimator(ABC):
             checkpoint_dir=given["checkpoint_dir"],
             scope=self._scope,
         )
-        fit.prepare(given["resume"], training.past_epochs(self.history), self.options, self.is_trained)
+        fit.prepare(given["resume"], past_epochs(self.history), self.options, self.is_trained)
         if not (self.is_trained or self._is_initialised):
             self._start(data_sets, train_cells)
         try:
@@ -242,7 +247,7 @@ class Estimator(ABC):
         for data, (name, indices) in zip(data_sets, held_out.items(), strict=True):
             chosen = None if indices is None else data.positions(indices, name)
             sizes = given["train_size"], given["validation_size"]
-            pairs.append(training.split_cells(len(data), *sizes, chosen, seed, self._strata(data)))
+            pairs.append(split_cells(len(data), *sizes, chosen, seed, self._strata(data)))
         return [train for train, _ in pairs], [validation for _, validation in pairs]
 
     @classmethod
@@ -260,14 +265,14 @@ class Estimator(ABC):
 
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
         """Starts the network where the training cells say."""
-        training.initialise(self.module, data_sets[0], train_cells[0])
+        initialise(self.module, data_sets[0], train_cells[0])
 
     def _keep(self, fit: Fit, train_cells: Any, validation_cells: Any) -> None:
         """Takes over what a fit has reached, also an interrupted one."""
         self.was_interrupted = fit.loop.interrupted
         if fit.steps_kept == 0:
             return
-        self.history = training.continued(self.history, fit)
+        self.history = continued(self.history, fit.frames(), fit.epochs_before)
         self.train_indices, self.validation_indices = train_cells, validation_cells
         self.is_trained = True
 

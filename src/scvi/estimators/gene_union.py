@@ -9,7 +9,7 @@ import torch
 
 from scvi.cells.cell_data import CellData
 from scvi.cells.schema import Schema
-from scvi.estimators.training import moment_estimates
+from scvi.fit.starting_values import moment_estimates
 from scvi.models.base import Moments
 from scvi.models.jvae import JVAE
 

@@ -19,7 +19,6 @@ from scvi.estimators.gene_union import GeneUnion
 from scvi.estimators.questions import mean_of, table
 from scvi.estimators.setup import setup_table
 from scvi.estimators.train import train_by
-from scvi.fit.joint import JointFit
 from scvi.fit.plan import AdversarialPlan
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import Adversaries
@@ -221,9 +220,6 @@ class GIMVI(Estimator):
     @classmethod
     def _of_each(cls, argument: str, value: Any) -> dict[str, Any]:
         return {f"{argument}[{i}]": entry for i, entry in enumerate(_two(argument, value, [None, None]))}
-
-    def _make_fit(self, data: Any, train_cells: Any, validation_cells: Any, plan: Any, **options: Any) -> JointFit:
-        return JointFit(self._networks, data, train_cells, validation_cells, plan, kappa=float(plan.kappa), **options)
 
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
         self._genes.start(self.module, data_sets, train_cells, [cells.schema.n_batch for cells in self._data_sets])

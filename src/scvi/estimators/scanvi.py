@@ -19,7 +19,7 @@ from scvi.estimators.cells import Indices
 from scvi.estimators.query_mapping import constructor
 from scvi.estimators.scvi import SCVI
 from scvi.estimators.train import train_by
-from scvi.fit.annotation import AnnotationFit
+from scvi.fit.fit import Fit
 from scvi.fit.plan import SemiSupervisedPlan
 from scvi.models.scanvae import SCANVAE
 from scvi.queries import annotation, calibration
@@ -169,13 +169,13 @@ class SCANVI(Estimator):
         if given["calibrate"] and (self._scope is None or self._scope.reaches("classifier")):
             self._calibrate()
 
-    def _make_fit(self, data: Any, train_cells: Any, validation_cells: Any, plan: Any, **options: Any) -> AnnotationFit:
-        of_classifier = {name: getattr(plan, name) for name in ("classification_ratio", "n_samples_per_label")}
-        fit = AnnotationFit(self.module, data, train_cells, validation_cells, plan, **of_classifier, **options)
-        if len(fit.labelled) < 2 and not self.is_trained:
+    def _make_fit(self, *arguments: Any, **options: Any) -> Fit:
+        fit = super()._make_fit(*arguments, **options)
+        n_labelled = len(fit.objective.labelled)  # type: ignore[attr-defined]
+        if n_labelled < 2 and not self.is_trained:
             raise ValueError(
-                f"{len(fit.labelled)} of {len(fit.train_indices)} training cells have a label, a classifier needs at "
-                "least 2: label more cells, or raise train_size"
+                f"{n_labelled} of {len(fit.cells.train)} training cells have a label, a classifier needs at least 2: "
+                "label more cells, or raise train_size"
             )
         return fit
 

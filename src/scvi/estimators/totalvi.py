@@ -18,11 +18,12 @@ from scvi.cells.proteins import declare_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, schema_of
-from scvi.estimators import minify, protein_questions, query_mapping, questions, training
+from scvi.estimators import minify, protein_questions, query_mapping, questions
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells, Indices
 from scvi.estimators.options import network_options
 from scvi.estimators.query_mapping import constructor
+from scvi.fit.starting_values import initialise
 from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
 
@@ -224,7 +225,7 @@ class TOTALVI(Estimator):
         if self.options["empirical_protein_background_prior"] is not False:
             measured = np.array(self.schema.proteins.measured)  # type: ignore[union-attr]
             background = background_moments(data.proteins[cells], data.batch[cells], measured)  # type: ignore[index]
-        training.initialise(self.module, data, cells, background)
+        initialise(self.module, data, cells, background)
 
     @classmethod
     def _as_anndata(cls, data: Any, schema: Schema) -> AnnData:

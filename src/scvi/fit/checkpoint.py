@@ -17,15 +17,36 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scvi._files import replacing
+from scvi._random import resolve_seed
 from scvi.cells.cell_data import CellData
+from scvi.cells.joint import JointCells
+from scvi.fit.plan import Plan
+from scvi.fit.split import Split
+from scvi.models.freezing import Scope
 
-__all__ = ["FILE_NAME", "digest", "digest_of_data", "find", "flatten", "make_directory", "read", "unflatten", "write"]
+__all__ = [
+    "FILE_NAME",
+    "describe",
+    "digest",
+    "digest_of_data",
+    "find",
+    "flatten",
+    "load_optimizer",
+    "make_directory",
+    "optimizer_tensors",
+    "random_state",
+    "read",
+    "seed_of_fit",
+    "set_random_state",
+    "unflatten",
+    "write",
+]
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "checkpoint.safetensors"
 _FORMAT = "scvi checkpoint 1"
-_RANDOM_STATE = "random/cpu"
+_RANDOM_STATE, _CUDA_RANDOM_STATE = "random/cpu", "random/cuda"
 _STATE: dict[str, type | tuple[type, ...]] = {
     "identity": dict,
     "first_epoch": int,
@@ -139,6 +160,16 @@ def find(
     return found
 
 
+def seed_of_fit(seed: int | None, checkpoint_dir: str | os.PathLike[str] | None, resume: bool) -> int:
+    """The seed of `train`; a resumed fit that is given none goes on with its own."""
+    if not resume:
+        return resolve_seed(seed)
+    if checkpoint_dir is None:
+        raise ValueError("resume=True needs checkpoint_dir, the directory with the checkpoint")
+    found = read(checkpoint_dir) if seed is None else None
+    return resolve_seed(seed) if found is None else int(found[1]["identity"]["seed"])
+
+
 def digest(*arrays: np.ndarray | None) -> str:
     """Tells arrays from others: 16 hexadecimal digits."""
     value = hashlib.blake2b(digest_size=8)
@@ -150,8 +181,22 @@ def digest(*arrays: np.ndarray | None) -> str:
     return value.hexdigest()
 
 
-def digest_of_data(data: CellData) -> str:
+def describe(plan: Plan, cells: Split, seed: int, scope: Scope | None) -> dict[str, Any]:
+    """What must be the same for a fit to be the continuation of another, in plain JSON types."""
+    return {
+        **plan.to_json(),
+        **({} if scope is None else scope.describe()),
+        "seed": seed,
+        "data": digest_of_data(cells.data),
+        "training cells": f"{len(cells.train)} ({digest(cells.train)})",
+        "validation cells": f"{len(cells.validation)} ({digest(cells.validation)})",
+    }
+
+
+def digest_of_data(data: CellData | JointCells) -> str:
     """Tells the cells of a fit from others, by their names, genes, total counts and annotations."""
+    if isinstance(data, JointCells):
+        return " ".join(map(digest_of_data, data.parts))
     annotations = data.batch, data.labels, data.log_size, data.continuous, data.categorical, data.proteins
     return digest(data.cell_names, data.gene_names, data.totals(), *annotations)
 
@@ -181,3 +226,18 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         state.setdefault(int(number), {})[name] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's global generators that a fit on this device draws from."""
+    states = {_RANDOM_STATE: torch.get_rng_state()}
+    if device.type == "cuda":
+        states[_CUDA_RANDOM_STATE] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """The inverse of :func:`random_state`."""
+    torch.set_rng_state(tensors[_RANDOM_STATE])
+    if _CUDA_RANDOM_STATE in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[_CUDA_RANDOM_STATE], device)

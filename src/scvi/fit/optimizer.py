@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scvi import kernels
-from scvi.fit.partial import Columns
+from scvi.fit.scope import Columns
 
 __all__ = ["ClippedAdam"]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from scvi._checks import check_flag, check_integer, check_number
+from scvi._settings import settings
+from scvi.cells.epoch_order import count_minibatches
 
 __all__ = [
     "AdversarialPlan",
@@ -16,6 +19,7 @@ __all__ = [
     "SemiSupervisedPlan",
     "default_batch_size",
     "default_max_epochs",
+    "make_plan",
     "one_cycle",
 ]
 
@@ -26,6 +30,11 @@ _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
 _LEAST_PATIENCE = 5  # epochs
+_FROM_CELLS = ("max_epochs", "batch_size")  # None: by the number of cells
+_SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
+_PLAN_KEYS = (*_SAME_NAME, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau")
+_KEY_OF_CLASSIFIERS = "classification_ratio"
+_AFTERWARDS = {"afterwards": True}  # marks an option of what is done when a fit is over
 
 
 def default_batch_size(n_cells: int, usual: int) -> int:
@@ -134,8 +143,9 @@ class Plan:
         return self.min_kl_weight + (step + 1) / warmup * (self.max_kl_weight - self.min_kl_weight)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(self).items()}
+        """The options that decide how the fit goes, in plain JSON types."""
+        given = {option.name: getattr(self, option.name) for option in fields(self) if not option.metadata}
+        return {name: value.item() if hasattr(value, "item") else value for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,7 @@ class SemiSupervisedPlan(Plan):
 
     classification_ratio: float = 10.0
     n_samples_per_label: int | None = None
-    calibrate: bool = True
+    calibrate: bool = field(default=True, metadata=_AFTERWARDS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -180,3 +190,75 @@ class AdversarialPlan(Plan):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("kappa", self.kappa, "a number of at least 0", least=0)
+
+
+def make_plan(
+    options: Mapping[str, Any],
+    plan_kwargs: Mapping[str, Any] | None,
+    n_train: int,
+    n_validation: int,
+    kind: type[Plan] = Plan,
+) -> Plan:
+    """A checked plan.
+
+    Parameters
+    ----------
+    options
+        Options of the plan by name; `max_epochs` and `batch_size` may be None: by the number of cells.
+    plan_kwargs
+        Options under the names of scripts that exist, which win over `options`.
+    n_train, n_validation
+        Numbers of cells.
+    kind
+        Class of the plan.
+    """
+    given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
+    given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
+    plan = kind(**{"max_epochs": 1, **given})
+    if "max_epochs" not in given:
+        plan = replace(plan, max_epochs=default_max_epochs(n_train, plan.batch_size))
+    plan = replace(plan, **_translated({} if plan_kwargs is None else plan_kwargs, plan, n_train))
+    _check_monitor(plan, n_validation)
+    return plan
+
+
+def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dict[str, Any]:
+    """`plan_kwargs` as options of a plan; a warm-up in epochs or steps becomes a share of the planned steps."""
+    if not isinstance(plan_kwargs, Mapping):
+        raise ValueError(f"plan_kwargs={plan_kwargs!r} is not a dictionary")
+    same_name = [*_SAME_NAME, *(option.name for option in fields(plan) if option.name == _KEY_OF_CLASSIFIERS)]
+    known = [*_PLAN_KEYS, *same_name[len(_SAME_NAME) :]]
+    if _KEY_OF_CLASSIFIERS in plan_kwargs and _KEY_OF_CLASSIFIERS not in known:
+        raise ValueError(
+            f"plan_kwargs has {_KEY_OF_CLASSIFIERS!r}, which belongs to models with a classifier; known here are "
+            f"{', '.join(known)}"
+        )
+    unknown = [key for key in plan_kwargs if key not in known]
+    if unknown:
+        raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(known)}")
+    options = {name: plan_kwargs[name] for name in same_name if plan_kwargs.get(name) is not None}
+    if plan_kwargs.get("reduce_lr_on_plateau"):
+        options["lr_schedule"] = "plateau"
+    if "n_epochs_kl_warmup" in plan_kwargs:  # None, and no number of steps: the weight is full from the start
+        options["kl_warmup"] = 0.0
+    n_steps = plan.max_epochs * count_minibatches(n_train, plan.batch_size)
+    for name, planned in (("n_steps_kl_warmup", n_steps), ("n_epochs_kl_warmup", plan.max_epochs)):
+        length = plan_kwargs.get(name)
+        if length is not None:
+            check_number(f"plan_kwargs[{name!r}]", length, "a number of at least 0", least=0)
+            options["kl_warmup"] = min(1.0, length / planned)
+    return options
+
+
+def _check_monitor(plan: Plan, n_validation: int) -> None:
+    """Refuses to follow a value that will not be in the history."""
+    known = [f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")]
+    if plan.early_stopping_monitor not in known:
+        raise ValueError(
+            f"early_stopping_monitor={plan.early_stopping_monitor!r} is not one of {', '.join(map(repr, known))}"
+        )
+    if (plan.early_stopping or plan.lr_schedule == "plateau") and n_validation == 0:
+        raise ValueError(
+            "early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: "
+            "lower train_size"
+        )

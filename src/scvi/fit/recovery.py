@@ -1,33 +1,50 @@
-"""When to stop, and what to say when a loss is not finite."""
+"""The way back from a loss that is not finite, and which cells are to blame for it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from scvi.fit import checkpoint
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
 from scvi.queries import evaluating
 
-__all__ = ["Patience", "describe_fault"]
+__all__ = ["Snapshot", "copied", "describe_fault"]
 
 
-class Patience:
-    """Counts epochs without improvement of a value that should fall."""
+class Snapshot(NamedTuple):
+    """A model and its optimiser as they were.
 
-    def __init__(self, patience: int, min_delta: float):
-        self.patience, self.min_delta = patience, min_delta
-        self.best, self.wait = math.inf, 0
+    Attributes
+    ----------
+    weights, moments
+        Copies of the state dict and of the optimiser's tensors.
+    steps
+        Steps behind them, without those that were taken back.
+    """
 
-    def update(self, value: float) -> bool:
-        """False when patience has run out."""
-        if value < self.best - self.min_delta:
-            self.best, self.wait = value, 0
-        else:
-            self.wait += 1
-        return self.wait < self.patience
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    steps: int
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Snapshot:
+        return cls(copied(model.state_dict()), copied(checkpoint.optimizer_tensors(optimizer)), steps)
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Puts the two back; the snapshot stays good for further times."""
+        model.load_state_dict(self.weights)
+        checkpoint.load_optimizer(optimizer, self.moments)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of their own with the same values."""
+    return {name: t.detach().clone() for name, t in tensors.items()}
 
 
 def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.ndarray) -> str:

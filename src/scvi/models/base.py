@@ -56,9 +56,13 @@ class Elbo:
         """(n,) negative ELBO with full weights, without the global term."""
         return self.fixed() + self.warmed()
 
-    def objective(self, kl_weight: float = 1.0) -> Tensor:
-        """The mean over cells that training minimises, without the global term."""
-        return (self.fixed() + kl_weight * self.warmed()).mean()
+    def objective(self, kl_weight: float = 1.0, n_cells: int | None = None) -> Tensor:
+        """The mean over cells that training minimises, without the global term.
+
+        `n_cells` is the number of all cells where these are but some of them; None: these are all.
+        """
+        bound = self.fixed() + kl_weight * self.warmed()
+        return bound.mean() if n_cells is None else bound.sum() / n_cells
 
 
 def _total(terms: list[Tensor]) -> Tensor:

@@ -1,0 +1,34 @@
+"""The losses of one fit after the other, as one-column tables by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["continued", "past_epochs", "tables"]
+
+
+def tables(rows: Mapping[str, Sequence[tuple[int, Any]]], epochs_before: int) -> dict[str, pd.DataFrame]:
+    """Pairs of an epoch and a value, by name, as tables; epochs are counted on from those of earlier fits."""
+    found = {}
+    for name, pairs in rows.items():
+        epochs, values = zip(*pairs, strict=True)
+        index = pd.Index([epochs_before + epoch for epoch in epochs], name="epoch")
+        found[name] = pd.DataFrame({name: list(values)}, index=index)
+    return found
+
+
+def past_epochs(history: Mapping[str, pd.DataFrame]) -> int:
+    """How many epochs a history has."""
+    return max((int(table.index[-1]) + 1 for table in history.values()), default=0)
+
+
+def continued(
+    history: Mapping[str, pd.DataFrame], later: Mapping[str, pd.DataFrame], epochs_before: int
+) -> dict[str, pd.DataFrame]:
+    """A history up to where a fit began, and the fit's own."""
+    earlier = {name: table[table.index < epochs_before] for name, table in history.items()}
+    names = dict.fromkeys([*earlier, *later])
+    return {name: pd.concat([h[name] for h in (earlier, later) if name in h]) for name in names}

@@ -1,0 +1,213 @@
+"""What a step of a fit minimises: the negative ELBO, alone, with the labels of some cells, or against an adversary.
+
+The kind of plan decides: see :func:`objective_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scvi.cells.joint import JointMinibatch
+from scvi.fit.plan import AdversarialPlan, Plan, SemiSupervisedPlan
+from scvi.fit.recovery import describe_fault
+from scvi.fit.split import Split
+from scvi.kernels import bf16_products
+from scvi.minibatch import Minibatch
+from scvi.models.adversary import adversarial_losses
+from scvi.models.base import Elbo
+from scvi.queries import evaluating
+from scvi.queries.imputation import data_set_probabilities
+
+__all__ = ["Adversarial", "NegativeElbo", "SemiSupervised", "objective_of", "terms_of"]
+
+_VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
+
+
+class NegativeElbo:
+    """The negative ELBO per cell.
+
+    Parameters
+    ----------
+    model
+        The network.
+    cells
+        What it is fitted to.
+    plan, seed
+        Of the fit.
+    """
+
+    def __init__(self, model: Any, cells: Split, plan: Any, seed: int) -> None:
+        self.model, self.cells, self.plan, self.seed = model, cells, plan, seed
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Chooses what the steps of an epoch see beside their minibatches: here nothing."""
+
+    def loss(self, mb: Any, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a step minimises, and terms for the history, summed over the cells of the minibatch."""
+        with self._products():
+            elbo = self.model.loss(mb)
+        loss = elbo.objective(kl_weight) + elbo.global_kl / len(self.cells.train)
+        return loss, {**terms_of(elbo), "train_loss_epoch": loss.detach() * len(mb)}
+
+    def _products(self) -> Any:
+        """Inside, matrix products have the precision of the plan."""
+        return bf16_products(self.plan.precision == "bf16")
+
+    def validate(self) -> dict[str, float]:
+        """Means of the terms over the validation cells, with the full KL weight."""
+        generator = torch.Generator(self.cells.device).manual_seed(_VALIDATION_DRAWS_SEED)
+        sums: dict[str, float] = {}
+        with evaluating(self.model):
+            for mb in self.cells.in_order(self.cells.validation):
+                for name, value in terms_of(self.model.loss(mb, generator)).items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        return {name: total / len(self.cells.validation) for name, total in sums.items()}
+
+    def fault(self, mb: Any) -> str:
+        """Which cells of a minibatch are to blame for a step that was not good."""
+        return describe_fault(self.model, mb, self.cells.data.cell_names, self.cells.data.gene_names)
+
+
+class SemiSupervised(NegativeElbo):
+    """The negative ELBO of a :class:`scvi.models.labels.LabelledVAE`, and the cross-entropy of labelled cells.
+
+    Beside each minibatch of all cells, whose unlabelled ones train the marginal over labels, comes one of labelled
+    cells. Fewer than two of them, from which batch norm cannot learn, are left out of the second term.
+
+    Attributes
+    ----------
+    labelled, labelled_validation
+        Positions of the training and the validation cells that have a label.
+    """
+
+    plan: SemiSupervisedPlan
+
+    def __init__(self, model: Any, cells: Split, plan: SemiSupervisedPlan, seed: int) -> None:
+        super().__init__(model, cells, plan, seed)
+        has_label = cells.data.labels >= 0
+        self.labelled, self.labelled_validation = (some[has_label[some]] for some in (cells.train, cells.validation))
+        self._minibatches: Iterator[Minibatch] = iter(())
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Chooses the labelled cells of the epoch, and their order."""
+        self._minibatches = self._passes(self.chosen(epoch), epoch)
+
+    def chosen(self, epoch: int) -> np.ndarray:
+        """Positions of the labelled cells of an epoch."""
+        n = self.plan.n_samples_per_label
+        if n is None or len(self.labelled) == 0:
+            return self.labelled
+        order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.labelled)
+        labels = self.cells.data.labels[order]
+        chosen = np.concatenate([order[labels == code][:n] for code in np.unique(labels)])
+        return chosen if len(chosen) > 1 else order[:2]
+
+    def _passes(self, cells: np.ndarray, epoch: int) -> Iterator[Minibatch]:
+        """Pass after pass over labelled cells, each in an order that the seed, the epoch and its number decide."""
+        for number in count():
+            yield from self.cells.shuffled(cells, [self.seed, epoch, 2, number])
+
+    def loss(self, mb: Minibatch, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, terms = super().loss(mb, kl_weight)
+        if len(self.labelled) < 2:
+            return loss, terms
+        cross_entropy = self.model.cross_entropy(next(self._minibatches)).mean()
+        loss = loss + self.plan.classification_ratio * cross_entropy
+        terms["classification_loss"] = cross_entropy.detach() * len(mb)
+        terms["train_loss_epoch"] = loss.detach() * len(mb)
+        return loss, terms
+
+    def validate(self) -> dict[str, float]:
+        """Also the cross-entropy and the accuracy over the labelled validation cells, where there are any."""
+        values = super().validate()
+        if len(self.labelled_validation):
+            with evaluating(self.model):
+                cells = self.cells.in_order(self.labelled_validation)
+                pairs = [(self.model.log_probabilities(mb), mb.labels) for mb in cells]
+            log_q, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            values["classification_loss"] = -float(log_q.gather(1, labels).mean())
+            values["accuracy"] = float((log_q.argmax(1) == labels[:, 0]).float().mean())
+        return values
+
+
+class Adversarial(NegativeElbo):
+    """The negative ELBO of several data sets, whose encoders are to deceive a discriminator, and its own loss.
+
+    One step sees a minibatch of each data set. It minimises the negative ELBO of all of its cells, plus `kappa` times
+    how far the encoders are from deceiving the discriminator, plus the discriminator's own loss. Gradients of the last
+    reach the discriminator alone, those of the one before the encoders alone, so a single optimiser does for both
+    sides. The model is :class:`scvi.models.adversary.Adversaries`, the cells are :class:`scvi.cells.joint.JointCells`.
+
+    The history has ``discriminator_loss_*``, the cross-entropy of the discriminator in nats, and
+    ``discriminator_accuracy_*``, the share of cells that it takes to be of their own data set, both averaged over data
+    sets. With k mixed data sets they are near log k and 1 / k.
+    """
+
+    plan: AdversarialPlan
+
+    def loss(self, joint: JointMinibatch, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        n_cells = len(joint)
+        with self._products():
+            pairs = [self.model.model.draw_with_loss(mb, n_cells=n_cells) for mb in joint.parts]
+        latents, elbos = [z for z, _ in pairs], [elbo for _, elbo in pairs]
+        said = self.model.told_apart(latents)
+        own = torch.stack(adversarial_losses(said, predict_true_class=True)).sum()
+        loss = torch.stack([elbo.objective(kl_weight, n_cells) for elbo in elbos]).sum() + own
+        if self.plan.kappa > 0:
+            loss = loss + self.plan.kappa * self.model.deception(latents)
+        parts = [terms_of(elbo) for elbo in elbos]
+        terms = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+        terms["train_loss_epoch"] = loss.detach() * n_cells
+        with torch.no_grad():
+            judged = _judgement([log_p.exp() for log_p in said])
+        return loss, terms | {name: value * n_cells for name, value in judged.items()}
+
+    def validate(self) -> dict[str, float]:
+        """Also how well the discriminator does on the validation cells."""
+        cells = self.cells
+        said = data_set_probabilities(self.model.model, self.model.discriminator, cells.in_order(cells.validation))
+        ends = np.cumsum([len(part) for part in cells.data.split(cells.validation)])
+        judged = _judgement([torch.from_numpy(part) for part in np.split(said, ends[:-1])])
+        return {**super().validate(), **{name: float(value) for name, value in judged.items()}}
+
+    def fault(self, joint: JointMinibatch) -> str:
+        """Names the cells at fault in the data set with the largest loss."""
+        with evaluating(self.model):
+            losses = [float(self.model.loss(mb).per_cell().sum()) for mb in joint.parts]
+        worst = int(np.argmax(np.nan_to_num(losses, nan=np.inf)))
+        data = self.cells.data.parts[worst]
+        fault = describe_fault(self.model, joint.parts[worst], data.cell_names, data.gene_names)
+        return f"data set {worst + 1}: {fault}"
+
+
+def _judgement(probabilities: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Cross-entropy and accuracy of a discriminator, from its (n_i, k) of the cells of each data set."""
+    pairs = [(i, p) for i, p in enumerate(probabilities) if len(p)]
+    accuracy = torch.stack([(p.argmax(-1) == i).float().mean() for i, p in pairs]).mean()
+    loss = torch.stack([-p[:, i].clamp(min=1e-30).log().mean() for i, p in pairs]).mean()
+    return {"discriminator_loss": loss, "discriminator_accuracy": accuracy}
+
+
+@torch.no_grad()
+def terms_of(elbo: Elbo) -> dict[str, Tensor]:
+    """Sums over cells of what the history shows."""
+    reconstruction = torch.stack([value.sum() for value in elbo.reconstruction.values()]).sum()
+    kl = torch.stack([value.sum() for value in elbo.kl.values()]).sum()
+    terms = {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
+    if len(elbo.reconstruction) > 1:
+        terms |= {f"reconstruction_loss_{name}": value.sum() for name, value in elbo.reconstruction.items()}
+    return terms
+
+
+_OBJECTIVES = {Plan: NegativeElbo, SemiSupervisedPlan: SemiSupervised, AdversarialPlan: Adversarial}
+
+
+def objective_of(plan: Plan) -> type[NegativeElbo]:
+    """What a fit with this kind of plan minimises."""
+    return _OBJECTIVES[type(plan)]

@@ -1,0 +1,75 @@
+"""One training step, and what the steps of an epoch come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scvi.fit.objectives import NegativeElbo
+from scvi.fit.optimizer import ClippedAdam
+
+__all__ = ["Steps"]
+
+_NEVER = 2**62
+
+
+class Steps:
+    """Takes the steps of an epoch and sums up their terms.
+
+    A step is good if its loss and gradient are finite; one that is not changes no weight and counts for nothing. The
+    CPU is asked after each step. Any other device works its queue of operations off while the next minibatch is made,
+    and would stand idle if each step were asked. So there nothing is asked until the epoch ends: whether a step was
+    good stays a tensor, its terms are masked by it, and the number of the first bad step is carried along.
+
+    Parameters
+    ----------
+    objective
+        What a step minimises.
+
+    Attributes
+    ----------
+    waits
+        Whether each step is asked if it was good.
+    """
+
+    def __init__(self, objective: NegativeElbo) -> None:
+        self.objective, self.device = objective, objective.cells.device
+        self.waits = self.device.type == "cpu"
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Forgets the steps of the epoch before."""
+        self.n_steps = 0
+        self._sums: dict[str, Tensor] = {}
+        self._n_cells: int | Tensor = 0
+        self._first_bad = torch.tensor(_NEVER, device=self.device)
+
+    def take(self, mb: Any, kl_weight: float, optimizer: ClippedAdam) -> bool:
+        """One step; False if it is known not to have been good."""
+        optimizer.forget_gradients()
+        loss, terms = self.objective.loss(mb, kl_weight)
+        loss.backward()
+        good = optimizer.clipped_step(loss.detach())
+        self.n_steps += 1
+        if self.waits and not good:
+            return False
+        n_cells: int | Tensor = len(mb)
+        if not self.waits:
+            self._first_bad = torch.where(good, self._first_bad, self._first_bad.clamp(max=self.n_steps))
+            terms, n_cells = {name: torch.where(good, value, 0.0) for name, value in terms.items()}, good * n_cells
+        self._n_cells = self._n_cells + n_cells
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        return True
+
+    def first_bad(self) -> int | None:
+        """Number, from 0, of the first step that was not good, of those that were not asked; once only."""
+        first = int(self._first_bad)
+        self._first_bad.fill_(_NEVER)
+        return first - 1 if first <= self.n_steps else None
+
+    def means(self) -> dict[str, float]:
+        """Terms of the good steps, per cell."""
+        return {name: float(total) / max(float(self._n_cells), 1.0) for name, total in self._sums.items()}
