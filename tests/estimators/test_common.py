@@ -1,120 +1,65 @@
-"""What holds for every estimator. A new one joins by a line in ESTIMATORS, with the methods that it alone has."""
+"""What holds for every estimator. A new one joins by itself; what to ask of it is read off its class."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from scipy import sparse
 
 import scvi
+from asking import (
+    ESTIMATORS,
+    MEANS,
+    NAMES,
+    ON_EVERY,
+    SETUP,
+    ask,
+    by_data_set,
+    cells_of,
+    drawn,
+    equal,
+    is_paired,
+    make,
+    n_cells,
+    names_of_cells,
+    options_of,
+    parameters,
+    public,
+    questions,
+    rows,
+    same,
+    set_up,
+    take,
+    weights,
+    with_partner,
+)
 from scvi.estimators.base import Estimator
 from scvi.fit import fit as fitting
 from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
-ESTIMATORS: dict[type[Estimator], set[str]] = {
-    scvi.AUTOZI: {"get_alphas_betas", "get_zero_inflation"},
-    scvi.SCVI: set(),
-    scvi.LinearSCVI: {"get_loadings"},
-    scvi.SCANVI: {"predict", "from_scvi_model"},
-    scvi.CondSCVI: {"get_label_expression"},
-    scvi.TOTALVI: {
-        "setup_mudata",
-        "mdata",
-        "get_protein_foreground_probability",
-        "get_feature_correlation_matrix",
-        "posterior_predictive_sample",
-    },
-}
-# Options that an estimator has under another name.
-NAMES: dict[type[Estimator], dict[str, str]] = {
-    scvi.TOTALVI: {
-        "dispersion": "gene_dispersion",
-        "n_layers": "n_layers_encoder",
-        "dropout_rate": "dropout_rate_encoder",
-    }
-}
-# What set-up cannot do without.
-SETUP: dict[type[Estimator], dict[str, Any]] = {
-    scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "t2"},
-    scvi.CondSCVI: {"labels_key": "cell_type"},
-    scvi.TOTALVI: {"protein_expression_obsm_key": "proteins"},
-}
-NO_QUESTIONS = {"from_scvi_model", "setup_mudata", "mdata"}  # which have tests of their own
-# Public methods that read cells, with arguments under which the answer is one array or several, all with a cell axis.
-QUESTIONS: dict[str, dict[str, Any]] = {
-    "get_latent_representation": {},
-    "get_latent_library_size": {},
-    "get_normalized_expression": {"n_samples": 2},
-    "get_likelihood_parameters": {"n_samples": 2},
-    "get_elbo": {"return_mean": False},
-    "get_reconstruction_error": {"return_mean": False},
-    "get_marginal_ll": {"return_mean": False, "n_mc_samples": 4},
-}
-ELSEWHERE = {"setup_anndata", "view_anndata_setup", "train", "save", "load", "device", "to_device"}  # exercised below
-ELSEWHERE |= {"load_query_data", "prepare_query_anndata", "minify_adata"}  # in test_query_mapping and test_minified
-QUESTION = pytest.mark.parametrize("question", QUESTIONS)
+EACH = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
 
 
-def set_up(cls: type[Estimator], adata: AnnData, **keys: Any) -> None:
-    assert cls.setup_anndata(adata, **{**SETUP.get(cls, {}), **keys}) is None
+def asked_of(by_cell: bool = False, takes: str | None = None) -> pytest.MarkDecorator:
+    """Every question of every class: all, those with an answer for each cell, or of these those with an argument."""
+    pairs = [(cls, question) for cls in ESTIMATORS for question in questions(cls, by_cell)]
+    if takes is not None:
+        pairs = [pair for pair in pairs if takes in parameters(*pair)]
+    return pytest.mark.parametrize(
+        ("cls", "question"), pairs, ids=[f"{cls.__name__}-{question}" for cls, question in pairs]
+    )
 
 
-def make(cls: type[Estimator], adata: AnnData | None = None, **options: Any) -> Any:
-    adata = make_adata() if adata is None else adata
-    set_up(cls, adata, batch_key="batch")
-    return cls(adata, **{**TINY, **options})
-
-
-def ask(model: Any, question: str, *, own_draws: bool = False, **arguments: Any) -> list[np.ndarray]:
-    """The answer as arrays, made with seed 0 unless `own_draws`."""
-    seed = {} if own_draws else {"seed": 0}
-    return arrays(getattr(model, question)(**{**QUESTIONS[question], **seed, **arguments}))
-
-
-def arrays(answer: Any) -> list[np.ndarray]:
-    parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple) else [answer]
-    return [part.toarray() if sparse.issparse(part) else np.asarray(part) for part in parts]
-
-
-def own_methods(model: Any) -> dict[str, Any]:
-    """Answers of the methods that no other estimator has, without arguments but for the seed."""
-    methods = {name: getattr(model, name) for name in ESTIMATORS[type(model)] - NO_QUESTIONS}
-    return {
-        name: method(**({"seed": 0} if "seed" in inspect.signature(method).parameters else {}))
-        for name, method in methods.items()
-    }
-
-
-def take(answer: list[np.ndarray], cells: Any) -> list[np.ndarray]:
-    return [np.take(part, cells, axis=0 if part.ndim == 1 else -2) for part in answer]
-
-
-def equal(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
-    return len(first) == len(second) and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.module.state_dict().items()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture(scope="module", params=ESTIMATORS, ids=lambda cls: cls.__name__)
-def cls(request: pytest.FixtureRequest) -> type[Estimator]:
-    return request.param
-
-
-@pytest.fixture(scope="module")
+@cache
 def fitted(cls: type[Estimator]) -> Any:
     """A fitted model that no test changes."""
     model = make(cls)
@@ -125,38 +70,52 @@ def fitted(cls: type[Estimator]) -> Any:
 # ---- the public surface ----------------------------------------------------------------------------------------------
 
 
-def test_every_public_method_is_exercised(cls: type[Estimator]) -> None:
-    public = {name for name in dir(cls) if not name.startswith("_")}
-    assert public == set(QUESTIONS) | ELSEWHERE | ESTIMATORS[cls]
+@EACH
+def test_the_surface_is_read_in_the_class(cls: type[Estimator]) -> None:
+    shared = public(Estimator)
+    assert shared <= ON_EVERY
+    assert public(cls) >= ON_EVERY
+    assert public(cls) - shared == {name for name in vars(cls) if not name.startswith("_")} - shared
+    assert cls.__bases__ == (Estimator,)
 
 
-@QUESTION
-def test_questions_take_the_same_arguments(cls: type[Estimator], question: str) -> None:
-    parameters = inspect.signature(getattr(cls, question)).parameters
-    assert list(parameters)[:3] == ["self", "adata", "indices"]
-    assert {"batch_size", "seed"} <= set(parameters)
-    assert all(parameter.default is not inspect.Parameter.empty for parameter in list(parameters.values())[1:])
+@asked_of()
+def test_questions_need_no_argument(cls: type[Estimator], question: str) -> None:
+    known = parameters(cls, question)
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in list(known.values())[1:])
+    if "adata" in known or "adatas" in known:
+        assert list(known)[1:3] == ["adata", "indices"] or (is_paired(cls) and list(known)[1] == "adatas")
+        assert "batch_size" in known
 
 
+@EACH
 def test_public_methods_are_documented(cls: type[Estimator]) -> None:
-    for name in set(QUESTIONS) | ELSEWHERE | ESTIMATORS[cls]:
-        assert inspect.getdoc(getattr(cls, name)), name
+    assert [name for name in public(cls) if not inspect.getdoc(getattr(cls, name))] == []
     documented = inspect.getdoc(cls) or ""
     assert [name for name in inspect.signature(cls).parameters if name not in documented] == []
 
 
+@EACH
+def test_the_arguments_of_train_are_documented(cls: type[Estimator]) -> None:
+    documented = f"{inspect.getdoc(cls.train)} {inspect.getdoc(scvi.SCVI.train)}"
+    assert [name for name in list(parameters(cls, "train"))[1:] if name not in documented] == []
+
+
+@EACH
 def test_the_package_has_it_under_both_names(cls: type[Estimator]) -> None:
     assert getattr(scvi, cls.__name__) is getattr(scvi.model, cls.__name__) is cls
     assert cls.__name__ in scvi.__all__
 
 
-def test_the_network_is_in_the_models(fitted: Any) -> None:
-    assert type(fitted.module).__module__.startswith("scvi.models")
+@EACH
+def test_the_network_is_in_the_models(cls: type[Estimator]) -> None:
+    assert type(fitted(cls).module).__module__.startswith("scvi.models")
 
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
 
 
+@EACH
 def test_setup_writes_one_entry_and_nothing_else(cls: type[Estimator], cells: AnnData) -> None:
     before = cells.copy()
     set_up(cls, cells, **KEYS)
@@ -171,40 +130,51 @@ def test_setup_writes_one_entry_and_nothing_else(cls: type[Estimator], cells: An
     pd.testing.assert_frame_equal(cells.obsm["proteins"], before.obsm["proteins"])
 
 
+@EACH
 def test_setups_of_two_estimators_live_side_by_side(cls: type[Estimator], cells: AnnData) -> None:
-    other = next(estimator for estimator in ESTIMATORS if estimator is not cls)
+    def sources(one: type[Estimator]) -> list[str]:
+        return one(*both[: len(names_of_cells(one))], **options_of(one, TINY)).view_anndata_setup()["source"].tolist()
+
+    other = scvi.SCVI if cls is not scvi.SCVI else scvi.LinearSCVI
+    both = with_partner(cls, cells)
     set_up(other, cells, labels_key="cell_type")
-    set_up(cls, cells, batch_key="batch")
-    assert cls(cells, **TINY).schema.batch_key == "batch"
-    assert other(cells, **TINY).schema.batch_key is None
+    set_up(cls, *both, batch_key="batch")
+    assert "adata.obs['batch']" in sources(cls)
+    assert sources(other) == ["adata.X", "adata.obs['cell_type']"]
 
 
+@EACH
 def test_no_setup_no_model(cls: type[Estimator], cells: AnnData) -> None:
     with pytest.raises(ValueError, match=rf"not set up for {cls.__name__}.*{cls.__name__}\.setup_anndata"):
-        cls(cells)
+        cls(*with_partner(cls, cells))
 
 
-def test_everything_that_can_be_read_is_read(cls: type[Estimator], cells: AnnData) -> None:
-    set_up(cls, cells, **KEYS, mask_var="chosen")
-    model: Any = cls(cells, **TINY, encode_covariates=True)
+@EACH
+def test_everything_that_can_be_read_is_read(cls: type[Estimator]) -> None:
+    model = make(cls, setup={**KEYS, "mask_var": "chosen"}, encode_covariates=True)
     model.train(**QUICK)
-    table = model.view_anndata_setup()
-    assert table["source"].tolist() == [
+    known = inspect.signature(cls.setup_anndata).parameters
+    places = [*KEYS["categorical_covariate_keys"], KEYS["size_factor_key"], *KEYS["continuous_covariate_keys"]]
+    assert model.view_anndata_setup()["source"].tolist() == [
         "adata.X",
-        *(f"adata.obs[{key!r}]" for key in ("batch", "cell_type", "donor", "treated", "size", "age", "score")),
+        *(f"adata.obs[{KEYS[key]!r}]" for key in ("batch_key", "labels_key")),
+        *(f"adata.obs[{key!r}]" for key in places if "size_factor_key" in known),
         *(f"adata.obsm[{key!r}]" for name, key in SETUP.get(cls, {}).items() if name.endswith("obsm_key")),
-    ]
-    assert ask(model, "get_normalized_expression", n_samples=1)[0].shape == (N, G // 2)
-    assert np.isfinite(model.get_elbo())
+    ] * len(names_of_cells(cls))
+    expression = "get_imputed_values" if is_paired(cls) else "get_normalized_expression"
+    n_genes = G // 2 + (2 if is_paired(cls) else 0)  # and what only the other data set has
+    assert ask(model, expression)[0].shape[-1] == n_genes
+    assert np.isfinite(model.get_elbo()).all()
 
 
+@EACH
 def test_making_a_model_trains_nothing(cls: type[Estimator], cells: AnnData) -> None:
     model = make(cls, cells)
     assert not model.is_trained
     assert model.history == {}
     assert model.train_indices is model.validation_indices is None
     assert not model.module.training
-    assert model.adata is cells
+    assert cells_of(model)[0] is cells
     assert "not trained" in repr(model)
     assert cls.__name__ in repr(model)
 
@@ -212,6 +182,7 @@ def test_making_a_model_trains_nothing(cls: type[Estimator], cells: AnnData) -> 
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
+@EACH
 def test_train_leaves_a_fitted_model(cls: type[Estimator]) -> None:
     model = make(cls)
     before = weights(model)
@@ -219,27 +190,32 @@ def test_train_leaves_a_fitted_model(cls: type[Estimator]) -> None:
     assert model.is_trained
     assert not model.was_interrupted
     assert not same(weights(model), before)
-    assert not model.module.training
-    assert len(model.validation_indices) == N // 10
-    assert sorted([*model.train_indices, *model.validation_indices]) == list(range(N))
+    assert not any(module.training for module in model._networks.modules())
+    parts = zip(cells_of(model), by_data_set(model.train_indices), by_data_set(model.validation_indices), strict=True)
+    for adata, train, validation in parts:
+        assert len(validation) == adata.n_obs // 10
+        assert sorted([*train, *validation]) == list(range(adata.n_obs))
     assert "; trained" in repr(model)
 
 
-def test_history_is_tables_by_epoch(fitted: Any) -> None:
+@EACH
+def test_history_is_tables_by_epoch(cls: type[Estimator]) -> None:
+    history = fitted(cls).history
     losses = [
         f"{name}_{part}" for name in ("elbo", "reconstruction_loss", "kl_local") for part in ("train", "validation")
     ]
-    assert set(losses) | {"train_loss_epoch", "kl_weight", "lr"} <= set(fitted.history)
-    for name, table in fitted.history.items():
+    assert set(losses) | {"train_loss_epoch", "kl_weight", "lr"} <= set(history)
+    for name, table in history.items():
         assert list(table.columns) == [name]
         assert table.index.name == "epoch"
         assert table.index.tolist() == [0, 1, 2]
         assert np.isfinite(table[name]).all()
     for part in ("train", "validation"):
-        total = fitted.history[f"reconstruction_loss_{part}"].iloc[:, 0] + fitted.history[f"kl_local_{part}"].iloc[:, 0]
-        np.testing.assert_allclose(fitted.history[f"elbo_{part}"].iloc[:, 0], total, rtol=1e-5)
+        total = history[f"reconstruction_loss_{part}"].iloc[:, 0] + history[f"kl_local_{part}"].iloc[:, 0]
+        np.testing.assert_allclose(history[f"elbo_{part}"].iloc[:, 0], total, rtol=1e-5)
 
 
+@EACH
 def test_training_lowers_the_loss(cls: type[Estimator]) -> None:
     model = make(cls)
     model.train(**{**QUICK, "max_epochs": 30})
@@ -248,6 +224,7 @@ def test_training_lowers_the_loss(cls: type[Estimator]) -> None:
         assert losses.iloc[-1] < losses.iloc[0] - 1
 
 
+@EACH
 def test_a_second_call_goes_on(cls: type[Estimator]) -> None:
     model = make(cls)
     model.train(**QUICK)
@@ -259,30 +236,33 @@ def test_a_second_call_goes_on(cls: type[Estimator]) -> None:
     assert model.history["elbo_train"].iloc[3, 0] < first["elbo_train"].iloc[0, 0]
 
 
-def test_seeds(cls: type[Estimator], fitted: Any) -> None:
+@EACH
+def test_seeds(cls: type[Estimator]) -> None:
     again = make(cls)
     again.train(**QUICK)
-    assert same(weights(again), weights(fitted))
-    assert equal(*([np.asarray(table) for table in model.history.values()] for model in (again, fitted)))
+    assert same(weights(again), weights(fitted(cls)))
+    assert equal(*([np.asarray(table) for table in model.history.values()] for model in (again, fitted(cls))))
     other_weights = make(cls, seed=1)
     assert not same(weights(other_weights), weights(make(cls)))
     other_fit = make(cls)
     other_fit.train(**{**QUICK, "seed": 1})
-    assert not same(weights(other_fit), weights(fitted))
-    assert other_fit.validation_indices.tolist() != fitted.validation_indices.tolist()
+    assert not same(weights(other_fit), weights(fitted(cls)))
+    assert not equal(*(by_data_set(model.validation_indices) for model in (other_fit, fitted(cls))))
 
 
-def test_the_session_seed_stands_in(cls: type[Estimator], fitted: Any, session_seed: Any) -> None:
+@EACH
+def test_the_session_seed_stands_in(cls: type[Estimator], session_seed: Any) -> None:
     session_seed(0)
     model = make(cls, seed=None)
     model.train(**{**QUICK, "seed": None})
-    assert same(weights(model), weights(fitted))
+    assert same(weights(model), weights(fitted(cls)))
     assert equal(*(ask(model, "get_elbo", own_draws=True) for _ in range(2)))
     session_seed(None)
     assert not equal(*(ask(model, "get_elbo", own_draws=True) for _ in range(2)))
     assert not same(weights(make(cls, seed=None)), weights(make(cls, seed=None)))
 
 
+@EACH
 def test_global_random_state_is_left_alone(cls: type[Estimator], tmp_path: Path) -> None:
     torch.manual_seed(5)
     np.random.seed(5)
@@ -291,17 +271,18 @@ def test_global_random_state_is_left_alone(cls: type[Estimator], tmp_path: Path)
     np.random.seed(5)
     model = make(cls)
     model.train(**QUICK)
-    for question in QUESTIONS:
+    for question in questions(cls):
         ask(model, question)
         ask(model, question, own_draws=True)
     model.save(tmp_path / "model")
-    cls.load(tmp_path / "model", model.adata)
+    cls.load(tmp_path / "model", *cells_of(model))
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])
 
 
+@EACH
 def test_a_resumed_fit_is_an_uninterrupted_one(
-    cls: type[Estimator], fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cls: type[Estimator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(self: fitting.Fit) -> bool:
         if self.loop.epoch == 2:
@@ -316,49 +297,53 @@ def test_a_resumed_fit_is_an_uninterrupted_one(
             make(cls).train(**QUICK, checkpoint_dir=tmp_path)
     resumed = make(cls)
     resumed.train(**QUICK, checkpoint_dir=tmp_path, resume=True)
-    assert same(weights(resumed), weights(fitted))
-    for name, table in fitted.history.items():
+    assert same(weights(resumed), weights(fitted(cls)))
+    for name, table in fitted(cls).history.items():
         pd.testing.assert_frame_equal(resumed.history[name], table)
 
 
 # ---- questions -------------------------------------------------------------------------------------------------------
 
 
-@QUESTION
+@asked_of()
 def test_an_untrained_model_answers_nothing(cls: type[Estimator], question: str) -> None:
     with pytest.raises(RuntimeError, match=rf"{cls.__name__} model is not trained: call train"):
         ask(make(cls), question)
 
 
-def test_own_methods_of_an_untrained_model(cls: type[Estimator]) -> None:
-    for name in ESTIMATORS[cls] - NO_QUESTIONS:
-        with pytest.raises(RuntimeError, match=r"not trained: call train"):
-            getattr(make(cls), name)()
-
-
-@QUESTION
-def test_answers_are_finite_and_depend_on_the_seed_alone(fitted: Any, question: str) -> None:
-    answer = ask(fitted, question)
+@asked_of()
+def test_answers_are_finite_and_depend_on_the_seed_alone(cls: type[Estimator], question: str) -> None:
+    model, draws = fitted(cls), drawn(fitted(cls), question)
+    answer = ask(model, question)
     assert all(np.isfinite(part).all() for part in answer)
-    assert all(part.shape[0 if part.ndim == 1 else -2] == N for part in answer)
-    assert equal(answer, ask(fitted, question))
-    if question not in ("get_latent_representation", "get_latent_library_size"):  # means, here, which need no draws
-        assert not equal(answer, ask(fitted, question, seed=1))
-        assert not equal(*(ask(fitted, question, own_draws=True) for _ in range(2)))
+    assert equal(answer, ask(model, question))
+    if question in questions(cls, by_cell=True):
+        assert rows(answer) == n_cells(model, answer)
+    if "seed" not in parameters(cls, question):
+        return
+    if question in MEANS:
+        assert equal(answer, ask(model, question, own_draws=True))
+    assert equal(ask(model, question, **draws), ask(model, question, **draws))
+    if question != "get_latent_library_size":  # which is observed, here
+        assert not equal(ask(model, question, **draws), ask(model, question, **draws, seed=1))
+        assert not equal(*(ask(model, question, **draws, own_draws=True) for _ in range(2)))
 
 
-@QUESTION
-def test_questions_leave_no_trace(fitted: Any, question: str) -> None:
-    before, obs = weights(fitted), fitted.adata.obs.copy()
-    ask(fitted, question)
-    assert same(weights(fitted), before)
-    assert not any(module.training for module in fitted.module.modules())
-    assert all(parameter.grad is None or parameter.requires_grad for parameter in fitted.module.parameters())
-    pd.testing.assert_frame_equal(fitted.adata.obs, obs)
-    assert list(fitted.adata.uns) == ["_scvi"]
+@asked_of()
+def test_questions_leave_no_trace(cls: type[Estimator], question: str) -> None:
+    model = fitted(cls)
+    before, obs = weights(model), [adata.obs.copy() for adata in cells_of(model)]
+    ask(model, question)
+    assert same(weights(model), before)
+    assert not any(module.training for module in model._networks.modules())
+    assert all(parameter.grad is None or parameter.requires_grad for parameter in model._networks.parameters())
+    for adata, then in zip(cells_of(model), obs, strict=True):
+        pd.testing.assert_frame_equal(adata.obs, then)
+        assert list(adata.uns) == ["_scvi"]
 
 
-def without_draws(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def without_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every draw is the mean, so that answers about a cell do not depend on the cells beside it."""
     monkeypatch.setattr("scvi.models.gaussian._noise", lambda q, shape, generator: torch.zeros(shape))
 
@@ -368,172 +353,211 @@ def close(first: list[np.ndarray], second: list[np.ndarray]) -> None:
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
 
 
-@QUESTION
-@pytest.mark.parametrize(
-    "indices",
-    [
+@asked_of(by_cell=True, takes="indices")
+def test_the_order_of_indices_is_kept(cls: type[Estimator], question: str, without_draws: None) -> None:
+    model = fitted(cls)
+    whole = ask(model, question)
+    for indices in (
         [5, 2, 9],
         np.array([140, 0, 77]),
-        [3, 3, 3],
+        [3, 3, 3],  # repeated
         np.arange(N)[::-1],
-        np.arange(N) % 7 == 0,
-        [False] * (N - 1) + [True],
-    ],
-    ids=["list", "array", "repeated", "reversed", "mask", "list mask"],
-)
-def test_the_order_of_indices_is_kept(
-    fitted: Any, question: str, indices: Any, monkeypatch: pytest.MonkeyPatch
+        np.arange(N) % 7 == 0,  # a mask
+        [False] * (N - 1) + [True],  # a mask as a list
+    ):
+        expected, answer = take(whole, np.arange(N)[np.asarray(indices)]), ask(model, question, indices=indices)
+        if question == "posterior_predictive_sample":  # counts of a cell are drawn after those of the cells before
+            assert rows(answer) == rows(expected)
+        else:
+            close(answer, expected)
+
+
+@asked_of(by_cell=True, takes="batch_size")
+def test_the_minibatch_size_makes_no_difference(cls: type[Estimator], question: str, without_draws: None) -> None:
+    model = fitted(cls)
+    whole = ask(model, question)
+    for batch_size in (1, 7, 1000):
+        answer = ask(model, question, batch_size=batch_size)
+        if question == "posterior_predictive_sample":
+            assert rows(answer) == rows(whole)
+        else:
+            close(answer, whole)
+
+
+@asked_of(by_cell=True, takes="batch_size")
+def test_the_session_minibatch_size_stands_in(
+    cls: type[Estimator], question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_draws(fitted, monkeypatch)
-    positions = np.arange(N)[np.asarray(indices)]
-    close(ask(fitted, question, indices=indices), take(ask(fitted, question), positions))
-
-
-@QUESTION
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_the_minibatch_size_makes_no_difference(
-    fitted: Any, question: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_draws(fitted, monkeypatch)
-    close(ask(fitted, question, batch_size=batch_size), ask(fitted, question))
-
-
-@QUESTION
-def test_the_session_minibatch_size_stands_in(fitted: Any, question: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = ask(fitted, question, batch_size=9)
+    expected = ask(fitted(cls), question, batch_size=9)
     monkeypatch.setattr(scvi.settings, "_batch_size", 9)
-    assert equal(ask(fitted, question), expected)
+    assert equal(ask(fitted(cls), question), expected)
 
 
-@QUESTION
-def test_other_cells_may_be_asked_about(fitted: Any, question: str) -> None:
-    other = make_adata(n=30, seed=1)
-    model_genes = fitted.schema.genes
-    answer = ask(fitted, question, adata=other)
-    assert all(part.shape[0 if part.ndim == 1 else -2] == 30 for part in answer)
+@asked_of(by_cell=True)
+def test_other_cells_may_be_asked_about(cls: type[Estimator], question: str) -> None:
+    model, other = fitted(cls), make_adata(n=30, seed=1)
+    answer = ask(model, question, adata=other)
+    assert rows(answer) == n_cells(model, answer, 30)
     assert "_scvi" not in other.uns
     shuffled = other[:, np.random.default_rng(0).permutation(G)].copy()
-    assert tuple(shuffled.var_names) != model_genes
-    assert equal(ask(fitted, question, adata=shuffled), answer)
+    assert shuffled.var_names.tolist() != cells_of(model)[0].var_names.tolist()
+    assert equal(ask(model, question, adata=shuffled), answer)
     further = make_adata(n=30, g=3)
     further.var_names = ["new0", "new1", "new2"]
     further.obsm.clear()
-    import anndata
-
     wider = anndata.concat([further, other], axis=1, merge="first")
     wider.obs = other.obs
-    assert equal(ask(fitted, question, adata=wider), answer)
+    assert equal(ask(model, question, adata=wider), answer)
 
 
-@QUESTION
-def test_the_own_cells_given_explicitly(fitted: Any, question: str) -> None:
-    assert equal(ask(fitted, question, adata=fitted.adata), ask(fitted, question))
-    assert equal(ask(fitted, question, adata=fitted.adata.copy()), ask(fitted, question))
-    part = fitted.adata[20:50]
+@asked_of(by_cell=True)
+def test_the_own_cells_given_explicitly(cls: type[Estimator], question: str) -> None:
+    model = fitted(cls)
+    adata = cells_of(model)[0]
+    assert equal(ask(model, question, adata=adata), ask(model, question))
+    assert equal(ask(model, question, adata=adata.copy()), ask(model, question))
+    part = adata[20:50]
     assert part.is_view
-    assert equal(ask(fitted, question, adata=part), ask(fitted, question, indices=range(20, 50)))
+    answer = ask(model, question, adata=part)
+    assert rows(answer) == n_cells(model, answer, 30)
     assert part.is_view
+    if not is_paired(cls):
+        assert equal(answer, ask(model, question, indices=range(20, 50)))
 
 
-@QUESTION
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"indices": [0, N]}, IndexError, rf"indices holds {N}; there are {N} cells"),
-        ({"indices": [-1]}, IndexError, "indices holds -1"),
-        ({"indices": [0.5]}, ValueError, "list of cell positions or a mask"),
-        ({"indices": ["cell1"]}, ValueError, "list of cell positions or a mask"),
-        ({"indices": 3}, ValueError, "list of cell positions or a mask"),
-        ({"indices": [True, False]}, ValueError, rf"2 values for {N} cells"),
-        ({"indices": []}, ValueError, "no cell"),
-        ({"batch_size": 0}, ValueError, "batch_size=0 is not a positive integer"),
-        ({"batch_size": 1.5}, ValueError, "batch_size=1.5"),
-        ({"seed": -1}, ValueError, "seed=-1"),
-        ({"seed": 0.5}, ValueError, "seed=0.5"),
-        ({"adata": "cells.h5ad"}, TypeError, "pass an anndata.AnnData"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_bad_arguments_are_refused(
-    fitted: Any, question: str, arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        ask(fitted, question, **arguments)
+BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"indices": [0, N]}, IndexError, rf"indices holds {N}; there are {N} cells"),
+    ({"indices": [-1]}, IndexError, "indices holds -1"),
+    ({"indices": [0.5]}, ValueError, "list of cell positions or a mask"),
+    ({"indices": ["cell1"]}, ValueError, "list of cell positions or a mask"),
+    ({"indices": 3}, ValueError, "list of cell positions or a mask"),
+    ({"indices": [True, False]}, ValueError, rf"2 values for {N} cells"),
+    ({"indices": []}, ValueError, "no cell"),
+    ({"batch_size": 0}, ValueError, "batch_size=0 is not a positive integer"),
+    ({"batch_size": 1.5}, ValueError, "batch_size=1.5"),
+    ({"seed": -1}, ValueError, "seed=-1"),
+    ({"seed": 0.5}, ValueError, "seed=0.5"),
+]
 
 
-@QUESTION
-def test_other_cells_must_fit(fitted: Any, question: str) -> None:
+@asked_of(by_cell=True)
+def test_bad_arguments_are_refused(cls: type[Estimator], question: str) -> None:
+    for arguments, error, message in BAD_ARGUMENTS:
+        if parameters(cls, question).keys() >= arguments.keys():
+            with pytest.raises(error, match=message):
+                ask(fitted(cls), question, **arguments)
+    with pytest.raises(TypeError, match=r"pass an anndata\.AnnData"):
+        ask(fitted(cls), question, adata="cells.h5ad")
+
+
+@asked_of(by_cell=True)
+def test_other_cells_must_fit(cls: type[Estimator], question: str) -> None:
     unknown = make_adata(n=20)
     unknown.obs["batch"] = ["b0", "b7"] * 10
     with pytest.raises(ValueError, match=r"never seen: 'b7' \(10 cells\)"):
-        ask(fitted, question, adata=unknown)
+        ask(fitted(cls), question, adata=unknown)
     narrow = make_adata(n=20)[:, :30]
     with pytest.raises(ValueError, match=rf"lacks 10 of the {G} genes.*'gene30'"):
-        ask(fitted, question, adata=narrow)
+        ask(fitted(cls), question, adata=narrow)
     normalised = make_adata(n=20)
     normalised.X = np.log1p(normalised.X.toarray())
     with pytest.raises(ValueError, match=r"non-integer value.*raw counts"):
-        ask(fitted, question, adata=normalised)
+        ask(fitted(cls), question, adata=normalised)
 
 
+@EACH
 def test_bad_options_are_refused(cls: type[Estimator], cells: AnnData) -> None:
-    set_up(cls, cells)
-    name = {option: option for option in ("dispersion", "n_layers", "dropout_rate")} | NAMES.get(cls, {})
-    if "gene_likelihood" in inspect.signature(cls).parameters:
-        known = r"'(zinb', 'nb', 'poisson|nb', 'zinb)'"
-        with pytest.raises(ValueError, match=rf"gene_likelihood='gaussian' is not one of {known}"):
-            cls(cells, gene_likelihood="gaussian")
+    adatas = with_partner(cls, cells)
+    set_up(cls, *adatas)
+    known = inspect.signature(cls).parameters
+    if "gene_likelihood" in known:
+        choices = r"'(zinb', 'nb', 'poisson|nb', 'zinb)'"
+        with pytest.raises(ValueError, match=rf"gene_likelihood='gaussian' is not one of {choices}"):
+            cls(*adatas, gene_likelihood="gaussian")
     with pytest.raises(ValueError, match=r"dispersion='gene-bach' is not one of 'gene', 'gene-batch'"):
-        cls(cells, **{name["dispersion"]: "gene-bach"})
-    wrong = [("n_latent", 0), ("n_hidden", -3), (name["n_layers"], 0), ("n_latent", 2.5), ("n_latent", "many")]
+        cls(*adatas, **options_of(cls, {"dispersion": "gene-bach"}))
+    wrong: list[tuple[str, Any]] = [
+        ("n_latent", 0),
+        ("n_hidden", -3),
+        ("n_layers", 0),
+        ("n_latent", 2.5),
+        ("n_latent", "many"),
+        ("dropout_rate", 1.5),
+        ("latent_distribution", "cauchy"),
+        ("seed", -1),
+    ]
     for option, value in wrong:
-        with pytest.raises(ValueError, match=f"{option}={value!r}"):
-            cls(cells, **{option: value})
-    with pytest.raises(ValueError, match=rf"{name['dropout_rate']}=1\.5"):
-        cls(cells, **{name["dropout_rate"]: 1.5})
-    with pytest.raises(ValueError, match=r"latent_distribution='cauchy'"):
-        cls(cells, latent_distribution="cauchy")
+        name = NAMES.get(cls, {}).get(option, option)
+        if name in known:
+            in_network = {"n_hidden": "dim_hidden", "dropout_rate": "dropout_rate_encoder"} if is_paired(cls) else {}
+            with pytest.raises(ValueError, match=rf"{in_network.get(name, name)}\w*={value!r}"):
+                cls(*adatas, **{name: value})
     with pytest.raises(TypeError, match="n_latnet"):
-        cls(cells, n_latnet=3)
+        cls(*adatas, n_latnet=3)
 
 
 # ---- files and devices -----------------------------------------------------------------------------------------------
 
 
-def test_save_and_load(fitted: Any, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "model")
-    loaded = type(fitted).load(tmp_path / "model", fitted.adata)
-    assert type(loaded) is type(fitted)
-    assert repr(loaded) == repr(fitted)
-    assert same(weights(loaded), weights(fitted))
-    for question in QUESTIONS:
-        assert equal(ask(loaded, question), ask(fitted, question))
-    for name, answer in own_methods(fitted).items():
-        assert equal(arrays(own_methods(loaded)[name]), arrays(answer))
+@EACH
+def test_save_and_load(cls: type[Estimator], tmp_path: Path) -> None:
+    model = fitted(cls)
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", *cells_of(model))
+    assert type(loaded) is cls
+    assert repr(loaded) == repr(model)
+    assert same(weights(loaded), weights(model))
+    for name, table in model.history.items():
+        pd.testing.assert_frame_equal(loaded.history[name], table)
+    for part in ("train_indices", "validation_indices"):
+        assert equal(by_data_set(getattr(loaded, part)), by_data_set(getattr(model, part)))
+    for question in questions(cls):
+        assert equal(ask(loaded, question), ask(model, question))
 
 
-def test_a_model_without_cells(fitted: Any, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "model")
-    loaded = type(fitted).load(tmp_path / "model")
-    assert loaded.adata is None
-    for question in QUESTIONS:
-        with pytest.raises(ValueError, match=rf"without cells.*pass adata to {type(fitted).__name__}\.load"):
+@EACH
+def test_a_model_without_cells(cls: type[Estimator], tmp_path: Path) -> None:
+    model = fitted(cls)
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model")
+    assert cells_of(loaded) == [None] * len(names_of_cells(cls))
+    for question in questions(cls, by_cell=True):
+        with pytest.raises(ValueError, match=rf"without cells.*pass adata to {cls.__name__}\.load"):
             ask(loaded, question)
-        assert equal(ask(loaded, question, adata=fitted.adata), ask(fitted, question))
+        given = {"adatas": cells_of(model)} if is_paired(cls) else {"adata": cells_of(model)[0]}
+        assert equal(ask(loaded, question, **given), ask(model, question))
     with pytest.raises(ValueError, match="cannot train"):
         loaded.train(**QUICK)
+    with pytest.raises(ValueError, match="save_anndata=True, but this model was loaded without"):
+        loaded.save(tmp_path / "again", save_anndata=True)
 
 
-def test_a_loaded_model_trains_on(fitted: Any, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "model")
-    twins = [type(fitted).load(tmp_path / "model", fitted.adata) for _ in range(2)]
-    for model in twins:
-        model.train(**QUICK)
-        assert model.history["elbo_train"].index.tolist() == list(range(6))
-    assert same(*(weights(model) for model in twins))
-    assert not same(weights(twins[0]), weights(fitted))
+@EACH
+def test_cells_are_saved_with_the_model(cls: type[Estimator], tmp_path: Path) -> None:
+    model = fitted(cls)
+    model.save(tmp_path / "model", save_anndata=True)
+    loaded = cls.load(tmp_path / "model")
+    assert [adata.shape for adata in cells_of(loaded)] == [adata.shape for adata in cells_of(model)]
+    assert equal(ask(loaded, "get_latent_representation"), ask(model, "get_latent_representation"))
 
 
+@EACH
+def test_a_loaded_model_trains_on(cls: type[Estimator], tmp_path: Path) -> None:
+    model = fitted(cls)
+    model.save(tmp_path / "model")
+    twins = [cls.load(tmp_path / "model", *cells_of(model)) for _ in range(2)]
+    for twin in twins:
+        twin.train(**QUICK)
+        assert twin.history["elbo_train"].index.tolist() == list(range(6))
+    assert same(*(weights(twin) for twin in twins))
+    assert not same(weights(twins[0]), weights(model))
+    never_saved = make(cls)
+    for _ in range(2):
+        never_saved.train(**QUICK)
+    assert same(weights(never_saved), weights(twins[0]))
+
+
+@EACH
 def test_devices(cls: type[Estimator]) -> None:
     model = make(cls)
     assert model.device == torch.device("cpu")
@@ -544,19 +568,21 @@ def test_devices(cls: type[Estimator]) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@EACH
 def test_a_gpu(cls: type[Estimator], tmp_path: Path) -> None:
     before = torch.cuda.get_rng_state()
     model = make(cls)
     model.train(**QUICK, accelerator="gpu", devices=[0], checkpoint_dir=tmp_path / "checkpoint")
     assert model.device == torch.device("cuda", 0)
     assert torch.equal(torch.cuda.get_rng_state(), before)
-    for question in QUESTIONS:
+    for question in questions(cls):
         assert all(np.isfinite(part).all() for part in ask(model, question))
-    latent = model.get_latent_representation()
+    latent = ask(model, "get_latent_representation")
     model.save(tmp_path / "model")
-    loaded = cls.load(tmp_path / "model", model.adata)
+    loaded = cls.load(tmp_path / "model", *cells_of(model))
     assert loaded.device == torch.device("cpu")
-    np.testing.assert_allclose(loaded.get_latent_representation(), latent, rtol=1e-3, atol=1e-4)
+    for found, expected in zip(ask(loaded, "get_latent_representation"), latent, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     loaded.to_device(0)
     assert loaded.device == model.device
     model.train(**QUICK, accelerator="cpu")

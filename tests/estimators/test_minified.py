@@ -1,4 +1,4 @@
-"""Cells without counts: what a model answers, and what it refuses. A new estimator joins by a line in MINIFIED."""
+"""Cells without counts: what a model answers, and what it refuses."""
 
 from __future__ import annotations
 
@@ -10,23 +10,11 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-import scvi
+from asking import ESTIMATORS, SETUP, options_of, set_up
 from scvi.estimators.base import Estimator
 from small_cells import KEYS, QUICK, TINY, N, make_adata
 
-# With what set-up cannot do without.
-MINIFIED: dict[type[Estimator], dict[str, Any]] = {
-    scvi.SCVI: {},
-    scvi.LinearSCVI: {},
-    scvi.AUTOZI: {},
-    scvi.CondSCVI: {"labels_key": "cell_type"},
-    scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "t2"},
-    scvi.TOTALVI: {"protein_expression_obsm_key": "proteins"},
-}
-# Options that an estimator has under another name.
-NAMES: dict[type[Estimator], dict[str, str]] = {
-    scvi.TOTALVI: {"dispersion": "gene_dispersion", "n_layers": "n_layers_encoder"}
-}
+MINIFIED = [cls for cls in ESTIMATORS if hasattr(cls, "minify_adata")]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "observed library": {},
@@ -51,9 +39,8 @@ def cls(request: pytest.FixtureRequest) -> type[Estimator]:
 def make(cls: type[Estimator], setup: Any = None, **options: Any) -> Any:
     cells = make_adata()
     cells.obsm["X_umap"], cells.layers["log"] = np.ones((N, 2)), cells.X.log1p()
-    cls.setup_anndata(cells, **{**MINIFIED[cls], **(setup or {"batch_key": "batch"})})
-    own = {NAMES.get(cls, {}).get(name, name): value for name, value in options.items()}
-    model = cls(cells, **{**TINY, **own})
+    set_up(cls, cells, **(setup or {"batch_key": "batch"}))
+    model = cls(cells, **options_of(cls, {**TINY, **options}))
     model.train(**QUICK)
     return model
 
@@ -108,7 +95,7 @@ def test_counts_are_dropped_and_the_rest_is_kept(cls: type[Estimator]) -> None:
     assert isinstance(model.adata, AnnData)
     assert model.adata.X is None
     assert list(model.adata.layers) == []
-    kept = set(cells.obsm) - set(MINIFIED[cls].values())  # what set-up was told of are counts
+    kept = set(cells.obsm) - set(SETUP.get(cls, {}).values())  # what set-up was told of are counts
     assert set(model.adata.obsm) == kept | {"scvi_qz_mean", "scvi_qz_var", "scvi_log_library"}
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_mean"], mean)
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_var"], variance)
@@ -129,7 +116,7 @@ def test_what_needs_counts_is_refused(cls: type[Estimator]) -> None:
     with pytest.raises(ValueError, match="minified, and to minify needs counts"):
         model.minify_adata()
     with pytest.raises(ValueError, match="minified, its counts were dropped"):
-        cls.setup_anndata(model.adata, **MINIFIED[cls])
+        set_up(cls, model.adata)
     with pytest.raises(ValueError, match="minified, its counts were dropped"):
         cls.load_query_data(model.adata, model)
     assert np.isfinite(model.get_elbo(cells))
@@ -159,7 +146,7 @@ def test_what_was_kept_has_to_be_readable(cls: type[Estimator]) -> None:
     with pytest.raises(ValueError, match=r"cannot be read.*scvi_qz_var"):
         model.get_latent_representation(broken)
     cells = make_adata()
-    cls.setup_anndata(cells, **MINIFIED[cls])
+    set_up(cls, cells)
     with pytest.raises(RuntimeError, match="not trained"):
         cls(cells, **TINY).minify_adata()
 

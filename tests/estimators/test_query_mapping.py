@@ -1,4 +1,4 @@
-"""Mapping cells of new batches onto a fitted reference. A new estimator joins by a line in MAPPED.
+"""Mapping cells of new batches onto a fitted reference.
 
 What holds: the weights that were there before, and with them the answers about the cells of the reference, stay as they
 are; the new ones train; genes and categories are matched by name.
@@ -19,23 +19,14 @@ from anndata import AnnData
 from sklearn.neighbors import KNeighborsClassifier
 
 import scvi
+from asking import ESTIMATORS, options_of, same, set_up
 from scvi.estimators.base import Estimator
 from scvi.fit import fit as fitting
 from small_cells import QUICK, TINY, G, make_adata
 
-# With what set-up cannot do without.
-MAPPED: dict[type[Estimator], dict[str, Any]] = {
-    scvi.SCVI: {},
-    scvi.LinearSCVI: {},
-    scvi.AUTOZI: {},
-    scvi.CondSCVI: {"labels_key": "cell_type"},
-    scvi.SCANVI: {"labels_key": "cell_type", "unlabeled_category": "Unknown"},
-    scvi.TOTALVI: {"protein_expression_obsm_key": "proteins"},
-}
-# Options that an estimator has under another name.
-NAMES: dict[type[Estimator], dict[str, str]] = {
-    scvi.TOTALVI: {"dispersion": "gene_dispersion", "n_layers": "n_layers_encoder"}
-}
+MAPPED = [cls for cls in ESTIMATORS if hasattr(cls, "load_query_data")]
+# All cells have a label, so that the labelled ones are of every batch.
+LABELS = {scvi.SCANVI: {"unlabeled_category": "Unknown"}}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "seen by the encoder": {"encode_covariates": True},
@@ -68,9 +59,8 @@ def make_reference(cls: type[Estimator], cells: AnnData | None = None, setup: An
 
 
 def make(cls: type[Estimator], cells: AnnData, setup: Any = None, **options: Any) -> Any:
-    cls.setup_anndata(cells, **{**MAPPED[cls], **({"batch_key": "batch"} if setup is None else setup)})
-    own = {NAMES.get(cls, {}).get(name, name): value for name, value in options.items()}
-    return cls(cells, **{**TINY, **own})
+    set_up(cls, cells, **{**LABELS.get(cls, {}), **({"batch_key": "batch"} if setup is None else setup)})
+    return cls(cells, **options_of(cls, {**TINY, **options}))
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +78,6 @@ def load(cls: type[Estimator], cells: AnnData, reference: Any, **options: Any) -
 
 def state(model: Any) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in model.module.state_dict().items()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def old_part(model: Any) -> dict[str, torch.Tensor]:
