@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 import numpy as np
 
-__all__ = ["check_flag", "check_integer", "check_number", "is_integer", "is_number"]
+__all__ = [
+    "batch_code",
+    "check_choice",
+    "check_draws",
+    "check_flag",
+    "check_integer",
+    "check_number",
+    "check_rate",
+    "check_sizes",
+    "is_integer",
+    "is_number",
+]
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
@@ -46,3 +58,39 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name}={value!r} is not True or False")
     return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...] | list[str]) -> None:
+    """Refuse an option that is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def check_draws(name: str, value: Any) -> None:
+    """Refuse a number of posterior draws that is none."""
+    check_integer(name, value, 1, wanted="a number of draws, an integer from 1 on")
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Refuse a dropout rate that is none."""
+    if not (is_number(value) and 0 <= value < 1):
+        raise ValueError(f"{name}={value!r} is not a number in [0, 1)")
+
+
+def check_sizes(least: int, **sizes: Any) -> None:
+    """Refuse sizes of networks that are no integers from `least` on."""
+    for name, value in sizes.items():
+        check_integer(name, value, least)
+
+
+def batch_code(name: str, code: Any, n_batch: int) -> int | None:
+    """The code of one of `n_batch` batches as an int; None stays None. 0 and 1 batches both have the code 0."""
+    if code is None:
+        return None
+    try:
+        position = operator.index(code)
+    except TypeError:
+        raise ValueError(f"{name}={code!r} is not the code of a batch, an integer") from None
+    if not 0 <= position < max(n_batch, 1):
+        raise ValueError(f"{name}={code!r} is not a batch of this model, which has 0 to {max(n_batch, 1) - 1}")
+    return position

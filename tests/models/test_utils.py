@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scvi.models.utils import broadcast_labels, check_choice, enumerate_discrete, iterate, one_hot
+from scvi._checks import check_choice
+from scvi.models.utils import broadcast_labels, enumerate_discrete, iterate, one_hot
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float32, torch.float64])

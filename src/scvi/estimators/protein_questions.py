@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scvi._checks import check_flag, check_integer, check_number
+from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._random import resolve_seed
 from scvi.estimators.cells import Indices, positions_of
 from scvi.estimators.questions import checked_library_size, drawn_cells, table
-from scvi.models.utils import check_choice
 from scvi.queries import proteins as queries
 from scvi.queries.proteins import Part, ProteinValue
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_integer, check_number
+from scvi._checks import batch_code, check_integer, check_number
 from scvi.inference.loaders import endless, fold_tail
 from scvi.inference.posterior import Posterior, metric
 from scvi.inference.trainer import Trainer
@@ -19,7 +19,6 @@ from scvi.minibatch import Minibatch
 from scvi.models.adversary import adversarial_losses, check_discriminator, class_log_probabilities
 from scvi.models.jvae import JVAE
 from scvi.models.log_likelihood import compute_elbo
-from scvi.models.utils import batch_code
 from scvi.queries import evaluating
 from scvi.queries.imputation import data_set_probabilities, imputed
 from scvi.queries.latent import latent

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 
+from scvi._checks import check_draws
 from scvi.inference import posterior_utils
 from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
 from scvi.minibatch import Minibatch
@@ -23,7 +24,6 @@ from scvi.models.log_likelihood import (
     compute_marginal_log_likelihood_autozi,
     compute_reconstruction_error,
 )
-from scvi.models.utils import check_draws
 from scvi.queries import evaluating
 from scvi.queries.expression import normalized, rate
 from scvi.queries.latent import latent, library

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_flag, check_number
+from scvi._checks import check_choice, check_flag, check_number
 from scvi.cells.checks import named
 from scvi.cells.protein_background import background_moments
 from scvi.cells.storage import as_dense
@@ -21,7 +21,6 @@ from scvi.inference.posterior import Posterior
 from scvi.inference.total_posterior import MEASUREMENT, TotalPosterior
 from scvi.models.adversary import check_discriminator
 from scvi.models.classifier import Classifier
-from scvi.models.utils import check_choice
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_number
+from scvi._checks import batch_code, check_choice, check_draws, check_number
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
 from scvi.models.totalvae import TOTALVAE
-from scvi.models.utils import batch_code, check_choice, check_draws
 from scvi.queries import evaluating, proteins
 from scvi.queries.likelihood import marginal
 from scvi.queries.proteins import Draws, Part, ProteinValue

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta, kl_divergence
 
-from scvi._checks import is_number
+from scvi._checks import check_choice, check_draws, is_number
 from scvi.kernels import mixed_dropout
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020
@@ -17,7 +17,6 @@ from scvi.models.base import Elbo, Latent, Moments, batch_codes
 from scvi.models.decoded import Decoded
 from scvi.models.distributions import NegativeBinomial
 from scvi.models.one_hot import table_shape
-from scvi.models.utils import check_choice, check_draws
 from scvi.models.vae import VAE
 
 __all__ = ["AutoZIVAE"]

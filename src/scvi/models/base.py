@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from scvi._checks import check_draws
 from scvi.minibatch import Minibatch
 from scvi.models.decoded import Decoded
 from scvi.models.gaussian import draw, draw_with_kl
-from scvi.models.utils import check_draws
 
 __all__ = ["Elbo", "Latent", "Model", "Moments", "batch_codes", "blocks_of_draws", "observed_log_size"]
 

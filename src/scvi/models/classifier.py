@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from scvi._checks import check_flag
+from scvi._checks import check_flag, check_rate, check_sizes
 from scvi.models.layers import FCLayers
-from scvi.models.utils import check_rate, check_sizes
 
 __all__ = ["Classifier"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_flag, check_integer
+from scvi._checks import check_flag, check_integer, check_rate, check_sizes
 from scvi.kernels.affine import as_tensor
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_jvae
@@ -18,7 +18,6 @@ from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules import Encoder, MultiDecoder, MultiEncoder
 from scvi.models.one_hot import table_shape
-from scvi.models.utils import check_rate, check_sizes
 
 __all__ = ["JVAE"]
 

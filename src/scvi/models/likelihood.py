@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Poisson
 
 from scvi import kernels
+from scvi._checks import check_choice
 from scvi.kernels import Affine, Counts
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.models.one_hot import columns_of
-from scvi.models.utils import check_choice
 
 __all__ = ["LIKELIHOODS", "CategoryDispersion", "Dispersion", "Likelihood", "make_dispersion", "make_likelihood"]
 

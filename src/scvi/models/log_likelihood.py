@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, logsumexp
 from torch.distributions import Beta
 
+from scvi._checks import check_draws
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model, blocks_of_draws
 from scvi.models.distributions import log_mixture_nb, log_nb_positive, log_zinb_positive
-from scvi.models.utils import check_draws
 
 __all__ = [
     "compute_elbo",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scvi._checks import batch_code, check_draws
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Latent, Model
 from scvi.models.gaussian import draw
-from scvi.models.utils import batch_code, check_draws
 
 if TYPE_CHECKING:
     from scvi.models.vae import VAE

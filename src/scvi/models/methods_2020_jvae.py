@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scvi._checks import check_integer
+from scvi._checks import batch_code, check_integer
 from scvi.minibatch import Minibatch
 from scvi.models.base import batch_codes
 from scvi.models.gaussian import draw
 from scvi.models.methods_2020 import three_terms
-from scvi.models.utils import batch_code
 
 if TYPE_CHECKING:
     from scvi.models.jvae import JVAE

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from scvi._checks import batch_code, check_draws
 from scvi.models.decoded import Decoded
 from scvi.models.distributions import log_mixture_nb
 from scvi.models.gaussian import draw
 from scvi.models.methods_2020 import decodable, drawn
 from scvi.models.modules_totalvi import MAX_LOG_LIBRARY
-from scvi.models.utils import batch_code, check_draws
 
 if TYPE_CHECKING:
     from scvi.models.totalvae import TOTALVAE

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from scvi._checks import check_choice
 from scvi.kernels import Affine, Counts
 from scvi.kernels.affine import as_tensor
 from scvi.models.gaussian import draw, gaussian_of
 from scvi.models.layers import VARIANCE_FLOOR, FCLayers, identity, reparameterize_gaussian, waiting
 from scvi.models.modules_totalvi import DecoderTOTALVI, EncoderTOTALVI
-from scvi.models.utils import check_choice
 
 __all__ = [
     "Decoder",

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from scvi._checks import check_choice
 from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, linear
 from scvi.kernels.affine import as_tensor
 from scvi.models.gaussian import draw, gaussian_of
 from scvi.models.layers import VARIANCE_FLOOR, FCLayers, dropout_rate_of, identity, reparameterize_gaussian, waiting
-from scvi.models.utils import check_choice
 
 __all__ = ["MAX_LOG_LIBRARY", "DecoderTOTALVI", "EncoderTOTALVI", "TotalHeads"]
 

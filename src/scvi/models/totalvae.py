@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from scvi._checks import check_flag
+from scvi._checks import check_choice, check_flag, check_rate, check_sizes
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
@@ -19,7 +19,6 @@ from scvi.models.gaussian import draw_with_kl
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules_totalvi import MAX_LOG_LIBRARY, DecoderTOTALVI, EncoderTOTALVI
 from scvi.models.one_hot import columns_of, table_shape
-from scvi.models.utils import check_choice, check_rate, check_sizes
 
 __all__ = ["TOTALVAE"]
 

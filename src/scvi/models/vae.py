@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_flag
+from scvi._checks import check_choice, check_flag, check_rate, check_sizes
 from scvi.kernels import Counts
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020
@@ -17,7 +17,6 @@ from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
 from scvi.models.one_hot import table_shape
-from scvi.models.utils import check_choice, check_rate, check_sizes
 
 __all__ = ["VAE"]
 
