@@ -22,7 +22,7 @@ from scvi.models.log_likelihood import (
     compute_marginal_log_likelihood_scvi,
     compute_reconstruction_error,
 )
-from scvi.queries.expression import likelihood_parameters
+from scvi.queries.expression import Wanted, likelihood_parameters
 
 N, G, K = 12, 7, 3
 KINDS = ["gene", "gene-batch", "gene-label", "gene-cell"]
@@ -295,7 +295,7 @@ def test_the_answer_about_a_cell_does_not_depend_on_draws_of_delta() -> None:
 
 def test_reported_dropout_is_that_of_the_mixture() -> None:
     model, mb = make(), cells()
-    found = likelihood_parameters(model, [mb], n_samples=1, generator=torch.Generator().manual_seed(0))
+    found = likelihood_parameters(model, [mb], Wanted(), torch.Generator().manual_seed(0))
     assert set(found) == {"mean", "dispersions", "dropout"}
     most = 1 - model.posterior().mean.detach().numpy()
     assert (expit(found["dropout"]) < most).all()

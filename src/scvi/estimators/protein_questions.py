@@ -13,8 +13,9 @@ from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._random import resolve_seed
 from scvi.estimators.cells import Indices, positions_of
 from scvi.estimators.questions import checked_library_size, drawn_cells, table
+from scvi.models.decoded import ProteinValue
 from scvi.queries import proteins as queries
-from scvi.queries.proteins import Part, ProteinValue
+from scvi.queries.expression import Wanted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -229,9 +230,9 @@ def _part(
     protein_list: Names,
     n_samples: int,
     return_mean: bool,
-) -> Part:
+) -> Wanted:
     known = _protein_names(self)
-    return Part(
+    return Wanted(
         genes=self._cells.gene_positions(gene_list),
         proteins=None if protein_list is None else positions_of(protein_list, known, NO_PROTEIN),
         transform_batch=self._cells.batch_codes(transform_batch),
@@ -240,7 +241,7 @@ def _part(
     )
 
 
-def _names(self: Estimator, part: Part) -> tuple[np.ndarray, np.ndarray]:
+def _names(self: Estimator, part: Wanted) -> tuple[np.ndarray, np.ndarray]:
     """Of the genes and of the proteins that are wanted."""
     genes, proteins = (np.array(names, dtype=object) for names in (self.schema.genes, _protein_names(self)))
     return (

@@ -15,6 +15,7 @@ from scvi._checks import check_integer, is_number
 from scvi._random import resolve_seed
 from scvi.estimators.cells import Indices
 from scvi.queries import expression, latent, likelihood
+from scvi.queries.expression import Wanted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -134,12 +135,14 @@ def get_normalized_expression(
     values = expression.normalized(
         self.module,
         self._minibatches(data, positions, batch_size),
-        transform_batch=self._cells.batch_codes(transform_batch),
-        genes=genes,
-        library_size=checked_library_size(library_size),
-        n_samples=check_integer("n_samples", n_samples, 1),
-        return_mean=return_mean,
-        generator=self._generator(seed),
+        Wanted(
+            genes=genes,
+            transform_batch=self._cells.batch_codes(transform_batch),
+            n_samples=check_integer("n_samples", n_samples, 1),
+            return_mean=return_mean,
+        ),
+        checked_library_size(library_size),
+        self._generator(seed),
     )
     if return_numpy or values.ndim == 3:
         return values
@@ -167,13 +170,8 @@ def get_likelihood_parameters(
         'protein_dispersions' (inverse). Each (n, .), or (s, n, .) for several draws that are not averaged.
     """
     minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
-    return expression.likelihood_parameters(
-        self.module,
-        minibatches,
-        n_samples=check_integer("n_samples", n_samples, 1),
-        give_mean=give_mean,
-        generator=self._generator(seed),
-    )
+    wanted = Wanted(n_samples=check_integer("n_samples", n_samples, 1), return_mean=give_mean)
+    return expression.likelihood_parameters(self.module, minibatches, wanted, self._generator(seed))
 
 
 def get_elbo(

@@ -25,7 +25,7 @@ from scvi.models.log_likelihood import (
     compute_reconstruction_error,
 )
 from scvi.queries import evaluating
-from scvi.queries.expression import normalized, rate
+from scvi.queries.expression import Wanted, normalized
 from scvi.queries.latent import latent, library
 from scvi.queries.likelihood import marginal
 
@@ -322,15 +322,8 @@ class Posterior:
             raise ValueError("return_df=True needs return_mean=True: a table has no axis for the draws")
         self._refuse_unfit()
         genes = None if gene_list is None else self._gene_positions(gene_list)
-        scale = normalized(
-            self.model,
-            self._undropped().minibatches(),
-            transform_batch=self._batch_codes(transform_batch),
-            genes=genes,
-            library_size=library_size,
-            n_samples=n_samples,
-            return_mean=return_mean,
-        )
+        wanted = Wanted(genes, None, self._batch_codes(transform_batch), n_samples, return_mean)
+        scale = normalized(self.model, self._undropped().minibatches(), wanted, library_size)
         as_table = genes is not None and len(genes) > 1 and not all_draws if return_df is None else return_df
         if not as_table:
             return scale
@@ -357,12 +350,8 @@ class Posterior:
         """
         check_draws("n_samples", n_samples)
         self._refuse_unfit()
-        return rate(
-            self.model,
-            self._undropped().minibatches(),
-            transform_batch=self._batch_codes(transform_batch),
-            n_samples=n_samples,
-        )
+        wanted = Wanted(None, None, self._batch_codes(transform_batch), n_samples, return_mean=False)
+        return normalized(self.model, self._undropped().minibatches(), wanted, "latent")
 
     # Files --------------------------------------------------------------------------------------------------------
 

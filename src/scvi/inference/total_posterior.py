@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from scvi._checks import batch_code, check_choice, check_draws, check_number
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
+from scvi.models.decoded import ProteinValue
 from scvi.models.gaussian import draw
 from scvi.models.totalvae import TOTALVAE
 from scvi.queries import evaluating, proteins
+from scvi.queries.expression import Wanted
 from scvi.queries.likelihood import marginal
-from scvi.queries.proteins import Draws, Part, ProteinValue
+from scvi.queries.proteins import Draws
 
 if TYPE_CHECKING:
     from scvi.dataset import GeneExpressionDataset
@@ -286,10 +288,10 @@ class TotalPosterior(Posterior):
         cells = self._undropped()
         return (cells if batch_size is None else cells.update({"batch_size": batch_size})).minibatches()
 
-    def _part(self, n_samples: int, give_mean: bool, transform_batch: Batches = None) -> Part:
+    def _part(self, n_samples: int, give_mean: bool, transform_batch: Batches = None) -> Wanted:
         check_draws("n_samples", n_samples)
         codes = self._batch_codes(transform_batch)
-        return Part(transform_batch=codes, n_samples=n_samples, return_mean=give_mean)
+        return Wanted(transform_batch=codes, n_samples=n_samples, return_mean=give_mean)
 
 
 class _CollateProteins(Collate):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -46,11 +48,11 @@ class Elbo:
     def fixed(self) -> Tensor:
         """(n,) the terms that are never annealed."""
         others = [value for name, value in self.kl.items() if name not in self.annealed]
-        return _total([*self.reconstruction.values(), *others])
+        return reduce(add, [*self.reconstruction.values(), *others])
 
     def warmed(self) -> Tensor:
         """(n,) the terms that are annealed."""
-        return _total([self.kl[name] for name in self.annealed])
+        return reduce(add, [self.kl[name] for name in self.annealed])
 
     def per_cell(self) -> Tensor:
         """(n,) negative ELBO with full weights, without the global term."""
@@ -63,13 +65,6 @@ class Elbo:
         """
         bound = self.fixed() + kl_weight * self.warmed()
         return bound.mean() if n_cells is None else bound.sum() / n_cells
-
-
-def _total(terms: list[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
 
 
 class Latent(NamedTuple):

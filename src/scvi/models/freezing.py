@@ -69,7 +69,7 @@ class Scope:
 
     def reaches(self, kind: str) -> bool:
         """Whether a fit may change a part of the network: 'encoder', 'decoder' or 'classifier'."""
-        return any(_is_part(name, kind) for name in self.trained)
+        return any(_part_of(name) == kind for name in self.trained)
 
     def describe(self) -> dict[str, str]:
         """Tells one scope from another, in plain JSON types."""
@@ -165,12 +165,14 @@ def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze
         trained = {name: torch.tensor(True) for name, p in model.named_parameters() if p.requires_grad}
     if not freeze.classifier:
         named = model.named_parameters()
-        trained |= {name: torch.tensor(True) for name, p in named if _is_part(name, "classifier") and p.requires_grad}
+        trained |= {name: torch.tensor(True) for name, p in named if _part_of(name) == "classifier" and p.requires_grad}
+    thaws = {  # first layers and batch norm, by part of the network
+        "encoder": (not freeze.expression, not freeze.batchnorm_encoder),
+        "decoder": (not freeze.decoder_first_layer, not freeze.batchnorm_decoder),
+        "classifier": (False, not freeze.classifier),
+    }
     for name, module in model.named_modules():
-        encodes, decodes, labels = (_is_part(name, kind) for kind in ("encoder", "decoder", "classifier"))
-        thaws_first = (encodes and not freeze.expression) or (decodes and not freeze.decoder_first_layer)
-        thaws_norm = (encodes and not freeze.batchnorm_encoder) or (decodes and not freeze.batchnorm_decoder)
-        thaws_norm |= labels and not freeze.classifier
+        thaws_first, thaws_norm = thaws.get(_part_of(name), (False, False))
         if isinstance(module, FCLayers) and thaws_first:
             trained |= _whole(f"{name}.fc_layers.Layer 0.0", module.fc_layers[0][0])  # type: ignore[index]
         if isinstance(module, nn.BatchNorm1d):
@@ -187,6 +189,7 @@ def _whole(name: str, module: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.{parameter}": torch.tensor(True) for parameter, _ in module.named_parameters()}
 
 
-def _is_part(name: str, kind: str) -> bool:
-    """Whether a module or parameter belongs to an encoder, a decoder or a classifier; attribute names tell."""
-    return kind in name.split(".")[0].split("_")
+def _part_of(name: str) -> str:
+    """Which part of a network a module or parameter belongs to; attribute names tell."""
+    words = name.split(".")[0].split("_")
+    return next((part for part in ("encoder", "decoder", "classifier") if part in words), "")

@@ -13,7 +13,7 @@ from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, linear
 from scvi.models.gaussian import draw
 from scvi.models.one_hot import as_one_hot
 
-__all__ = ["VARIANCE_FLOOR", "FCLayers", "dropout_rate_of", "identity", "reparameterize_gaussian", "waiting"]
+__all__ = ["VARIANCE_FLOOR", "FCLayers", "hidden", "identity", "reparameterize_gaussian", "waiting"]
 
 VARIANCE_FLOOR = 1e-4  # of the Gaussians that encoders give
 
@@ -93,14 +93,9 @@ class FCLayers(nn.Module):
         """
         covariates = self.covariates(cat_list, cont)
         for layer in self.fc_layers:
-            first, norm, relu, dropout = layer.children()
             columns = [*([] if also is None else [also]), *(c.expand(*x.shape[:-1], -1) for c in covariates)]
             beside, also = torch.cat(columns, dim=-1) if columns else None, None
-            x = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
-            if isinstance(norm, nn.BatchNorm1d) and norm.training and isinstance(relu, nn.ReLU) and x.dim() == 2:
-                x = batch_norm_relu_dropout(x, norm, dropout_rate_of(dropout))
-            else:
-                x = dropout(relu(_each_draw(norm, x)))
+            x = hidden(layer, x, beside)  # type: ignore[arg-type]
         return x  # type: ignore[return-value]
 
     def covariates(self, cat_list: tuple[Tensor | None, ...], cont: Tensor | None) -> list[Tensor]:
@@ -121,6 +116,16 @@ class FCLayers(nn.Module):
         return covariates
 
 
+def hidden(layer: nn.Sequential, x: Counts, beside: Tensor | None = None) -> Tensor:
+    """What linear, batch norm, ReLU and dropout make of x (..., n, d) and of columns beside it."""
+    first, norm, relu, dropout = layer.children()
+    h = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
+    if isinstance(norm, nn.BatchNorm1d) and norm.training and isinstance(relu, nn.ReLU) and h.dim() == 2:
+        rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+        return batch_norm_relu_dropout(h, norm, rate)
+    return dropout(relu(_each_draw(norm, h)))
+
+
 def waiting(layer: nn.Module, h: Tensor, genes: Tensor | None = None) -> Tensor | Affine:
     """A linear layer of h (..., n, hidden), or of it the rows of some genes (k,).
 
@@ -129,11 +134,6 @@ def waiting(layer: nn.Module, h: Tensor, genes: Tensor | None = None) -> Tensor 
     """
     weight, bias = (p if genes is None else p[genes] for p in (layer.weight, layer.bias))  # type: ignore[index]
     return Affine(h, weight, bias) if torch.is_grad_enabled() else linear(h, weight, bias)  # type: ignore[arg-type]
-
-
-def dropout_rate_of(dropout: nn.Module) -> float:
-    """The rate that a module drops with now; 0 in evaluation mode."""
-    return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
 
 def _each_draw(norm: nn.Module, x: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from scvi._checks import batch_code, check_draws
-from scvi.models.decoded import Decoded
 from scvi.models.distributions import log_mixture_nb
 from scvi.models.gaussian import draw
 from scvi.models.methods_2020 import decodable, drawn
-from scvi.models.modules_totalvi import MAX_LOG_LIBRARY
+from scvi.models.modules_totalvi import MAX_LOG_LIBRARY, proteins_of_2020
 
 if TYPE_CHECKING:
     from scvi.models.totalvae import TOTALVAE
@@ -73,10 +72,12 @@ def inference(
     z, log_size, posterior = drawn(q, mb, n_samples)
     if n_samples == 1 and q.l is not None:
         log_size = log_size.clamp(max=MAX_LOG_LIBRARY)
-    px_, py_, log_pro_back_mean = _named(self.generative(z, log_size, mb, code, raw=True))
+    decoded = self.generative(z, log_size, mb, code, raw=True)
+    genes, proteins = decoded.genes, decoded.proteins
+    py_, log_pro_back_mean = proteins_of_2020(proteins.log_background, proteins.log_factor.exp(), proteins.mixing)
     return {
-        "px_": px_,
-        "py_": py_,
+        "px_": {"scale": genes.scale, "rate": genes.rate, "dropout": genes.dropout_logits, "r": genes.theta},
+        "py_": {**py_, "r": proteins.theta},
         **posterior,
         "z": self.transformed(z),
         "untran_z": z,
@@ -194,22 +195,3 @@ def scale_from_z(self: TOTALVAE, x: Tensor, y: Tensor, fixed_batch: int) -> tupl
     """Frequencies of genes and shares of proteins' foreground, decoded in batch `fixed_batch` (0.5 name)."""
     outputs = self.inference(x, y, torch.zeros_like(x[:, :1]).long(), transform_batch=fixed_batch)
     return outputs["px_"]["scale"], outputs["py_"]["scale"]
-
-
-def _named(decoded: Decoded) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """The dictionaries of 2020, and a draw of the log background."""
-    genes, proteins = decoded.genes, decoded.proteins
-    log_pro_back_mean, fore_scale = proteins.draw_background(), proteins.log_factor.exp()
-    rate_back = log_pro_back_mean.exp()
-    px_ = {"scale": genes.scale, "rate": genes.rate, "dropout": genes.dropout_logits, "r": genes.theta}
-    py_ = {
-        "back_alpha": proteins.log_background.loc,
-        "back_beta": proteins.log_background.scale,
-        "rate_back": rate_back,
-        "fore_scale": fore_scale,
-        "rate_fore": rate_back * fore_scale,
-        "mixing": proteins.mixing,
-        "r": proteins.theta,
-    }
-    py_["scale"] = normalize(proteins.foreground_probability * py_["rate_fore"], p=1, dim=-1)
-    return px_, py_, log_pro_back_mean  # type: ignore[return-value]

@@ -8,14 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
+from torch.nn.functional import normalize
 
 from scvi._checks import check_choice
-from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, linear
+from scvi.kernels import Affine, Counts, linear
 from scvi.kernels.affine import as_tensor
 from scvi.models.gaussian import draw, gaussian_of
-from scvi.models.layers import VARIANCE_FLOOR, FCLayers, dropout_rate_of, identity, reparameterize_gaussian, waiting
+from scvi.models.layers import VARIANCE_FLOOR, FCLayers, hidden, identity, reparameterize_gaussian, waiting
 
-__all__ = ["MAX_LOG_LIBRARY", "DecoderTOTALVI", "EncoderTOTALVI", "TotalHeads"]
+__all__ = ["MAX_LOG_LIBRARY", "DecoderTOTALVI", "EncoderTOTALVI", "TotalHeads", "proteins_of_2020"]
 
 MAX_LOG_LIBRARY = 15.0
 """Largest draw of the log library size."""
@@ -68,10 +69,10 @@ class EncoderTOTALVI(nn.Module):
     ) -> tuple[Normal, Normal | None]:
         """The Gaussians of the untransformed z, (n, d), and of the log library, (n, 1); `also` are the proteins."""
         h = self.encoder(genes, *cat_list, also=also, cont=cont)
-        qz = gaussian_of(_branched(self.z_encoder, h), self.z_mean_encoder, self.z_var_encoder, VARIANCE_FLOOR)
+        qz = gaussian_of(hidden(self.z_encoder, h), self.z_mean_encoder, self.z_var_encoder, VARIANCE_FLOOR)
         if not self.latent_library:
             return qz, None
-        ql = gaussian_of(_branched(self.l_encoder, h), self.l_mean_encoder, self.l_var_encoder, VARIANCE_FLOOR)
+        ql = gaussian_of(hidden(self.l_encoder, h), self.l_mean_encoder, self.l_var_encoder, VARIANCE_FLOOR)
         return qz, ql
 
     def forward(self, data: Tensor, *cat_list: Tensor | None) -> tuple[Tensor | dict[str, Tensor], ...]:
@@ -84,14 +85,6 @@ class EncoderTOTALVI(nn.Module):
         latent = {"z": z, "l": torch.exp(log_library)}
         untransformed = {"z": untran_z, "l": log_library}
         return qz.loc, qz.scale.square(), ql.loc, ql.scale.square(), latent, untransformed
-
-
-def _branched(branch: nn.Sequential, h: Tensor) -> Tensor:
-    first, norm, relu, dropout = branch
-    x = linear(h, first.weight, first.bias)  # type: ignore[arg-type]
-    if norm.training:
-        return batch_norm_relu_dropout(x, norm, dropout_rate_of(dropout))  # type: ignore[arg-type]
-    return dropout(relu(norm(x)))
 
 
 class TotalHeads(NamedTuple):
@@ -181,19 +174,23 @@ class DecoderTOTALVI(nn.Module):
         heads = self.heads(z, *cat_list)
         scale = torch.softmax(as_tensor(heads.logits), dim=-1)
         px_ = {"scale": scale, "rate": library_gene * scale, "dropout": as_tensor(heads.dropout)}  # type: ignore[arg-type]
-        log_pro_back_mean = draw(heads.background)
-        rate_back, fore_scale = torch.exp(log_pro_back_mean), heads.excess + 1 + 1e-8
-        py_ = {
-            "back_alpha": heads.background.loc,
-            "back_beta": heads.background.scale,
-            "rate_back": rate_back,
-            "fore_scale": fore_scale,
-            "rate_fore": rate_back * fore_scale,
-            "mixing": heads.mixing,
-        }
-        foreground = torch.sigmoid(-py_["mixing"]) * py_["rate_fore"]
-        py_["scale"] = torch.nn.functional.normalize(foreground, p=1, dim=-1)
-        return px_, py_, log_pro_back_mean
+        return px_, *proteins_of_2020(heads.background, heads.excess + 1 + 1e-8, heads.mixing)
+
+
+def proteins_of_2020(background: Normal, fore_scale: Tensor, mixing: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The dictionary `py_` of 2020 without the dispersion, and the draw of the log background that it is for."""
+    log_pro_back_mean = draw(background)
+    rate_back = torch.exp(log_pro_back_mean)
+    py_ = {
+        "back_alpha": background.loc,
+        "back_beta": background.scale,
+        "rate_back": rate_back,
+        "fore_scale": fore_scale,
+        "rate_fore": rate_back * fore_scale,
+        "mixing": mixing,
+    }
+    py_["scale"] = normalize(torch.sigmoid(-mixing) * py_["rate_fore"], p=1, dim=-1)
+    return py_, log_pro_back_mean
 
 
 def _only_layer(head: FCLayers) -> nn.Linear:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -15,12 +14,10 @@ from scvi.minibatch import Minibatch
 from scvi.models.decoded import Decoded, ProteinCounts, ProteinValue
 from scvi.models.totalvae import TOTALVAE
 from scvi.queries.evaluation import evaluating
-from scvi.queries.expression import columns, expected, expected_parts, posterior_draws
+from scvi.queries.expression import Wanted, columns, expected, posterior_draws
 from scvi.queries.joined import joined
 
 __all__ = [
-    "Part",
-    "ProteinValue",
     "background",
     "correlation",
     "denoised_draws",
@@ -35,56 +32,40 @@ Draws = tuple[np.ndarray, np.ndarray]
 """Genes (s, n, g) and proteins (s, n, p) of one minibatch."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Which part of a model's output is wanted; positions of genes and proteins, None: all."""
-
-    genes: np.ndarray | None = None
-    proteins: np.ndarray | None = None
-    transform_batch: Sequence[int] | None = None
-    n_samples: int = 1
-    return_mean: bool = True
-
-
 def normalized(
     model: TOTALVAE,
     minibatches: Iterable[Minibatch],
-    part: Part,
+    wanted: Wanted,
     value: ProteinValue,
     library_size: float | str = 1,
     generator: torch.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Expected frequencies of genes times a library size ('latent': the cell's own), and expected counts of proteins.
+    """Of genes what :func:`scvi.queries.expression.normalized` returns, and expected counts of proteins."""
 
-    Returns
-    -------
-    (n, g) and (n, p), or (s, n, g) and (s, n, p) where draws are kept.
-    """
-
-    def parts(decoded: Decoded) -> dict[str, Tensor]:
+    def values(decoded: Decoded) -> dict[str, Tensor]:
         return {
-            "rna": columns(decoded.genes.expected(library_size), part.genes),
-            "protein": columns(decoded.proteins.expected(value, generator), part.proteins),
+            "genes": columns(decoded.genes.expected(library_size), wanted.genes),
+            "proteins": columns(decoded.proteins.expected(value, generator), wanted.proteins),
         }
 
-    found = expected_parts(model, minibatches, parts, generator=generator, **_options(part))  # type: ignore[arg-type]
-    return found["rna"], found["protein"]
+    found = expected(model, minibatches, values, wanted, generator)
+    return found["genes"], found["proteins"]
 
 
 def foreground_probability(
     model: TOTALVAE,
     minibatches: Iterable[Minibatch],
-    part: Part,
+    wanted: Wanted,
     hide_missing: bool = False,
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
     """Probability that the count of a protein is no background, (n, p), or (s, n, p) where draws are kept."""
 
-    def probability(decoded: Decoded) -> Tensor:
+    def values(decoded: Decoded) -> dict[str, Tensor]:
         fore = decoded.proteins.foreground_probability
-        return columns(decoded.proteins.hide_missing(fore) if hide_missing else fore, part.proteins)
+        return {"fore": columns(decoded.proteins.hide_missing(fore) if hide_missing else fore, wanted.proteins)}
 
-    return expected(model, minibatches, probability, generator=generator, **_options(part))  # type: ignore[arg-type]
+    return expected(model, minibatches, values, wanted, generator)["fore"]
 
 
 def background(
@@ -92,22 +73,21 @@ def background(
 ) -> np.ndarray:
     """(n, p) one draw of the mean count of the background."""
 
-    def rate(decoded: Decoded) -> Tensor:
-        return decoded.proteins.draw_background(generator).exp()
+    def values(decoded: Decoded) -> dict[str, Tensor]:
+        return {"rate": decoded.proteins.draw_background(generator).exp()}
 
-    return expected(model, minibatches, rate, generator=generator)
+    return expected(model, minibatches, values, Wanted(), generator)["rate"]
 
 
 def dropout_probability(
-    model: TOTALVAE, minibatches: Iterable[Minibatch], part: Part, generator: torch.Generator | None = None
+    model: TOTALVAE, minibatches: Iterable[Minibatch], wanted: Wanted, generator: torch.Generator | None = None
 ) -> np.ndarray:
     """Probability that a count of a gene was lost, also where the likelihood does not use it: (n, g) or (s, n, g)."""
 
-    def parts(decoded: Decoded) -> dict[str, Tensor]:
-        return {"lost": torch.sigmoid(decoded.genes.dropout_logits)}  # type: ignore[arg-type]  # there with `raw`
+    def values(decoded: Decoded) -> dict[str, Tensor]:
+        return {"lost": torch.sigmoid(decoded.genes.dropout_logits)}  # type: ignore[arg-type]  # there, as it is raw
 
-    raw = partial(model.generative, raw=True)
-    return expected_parts(model, minibatches, parts, generator=generator, generative=raw, **_options(part))["lost"]  # type: ignore[arg-type]
+    return expected(model, minibatches, values, wanted, generator, partial(model.generative, raw=True))["lost"]
 
 
 def predictive_draws(
@@ -119,18 +99,17 @@ def predictive_draws(
     with_dropout: bool = True,
 ) -> Iterator[Draws]:
     """Counts of genes and proteins as the fitted model would measure them in the same cells, minibatch by minibatch."""
-    rng = _numpy_rng(generator)
-    for mb in minibatches:
-        with evaluating(model):
-            decoded = _decoded(model, mb, n_samples, transform_batch, generator)
-            genes, proteins = decoded.genes, decoded.proteins
-            x = _poisson(_gamma(genes.rate, genes.theta, rng), rng)
-            if with_dropout and genes.dropout_logits is not None:
-                x[rng.random(x.shape) < torch.sigmoid(genes.dropout_logits).cpu().numpy()] = 0
-            log_background = proteins.draw_background(generator)
-            mean = (log_background + _bernoulli(proteins, rng) * proteins.log_factor).exp()
-            y = _poisson(_gamma(mean, proteins.theta, rng), rng)
-        yield x, y
+
+    def sample(decoded: Decoded, rng: np.random.Generator) -> Draws:
+        genes, proteins = decoded.genes, decoded.proteins
+        x = _poisson(_gamma(genes.rate, genes.theta, rng), rng)
+        if with_dropout and genes.dropout_logits is not None:
+            x[rng.random(x.shape) < torch.sigmoid(genes.dropout_logits).cpu().numpy()] = 0
+        log_background = proteins.draw_background(generator)
+        mean = (log_background + _bernoulli(proteins, rng) * proteins.log_factor).exp()
+        return x, _poisson(_gamma(mean, proteins.theta, rng), rng)
+
+    return _sampled(model, minibatches, n_samples, transform_batch, generator, sample)
 
 
 def denoised_draws(
@@ -142,16 +121,15 @@ def denoised_draws(
     generator: torch.Generator | None = None,
 ) -> Iterator[Draws]:
     """Gamma draws around the mean: biological variation without counting noise; proteins without their background."""
-    rng = _numpy_rng(generator)
-    for mb in minibatches:
-        with evaluating(model):
-            decoded = _decoded(model, mb, n_samples, transform_batch, generator)
-            genes, proteins = decoded.genes, decoded.proteins
-            rna = _gamma(genes.scale * rna_size_factor, genes.theta, rng)
-            log_background = proteins.draw_background(generator)
-            foreground = _gamma((log_background + proteins.log_factor).exp(), proteins.theta, rng)
-            foreground *= _bernoulli(proteins, rng).cpu().numpy()
-        yield rna, foreground
+
+    def sample(decoded: Decoded, rng: np.random.Generator) -> Draws:
+        genes, proteins = decoded.genes, decoded.proteins
+        rna = _gamma(genes.scale * rna_size_factor, genes.theta, rng)
+        log_foreground = proteins.draw_background(generator) + proteins.log_factor
+        foreground = _gamma(log_foreground.exp(), proteins.theta, rng)
+        return rna, foreground * _bernoulli(proteins, rng).cpu().numpy()
+
+    return _sampled(model, minibatches, n_samples, transform_batch, generator, sample)
 
 
 def correlation(samples: Iterable[Draws], kind: Literal["spearman", "pearson"] = "spearman") -> np.ndarray:
@@ -168,27 +146,26 @@ def correlation(samples: Iterable[Draws], kind: Literal["spearman", "pearson"] =
     return matrix
 
 
-def _decoded(
+def _sampled(
     model: TOTALVAE,
-    mb: Minibatch,
+    minibatches: Iterable[Minibatch],
     n_samples: int,
     transform_batch: int | None,
     generator: torch.Generator | None,
-) -> Decoded:
-    """All draws of a minibatch, (s, n, .)."""
-    blocks = posterior_draws(model, mb, n_samples, generator)
-    z, log_size = (torch.cat(draws) for draws in zip(*blocks, strict=True))
-    return model.generative(z, log_size, mb, transform_batch)
+    sample: Callable[[Decoded, np.random.Generator], Draws],
+) -> Iterator[Draws]:
+    """What is drawn of all draws of a minibatch, (s, n, .), minibatch by minibatch.
 
-
-def _options(part: Part) -> dict[str, object]:
-    return {"transform_batch": part.transform_batch, "n_samples": part.n_samples, "return_mean": part.return_mean}
-
-
-def _numpy_rng(generator: torch.Generator | None) -> np.random.Generator:
-    """Torch's public distributions take no generator; numpy's draws follow one number of it."""
+    Torch's public distributions take no generator: numpy's draws follow one number of it.
+    """
     device = "cpu" if generator is None else generator.device
-    return np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=device)))
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=device)))
+    for mb in minibatches:
+        with evaluating(model):
+            blocks = posterior_draws(model, mb, n_samples, generator)
+            z, log_size = (torch.cat(draws) for draws in zip(*blocks, strict=True))
+            drawn = sample(model.generative(z, log_size, mb, transform_batch), rng)
+        yield drawn  # outside: what is done with them finds the model in its own mode
 
 
 def _gamma(mean: Tensor, theta: Tensor, rng: np.random.Generator) -> np.ndarray:
