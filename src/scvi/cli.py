@@ -201,10 +201,8 @@ def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
 
 
 def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
-    from scvi.cells.checks import obs_column, refuse_repeated_genes, stored_counts
-    from scvi.cells.count_checks import checked_counts
-    from scvi.cells.schema import Schema
-    from scvi.cells.storage import as_rows
+    from scvi.cells.checks import obs_column, refuse_repeated_genes
+    from scvi.cells.count_checks import checked_totals, counts_of
     from scvi.data.genes import seurat_v3
 
     n_top = arguments.n_top_genes
@@ -212,10 +210,8 @@ def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
         raise ValueError(f"--n-top-genes {n_top} is more than the {adata.n_vars} genes of the file; leave it out")
     refuse_repeated_genes(adata.var_names)
     batch = obs_column(adata, "batch_key", arguments.batch_key) if arguments.batch_key else None
-    name = Schema(layer=arguments.layer).counts_name
-    counts = as_rows(stored_counts(adata, arguments.layer), name)
-    # the local regression is no match for values that are no counts
-    checked_counts(counts, name, adata.obs_names, adata.var_names, None, list(adata.layers))
+    counts = counts_of(adata, arguments.layer)
+    checked_totals(adata, arguments.layer, counts)  # the local regression is no match for values that are no counts
     adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
 
 

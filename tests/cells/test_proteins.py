@@ -15,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scvi
-from scvi.cells.proteins import declare_proteins
+from scvi.cells.schema import ProteinPlace
 from scvi.dataset import CellMeasurement, GeneExpressionDataset, Schema, declare, encode, fingerprint
 from small_cells import N, make_adata
 
@@ -23,7 +23,7 @@ NAMES = tuple(f"protein{j}" for j in range(5))
 
 
 def schema_of(adata: AnnData, names: str | None = None) -> Schema:
-    return declare_proteins(adata, declare(adata, batch_key="batch")[0], "proteins", names)
+    return declare(adata, batch_key="batch", proteins=ProteinPlace("proteins", names))[0]
 
 
 def counts_of(adata: AnnData) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_wrong_keys_are_refused(key: Any, names: str | None, message: str) -> No
     adata = make_adata()
     adata.uns |= {"short": np.array(["a", "b"]), "twice": np.array(["a"] * 5)}
     with pytest.raises(ValueError, match=message):
-        declare_proteins(adata, declare(adata)[0], key, names)
+        declare(adata, proteins=ProteinPlace(key, names))
 
 
 def test_the_fingerprint_changes_with_the_proteins() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,3 +81,24 @@ def test_missing_and_unknown_entries_are_named() -> None:
         Schema.from_json({**values, "more": 1})
     with pytest.raises(ValueError, match="not list"):
         Schema.from_json([])  # type: ignore[arg-type]
+
+
+def test_a_schema_whose_parts_do_not_belong_together_cannot_be_made() -> None:
+    for changes in ({"batch_key": "donor"}, {"labels_key": "lab"}, {"genes": ("a", "a")}, {"continuous_moments": ()}):
+        with pytest.raises(ValueError, match="not a schema"):
+            replace(schema(), **changes)
+
+
+def test_schemas_of_the_first_format_are_read() -> None:
+    values = schema().to_json()
+    assert values.pop("format") == 2
+    for name in ("proteins", "unlabeled_category"):  # which the first files did not have
+        assert Schema.from_json(values) == schema()
+        assert values.pop(name) is None
+    assert Schema.from_json(values) == schema()
+
+
+@pytest.mark.parametrize("number", [0, 3, "2", None, 2.0, True])
+def test_other_formats_are_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match=rf"the schema has format {number!r}, .* reads 1 to 2: update scvi"):
+        Schema.from_json({**schema().to_json(), "format": number})

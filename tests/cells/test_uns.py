@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,19 @@ def test_copies_do_not_share_the_entry(adata: AnnData) -> None:
     other = AnnData(adata.X, obs=adata.obs, var=adata.var, uns=dict(adata.uns))
     set_up(other, "LinearSCVI")
     assert set(adata.uns["_scvi"]) == {"SCVI"}
+
+
+def test_entries_of_the_first_format_are_read(adata: AnnData, keys: dict[str, Any]) -> None:
+    schema = set_up(adata, **keys)
+    entry = json.loads(adata.uns["_scvi"]["SCVI"])
+    assert (entry.pop("format"), entry["schema"].pop("format"), entry["schema"].pop("proteins")) == (2, 2, None)
+    adata.uns["_scvi"] = {"SCVI": json.dumps(entry)}  # as tests/golden has it
+    assert registered(adata, "SCVI") == schema
+
+
+def test_entries_of_newer_versions_are_refused(adata: AnnData) -> None:
+    set_up(adata)
+    entry = json.loads(adata.uns["_scvi"]["SCVI"])
+    adata.uns["_scvi"] = {"SCVI": json.dumps({**entry, "format": 3})}
+    with pytest.raises(ValueError, match=r"the entry has format 3, .*: update scvi\); call SCVI.setup"):
+        registered(adata, "SCVI")

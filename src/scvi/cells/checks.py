@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,14 +15,15 @@ from scvi.cells.minified import is_minified
 __all__ = [
     "category_names",
     "checked_keys",
-    "checked_unlabeled",
     "chosen_genes",
     "codes_of",
+    "counts_name",
     "moments_of",
     "named",
     "nearest",
     "numbers",
     "obs_column",
+    "places_of",
     "refuse_other_types",
     "refuse_repeated_genes",
     "stored_counts",
@@ -73,6 +74,11 @@ def obs_column(adata: AnnData, argument: str, key: str) -> pd.Series:
     return column
 
 
+def counts_name(layer: str | None) -> str:
+    """The counts as a user writes them."""
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
 def stored_counts(adata: AnnData, layer: str | None) -> Any:
     """The counts as anndata gives them."""
     if is_minified(adata):
@@ -88,9 +94,9 @@ def stored_counts(adata: AnnData, layer: str | None) -> Any:
     return adata.layers[layer]
 
 
-def category_names(column: pd.Series, argument: str) -> tuple[str, ...]:
-    """The categories that occur, as strings: in their own order, or sorted where the column has none."""
-    _refuse_missing(column, argument)
+def category_names(adata: AnnData, argument: str, key: str) -> tuple[str, ...]:
+    """The categories that occur in a column, as strings: in their own order, or sorted where the column has none."""
+    column = _without_gaps(adata, argument, key)
     if isinstance(column.dtype, pd.CategoricalDtype):
         values = column.cat.remove_unused_categories().cat.categories.tolist()
     else:
@@ -110,28 +116,14 @@ def category_names(column: pd.Series, argument: str) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def checked_unlabeled(labels_key: str | None, category: Any, named: dict[str, tuple[str, ...]]) -> str:
-    """The value that stands for an unknown label, as a string; `named` are the categories of all columns.
+def codes_of(adata: AnnData, argument: str, key: str | None, categories: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """(n,) int64 positions of the values of a column among its categories; zeros without a column.
 
-    Refused if it is almost, but not quite, one that occurs, and if no cell has another label. It need not occur.
+    A value that is none of them is refused by name.
     """
-    if labels_key is None:
-        raise ValueError(f"unlabeled_category={category!r} is a value of the column of labels: name it by labels_key")
-    category, there = str(category), named[labels_key]
-    if category not in there:
-        close = get_close_matches(category.lower(), [name.lower() for name in there], n=1, cutoff=0.8)
-        if close:
-            raise ValueError(
-                f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]{nearest(category, there)}"
-            )
-    elif len(there) == 1:
-        raise ValueError(f"every cell has unlabeled_category={category!r} in adata.obs[{labels_key!r}]: label some")
-    return category
-
-
-def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarray:
-    """(n,) int64 positions of the values in `names`; a value that is not there is refused by name."""
-    _refuse_missing(column, argument)
+    if key is None:
+        return np.zeros(adata.n_obs, dtype=np.int64)
+    column, names = _without_gaps(adata, argument, key), categories[key]
     codes, values = pd.factorize(column)  # one look-up per category, not per cell
     position = {name: code for code, name in enumerate(names)}
     code_of_value = np.array([position.get(str(value), -1) for value in values], dtype=np.int64)
@@ -139,14 +131,15 @@ def codes_of(column: pd.Series, names: Sequence[str], argument: str) -> np.ndarr
         unknown = [str(value) for value, code in zip(values, code_of_value, strict=True) if code < 0]
         cells = int((code_of_value[codes] < 0).sum())
         raise ValueError(
-            f"{argument}={column.name!r} holds categories that the model has never seen: {named(unknown)} "
+            f"{argument}={key!r} holds categories that the model has never seen: {named(unknown)} "
             f"({cells} cells){nearest(unknown[0], names)}"
         )
     return code_of_value[codes]
 
 
-def numbers(column: pd.Series, argument: str, positive: bool = False) -> np.ndarray:
-    """(n,) float64 finite numbers that float32 can hold, above zero if `positive`."""
+def numbers(adata: AnnData, argument: str, key: str, positive: bool = False) -> np.ndarray:
+    """(n,) float64 a column of finite numbers that float32 can hold, above zero if `positive`."""
+    column = obs_column(adata, argument, key)
     if not (pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)):
         remedy = "convert it with pandas.to_numeric"
         if not positive:
@@ -176,6 +169,24 @@ def refuse_other_types(adata: Any) -> None:
     """Only an AnnData is an AnnData."""
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata is a {type(adata).__name__}; pass an anndata.AnnData")
+
+
+def places_of(wanted: Sequence[str], there: Iterable[str], where: str, kind: str) -> np.ndarray:
+    """(k,) positions of the `wanted` genes, or what `kind` says that they are, among those that are `there`.
+
+    Raises
+    ------
+    ValueError
+        If some are missing: how many, and which.
+    """
+    places = pd.Index(there).get_indexer(pd.Index(wanted))
+    missing = [name for name, place in zip(wanted, places, strict=True) if place < 0]
+    if missing:
+        raise ValueError(
+            f"{where} lacks {len(missing)} of the {len(wanted)} {kind}s that the model reads: {named(missing)}"
+            f"{nearest(missing[0], there)}"
+        )
+    return places
 
 
 def refuse_repeated_genes(names: pd.Index) -> None:
@@ -235,10 +246,13 @@ def _mask_column(adata: AnnData, key: str) -> np.ndarray:
     return column.to_numpy(dtype=bool)
 
 
-def _refuse_missing(column: pd.Series, argument: str) -> None:
+def _without_gaps(adata: AnnData, argument: str, key: str) -> pd.Series:
+    """A column of ``adata.obs`` that has a value for every cell."""
+    column = obs_column(adata, argument, key)
     missing = column.isna().to_numpy()
     if missing.any():
         raise ValueError(
             f"{argument}: adata.obs[{column.name!r}] is missing (NaN) in {int(missing.sum())} cells: "
             f"{named(column.index[missing])}. Drop these cells or give them a category of their own"
         )
+    return column

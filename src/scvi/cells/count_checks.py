@@ -6,13 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scvi._warnings import warn
-from scvi.cells.checks import named
-from scvi.cells.storage import Counts, Rows, blocks, row_sums
+from scvi.cells.checks import counts_name, named, stored_counts
+from scvi.cells.storage import Counts, Rows, as_rows, blocks, read_weights, row_sums
 from scvi.kernels import find_bad_count
 
-__all__ = ["checked_counts", "warn_of_empty_cells"]
+__all__ = ["checked_counts", "checked_totals", "counts_of", "warn_of_empty_cells"]
+
+
+def counts_of(adata: AnnData, layer: str | None) -> Counts:
+    """The counts of all stored genes, in a layout that is read by rows."""
+    return as_rows(stored_counts(adata, layer), counts_name(layer))
+
+
+def checked_totals(adata: AnnData, layer: str | None, counts: Counts, columns: np.ndarray | None = None) -> np.ndarray:
+    """:func:`checked_counts` of an AnnData, whose `columns` are as in :class:`scvi.cells.cell_data.CellData`."""
+    names = adata.obs_names, adata.var_names
+    return checked_counts(counts, counts_name(layer), *names, read_weights(columns), list(adata.layers))
 
 
 def checked_counts(

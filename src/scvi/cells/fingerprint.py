@@ -14,7 +14,7 @@ from scvi.cells.proteins import read_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.storage import counts_hash
 
-__all__ = ["fingerprint", "fingerprint_of_proteins", "in_a_file"]
+__all__ = ["fingerprint", "in_a_file"]
 
 
 def fingerprint(adata: AnnData, schema: Schema) -> str:
@@ -28,14 +28,14 @@ def fingerprint(adata: AnnData, schema: Schema) -> str:
         digest.update("\n".join(map(str, names)).encode())
         digest.update(b"\0")
     digest.update(f"{counts.shape} {counts_hash(counts)}".encode())
-    return digest.hexdigest() + fingerprint_of_proteins(adata, schema)
+    return digest.hexdigest() + _of_proteins(adata, schema)
 
 
-def fingerprint_of_proteins(adata: AnnData, schema: Schema) -> str:
+def _of_proteins(adata: AnnData, schema: Schema) -> str:
     """The part of the fingerprint that the proteins make; empty where there are none."""
     if schema.proteins is None:
         return ""
-    values, names = read_proteins(adata, schema.proteins.obsm_key, schema.proteins.names_uns_key)
+    values, names = read_proteins(adata, schema.proteins)
     missing = np.isnan(values)
     missing_hash = f".{counts_hash(missing):x}" if missing.any() else ""
     return f"+{counts_hash(np.where(missing, 0, values)):x}.{zlib.crc32(repr(names).encode()):x}{missing_hash}"

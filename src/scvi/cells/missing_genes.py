@@ -17,31 +17,24 @@ from scvi.cells.proteins import with_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.storage import as_rows
 
-__all__ = ["become", "with_genes", "with_these_genes"]
+__all__ = ["become", "with_genes"]
 
 logger = logging.getLogger(__name__)
 
 
-def with_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> AnnData:
+def with_genes(adata: AnnData, schema: Schema, min_genes_found: float, *, no_others: bool = False) -> AnnData:
     """`adata` if it has all genes and proteins of the schema, in any order; otherwise a copy where they are filled in.
 
-    That is done as in :func:`with_these_genes`.
-    """
-    places = _places(adata, schema, min_genes_found)
-    adata = _padded(adata, schema, places) if (places < 0).any() else adata
-    return adata if schema.proteins is None else with_proteins(adata, schema.proteins)
-
-
-def with_these_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> AnnData:
-    """A copy of `adata` with exactly the genes of the schema, in its order; the missing ones are zero.
-
-    It has ``obs``, ``obsm``, ``obsp`` and ``uns``, all layers, and ``var`` as far as it goes. Missing proteins are NaN,
-    see :func:`scvi.cells.proteins.with_proteins`.
+    The copy has exactly the genes of the schema, in its order; the missing ones are zero. It has ``obs``, ``obsm``,
+    ``obsp`` and ``uns``, all layers, and ``var`` as far as it goes. Missing proteins are NaN, see
+    :func:`scvi.cells.proteins.with_proteins`.
 
     Parameters
     ----------
     min_genes_found
         Share of the genes that has to be there.
+    no_others
+        Make the copy in any case, which has no genes but those of the schema.
 
     Raises
     ------
@@ -53,7 +46,8 @@ def with_these_genes(adata: AnnData, schema: Schema, min_genes_found: float) -> 
     UserWarning
         If some are missing: how many, and which.
     """
-    adata = _padded(adata, schema, _places(adata, schema, min_genes_found))
+    places = _places(adata, schema, min_genes_found)
+    adata = _padded(adata, schema, places) if no_others or (places < 0).any() else adata
     return adata if schema.proteins is None else with_proteins(adata, schema.proteins)
 
 

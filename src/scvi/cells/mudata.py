@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from scvi.cells.checks import named, nearest
 from scvi.cells.on_disk import OnDisk
+from scvi.cells.schema import ProteinPlace
 from scvi.cells.storage import as_dense, as_rows, take
 
 __all__ = ["OBSM_KEY", "is_multimodal", "joined_modalities"]
@@ -23,7 +24,7 @@ def is_multimodal(data: Any) -> bool:
     return not isinstance(data, AnnData) and isinstance(getattr(data, "mod", None), Mapping)
 
 
-def joined_modalities(mdata: Any, modalities: Mapping[str, str], protein_layer: str | None) -> AnnData:
+def joined_modalities(mdata: Any, place: ProteinPlace) -> AnnData:
     """The RNA modality with the proteins in `obsm`; counts of genes are shared, not copied.
 
     Its `obs` also has the columns of ``mdata.obs`` that the RNA lacks.
@@ -32,17 +33,16 @@ def joined_modalities(mdata: Any, modalities: Mapping[str, str], protein_layer: 
     ----------
     mdata
         A MuData.
-    modalities
-        Names of the modalities: 'rna_layer', 'protein_layer', and for columns of `obs` that are elsewhere than in the
-        modality of the RNA, the name of the column.
-    protein_layer
-        Layer with the counts of proteins; None is X.
+    place
+        Its `modalities` are named 'rna_layer', 'protein_layer', and for columns of `obs` that are elsewhere than in the
+        modality of the RNA, as the column.
 
     Raises
     ------
     ValueError
         If a modality, a layer or a column is not there, or the modalities have different cells.
     """
+    modalities, protein_layer = place.modalities, place.layer
     rna, protein = (_modality(mdata, argument, modalities[argument]) for argument in ("rna_layer", "protein_layer"))
     if not rna.obs_names.equals(protein.obs_names):
         if not protein.obs_names.is_unique or set(rna.obs_names) != set(protein.obs_names):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from anndata import AnnData
 
 from scvi.cells import checks
-from scvi.cells.encode import encode
-from scvi.cells.library_prior import VARIANCE_FLOOR, log_total_moments
+from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cells
+from scvi.cells.encode import gene_columns
+from scvi.cells.library_prior import library_prior
 from scvi.cells.proteins import with_new_batches
 from scvi.cells.schema import Schema
 
@@ -32,33 +32,22 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     ValueError, TypeError
         As :func:`scvi.cells.encode.encode`.
     """
-    pairs = [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
-    if schema.batch_key is not None:
-        pairs.append(("batch_key", schema.batch_key))
+    columns = [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
+    columns += [("batch_key", key) for key in (schema.batch_key,) if key is not None]
     categories = dict(schema.categories)
-    for argument, key in pairs:
-        if labels and key == schema.labels_key:
-            continue
-        names = checks.category_names(checks.obs_column(adata, argument, key), argument)
-        categories[key] = tuple(dict.fromkeys([*schema.categories[key], *names]))
-    wider = replace(schema, categories=categories)
-    n_new = wider.n_batch - schema.n_batch
-    wider = replace(wider, library_prior=schema.library_prior + ((0.0, 1.0),) * n_new)  # until the totals are known
-    if schema.proteins is not None:  # until their counts are
-        unknown = ((True,) * len(schema.proteins.names),) * n_new
-        wider = replace(wider, proteins=replace(schema.proteins, measured=schema.proteins.measured + unknown))
-    cells = encode(adata, wider, labels=labels)
-    if n_new == 0:
-        return wider
-    if schema.proteins is not None:
-        proteins = with_new_batches(schema.proteins, np.asarray(cells.proteins), cells.batch, wider.n_batch)
-        wider = replace(wider, proteins=proteins)
-    totals = cells.totals()
-    overall = log_total_moments(totals)
-    if overall is None:
-        raise ValueError(f"every count of {schema.counts_name} is zero in the genes of the reference")
-    of_new = [
-        log_total_moments(totals[cells.batch == code]) or overall for code in range(schema.n_batch, wider.n_batch)
-    ]
-    prior = tuple((mean, max(variance, VARIANCE_FLOOR)) for mean, variance in of_new)
-    return replace(wider, library_prior=schema.library_prior + prior)
+    for argument, key in columns:
+        if not (labels and key == schema.labels_key):
+            names = checks.category_names(adata, argument, key)
+            categories[key] = tuple(dict.fromkeys([*categories[key], *names]))
+    batch = checks.codes_of(adata, "batch_key", schema.batch_key, categories)
+    n_batch = 1 if schema.batch_key is None else len(categories[schema.batch_key])
+    totals = checked_totals(adata, schema.layer, counts_of(adata, schema.layer), gene_columns(adata, schema.genes))
+    warn_of_empty_cells(totals, adata.obs_names)
+    prior, proteins = schema.library_prior, schema.proteins
+    if n_batch > schema.n_batch:
+        if not totals.any():
+            raise ValueError(f"every count of {schema.counts_name} is zero in the genes of the reference")
+        prior += library_prior(totals, batch, n_batch)[schema.n_batch :]
+    if proteins is not None:
+        proteins = with_new_batches(adata, proteins, batch, n_batch)
+    return replace(schema, categories=categories, library_prior=prior, proteins=proteins)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,11 @@ from scvi._warnings import warn
 from scvi.cells import checks
 from scvi.cells.count_checks import checked_counts
 from scvi.cells.on_disk import OnDisk
-from scvi.cells.schema import ProteinSchema, Schema
+from scvi.cells.schema import ProteinPlace, ProteinSchema
 from scvi.cells.storage import as_dense, as_rows, take
 
 __all__ = [
-    "declare_proteins",
+    "declared_proteins",
     "encoded_proteins",
     "measured_by_batch",
     "read_proteins",
@@ -29,53 +30,38 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def declare_proteins(
-    adata: AnnData,
-    schema: Schema,
-    obsm_key: str,
-    names_uns_key: str | None = None,
-) -> Schema:
-    """Checks the counts of proteins, and adds them to a schema.
-
-    Parameters
-    ----------
-    obsm_key
-        Key of ``adata.obsm``: a table with the names of the proteins as columns, or an array.
-    names_uns_key
-        Key of ``adata.uns`` with the names for an array; None numbers them.
+def declared_proteins(
+    adata: AnnData, place: ProteinPlace, batch: np.ndarray, batch_names: Sequence[str]
+) -> ProteinSchema:
+    """Checks the counts of proteins, and describes them; `batch` (n,) are codes of the batches that are named.
 
     Raises
     ------
     ValueError, TypeError
         If the counts are not there or are none, or no batch has any.
     """
-    values, names = read_proteins(adata, obsm_key, names_uns_key)
+    values, names = read_proteins(adata, place)
     names = tuple(f"protein_{i}" for i in range(values.shape[1])) if names is None else names
-    _check_counts(values, obsm_key, names, adata)
-    key = schema.batch_key
-    batch = np.zeros(adata.n_obs, np.int64)
-    if key is not None:
-        batch = checks.codes_of(checks.obs_column(adata, "batch_key", key), schema.categories[key], "batch_key")
-    seen = measured_by_batch(values, batch, schema.n_batch)
+    _check_counts(values, place, names, adata)
+    seen = measured_by_batch(values, batch, len(batch_names))
     if not seen.any():
-        raise ValueError(f"every count of adata.obsm[{obsm_key!r}] is zero; there are no proteins to fit")
-    for name, row in zip(schema.batch_names, seen, strict=True):
-        missing = [protein for protein, is_seen in zip(names, row, strict=True) if not is_seen]
+        raise ValueError(f"every count of adata.obsm[{place.obsm_key!r}] is zero; there are no proteins to fit")
+    for batch_name, row in zip(batch_names, seen, strict=True):
+        missing = [name for name, is_seen in zip(names, row, strict=True) if not is_seen]
         if missing:
             logger.warning(
                 "Batch %r has no count of the proteins %s: they are taken as not measured there, unless the model is "
                 "made with override_missing_proteins=True.",
-                name,
+                batch_name,
                 ", ".join(map(repr, missing)),
             )
-    rows = tuple(tuple(row) for row in seen.tolist())
-    return replace(schema, proteins=ProteinSchema(obsm_key, names_uns_key, names, rows))
+    return ProteinSchema(**vars(place), names=names, measured=tuple(map(tuple, seen.tolist())))
 
 
 def encoded_proteins(
-    adata: AnnData | None, proteins: ProteinSchema, batch: np.ndarray, validate: bool
-) -> dict[str, Any]:
-    """Fields of :class:`scvi.cells.cell_data.CellData`; named proteins are found by name, in any order.
+    adata: AnnData | None, proteins: ProteinSchema | None, batch: np.ndarray, validate: bool
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(n, p) float32 counts, 0 where they were not measured, and (n, p) which were measured; None stands for all.
 
     NaN, as :func:`with_proteins` writes it, was not measured in this cell, whatever its batch (codes `batch`, (n,))
     measured. Cells whose counts were dropped (`adata` is None) have no counts of proteins either.
@@ -85,30 +71,38 @@ def encoded_proteins(
     ValueError, TypeError
         If proteins are missing, or if `validate` and the counts are none.
     """
+    if proteins is None:
+        return None, None
     flags = np.array(proteins.measured, dtype=bool)
     measured = None if flags.all() else flags[batch]
     if adata is None:
-        return {"measured": measured}
-    values, names = read_proteins(adata, proteins.obsm_key, proteins.names_uns_key)
+        return None, measured
+    values, missing = _aligned(adata, proteins, validate)
+    if missing.any():
+        measured = ~missing if measured is None else measured & ~missing
+    return np.ascontiguousarray(values, dtype=np.float32), measured
+
+
+def with_new_batches(adata: AnnData, proteins: ProteinSchema, batch: np.ndarray, n_batch: int) -> ProteinSchema:
+    """The same proteins, with what further batches measured by their counts; `batch` (n,) are codes up to `n_batch`."""
+    values, _ = _aligned(adata, proteins, validate=True)
+    seen = measured_by_batch(values, batch, n_batch)[len(proteins.measured) :]
+    return replace(proteins, measured=(*proteins.measured, *map(tuple, seen.tolist())))
+
+
+def _aligned(adata: AnnData, proteins: ProteinSchema, validate: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(n, p) counts in the order of the schema, whatever that of the names is; 0 for NaN, and where there was NaN."""
+    values, names = read_proteins(adata, proteins)
     where = f"adata.obsm[{proteins.obsm_key!r}]"
     if names is not None and names != proteins.names:
-        columns = pd.Index(names).get_indexer(pd.Index(proteins.names))
-        missing = [name for name, column in zip(proteins.names, columns, strict=True) if column < 0]
-        if missing:
-            raise ValueError(
-                f"{where} lacks {len(missing)} of the {len(proteins.names)} proteins that the model reads: "
-                f"{checks.named(missing)}{checks.nearest(missing[0], names)}"
-            )
-        values = values[:, columns]
+        values = values[:, checks.places_of(proteins.names, names, where, "protein")]
     if values.shape[1] != len(proteins.names):
         raise ValueError(f"{where} has {values.shape[1]} columns; the model reads {len(proteins.names)} proteins")
-    missing_here = np.isnan(values) if values.dtype.kind == "f" else np.zeros(0, dtype=bool)
-    if missing_here.any():
-        values = np.where(missing_here, 0, values)
-        measured = ~missing_here if measured is None else measured & ~missing_here
+    missing = np.isnan(values)
+    values = np.where(missing, 0, values) if missing.any() else values
     if validate:
-        _check_counts(values, proteins.obsm_key, proteins.names, adata)
-    return {"proteins": np.ascontiguousarray(values, dtype=np.float32), "measured": measured}
+        _check_counts(values, proteins, proteins.names, adata)
+    return values, missing
 
 
 def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
@@ -125,7 +119,7 @@ def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
     key, names = proteins.obsm_key, proteins.names
     values, given = np.zeros((adata.n_obs, 0), np.float32), ()
     if key in adata.obsm:
-        values, found = read_proteins(adata, key, proteins.names_uns_key)
+        values, found = read_proteins(adata, proteins)
         given = names if found is None else found  # type: ignore[assignment]
     missing = [name for name in names if name not in given]
     if not missing:
@@ -148,17 +142,9 @@ def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
     )
 
 
-def with_new_batches(proteins: ProteinSchema, values: np.ndarray, batch: np.ndarray, n_batch: int) -> ProteinSchema:
-    """The same proteins, with what further batches measured by their counts, (n, p) and codes (n,)."""
-    n_old = len(proteins.measured)
-    seen = measured_by_batch(values, batch, n_batch)[n_old:]
-    return replace(proteins, measured=proteins.measured + tuple(tuple(row) for row in seen.tolist()))
-
-
-def read_proteins(
-    adata: AnnData, obsm_key: str, names_uns_key: str | None
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
+def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """(n, p) counts as they are stored, in memory, and the names of the proteins, None where they have none."""
+    obsm_key = place.obsm_key
     if not isinstance(obsm_key, str) or obsm_key not in adata.obsm:
         hint = checks.nearest(obsm_key, adata.obsm)
         raise ValueError(
@@ -173,8 +159,8 @@ def read_proteins(
     if isinstance(counts, OnDisk):
         counts = take(counts, np.arange(adata.n_obs))
     values = as_dense(counts)
-    if names_uns_key is not None:
-        names = _names_in_uns(adata, names_uns_key)
+    if place.names_uns_key is not None:
+        names = _names_in_uns(adata, place.names_uns_key)
     if names is not None and (len(names) != values.shape[1] or len(set(names)) < len(names)):
         raise ValueError(
             f"{values.shape[1]} proteins in adata.obsm[{obsm_key!r}] need as many different names; there are "
@@ -189,8 +175,8 @@ def _names_in_uns(adata: AnnData, key: str) -> tuple[str, ...]:
     return tuple(map(str, np.ravel(adata.uns[key])))
 
 
-def _check_counts(values: np.ndarray, obsm_key: str, names: tuple[str, ...], adata: AnnData) -> None:
-    where = f"adata.obsm[{obsm_key!r}]"
+def _check_counts(values: np.ndarray, place: ProteinPlace, names: tuple[str, ...], adata: AnnData) -> None:
+    where = f"adata.obsm[{place.obsm_key!r}]"
     checked_counts(values, where, adata.obs_names, names, None, None, feature="protein")
 
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from scvi._checks import check_number
+from scvi._formats import in_current_format
+from scvi.cells.checks import counts_name
 
-__all__ = ["ProteinSchema", "Schema"]
+__all__ = ["ProteinPlace", "ProteinSchema", "Schema"]
 
 
 @dataclass(frozen=True)
-class ProteinSchema:
-    """Where the counts of proteins are, and what is known of them.
+class ProteinPlace:
+    """Where the counts of proteins are.
 
     Attributes
     ----------
     obsm_key
-        Key of ``adata.obsm``.
+        Key of ``adata.obsm``: a table with the names of the proteins as columns, or an array.
     names_uns_key
         Key of ``adata.uns`` with the names; None where a table in `obsm` has them, or nothing.
-    names
-        Names in the model's order.
-    measured
-        For each batch code, whether it measured each protein.
     modalities
         Names of the modalities of a MuData, by argument of ``setup_mudata``; empty for an AnnData.
     layer
@@ -32,37 +31,25 @@ class ProteinSchema:
     """
 
     obsm_key: str
-    names_uns_key: str | None
-    names: tuple[str, ...]
-    measured: tuple[tuple[bool, ...], ...]
+    names_uns_key: str | None = None
     modalities: dict[str, str] = field(default_factory=dict)
     layer: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return values | {"names": list(self.names), "measured": [list(row) for row in self.measured]}
 
-    @classmethod
-    def from_json(cls, values: Any) -> ProteinSchema:
-        """The inverse of :meth:`to_json`; ValueError as for :class:`Schema`."""
-        if not isinstance(values, Mapping) or set(values) != {entry.name for entry in fields(cls)}:
-            raise ValueError("not a schema: the entry of the proteins is damaged")
-        names, measured, modalities = (values[name] for name in ("names", "measured", "modalities"))
-        flags = isinstance(measured, (list, tuple)) and all(
-            len(row) == len(names) and all(isinstance(flag, bool) for flag in row) for row in measured
-        )
-        if not flags or not isinstance(modalities, Mapping):
-            raise ValueError("not a schema: the proteins have no list of True and False for each batch")
-        _texts("modalities", [*modalities, *modalities.values()])
-        return cls(
-            obsm_key=_texts("obsm_key", [values["obsm_key"]])[0],
-            names_uns_key=_optional_text("names_uns_key", values["names_uns_key"]),
-            names=_texts("names of proteins", names),
-            measured=tuple(tuple(row) for row in measured),
-            modalities=dict(modalities),
-            layer=_optional_text("layer", values["layer"]),
-        )
+@dataclass(frozen=True, kw_only=True)
+class ProteinSchema(ProteinPlace):
+    """Where the counts of proteins are, and what is known of them.
+
+    Attributes
+    ----------
+    names
+        Names in the model's order.
+    measured
+        For each batch code, whether it measured each protein.
+    """
+
+    names: tuple[str, ...]
+    measured: tuple[tuple[bool, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -95,6 +82,11 @@ class Schema:
         Mean and standard deviation of each continuous covariate, which enters a model less the one, over the other.
     proteins
         The counts of proteins, for a model that reads them.
+
+    Raises
+    ------
+    ValueError
+        If its parts do not belong together.
     """
 
     layer: str | None = None
@@ -111,6 +103,24 @@ class Schema:
     continuous_moments: tuple[tuple[float, float], ...] = ()
     unlabeled_category: str | None = None
     proteins: ProteinSchema | None = None
+
+    def __post_init__(self) -> None:
+        lost = [key for key in self.category_keys if not self.categories.get(key)]
+        if lost or len(self.library_prior) != self.n_batch:
+            raise ValueError(f"not a schema: no categories for {lost}, or not one library prior for each batch")
+        if len(self.continuous_moments) != self.n_continuous:
+            raise ValueError("not a schema: not one pair of continuous_moments for each continuous covariate")
+        spreads = [spread for _, spread in (*self.library_prior, *self.continuous_moments)]
+        if min(self.size_factor_scale, *spreads) <= 0:
+            raise ValueError("not a schema: a variance, a deviation or size_factor_scale is not above 0")
+        proteins = () if self.proteins is None else self.proteins.names
+        if self.proteins is not None and {len(row) for row in self.proteins.measured} != {len(proteins)}:
+            raise ValueError("not a schema: it does not say of each protein which batches measured it")
+        if self.proteins is not None and len(self.proteins.measured) != self.n_batch:
+            raise ValueError("not a schema: it does not say for each batch which proteins were measured")
+        for name, entries in {"genes": self.genes, "proteins": proteins, **self.categories}.items():
+            if len(set(entries)) < len(entries):
+                raise ValueError(f"not a schema: an entry of {name} occurs twice")
 
     @property
     def n_genes(self) -> int:
@@ -145,7 +155,7 @@ class Schema:
     @property
     def counts_name(self) -> str:
         """The counts as a user writes them: ``adata.X`` or ``adata.layers['...']``."""
-        return "adata.X" if self.layer is None else f"adata.layers[{self.layer!r}]"
+        return counts_name(self.layer)
 
     @property
     def category_keys(self) -> tuple[str, ...]:
@@ -157,83 +167,59 @@ class Schema:
         return ("0",) if key is None else self.categories[key]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; no entry for proteins where there are none."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        if self.proteins is None:
-            del values["proteins"]
-        else:
-            values["proteins"] = self.proteins.to_json()
-        values["categories"] = {key: list(names) for key, names in values["categories"].items()}
-        for name in ("library_prior", "continuous_moments"):
-            values[name] = [list(pair) for pair in values[name]]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        """What JSON can say, with the number of the format."""
+        return {"format": len(_OLDER) + 1, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Schema:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`, which reads what earlier versions wrote as well.
 
         Raises
         ------
         ValueError
-            If an entry is missing, unknown, of the wrong type or out of range.
+            If an entry is missing, unknown, of the wrong type or out of range, or the format is of a newer version.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"a schema is a mapping, not {type(values).__name__}")
-        names = {entry.name for entry in fields(cls)}
-        wrong = sorted(set(values) ^ names)
-        if not set(wrong) <= _LATER - set(values):
-            raise ValueError(f"not a schema of this version of scvi: missing or unknown entries {wrong}")
-        plain: dict[str, Any] = {name: _optional_text(name, values.get(name)) for name in _OPTIONAL_TEXTS}
-        plain |= {name: _texts(name, values[name]) for name in _TEXT_LISTS}
-        try:
-            schema = cls(
-                **plain,
-                categories={str(key): _texts(key, names) for key, names in dict(values["categories"]).items()},
-                library_prior=_moments("library_prior", values["library_prior"]),
-                size_factor_scale=check_number(
-                    "size_factor_scale", values["size_factor_scale"], "a positive number", above=0
-                ),
-                continuous_moments=_moments("continuous_moments", values["continuous_moments"]),
-                proteins=ProteinSchema.from_json(values["proteins"]) if "proteins" in values else None,
-            )
-        except TypeError as error:
-            raise ValueError(f"not a schema: {error}") from error
-        lost = [key for key in schema.category_keys if not schema.categories.get(key)]
-        if lost or len(schema.library_prior) != schema.n_batch:
-            raise ValueError(f"not a schema: no categories for {lost}, or not one library prior for each batch")
-        if len(schema.continuous_moments) != schema.n_continuous:
-            raise ValueError("not a schema: not one pair of continuous_moments for each continuous covariate")
-        proteins = schema.proteins
-        if proteins is not None and len(proteins.measured) != schema.n_batch:
-            raise ValueError("not a schema: it does not say for each batch which proteins were measured")
-        named = {"genes": schema.genes, "proteins": () if proteins is None else proteins.names}
-        for name, entries in {**named, **schema.categories}.items():
-            if len(set(entries)) < len(entries):
-                raise ValueError(f"not a schema: an entry of {name} occurs twice")
-        return schema
+        return _built(cls, in_current_format("the schema", _mapping("a schema", values), _OLDER))
 
 
-_OPTIONAL_TEXTS = ("layer", "batch_key", "labels_key", "size_factor_key", "mask_var", "unlabeled_category")
-_LATER = {"proteins", "unlabeled_category"}  # not in the files of the first version
-_TEXT_LISTS = ("categorical_covariate_keys", "continuous_covariate_keys", "genes")
+def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """There were no unlabelled cells at first, and an entry for proteins was left out where a model reads none."""
+    return {"unlabeled_category": None, "proteins": None, **values}
 
 
-def _optional_text(name: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"not a schema: {name} is {value!r}, not a string or null")
+_OLDER = (_of_format_1,)
+
+
+def _built(kind: Any, values: Any) -> Any:
+    """A schema of a kind from a mapping that has all of its fields, and no more."""
+    types = get_type_hints(kind)
+    wrong = sorted(set(_mapping(kind.__name__, values)) ^ set(types))
+    if wrong:
+        raise ValueError(f"not a schema of this version of scvi: missing or unknown entries {wrong}")
+    return kind(**{name: _read(name, of_field, values[name]) for name, of_field in types.items()})
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:
+    """A value from JSON as the type of a field: a text, flag or finite number, or a tuple or dict of these."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if NoneType in inner:
+        return None if value is None else _read(name, inner[0], value)
+    if is_dataclass(kind):
+        return _built(kind, value)
+    if origin is dict:
+        return {str(key): _read(name, inner[1], entry) for key, entry in _mapping(name, value).items()}
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or (... not in inner and len(value) != len(inner)):
+            raise ValueError(f"not a schema: {name} is {value!r}, not a list as it should be")
+        return tuple(_read(name, inner[0], entry) for entry in value)
+    if kind is float:
+        return check_number(name, value, "a number")
+    if not isinstance(value, kind):
+        raise ValueError(f"not a schema: {name} is {value!r}, not of type {kind.__name__}")
     return value
 
 
-def _moments(name: str, pairs: Any) -> tuple[tuple[float, float], ...]:
-    """Pairs of a finite mean and a positive variance or deviation."""
-    positive = "a mean and a positive number"
-    return tuple(
-        (check_number(f"{name} of", mean, "a number"), check_number(f"{name} of", spread, positive, above=0))
-        for mean, spread in pairs
-    )
-
-
-def _texts(name: str, values: Any) -> tuple[str, ...]:
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"not a schema: {name} is not a list of strings")
-    return tuple(values)
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"not a schema: {name} is a mapping, not {type(value).__name__}")
+    return value

@@ -1,20 +1,23 @@
-"""Declaring what a model reads of an AnnData: everything is checked, and described by a schema."""
+"""Declaring what a model reads of an AnnData: everything is checked, and described by one schema."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scvi.cells import checks
-from scvi.cells.count_checks import warn_of_empty_cells
-from scvi.cells.encode import covariate, encode_and_total
+from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cells
+from scvi.cells.encode import gene_columns, log_sizes
 from scvi.cells.fingerprint import fingerprint
 from scvi.cells.library_prior import library_prior
-from scvi.cells.schema import Schema
+from scvi.cells.proteins import declared_proteins
+from scvi.cells.schema import ProteinPlace, Schema
 
 __all__ = ["declare", "labelled_schema"]
 
@@ -30,6 +33,7 @@ def declare(
     continuous_covariate_keys: Sequence[str] | None = None,
     mask_var: str | Sequence[str] | np.ndarray | pd.Series | None = None,
     unlabeled_category: str | None = None,
+    proteins: ProteinPlace | None = None,
 ) -> tuple[Schema, str]:
     """Checks everything that a model is going to read, and describes it. `adata` is not changed.
 
@@ -44,6 +48,8 @@ def declare(
         in the order of ``adata.var_names``.
     unlabeled_category
         The value of the labels' column of cells whose label is not known.
+    proteins
+        Where the counts of proteins are, for a model that reads them.
 
     Returns
     -------
@@ -52,45 +58,42 @@ def declare(
     Raises
     ------
     ValueError, TypeError
-        For whatever cannot be fitted: see :mod:`scvi.cells.checks`.
+        For whatever cannot be fitted: see :mod:`scvi.cells.checks` and :mod:`scvi.cells.count_checks`.
     """
-    checks.refuse_other_types(adata)
-    if adata.n_obs < 2:
-        raise ValueError(f"adata has {adata.n_obs} cells; a model is fitted to two or more")
-    checks.stored_counts(adata, layer)
-    genes = checks.chosen_genes(adata, mask_var)
-    if len(genes) < 2:
-        raise ValueError(f"{len(genes)} of the {adata.n_vars} genes of adata would be read; a model reads two or more")
+    genes = _genes(adata, layer, mask_var)
+    categorical = checks.checked_keys("categorical_covariate_keys", categorical_covariate_keys)
+    continuous = checks.checked_keys("continuous_covariate_keys", continuous_covariate_keys)
+    columns = [("batch_key", batch_key), ("labels_key", labels_key)]
+    columns += [("categorical_covariate_keys", key) for key in categorical]
+    categories = {key: checks.category_names(adata, argument, key) for argument, key in columns if key is not None}
+    covariates = [checks.numbers(adata, "continuous_covariate_keys", key) for key in continuous]
+    if unlabeled_category is not None:
+        others = (batch_key, *categorical)
+        unlabeled_category, categories = _known_labels(unlabeled_category, labels_key, categories, others)
+    relative = log_sizes(adata, size_factor_key)
+    batch = checks.codes_of(adata, "batch_key", batch_key, categories)
+    batch_names = ("0",) if batch_key is None else categories[batch_key]
+    totals = checked_totals(adata, layer, counts_of(adata, layer), gene_columns(adata, genes))
+    if not totals.any():
+        name = checks.counts_name(layer)
+        raise ValueError(f"every count of {name} is zero in the genes to be read; there is nothing to fit")
+    warn_of_empty_cells(totals, adata.obs_names)
     schema = Schema(
         layer=layer,
         batch_key=batch_key,
         labels_key=labels_key,
         size_factor_key=size_factor_key,
-        categorical_covariate_keys=checks.checked_keys("categorical_covariate_keys", categorical_covariate_keys),
-        continuous_covariate_keys=checks.checked_keys("continuous_covariate_keys", continuous_covariate_keys),
+        categorical_covariate_keys=categorical,
+        continuous_covariate_keys=continuous,
         mask_var=mask_var if isinstance(mask_var, str) else None,
-        genes=tuple(genes),
+        genes=genes,
+        categories=categories,
+        library_prior=library_prior(totals, batch, len(batch_names)),
+        size_factor_scale=1.0 if relative is None else float(totals.mean() / np.exp(relative, dtype=np.float64).mean()),
+        continuous_moments=tuple(checks.moments_of(values) for values in covariates),
+        unlabeled_category=unlabeled_category,
+        proteins=None if proteins is None else declared_proteins(adata, proteins, batch, batch_names),
     )
-    named = {
-        key: checks.category_names(checks.obs_column(adata, argument, key), argument)
-        for argument, key in _categorical(schema)
-    }
-    covariates = [checks.moments_of(covariate(adata, key)) for key in schema.continuous_covariate_keys]
-    schema = replace(schema, categories=named, continuous_moments=tuple(covariates))
-    if unlabeled_category is not None:
-        schema = _with_unlabeled(schema, named, unlabeled_category)
-    schema = replace(schema, library_prior=((0.0, 1.0),) * schema.n_batch)  # until the totals are known
-    cells, totals = encode_and_total(adata, schema, validate=True, labels=True)
-    if not totals.any():
-        raise ValueError(
-            f"every count of {schema.counts_name} is zero in the genes to be read; there is nothing to fit"
-        )
-    warn_of_empty_cells(totals, adata.obs_names)
-    schema = replace(schema, library_prior=library_prior(totals, cells.batch, schema.n_batch))
-    if cells.log_size is not None:
-        schema = replace(
-            schema, size_factor_scale=float(totals.mean() / np.exp(cells.log_size, dtype=np.float64).mean())
-        )
     return schema, fingerprint(adata, schema)
 
 
@@ -99,24 +102,56 @@ def labelled_schema(adata: AnnData, schema: Schema, labels_key: str | None, unla
     key = schema.labels_key if labels_key is None else labels_key
     if key is None:
         raise ValueError("labels_key=None, and the model was set up without one: name the column of labels")
-    schema = replace(schema, labels_key=key)
-    named = {**schema.categories, key: checks.category_names(checks.obs_column(adata, "labels_key", key), "labels_key")}
-    return _with_unlabeled(schema, named, unlabeled_category)
+    others = (schema.batch_key, *schema.categorical_covariate_keys)
+    named = {name: names for name, names in schema.categories.items() if name in others}
+    named[key] = checks.category_names(adata, "labels_key", key)
+    unlabeled_category, categories = _known_labels(unlabeled_category, key, named, others)
+    return replace(schema, labels_key=key, categories=categories, unlabeled_category=unlabeled_category)
 
 
-def _with_unlabeled(schema: Schema, named: dict[str, tuple[str, ...]], unlabeled_category: str) -> Schema:
-    """The schema with these categories, but for the one that stands for unknown labels."""
-    key = schema.labels_key
-    category = checks.checked_unlabeled(key, unlabeled_category, named)
-    if key is None or key == schema.batch_key or key in schema.categorical_covariate_keys:
-        raise ValueError(f"labels_key={key!r} is the batch or a covariate as well, which are known of every cell")
-    known = tuple(name for name in named[key] if name != category)
-    used = {name: names for name, names in named.items() if name in schema.category_keys}
-    return replace(schema, categories={**used, key: known}, unlabeled_category=category)
+def _genes(adata: AnnData, layer: str | None, mask_var: Any) -> tuple[str, ...]:
+    """Names of the genes to be read, of which there are enough, as there are of cells."""
+    checks.refuse_other_types(adata)
+    if adata.n_obs < 2:
+        raise ValueError(f"adata has {adata.n_obs} cells; a model is fitted to two or more")
+    checks.stored_counts(adata, layer)
+    genes = checks.chosen_genes(adata, mask_var)
+    if len(genes) < 2:
+        raise ValueError(f"{len(genes)} of the {adata.n_vars} genes of adata would be read; a model reads two or more")
+    return tuple(genes)
 
 
-def _categorical(schema: Schema) -> list[tuple[str, str]]:
-    """Pairs of the argument and the column for everything that has categories."""
-    pairs = [("batch_key", schema.batch_key), ("labels_key", schema.labels_key)]
-    pairs += [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
-    return [(argument, key) for argument, key in pairs if key is not None]
+def _known_labels(
+    unlabeled_category: Any,
+    labels_key: str | None,
+    categories: dict[str, tuple[str, ...]],
+    others: tuple[str | None, ...],
+) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """The value that stands for an unknown label, as a string, and the categories without it.
+
+    Refused if it is almost, but not quite, one that occurs, and if no cell has another label. It need not occur.
+
+    Parameters
+    ----------
+    categories
+        Of all columns.
+    others
+        Columns of the batch and the covariates.
+    """
+    if labels_key is None:
+        raise ValueError(
+            f"unlabeled_category={unlabeled_category!r} is a value of the column of labels: name it by labels_key"
+        )
+    category, names = str(unlabeled_category), categories[labels_key]
+    if category not in names:
+        close = get_close_matches(category.lower(), [name.lower() for name in names], n=1, cutoff=0.8)
+        if close:
+            hint = checks.nearest(category, names)
+            raise ValueError(f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]{hint}")
+    elif len(names) == 1:
+        raise ValueError(f"every cell has unlabeled_category={category!r} in adata.obs[{labels_key!r}]: label some")
+    if labels_key in others:
+        raise ValueError(
+            f"labels_key={labels_key!r} is the batch or a covariate as well, which are known of every cell"
+        )
+    return category, {**categories, labels_key: tuple(name for name in names if name != category)}

@@ -25,6 +25,7 @@ __all__ = [
     "counts_hash",
     "gene_sums",
     "moments",
+    "read_weights",
     "refuse_damaged_matrix",
     "row_sums",
     "summed",
@@ -128,6 +129,11 @@ def buffer_cells(row_bytes: float) -> int:
 def as_dense(counts: Any) -> np.ndarray:
     """Few columns as an array."""
     return counts.toarray() if sp.issparse(counts) else np.asarray(counts)
+
+
+def read_weights(columns: np.ndarray | None) -> np.ndarray | None:
+    """(s,) 1 for stored genes that are read, 0 for others; None where all are. `columns` are those of CellData."""
+    return None if columns is None else (columns >= 0).astype(np.float64)
 
 
 def row_sums(rows: Rows, read: np.ndarray | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ import pandas as pd
 from scvi._checks import check_flag
 from scvi._random import seeded
 from scvi._warnings import warn
-from scvi.cells.missing_genes import become, with_genes, with_these_genes
+from scvi.cells.missing_genes import become, with_genes
 from scvi.cells.new_categories import extended
 from scvi.cells.schema import Schema
 from scvi.models.base import Model
@@ -116,9 +116,10 @@ def load_query_data(
     adata = with_genes(cls._as_anndata(adata, reference.schema), reference.schema, min_genes_found)
     options = reference.options
     schema = extended(reference.schema, adata, cls._reads_labels(options))
+    cells = cls._make_cells((schema,), options, (adata,), validate=False)
     module, scope = _widened(reference.module, lambda: cls._make_networks((schema,), options), freeze)
     _report(_new_categories(reference.schema, schema), scope)
-    model = cls._assembled(options, module, cls._make_cells((schema,), options, (adata,), validate=False))
+    model = cls._assembled(options, module, cells)
     model.is_trained, model._scope = True, scope
     return model
 
@@ -160,7 +161,7 @@ def prepare_query_anndata(
     read = cls._as_anndata(adata, reference.schema)
     if inplace and read is not adata:
         raise TypeError(f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False")
-    prepared = with_these_genes(read, reference.schema, min_genes_found)
+    prepared = with_genes(read, reference.schema, min_genes_found, no_others=True)
     if not inplace:
         return prepared
     become(adata, prepared)

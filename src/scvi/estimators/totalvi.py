@@ -11,11 +11,9 @@ import numpy as np
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
-from scvi.cells.fingerprint import fingerprint, fingerprint_of_proteins
 from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities
 from scvi.cells.protein_background import background_moments
-from scvi.cells.proteins import declare_proteins
-from scvi.cells.schema import Schema
+from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, schema_of
 from scvi.estimators import minify, protein_questions, query_mapping, questions
@@ -139,7 +137,7 @@ class TOTALVI(Estimator):
         batch_key, layer, size_factor_key, categorical_covariate_keys, continuous_covariate_keys, labels_key, mask_var
             As in :meth:`scvi.SCVI.setup_anndata`; labels serve label-wise dispersions.
         """
-        schema, print_of_genes = declare(
+        cls._set_up(
             adata,
             layer=layer,
             batch_key=batch_key,
@@ -148,9 +146,8 @@ class TOTALVI(Estimator):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             mask_var=mask_var,
+            proteins=ProteinPlace(protein_expression_obsm_key, protein_names_uns_key),
         )
-        schema = declare_proteins(adata, schema, protein_expression_obsm_key, protein_names_uns_key)
-        register(adata, cls.__name__, schema, print_of_genes + fingerprint_of_proteins(adata, schema))
 
     @classmethod
     def setup_mudata(
@@ -187,13 +184,9 @@ class TOTALVI(Estimator):
             "continuous_covariate_keys": continuous_covariate_keys,
             "labels_key": labels_key,
         }
-        places = _places(modalities or {}, keys)
-        adata = joined_modalities(mdata, places, protein_layer)
-        cls.setup_anndata(adata, OBSM_KEY, layer=rna_layer, **keys)
-        schema = schema_of(adata, cls.__name__)
-        proteins = replace(schema.proteins, modalities=places, layer=protein_layer)  # type: ignore[type-var]
-        schema = replace(schema, proteins=proteins)
-        register(mdata, cls.__name__, schema, fingerprint(adata, schema))
+        place = ProteinPlace(OBSM_KEY, modalities=_places(modalities or {}, keys), layer=protein_layer)
+        adata = joined_modalities(mdata, place)
+        register(mdata, cls.__name__, *declare(adata, layer=rna_layer, **keys, proteins=place))
 
     @classmethod
     def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> TOTALVAE:
@@ -236,7 +229,7 @@ class TOTALVI(Estimator):
             raise TypeError(
                 "a MuData came, but the model was set up with an AnnData: pass one, with its proteins in obsm"
             )
-        return joined_modalities(data, schema.proteins.modalities, schema.proteins.layer)
+        return joined_modalities(data, schema.proteins)
 
     def _choose(self, adata: Any, indices: Indices, needs_counts: bool = True) -> tuple[CellData, np.ndarray]:
         adata = self.adata if adata is self._mdata else self._as_anndata(adata, self.schema)
