@@ -1,10 +1,10 @@
-"""The one record that crosses from the data to a model."""
+"""The record of cells that crosses from the data to a model, and the one list of what is known of a cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,28 +12,49 @@ from torch import Tensor
 from scvi.kernels import Counts, SparseRows
 from scvi.kernels.rows import sent
 
-__all__ = ["Minibatch"]
+__all__ = ["PER_CELL", "Minibatch", "PerCell"]
+
+C = TypeVar("C")  # counts, as a data set or a minibatch holds them
+A = TypeVar("A")  # arrays of a data set, tensors of a minibatch
+
+_CODES, _NUMBERS, _FLAGS = ({"dtype": dtype} for dtype in ("int64", "float32", "bool"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Minibatch:
-    """Cells drawn for one step: n cells, g genes.
+class PerCell(Generic[C, A]):
+    """What is known of n cells, a row or an entry for each; g genes.
 
-    Codes are integer columns, never one-hot; what a data set does not have is None.
+    This is the one list of it: to read something more, a line is added here, and one where cells are encoded. Data sets
+    have arrays in whatever number type; in a minibatch they have the one given here, and (n,) is a column (n, 1). Codes
+    are integers, never one-hot; what a data set does not have is None.
     """
 
-    counts: Counts  # (n, g) float32, as sparse rows or dense
-    batch: Tensor  # (n, 1) int64 codes of the experimental batch
-    labels: Tensor  # (n, 1) int64 codes of the cell type, -1 where it is not known
-    l_mean: Tensor | None = None  # (n, 1) prior mean of the log library size
-    l_var: Tensor | None = None  # (n, 1) its variance
-    log_size: Tensor | None = None  # (n, 1) log of a given size factor; None: the cell's total is the size
-    continuous: Tensor | None = None  # (n, c) continuous covariates, standardised
-    categorical: Tensor | None = None  # (n, m) int64 codes, a column for each categorical covariate
+    counts: C  # (n, g)
+    batch: A = field(metadata=_CODES)  # (n,) codes of the experimental batch
+    labels: A = field(metadata=_CODES)  # (n,) codes of the cell type, -1 where it is not known
+    l_mean: A | None = field(default=None, metadata=_NUMBERS)  # (n,) prior mean of the log library size
+    l_var: A | None = field(default=None, metadata=_NUMBERS)  # (n,) its variance
+    log_size: A | None = field(default=None, metadata=_NUMBERS)  # (n,) log of a given size factor; None: of the total
+    continuous: A | None = field(default=None, metadata=_NUMBERS)  # (n, c) covariates, standardised
+    categorical: A | None = field(default=None, metadata=_CODES)  # (n, m) codes, a column for each covariate
+    proteins: A | None = field(default=None, metadata=_NUMBERS)  # (n, p) counts; 0 where they were not measured
+    measured: A | None = field(default=None, metadata=_FLAGS)  # (n, p) which of them were measured; None: all
+
+    def given(self) -> dict[str, A]:
+        """What there is beside the counts, by name."""
+        return {name: value for name in PER_CELL if (value := getattr(self, name)) is not None}
+
+
+PER_CELL: dict[str, str] = {entry.name: entry.metadata["dtype"] for entry in fields(PerCell) if entry.metadata}
+"""Names of what is known of each cell beside its counts, and its number type in a minibatch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Minibatch(PerCell[Counts, Tensor]):
+    """Cells drawn for one step: n cells, g genes; counts are float32, as sparse rows or dense."""
+
     indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
     kept: Mapping[str, Tensor] | None = None  # (n, .) what a model keeps of cells whose counts were dropped, by name
-    proteins: Tensor | None = None  # (n, p) float32 counts of proteins; 0 where they were not measured
-    measured: Tensor | None = None  # (n, p) bool, which of them were measured; None: all
     dataset: int = 0  # number of the data set the cells are from, for models of several
 
     def __len__(self) -> int:
@@ -55,15 +76,8 @@ class Minibatch:
 
     def to(self, device: torch.device | str) -> Minibatch:
         """The same minibatch on another device."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device) if isinstance(value, SparseRows) else sent(value, device)
-            for name, value in given.items()
-            if isinstance(value, (SparseRows, Tensor))
-        }
-        if self.kept is not None:
-            moved["kept"] = {name: sent(value, device) for name, value in self.kept.items()}
-        return replace(self, **moved)
+        counts = self.counts.to(device) if isinstance(self.counts, SparseRows) else sent(self.counts, device)
+        return self._changed(counts, lambda tensor: sent(tensor, device))
 
     def take(self, rows: Tensor) -> Minibatch:
         """Some of the cells, in any order, also more than once; `rows` are positions (k,)."""
@@ -71,11 +85,15 @@ class Minibatch:
             counts: Counts = self.counts.take(rows.cpu().numpy(), self.counts.starts.cpu().numpy())
         else:
             counts = self.counts[rows]
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counts"}
-        others: dict[str, Any] = {name: t[rows] for name, t in given.items() if isinstance(t, Tensor)}
+        return self._changed(counts, lambda tensor: tensor[rows])
+
+    def _changed(self, counts: Counts, change: Callable[[Tensor], Tensor]) -> Minibatch:
+        """Other counts, and every tensor beside them changed."""
+        tensors = self.given() if self.indices is None else {**self.given(), "indices": self.indices}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
         if self.kept is not None:
-            others["kept"] = {name: t[rows] for name, t in self.kept.items()}
-        return replace(self, counts=counts, **others)
+            changed["kept"] = {name: change(tensor) for name, tensor in self.kept.items()}
+        return replace(self, counts=counts, **changed)
 
     def tensors(self) -> list[Tensor]:
         """The five tensors that the 2020 trainers and posteriors pass around."""

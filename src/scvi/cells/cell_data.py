@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,37 +16,40 @@ from scvi.cells.epoch_order import ahead, count_minibatches, draw_buffers, draw_
 from scvi.cells.minified import Kept
 from scvi.cells.on_disk import OnDisk
 from scvi.cells.resident import Resident, fits
-from scvi.cells.storage import Counts, Rows, as_dense, buffer_cells, chosen_blocks, moments, row_sums, take
+from scvi.cells.storage import (
+    Counts,
+    Rows,
+    as_dense,
+    buffer_cells,
+    chosen_blocks,
+    moments,
+    read_weights,
+    row_sums,
+    take,
+)
 from scvi.kernels import rows_to_sparse
-from scvi.minibatch import Minibatch
+from scvi.minibatch import PER_CELL, Minibatch, PerCell
 
 __all__ = ["CellData"]
 
 _ROWS_AT_ONCE = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class CellData:
+_DTYPES = {name: np.dtype(dtype) for name, dtype in PER_CELL.items()}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CellData(PerCell[Counts | Resident, np.ndarray]):
     """Cells as a model reads them: aligned arrays, integer codes, and counts in memory or on disk.
 
     Nothing here is ever densified whole. n cells, g genes that are read, of s stored ones. Counts on disk are read many
     cells at a time, ahead of where they are used: see :mod:`scvi.cells.epoch_order`.
     """
 
-    counts: Counts | Resident  # (n, s)
-    columns: np.ndarray | None  # (s,) int32 place of each stored gene among those read, -1: not read; None: as stored
-    batch: np.ndarray  # (n,) integer codes of the experimental batch
-    labels: np.ndarray  # (n,) integer codes of the cell type, -1 where it is not known
-    l_mean: np.ndarray  # (n,) prior mean of the log library size
-    l_var: np.ndarray  # (n,) its variance
-    log_size: np.ndarray | None  # (n,) log of a given size factor
-    continuous: np.ndarray | None  # (n, c) standardised
-    categorical: np.ndarray | None  # (n, m) codes
+    columns: np.ndarray | None = None  # (s,) int32 place of each stored gene among those read, -1: not read; None: same
     cell_names: np.ndarray  # (n,)
     gene_names: np.ndarray  # (g,)
     kept: Kept | None = None  # what a model keeps of cells without counts
-    proteins: np.ndarray | sp.csr_matrix | None = None  # (n, p) counts
-    measured: np.ndarray | None = None  # (n, p) bool, which proteins were measured in each cell; None: all
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -96,20 +100,9 @@ class CellData:
             counts = rows_to_sparse(self.counts, rows, self.columns, self.n_genes)
         else:
             counts = rows_to_sparse(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
-        return Minibatch(
-            counts=counts,
-            batch=_column(self.batch[rows], np.int64),
-            labels=_column(self.labels[rows], np.int64),
-            l_mean=_column(self.l_mean[rows], np.float32),
-            l_var=_column(self.l_var[rows], np.float32),
-            log_size=None if self.log_size is None else _column(self.log_size[rows], np.float32),
-            continuous=None if self.continuous is None else torch.from_numpy(self.continuous[rows]),
-            categorical=None if self.categorical is None else torch.from_numpy(self.categorical[rows]),
-            indices=torch.from_numpy(rows),
-            kept=None if self.kept is None else {k: torch.from_numpy(v[rows]) for k, v in self.kept.values.items()},
-            proteins=None if self.proteins is None else torch.from_numpy(_float32(self.proteins[rows])),
-            measured=None if self.measured is None else torch.from_numpy(self.measured[rows]),
-        )
+        columns: dict[str, Any] = {name: _tensor(values[rows], _DTYPES[name]) for name, values in self.given().items()}
+        kept = None if self.kept is None else {k: torch.from_numpy(v[rows]) for k, v in self.kept.values.items()}
+        return Minibatch(counts=counts, indices=torch.from_numpy(rows), kept=kept, **columns)
 
     def minibatches(
         self, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 128
@@ -140,20 +133,8 @@ class CellData:
 
     def loaded(self, rows: np.ndarray) -> CellData:
         """The cells at `rows` with their counts in memory; positions among them count from 0."""
-        return replace(
-            self,
-            counts=take(self.counts, rows),
-            batch=self.batch[rows],
-            labels=self.labels[rows],
-            l_mean=self.l_mean[rows],
-            l_var=self.l_var[rows],
-            log_size=None if self.log_size is None else self.log_size[rows],
-            continuous=None if self.continuous is None else self.continuous[rows],
-            categorical=None if self.categorical is None else self.categorical[rows],
-            cell_names=self.cell_names[rows],
-            proteins=None if self.proteins is None else self.proteins[rows],
-            measured=None if self.measured is None else self.measured[rows],
-        )
+        some: dict[str, Any] = {name: values[rows] for name, values in self.given().items()}
+        return replace(self, counts=take(self.counts, rows), cell_names=self.cell_names[rows], **some)
 
     def on(self, device: torch.device) -> CellData:
         """The same cells with their counts on a device, if they fit there; for drawing minibatches only."""
@@ -182,19 +163,19 @@ class CellData:
 
     def totals(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """(k,) float64 total counts of the cells over the genes that are read."""
-        return np.concatenate([np.empty(0), *(row_sums(rows, self._read) for rows in self._row_blocks(indices))])
-
-    def gene_moments(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(g,) float64 means and population variances of the counts of each gene, over the cells at `indices`."""
-        return self.moments(indices)[:2]
+        weights = read_weights(self.columns)
+        return np.concatenate([np.empty(0), *(row_sums(rows, weights) for rows in self._row_blocks(indices))])
 
     def moments(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """:meth:`gene_moments` and :meth:`totals` in one pass over the cells."""
-        totals: list[np.ndarray] = []
+        """(g,) float64 means and population variances of the counts of each gene, and (k,) :meth:`totals` of the cells.
+
+        They take one pass over the cells at `indices`.
+        """
+        weights, totals = read_weights(self.columns), [np.empty(0)]
 
         def noted() -> Iterator[Rows]:
             for rows in self._row_blocks(indices):
-                totals.append(row_sums(rows, self._read))
+                totals.append(row_sums(rows, weights))
                 yield rows
 
         n = len(self) if indices is None else len(self.positions(indices))
@@ -203,11 +184,7 @@ class CellData:
             read = self.columns >= 0
             order = np.argsort(self.columns[read])
             mean, variance = mean[read][order], variance[read][order]
-        return mean, variance, np.concatenate([np.empty(0), *totals])
-
-    @property
-    def _read(self) -> np.ndarray | None:
-        return None if self.columns is None else (self.columns >= 0).astype(np.float64)
+        return mean, variance, np.concatenate(totals)
 
     def _row_blocks(self, indices: Sequence[int] | np.ndarray | None) -> Iterator[Rows]:
         if indices is None:
@@ -221,9 +198,7 @@ class CellData:
             yield from (take(self.counts, rows) for rows in parts)
 
 
-def _float32(rows: np.ndarray | sp.csr_matrix) -> np.ndarray:
-    return as_dense(rows).astype(np.float32)
-
-
-def _column(values: np.ndarray, dtype: type) -> torch.Tensor:
-    return torch.from_numpy(values.astype(dtype, copy=False)).unsqueeze(1)
+def _tensor(rows: np.ndarray | sp.csr_matrix, dtype: np.dtype) -> torch.Tensor:
+    """Rows as models read them, (n, .); (n,) becomes a column."""
+    tensor = torch.from_numpy(as_dense(rows).astype(dtype, copy=False))
+    return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
