@@ -185,7 +185,6 @@ def compute_accuracy_svc(
     verbose, max_iter
         Of `sklearn.model_selection.GridSearchCV` and `sklearn.svm.SVC`.
     """
-    from sklearn.model_selection import GridSearchCV
     from sklearn.svm import SVC
 
     if param_grid is None:
@@ -194,8 +193,7 @@ def compute_accuracy_svc(
             {"C": penalties, "kernel": ["linear"]},
             {"C": penalties, "gamma": [1e-3, 1e-4], "kernel": ["rbf"]},
         ]
-    clf = GridSearchCV(SVC(max_iter=max_iter), param_grid, cv=3, verbose=verbose)
-    return compute_accuracy_classifier(clf, data_train, labels_train, data_test, labels_test)
+    return _of_best(SVC(max_iter=max_iter), param_grid, verbose, data_train, labels_train, data_test, labels_test)
 
 
 def compute_accuracy_rf(
@@ -208,9 +206,15 @@ def compute_accuracy_rf(
 ) -> Scores:
     """Of a random forest whose depth (3 to 9) and size (10 to 200) are chosen by threefold cross-validation."""
     from sklearn.ensemble import RandomForestClassifier
-    from sklearn.model_selection import GridSearchCV
 
     if param_grid is None:
         param_grid = {"max_depth": np.arange(3, 10).tolist(), "n_estimators": [10, 50, 100, 200]}
-    clf = GridSearchCV(RandomForestClassifier(max_depth=2, random_state=0), param_grid, cv=3, verbose=verbose)
-    return compute_accuracy_classifier(clf, data_train, labels_train, data_test, labels_test)
+    forest = RandomForestClassifier(max_depth=2, random_state=0)
+    return _of_best(forest, param_grid, verbose, data_train, labels_train, data_test, labels_test)
+
+
+def _of_best(clf: BaseEstimator, param_grid: Any, verbose: int, *cells: npt.ArrayLike) -> Scores:
+    """Of a classifier with the options that are best in threefold cross-validation."""
+    from sklearn.model_selection import GridSearchCV
+
+    return compute_accuracy_classifier(GridSearchCV(clf, param_grid, cv=3, verbose=verbose), *cells)

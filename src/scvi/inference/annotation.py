@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from scvi._checks import check_integer, check_number
+from scvi.dataset import GeneExpressionDataset
 from scvi.inference.accuracy import (
     Accuracy,
     classifier_input,
@@ -23,7 +25,7 @@ from scvi.inference.accuracy import (
     compute_predictions,
 )
 from scvi.inference.inference import UnsupervisedTrainer
-from scvi.inference.loaders import check_trainable
+from scvi.inference.loaders import check_trainable, side_by_side
 from scvi.inference.posterior import Posterior, metric
 from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
 from scvi.inference.trainer import Trainer
@@ -32,11 +34,6 @@ from scvi.models.classifier import Classifier
 from scvi.models.labels import LabelledVAE
 from scvi.models.scanvae import SCANVAE
 from scvi.queries.likelihood import elbo, reconstruction
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from scvi.dataset import GeneExpressionDataset
 
 __all__ = [
     "Accuracy",
@@ -350,12 +347,8 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
     def data_loaders_loop(self) -> Iterator[Sequence[Any]]:
         """As that of `Trainer`, without the labels that the model must not see."""
         self._share_observed()
-        full = self.full_dataset
-        self._posteriors["full_dataset"] = full.hiding_labels()
-        try:
-            return super().data_loaders_loop()
-        finally:
-            self._posteriors["full_dataset"] = full
+        _, *others = (self._posteriors[name] for name in self.posteriors_loop)
+        return side_by_side([self.full_dataset.hiding_labels(), *others])
 
     def compute_metrics(self) -> None:
         self._share_observed()

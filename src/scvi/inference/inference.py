@@ -6,17 +6,15 @@ import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scvi.dataset import GeneExpressionDataset
 from scvi.inference.loaders import n_steps
 from scvi.inference.posterior import Posterior
 from scvi.inference.trainer import MIN_CELLS_TO_MONITOR, Trainer
-
-if TYPE_CHECKING:
-    from scvi.dataset import GeneExpressionDataset
 
 __all__ = ["AdapterTrainer", "UnsupervisedTrainer"]
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from scvi._checks import batch_code, check_integer, check_number
-from scvi.inference.loaders import endless, fold_tail
+from scvi.dataset import GeneExpressionDataset
+from scvi.inference.loaders import side_by_side
 from scvi.inference.posterior import Posterior, metric
 from scvi.inference.trainer import Trainer
 from scvi.minibatch import Minibatch
@@ -22,12 +24,7 @@ from scvi.models.log_likelihood import compute_elbo
 from scvi.queries import evaluating
 from scvi.queries.imputation import data_set_probabilities, imputed
 from scvi.queries.latent import latent
-from scvi.queries.likelihood import marginal, reconstruction
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from scvi.dataset import GeneExpressionDataset
+from scvi.queries.likelihood import reconstruction
 
 __all__ = ["JPosterior", "JVAETrainer"]
 
@@ -53,30 +50,16 @@ class JPosterior(Posterior):
     def minibatches(self) -> Iterator[Minibatch]:
         return (replace(mb, dataset=self.mode) for mb in super().minibatches())
 
-    def check_model(self) -> None:
-        data_set, cells = self.gene_dataset, self.indices
-        if isinstance(self.model, JVAE) and len(cells):
-            n_batches, n_labels = (int(codes[cells].max()) + 1 for codes in (data_set.batch_indices, data_set.labels))
-            self.model.check_fits(data_set.nb_genes, n_batches, n_labels, self.mode)
-
     @metric("min")
     def elbo(self) -> float:
         """Negative evidence lower bound, mean over cells, in nats; lower is better."""
-        self._refuse_unfit()
-        with evaluating(self.model):
-            return compute_elbo(self.model, self._undropped(), mode=self.mode)
+        return self._score(partial(compute_elbo, mode=self.mode))
 
     @metric("min")
     def reconstruction_error(self) -> float:
         """Negative log-likelihood of the counts given a draw of the latent variables, mean over cells, in nats."""
         self._refuse_unfit()
         return -float(reconstruction(self.model, self._undropped().minibatches())["genes"].mean(dtype=np.float64))
-
-    @metric("min")
-    def marginal_ll(self, n_mc_samples: int = 1000) -> float:
-        """Negative log-likelihood by importance sampling, mean over cells, in nats; see `Posterior.marginal_ll`."""
-        self._refuse_unfit()
-        return -float(marginal(self.model, self._undropped().minibatches(), n_mc_samples).mean())
 
 
 class JVAETrainer(Trainer):
@@ -163,11 +146,7 @@ class JVAETrainer(Trainer):
     def data_loaders_loop(self) -> Iterator[Sequence[Any]]:
         """One epoch: a pass over the largest data set, beside it the others again and again."""
         posteriors = [self._posteriors[name] for name in self.posteriors_loop]
-        largest = int(np.argmax([posterior.nb_cells for posterior in posteriors]))
-        return zip(
-            *(fold_tail(p) if i == largest else endless(p) for i, p in enumerate(posteriors)),
-            strict=False,
-        )
+        return side_by_side(posteriors, leader=int(np.argmax([posterior.nb_cells for posterior in posteriors])))
 
     def training_extras_init(self, lr_d: float = 1e-3, eps: float = 0.01) -> None:  # type: ignore[override]
         """A new optimiser of the discriminator."""

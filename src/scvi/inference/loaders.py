@@ -49,6 +49,11 @@ def endless(posterior: Posterior) -> Iterator[Sequence[Tensor]]:
         yield from fold_tail(posterior)
 
 
+def side_by_side(posteriors: Sequence[Posterior], leader: int = 0) -> Iterator[tuple[Sequence[Tensor], ...]]:
+    """One minibatch of each: a pass over the leader, beside it pass after pass over the others."""
+    return zip(*(fold_tail(p) if i == leader else endless(p) for i, p in enumerate(posteriors)), strict=False)
+
+
 def split_sizes(n_cells: int, train_size: float | None, test_size: float | None) -> tuple[int, int]:
     """Numbers of training and of test cells.
 

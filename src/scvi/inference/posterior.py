@@ -6,18 +6,23 @@ import operator
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 
 from scvi._checks import check_draws
+from scvi.dataset import GeneExpressionDataset
 from scvi.inference import posterior_utils
 from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
 from scvi.minibatch import Minibatch
+from scvi.models.autozivae import AutoZIVAE
 from scvi.models.base import Model
 from scvi.models.log_likelihood import (
     compute_elbo,
@@ -28,12 +33,6 @@ from scvi.queries import evaluating
 from scvi.queries.expression import Wanted, normalized
 from scvi.queries.latent import latent, library
 from scvi.queries.likelihood import marginal
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    import pandas as pd
-
-    from scvi.dataset import GeneExpressionDataset
 
 __all__ = ["Collate", "Posterior", "SequentialSubsetSampler", "unsupervised_clustering_accuracy"]
 
@@ -101,6 +100,8 @@ class Posterior:
         Whether the counts are the corrupted ones.
     """
 
+    mode = 0  # number of the data set, of a model of several
+
     def __init__(
         self,
         model: nn.Module,
@@ -140,7 +141,7 @@ class Posterior:
         data_set, cells = self.gene_dataset, self.indices
         if isinstance(self.model, Model) and len(cells):
             n_batches, n_labels = (int(codes[cells].max()) + 1 for codes in (data_set.batch_indices, data_set.labels))
-            self.model.check_fits(data_set.nb_genes, n_batches, n_labels)
+            self.model.check_fits(data_set.nb_genes, n_batches, n_labels, self.mode)
 
     def to_cuda(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Moves tensors to the device of the model."""
@@ -212,16 +213,12 @@ class Posterior:
     @metric("min")
     def elbo(self) -> float:
         """Negative evidence lower bound, mean over cells, in nats; lower is better."""
-        self._refuse_unfit()
-        with evaluating(self.model):
-            return compute_elbo(self.model, self._undropped())
+        return self._score(compute_elbo)
 
     @metric("min")
     def reconstruction_error(self) -> float:
         """Negative log-likelihood of the counts given a draw of the latent variables, mean over cells, in nats."""
-        self._refuse_unfit()
-        with evaluating(self.model):
-            return compute_reconstruction_error(self.model, self._undropped())
+        return self._score(compute_reconstruction_error)
 
     @metric("min")
     def marginal_ll(self, n_mc_samples: int = 1000) -> float:
@@ -233,9 +230,9 @@ class Posterior:
             Draws from the variational posterior for each cell: the more, the tighter the bound.
         """
         check_draws("n_mc_samples", n_mc_samples)
+        if isinstance(self.model, AutoZIVAE):
+            return self._score(partial(compute_marginal_log_likelihood_autozi, n_samples_mc=n_mc_samples))
         self._refuse_unfit()
-        if self.model.reconstruction_loss == "autozinb":
-            return compute_marginal_log_likelihood_autozi(self.model, self._undropped(), n_mc_samples)
         return -float(marginal(self.model, self._undropped().minibatches(), n_mc_samples=n_mc_samples).mean())
 
     def accuracy(self) -> float | None:
@@ -327,8 +324,6 @@ class Posterior:
         as_table = genes is not None and len(genes) > 1 and not all_draws if return_df is None else return_df
         if not as_table:
             return scale
-        import pandas as pd
-
         names = self.gene_dataset.cell_data().gene_names
         return pd.DataFrame(scale, columns=names if genes is None else names[genes])
 
@@ -392,6 +387,12 @@ class Posterior:
                 f"0 to {n_batches - 1}"
             )
         return codes
+
+    def _score(self, score: Callable[[Any, Posterior], float]) -> float:
+        """What a function says of the model and these cells."""
+        self._refuse_unfit()
+        with evaluating(self.model):
+            return score(self.model, self._undropped())
 
     def _positions(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         return self.gene_dataset.cell_data().positions(np.ravel(indices))

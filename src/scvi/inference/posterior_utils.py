@@ -10,19 +10,22 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
+import anndata
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import safetensors.numpy
+import safetensors.torch
 import torch
+from anndata import AnnData
 from torch import Tensor, nn
 
 import scvi
 from scvi._files import replacing
+from scvi.dataset import CellMeasurement, GeneExpressionDataset
 from scvi.queries.clustering import neighbourhood_entropy
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-    from anndata import AnnData
-
-    from scvi.dataset import GeneExpressionDataset
     from scvi.inference.posterior import Posterior
 
 __all__ = [
@@ -46,9 +49,6 @@ CORRUPTED_LAYER = "corrupted_X"
 
 def write_posterior(posterior: Posterior, dir_path: Path) -> None:
     """Writes what `load_posterior` reads: h5ad for the data, safetensors for codes and weights, JSON for the rest."""
-    from safetensors.numpy import save_file as save_arrays
-    from safetensors.torch import save_file as save_tensors
-
     data_set = posterior.gene_dataset
     info = {
         "format": FORMAT,
@@ -77,9 +77,9 @@ def write_posterior(posterior: Posterior, dir_path: Path) -> None:
     with replacing(dir_path) as folder:
         folder.mkdir()
         adata.write_h5ad(folder / DATA, compression="lzf")
-        save_arrays(cells, folder / CELLS)
+        safetensors.numpy.save_file(cells, folder / CELLS)
         weights = {name: value.detach().cpu().contiguous() for name, value in posterior.model.state_dict().items()}
-        save_tensors(weights, folder / WEIGHTS)
+        safetensors.torch.save_file(weights, folder / WEIGHTS)
         (folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
 
 
@@ -146,13 +146,10 @@ def _read(dir_path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray], dict[
     """Description, arrays over cells, weights."""
     if not (dir_path / INFO).exists():
         return _read_2020(dir_path)
-    from safetensors.numpy import load_file as load_arrays
-    from safetensors.torch import load_file as load_tensors
-
     info = json.loads((dir_path / INFO).read_text(encoding="utf-8"))
     if info["format"] != FORMAT:
         raise ValueError(f"it has format {info['format']!r}, this version of scvi reads {FORMAT}")
-    return info, load_arrays(dir_path / CELLS), load_tensors(dir_path / WEIGHTS)
+    return info, safetensors.numpy.load_file(dir_path / CELLS), safetensors.torch.load_file(dir_path / WEIGHTS)
 
 
 def _read_2020(dir_path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray], dict[str, Tensor]]:
@@ -171,10 +168,6 @@ def _read_2020(dir_path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray], 
 
 def _read_data_set(path: Path, info: Mapping[str, Any], cells: Mapping[str, npt.NDArray]) -> GeneExpressionDataset:
     """The data set as it was saved: no cell is left out, no code is renumbered."""
-    import anndata
-
-    from scvi.dataset import CellMeasurement, GeneExpressionDataset
-
     adata = anndata.read_h5ad(path)
     cells, mappings = _codes(adata, cells, info["mappings"])
     columns = adata.uns.get("cell_measurements_col_mappings", {})
@@ -221,8 +214,6 @@ def _codes(
     """Batch and label codes as saved; for a directory of 2020, from the columns of its data."""
     if "labels" in cells:
         return cells, mappings
-    import pandas as pd
-
     codes = {"batch_indices": np.asarray(adata.obs["batch_indices"])}
     if "cell_types" not in adata.obs:
         return {**cells, **codes, "labels": np.asarray(adata.obs["labels"])}, mappings
@@ -242,8 +233,6 @@ def _blaming(dir_path: Path) -> Iterator[None]:
 
 def _as_text_where_mixed(attributes: Any) -> None:
     """Values of mixed types, which no column of a file holds, become text."""
-    import pandas as pd
-
     for name in list(attributes):
         values = attributes[name]
         if np.dtype(object) != getattr(values, "dtype", None):

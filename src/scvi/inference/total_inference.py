@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from scvi._checks import check_choice, check_flag, check_number
 from scvi.cells.checks import named
 from scvi.cells.protein_background import background_moments
 from scvi.cells.storage import as_dense
+from scvi.dataset import GeneExpressionDataset
 from scvi.dataset.arrays import check_nonnegative_integers
 from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.inference import UnsupervisedTrainer
@@ -21,11 +23,6 @@ from scvi.inference.posterior import Posterior
 from scvi.inference.total_posterior import MEASUREMENT, TotalPosterior
 from scvi.models.adversary import check_discriminator
 from scvi.models.classifier import Classifier
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from scvi.dataset import GeneExpressionDataset
 
 __all__ = ["TotalPosterior", "TotalTrainer"]
 

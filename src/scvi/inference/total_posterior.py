@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scvi._checks import batch_code, check_choice, check_draws, check_number
+from scvi.dataset import GeneExpressionDataset
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
 from scvi.models.decoded import ProteinValue
@@ -21,9 +22,6 @@ from scvi.queries import evaluating, proteins
 from scvi.queries.expression import Wanted
 from scvi.queries.likelihood import marginal
 from scvi.queries.proteins import Draws
-
-if TYPE_CHECKING:
-    from scvi.dataset import GeneExpressionDataset
 
 __all__ = ["MEASUREMENT", "TotalPosterior"]
 

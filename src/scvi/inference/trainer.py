@@ -9,22 +9,19 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from scvi.dataset import GeneExpressionDataset
 from scvi.fit.loop import Loop, progress
 from scvi.inference.early_stopping import EarlyStopping
-from scvi.inference.loaders import check_arguments, check_metrics, check_trainable, endless, fold_tail, split_sizes
+from scvi.inference.loaders import check_arguments, check_metrics, check_trainable, side_by_side, split_sizes
 from scvi.inference.posterior import Posterior, SequentialSubsetSampler
 from scvi.queries import evaluating
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from scvi.dataset import GeneExpressionDataset
 
 __all__ = ["EarlyStopping", "SequentialSubsetSampler", "Trainer"]
 
@@ -233,13 +230,13 @@ class Trainer(ABC):
         self.compute_metrics()
         stopping = self.early_stopping
         if stopping.save_best_state_metric is not None and stopping.update_state(
-            self._current_value(stopping.save_best_state_metric)
+            self._value(stopping.save_best_state_metric, stopping.on)
         ):
             self.best_state_dict = deepcopy(self.model.state_dict())
             self.best_epoch = self.epoch
         if stopping.early_stopping_metric is None:
             return True
-        go_on, reduce_lr = stopping.update(self._current_value(stopping.early_stopping_metric))
+        go_on, reduce_lr = stopping.update(self._value(stopping.early_stopping_metric, stopping.on))
         if reduce_lr and self.optimizer is not None:
             logger.info("Reducing LR on epoch %d.", self.epoch)
             for group in self.optimizer.param_groups:
@@ -289,8 +286,7 @@ class Trainer(ABC):
 
     def data_loaders_loop(self) -> Iterator[Sequence[Any]]:
         """One epoch of minibatches: a pass over the first posterior, beside it the others again and again."""
-        first, *others = (self._posteriors[name] for name in self.posteriors_loop)
-        return zip(fold_tail(first), *(endless(other) for other in others), strict=False)
+        return side_by_side([self._posteriors[name] for name in self.posteriors_loop])
 
     def _restore_best_state(self) -> None:
         if self.early_stopping.save_best_state_metric is not None and self.best_state_dict is not None:
@@ -305,27 +301,23 @@ class Trainer(ABC):
         epoch = self.epoch + 1
         if not self.frequency or (epoch not in (0, self.n_epochs) and epoch % self.frequency):
             return
-        begin = time.perf_counter()
-        with evaluating(self.model):
-            for name, posterior in self._posteriors.items():
-                if posterior.nb_cells < MIN_CELLS_TO_MONITOR:
-                    logger.debug("%s has %d cells, too few to be monitored", name, posterior.nb_cells)
-                    continue
-                own = [metric for metric in posterior.to_monitor if metric not in self.metrics_to_monitor]
-                for metric in own + sorted(self.metrics_to_monitor):
-                    value = self._fresh_metrics[f"{metric}_{name}"] = getattr(posterior, metric)()
-                    self.history[f"{metric}_{name}"].append(value)
-        self.compute_metrics_time = (self.compute_metrics_time or 0.0) + time.perf_counter() - begin
+        for name, posterior in self._posteriors.items():
+            if posterior.nb_cells < MIN_CELLS_TO_MONITOR:
+                logger.debug("%s has %d cells, too few to be monitored", name, posterior.nb_cells)
+                continue
+            own = [metric for metric in posterior.to_monitor if metric not in self.metrics_to_monitor]
+            for metric in own + sorted(self.metrics_to_monitor):
+                self.history[f"{metric}_{name}"].append(self._value(metric, name))
 
-    def _current_value(self, metric: str) -> float:
-        """A metric that early stopping follows: of this epoch, also where `frequency` leaves the epoch out."""
-        on = self.early_stopping.on
-        if f"{metric}_{on}" not in self._fresh_metrics:
+    def _value(self, metric: str, name: str) -> Any:
+        """A metric of this epoch, computed once, also where `frequency` leaves the epoch out."""
+        key = f"{metric}_{name}"
+        if key not in self._fresh_metrics:
             begin = time.perf_counter()
             with evaluating(self.model):
-                self._fresh_metrics[f"{metric}_{on}"] = getattr(self._posteriors[on], metric)()
+                self._fresh_metrics[key] = getattr(self._posteriors[name], metric)()
             self.compute_metrics_time = (self.compute_metrics_time or 0.0) + time.perf_counter() - begin
-        return self._fresh_metrics[f"{metric}_{on}"]
+        return self._fresh_metrics[key]
 
     # Posteriors ---------------------------------------------------------------------------------------------------
 
@@ -440,7 +432,7 @@ class Trainer(ABC):
         """Refuses to follow a metric that has no value on its posterior."""
         stopping = self.early_stopping
         for metric in (stopping.early_stopping_metric, stopping.save_best_state_metric):
-            if metric is not None and self._current_value(metric) is None:
+            if metric is not None and self._value(metric, stopping.on) is None:
                 raise ValueError(
                     f"early stopping follows {metric!r} on {stopping.on!r}, where it has no value (None): "
                     "name another metric in early_stopping_kwargs, or another posterior by `on`"
