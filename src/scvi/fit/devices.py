@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from scvi._checks import is_integer
+from scvi._checks import check_choice, is_integer
 from scvi.fit.plan import Precision
 from scvi.kernels import bf16_is_supported
 
@@ -17,9 +17,7 @@ _KINDS = ("cpu", "cuda", "mps")
 
 def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torch.device:
     """One device to work on; 'auto' is a CUDA GPU where there is one and the CPU elsewhere."""
-    known = ("auto", "cpu", "gpu", "cuda", "mps")
-    if accelerator not in known:
-        raise ValueError(f"accelerator={accelerator!r} is not one of {', '.join(map(repr, known))}")
+    check_choice("accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     number = _device_number(devices)
     kind = {"auto": "cuda" if torch.cuda.is_available() else "cpu", "gpu": "cuda"}.get(accelerator, accelerator)
     if not _how_many(kind):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from scvi._checks import check_flag, check_integer, check_number
+from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._settings import settings
 from scvi.cells.epoch_order import count_minibatches
 
@@ -121,10 +121,8 @@ class Plan:
             raise ValueError(f"kl_warmup={self.kl_warmup!r} is not a share of the planned steps, a number from 0 to 1")
         if self.min_kl_weight > self.max_kl_weight:
             raise ValueError(f"min_kl_weight={self.min_kl_weight!r} is above max_kl_weight={self.max_kl_weight!r}")
-        for name, kind in (("lr_schedule", Schedule), ("precision", Precision)):
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(map(repr, get_args(kind)))
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {known}")
+        check_choice("lr_schedule", self.lr_schedule, get_args(Schedule))
+        check_choice("precision", self.precision, get_args(Precision))
 
     @property
     def patience(self) -> int:
@@ -252,11 +250,8 @@ def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dic
 
 def _check_monitor(plan: Plan, n_validation: int) -> None:
     """Refuses to follow a value that will not be in the history."""
-    known = [f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")]
-    if plan.early_stopping_monitor not in known:
-        raise ValueError(
-            f"early_stopping_monitor={plan.early_stopping_monitor!r} is not one of {', '.join(map(repr, known))}"
-        )
+    followed = [f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")]
+    check_choice("early_stopping_monitor", plan.early_stopping_monitor, followed)
     if (plan.early_stopping or plan.lr_schedule == "plateau") and n_validation == 0:
         raise ValueError(
             "early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: "

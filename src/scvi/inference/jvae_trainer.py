@@ -207,7 +207,7 @@ class JVAETrainer(Trainer):
         elbos = [self.model.draw_with_loss(mb, n_cells=n_cells)[1] for mb in cells]
         if return_details:
             return [elbo.fixed().mean() for elbo in elbos], [elbo.warmed().mean() for elbo in elbos]
-        return torch.stack([(elbo.fixed() + self.kl_weight * elbo.warmed()).sum() for elbo in elbos]).sum() / n_cells
+        return torch.stack([elbo.objective(self.kl_weight, n_cells) for elbo in elbos]).sum()
 
     def compute_metrics(self) -> None:
         """Also adds what the discriminator did since the last time."""

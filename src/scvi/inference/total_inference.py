@@ -21,7 +21,7 @@ from scvi.inference.early_stopping import EarlyStopping
 from scvi.inference.inference import UnsupervisedTrainer
 from scvi.inference.posterior import Posterior
 from scvi.inference.total_posterior import MEASUREMENT, TotalPosterior
-from scvi.models.adversary import check_discriminator
+from scvi.models.adversary import check_discriminator, cross_entropy
 from scvi.models.classifier import Classifier
 
 __all__ = ["TotalPosterior", "TotalTrainer"]
@@ -162,10 +162,7 @@ class TotalTrainer(UnsupervisedTrainer):
         return_details
             Kept for old code: there are no details beside the one number.
         """
-        log_probability = torch.log_softmax(self.discriminator(z), dim=-1)  # type: ignore[misc]
-        true = nn.functional.one_hot(batch_index[:, 0].long(), log_probability.shape[1]).to(log_probability)
-        wanted = true if predict_true_class else (1 - true) / (log_probability.shape[1] - 1)
-        return -(wanted * log_probability).sum(-1).mean()
+        return cross_entropy(self.discriminator(z), batch_index, predict_true_class)  # type: ignore[misc]
 
     def train(  # type: ignore[override]  # the 2020 class has no further arguments
         self, n_epochs: int = 500, lr: float = 4e-3, eps: float = 0.01, params: Any = None

@@ -12,8 +12,9 @@ from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo
 from scvi.models.classifier import Classifier
 from scvi.models.jvae import JVAE
+from scvi.models.one_hot import one_hot
 
-__all__ = ["Adversaries", "adversarial_losses", "check_discriminator", "class_log_probabilities"]
+__all__ = ["Adversaries", "adversarial_losses", "check_discriminator", "class_log_probabilities", "cross_entropy"]
 
 
 class Adversaries(nn.Module):
@@ -67,6 +68,14 @@ def class_log_probabilities(classifier: Callable[[Tensor], Tensor], latents: Seq
     """
     logits = classifier(torch.cat(list(latents)))
     return list(torch.log_softmax(logits, dim=-1).split([len(z) for z in latents]))
+
+
+def cross_entropy(logits: Tensor, codes: Tensor, predict_true_class: bool) -> Tensor:
+    """Mean over cells of all classes together, which have the codes (n, 1); else as :func:`adversarial_losses`."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    own = one_hot(codes, log_p.shape[1])
+    wanted = own if predict_true_class else (1 - own) / (log_p.shape[1] - 1)
+    return -(wanted * log_p).sum(-1).mean()
 
 
 def adversarial_losses(log_probabilities: Sequence[Tensor], predict_true_class: bool) -> list[Tensor]:
