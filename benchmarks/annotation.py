@@ -39,7 +39,7 @@ from train_step import CELLS, HIDDEN, bare_products
 from scvi import SCANVI, SCVI, CondSCVI
 from scvi.cells.encode import encode
 from scvi.cells.setup import declare
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 from scvi.fit.fit import Fit
 from scvi.fit.plan import Plan
 from scvi.models import VAEC
@@ -187,7 +187,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
 
     print(machine())
-    chosen = "scanpy" if find_spec("scanpy") else "scvi.data.genes.seurat_v3 (scanpy is not installed)"
+    chosen = "scanpy" if find_spec("scanpy") else "scvi.data.variable_genes.seurat_v3 (scanpy is not installed)"
     print(f"load average {load_average()}; genes chosen by {chosen}; ± is half the range over seeds\n")
     for name in arguments.sets:
         print_steps(load(arguments.data, name)) if arguments.steps else run(name, arguments)

@@ -28,7 +28,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from scvi import AUTOZI
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 
 KINDS = ("inflated", "log-normal", "controls")
 HEADER = ("genes", "number", "AUC", *(f"called {kind}" for kind in KINDS))

@@ -22,7 +22,7 @@ from common import DEFAULT_DATA, load_average, machine, read, table
 from scipy.stats import hypergeom
 
 from scvi import LinearSCVI
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 
 GENE_SETS = {
     "T cells": ("CD3D", "CD3E", "IL7R", "LDHB"),

@@ -13,7 +13,7 @@ from anndata import AnnData
 from common import DEFAULT_DATA, read
 from scipy import sparse
 
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 
 TARGET = Path(__file__).parents[1] / "tests" / "sample_data" / "pbmc_cite_small.h5ad"
 CELLS = {"pbmc_10k": 800, "pbmc_5k": 400}

@@ -14,7 +14,7 @@ import anndata
 import h5py
 import numpy as np
 
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 
 TARGET = Path(__file__).parents[1] / "src" / "scvi" / "demo_data" / "sc_mixology_demo.h5ad"
 SOURCE = (

@@ -19,7 +19,7 @@ import numpy as np
 from anndata import AnnData
 from linear_factors import GENE_SETS
 
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 
 TARGET = Path(__file__).parents[1] / "tests" / "sample_data"
 SOURCES = {

@@ -28,7 +28,7 @@ from anndata import AnnData
 from common import DEFAULT_DATA, load_average, machine, read, table
 
 from scvi import SCVI, LinearSCVI
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 from scvi.queries import clustering
 
 SCORES = ("ARI", "NMI", "ASW", "kNN15", "entropy")
@@ -219,7 +219,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
 
     print(machine())
-    chosen = "scanpy" if find_spec("scanpy") else "scvi.data.genes.seurat_v3 (scanpy is not installed)"
+    chosen = "scanpy" if find_spec("scanpy") else "scvi.data.variable_genes.seurat_v3 (scanpy is not installed)"
     print(f"load average {load_average()}; genes chosen by {chosen}; ± is half the range over seeds\n")
     for name in arguments.sets:
         run(name, TASKS[name], arguments)

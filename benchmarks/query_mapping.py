@@ -30,7 +30,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
 from scvi import SCVI, LinearSCVI
-from scvi.data.genes import seurat_v3
+from scvi.data.variable_genes import seurat_v3
 from scvi.queries import clustering
 
 METHODS = {

@@ -203,7 +203,7 @@ def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
 def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     from scvi.cells.checks import obs_column, refuse_repeated_genes
     from scvi.cells.count_checks import checked_totals, counts_of
-    from scvi.data.genes import seurat_v3
+    from scvi.data.variable_genes import seurat_v3
 
     n_top = arguments.n_top_genes
     if n_top > adata.n_vars:

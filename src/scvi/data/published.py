@@ -107,9 +107,10 @@ TENX_GROUPS: dict[str, tuple[str, ...]] = {
 """Names of the data sets of 10x Genomics, by the version of Cell Ranger that they were published under."""
 
 
-def published(name: str) -> PublishedFile:
-    """The file that is listed under a name."""
-    return FILES[name]
+def published(*names: str) -> tuple[list[str], list[str]]:
+    """Addresses and names of the files that are listed under these names."""
+    files = [FILES[name] for name in names]
+    return [file.url for file in files], [file.filename for file in files]
 
 
 def tenx_file(name: str, type: Literal["filtered", "raw"] = "filtered") -> PublishedFile:

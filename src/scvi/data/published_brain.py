@@ -15,7 +15,7 @@ from scvi._checks import check_integer
 from scvi.cells.storage import moments
 from scvi.data.files import as_counts, existing, open_bytes, readable_as, stacked, unique_names
 from scvi.data.tenx import genes_and_others
-from scvi.data.tenx_h5 import TenxH5, open_tenx_h5
+from scvi.data.tenx_files import TenxH5, open_tenx_h5
 
 __all__ = ["read_brain_large", "read_cortex"]
 

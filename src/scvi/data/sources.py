@@ -21,8 +21,7 @@ from scvi.data.archives import is_archive
 from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
 from scvi.data.loom import Loom, open_loom
 from scvi.data.tenx import ANTIBODIES, columns_of, genes_and_others, open_10x, var_table
-from scvi.data.tenx_folder import TenxFolder
-from scvi.data.tenx_h5 import TenxH5
+from scvi.data.tenx_files import TenxFolder, TenxH5
 
 __all__ = ["Source", "open_source"]
 

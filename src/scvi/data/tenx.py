@@ -17,8 +17,7 @@ from anndata import AnnData
 
 from scvi.data.archives import extract, is_archive
 from scvi.data.files import Unreadable, existing, numbered
-from scvi.data.tenx_folder import TenxFolder, matrix_folder
-from scvi.data.tenx_h5 import TenxH5, open_tenx_h5
+from scvi.data.tenx_files import TenxFolder, TenxH5, matrix_folder, open_tenx_h5
 
 __all__ = ["ANTIBODIES", "VarNames", "columns_of", "genes_and_others", "open_10x", "read_10x", "var_table"]
 

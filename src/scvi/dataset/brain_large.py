@@ -42,12 +42,12 @@ class BrainLargeDataset(DownloadableDataset):
         loading_batch_size: int = 100_000,
         delayed_populating: bool = False,
     ) -> None:
-        file = published("brain_large")
         self.sample_size_gene_var = sample_size_gene_var
         self.n_cells_to_keep = max_cells_to_keep
         self.nb_genes_to_keep = nb_genes_to_keep
         self.loading_batch_size = loading_batch_size
-        super().__init__(file.url, filename or file.filename, save_path, delayed_populating)
+        urls, names = published("brain_large")
+        super().__init__(urls, filename or names, save_path, delayed_populating)
 
     def populate(self) -> None:
         """Reads the file."""

@@ -29,13 +29,8 @@ class CiteSeqDataset(DownloadableDataset):
     def __init__(self, name: str = "cbmc", save_path: str = "data/citeSeq/", delayed_populating: bool = False) -> None:
         if name not in CITE_SEQ:
             raise KeyError(f"name={name!r} is not one of {sorted(CITE_SEQ)}")
-        files = [published(f"cite_seq_{name}_{part}") for part in ("rna", "adt", "adt_centered")]
-        super().__init__(
-            [file.url for file in files],
-            [file.filename for file in files],
-            str(Path(save_path) / name),
-            delayed_populating,
-        )
+        files = [f"cite_seq_{name}_{part}" for part in ("rna", "adt", "adt_centered")]
+        super().__init__(*published(*files), str(Path(save_path) / name), delayed_populating)
 
     def populate(self) -> None:
         """Reads the three tables."""

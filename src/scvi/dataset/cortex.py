@@ -9,9 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.data.genes import population_variance
 from scvi.data.published import published
 from scvi.data.published_brain import read_cortex
+from scvi.data.variable_genes import population_variance
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["CortexDataset", "read_cortex"]
@@ -42,10 +42,9 @@ class CortexDataset(DownloadableDataset):
         total_genes: int | None = 558,
         delayed_populating: bool = False,
     ) -> None:
-        file = published("cortex")
         self.genes_to_keep = genes_to_keep
         self.total_genes = total_genes
-        super().__init__(file.url, file.filename, save_path, delayed_populating)
+        super().__init__(*published("cortex"), save_path, delayed_populating)
 
     def populate(self) -> None:
         """Reads the table and chooses genes.

@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from scvi.data import csv
 from scvi.data.files import Compression, existing, readable_as
-from scvi.data.published import published
+from scvi.data.published import FILES
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["BreastCancerDataset", "CsvDataset", "MouseOBDataset", "read_csv"]
@@ -122,7 +122,7 @@ class BreastCancerDataset(CsvDataset):
     """Spatial transcriptomics of human breast cancer, layer 2 (Stahl et al. 2016): a cell is a spot called "XxY"."""
 
     def __init__(self, save_path: str = "data/", delayed_populating: bool = False) -> None:
-        file = published("breast_cancer")
+        file = FILES["breast_cancer"]
         super().__init__(
             file.filename, save_path, file.url, sep="\t", gene_by_cell=False, delayed_populating=delayed_populating
         )
@@ -132,7 +132,7 @@ class MouseOBDataset(CsvDataset):
     """Spatial transcriptomics of the mouse olfactory bulb, replicate 11 (Stahl et al. 2016)."""
 
     def __init__(self, save_path: str = "data/", delayed_populating: bool = False) -> None:
-        file = published("mouse_ob")
+        file = FILES["mouse_ob"]
         super().__init__(
             file.filename, save_path, file.url, sep="\t", gene_by_cell=False, delayed_populating=delayed_populating
         )

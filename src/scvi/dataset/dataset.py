@@ -16,7 +16,7 @@ from anndata import AnnData
 from scvi.cells.checks import nearest
 from scvi.cells.storage import Rows, gene_sums
 from scvi.data.download import download_file
-from scvi.data.genes import seurat_v3_highly_variable_genes
+from scvi.data.variable_genes import seurat_v3_highly_variable_genes
 from scvi.dataset.arrays import (
     as_text,
     check_nonnegative_integers,

@@ -15,10 +15,10 @@ from anndata import AnnData
 from scvi.data.archives import extract
 from scvi.data.download import download_file
 from scvi.data.files import Unreadable
-from scvi.data.published import published, tenx_file
+from scvi.data.published import FILES, tenx_file
 from scvi.data.tenx import VarNames, read_10x
-from scvi.data.tenx_folder import find_matrices
-from scvi.data.unpickling import read_pickle
+from scvi.data.tenx_files import find_matrices
+from scvi.data.unpickling import read_metadata
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
 
@@ -175,7 +175,7 @@ class BrainSmallDataset(Dataset10X):
         delayed_populating: bool = False,
         remove_extracted_data: bool = False,
     ) -> None:
-        file = published("brain_small_metadata")
+        file = FILES["brain_small_metadata"]
         self._metadata = download_file(file.url, file.filename, save_path)
         self.qc_names: npt.NDArray | None = None
         super().__init__(
@@ -189,7 +189,7 @@ class BrainSmallDataset(Dataset10X):
         """Reads counts and metadata, which go by barcode."""
         with self._all_or_nothing():
             super().populate()
-            metadata = read_pickle(self._metadata)
+            metadata = read_metadata(self._metadata, "clusters", "raw_qc")
             barcodes = np.asarray(self.barcodes).astype(str)  # type: ignore[attr-defined]
             clusters = _of_cells(metadata, "clusters", barcodes, self._metadata).to_numpy().ravel()
             metrics = _of_cells(metadata, "raw_qc", barcodes, self._metadata)
@@ -201,9 +201,9 @@ class BrainSmallDataset(Dataset10X):
             self.qc_names = metrics.columns.to_numpy().astype(str)
 
 
-def _of_cells(metadata: Any, key: str, barcodes: np.ndarray, path: Path) -> Any:
+def _of_cells(metadata: dict[str, Any], key: str, barcodes: np.ndarray, path: Path) -> Any:
     """Rows of a table of the metadata, in the order of these cells."""
-    table = metadata.get(key) if isinstance(metadata, dict) else None
+    table = metadata[key]
     if not isinstance(table, (pd.DataFrame, pd.Series)):
         raise Unreadable(f"{path} has no table {key!r}")
     names = table.index.astype(str)

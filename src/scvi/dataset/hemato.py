@@ -12,6 +12,7 @@ from scvi.data.archives import extract
 from scvi.data.published import published
 from scvi.data.published_blood import LINEAGES, read_hemato
 from scvi.dataset.dataset import DownloadableDataset
+from scvi.dataset.exchange import text_or_as_is
 
 __all__ = ["HematoDataset", "read_hemato"]
 
@@ -26,10 +27,9 @@ class HematoDataset(DownloadableDataset):
     """
 
     def __init__(self, save_path: str = "data/HEMATO/", delayed_populating: bool = False) -> None:
-        files = [published("hemato_counts"), published("hemato_data")]
         self.cell_types_levels = list(LINEAGES.values())
         self._meta_names: list[str] = []
-        super().__init__([f.url for f in files], [f.filename for f in files], save_path, delayed_populating)
+        super().__init__(*published("hemato_counts", "hemato_data"), save_path, delayed_populating)
 
     def populate(self) -> None:
         """Extracts what is not there yet, and reads it."""
@@ -45,7 +45,7 @@ class HematoDataset(DownloadableDataset):
                 "x_coord": adata.obs["x_spring"].to_numpy(),
                 "y_coord": adata.obs["y_spring"].to_numpy(),
                 "fate_score": adata.obs["fate_score"].to_numpy(),
-                **{name: _plain(adata.obs[name]) for name in self._meta_names},
+                **{name: text_or_as_is(adata.obs[name]) for name in self._meta_names},
             },
         )
         self.filter_cells_by_count()
@@ -60,8 +60,3 @@ class HematoDataset(DownloadableDataset):
     def meta(self) -> pd.DataFrame:
         """What is known of the cells: identifiers, potential, probabilities of the lineages."""
         return pd.DataFrame({name: np.ravel(getattr(self, name)) for name in self._meta_names})
-
-
-def _plain(column: pd.Series) -> np.ndarray:
-    values = column.to_numpy()
-    return values if values.dtype.kind in "biuf" else values.astype(str)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from scvi.data.files import Unreadable, names_of
 from scvi.data.loom import open_loom, read_loom
-from scvi.data.published import published
+from scvi.data.published import FILES
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["FrontalCortexDropseqDataset", "LoomDataset", "PreFrontalCortexStarmapDataset", "RetinaDataset", "read_loom"]
@@ -140,7 +140,7 @@ class RetinaDataset(LoomDataset):
     """Bipolar cells of the mouse retina in two batches, 19,829 cells of 15 types (Shekhar et al. 2016)."""
 
     def __init__(self, save_path: str = "data/", delayed_populating: bool = False) -> None:
-        file = published("retina")
+        file = FILES["retina"]
         super().__init__(file.filename, save_path, file.url, delayed_populating=delayed_populating)
 
     def _named_labels(self, labels: np.ndarray | None, types: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -154,7 +154,7 @@ class PreFrontalCortexStarmapDataset(LoomDataset):
     """
 
     def __init__(self, save_path: str = "data/", delayed_populating: bool = False) -> None:
-        file = published("starmap")
+        file = FILES["starmap"]
         super().__init__(
             file.filename,
             save_path,
@@ -193,7 +193,7 @@ class FrontalCortexDropseqDataset(LoomDataset):
     def __init__(
         self, save_path: str = "data/", genes_to_keep: Sequence[str] | None = None, delayed_populating: bool = False
     ) -> None:
-        file = published("dropseq")
+        file = FILES["dropseq"]
         self.genes_to_keep = genes_to_keep
         super().__init__(
             file.filename,

@@ -51,12 +51,11 @@ class PbmcDataset(DownloadableDataset):
         remove_extracted_data: bool = False,
         delayed_populating: bool = False,
     ) -> None:
-        files = [published("pbmc_gene_info"), published("pbmc_metadata")]
         self.save_path_10X = save_path if save_path_10X is None else save_path_10X
         self.remove_extracted_data = remove_extracted_data
         self.qc_names: npt.NDArray | None = None
         self._de_metadata = pd.DataFrame()
-        super().__init__([f.url for f in files], [f.filename for f in files], save_path, delayed_populating)
+        super().__init__(*published("pbmc_gene_info", "pbmc_metadata"), save_path, delayed_populating)
 
     def download(self) -> None:
         """Downloads metadata and counts."""

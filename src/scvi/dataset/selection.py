@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from scvi.cells.storage import chosen_blocks, row_sums, summed
-from scvi.data.dispersion import dispersion_genes
-from scvi.data.genes import population_variance, seurat_v3
+from scvi.data.variable_genes import dispersion_genes, population_variance, seurat_v3
 from scvi.dataset.arrays import columns_of, positions_of
 from scvi.dataset.attributes import AnnotatedCells
 
@@ -68,12 +67,12 @@ class SelectableCells(AnnotatedCells):
             Positions or a mask of the genes to keep, whatever the other arguments say.
         mode
             "variance": the genes of highest variance, sorted by it. Otherwise the genes stay in the order they have:
-            "seurat_v3" chooses by :func:`scvi.data.genes.seurat_v3`, "seurat_v2" and "cell_ranger" by
-            :func:`scvi.data.dispersion.dispersion_genes`, which need no number of genes.
+            "seurat_v3" chooses by :func:`scvi.data.variable_genes.seurat_v3`, "seurat_v2" and "cell_ranger" by
+            :func:`scvi.data.variable_genes.dispersion_genes`, which need no number of genes.
         batch_correction
             Choose across batches (not in mode "variance").
         **highly_var_genes_kwargs
-            Further arguments of :func:`scvi.data.dispersion.dispersion_genes`, such as `n_bins`.
+            Further arguments of :func:`scvi.data.variable_genes.dispersion_genes`, such as `n_bins`.
 
         Raises
         ------

@@ -15,8 +15,7 @@ class SeqfishDataset(DownloadableDataset):
     """Counts of the mouse hippocampus by seqFISH, lines of the workbook as cells, without names of genes."""
 
     def __init__(self, save_path: str = "data/", delayed_populating: bool = False) -> None:
-        file = published("seqfish")
-        super().__init__(file.url, file.filename, save_path, delayed_populating)
+        super().__init__(*published("seqfish"), save_path, delayed_populating)
 
     def populate(self) -> None:
         """Reads the workbook."""

@@ -38,9 +38,8 @@ class SeqFishPlusDataset(DownloadableDataset):
     ) -> None:
         if tissue_region not in _PREFIXES:
             raise ValueError(f"tissue_region={tissue_region!r} is not one of {sorted(_PREFIXES)}")
-        file = published("seqfishplus")
         self.tissue_region = tissue_region
-        super().__init__(file.url, file.filename, save_path, delayed_populating)
+        super().__init__(*published("seqfishplus"), save_path, delayed_populating)
 
     def populate(self) -> None:
         """Extracts what is not there yet, and reads it."""

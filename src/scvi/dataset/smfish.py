@@ -39,9 +39,8 @@ class SmfishDataset(DownloadableDataset):
     def __init__(
         self, save_path: str = "data/", use_high_level_cluster: bool = True, delayed_populating: bool = False
     ) -> None:
-        file = published("smfish")
         self.use_high_level_cluster = use_high_level_cluster
-        super().__init__(file.url, file.filename, save_path, delayed_populating)
+        super().__init__(*published("smfish"), save_path, delayed_populating)
 
     def populate(self) -> None:
         """Reads the file."""

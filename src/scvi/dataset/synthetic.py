@@ -10,9 +10,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from scvi._checks import check_integer, check_number
-from scvi.data.files import Unreadable
 from scvi.data.published import published
-from scvi.data.unpickling import read_pickle
+from scvi.data.unpickling import read_metadata
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
 
@@ -74,8 +73,7 @@ class SyntheticRandomDataset(DownloadableDataset):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout!r} is not a probability below 1")
         self.simlr_metadata: dict[str, Any] = {}
-        file = published("random_metadata")
-        super().__init__(file.url, file.filename, save_path)
+        super().__init__(*published("random_metadata"), save_path)
 
     def populate(self) -> None:
         """Draws the counts and reads the clusters."""
@@ -85,9 +83,7 @@ class SyntheticRandomDataset(DownloadableDataset):
         counts = rng.poisson(means) * rng.binomial(1, 1 - self.dropout, size)
         counts = counts[counts.sum(axis=1) > 0]
         path = Path(self.save_path) / self.filenames[0]
-        metadata = read_pickle(path)
-        if not isinstance(metadata, dict) or "clusters" not in metadata:
-            raise Unreadable(f"{path} has no clusters")
+        metadata = read_metadata(path, "clusters")
         labels = np.ravel(metadata["clusters"])
         if len(labels) != len(counts):
             raise ValueError(

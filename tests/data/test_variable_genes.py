@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi.cells import storage as counts_module
-from scvi.data import genes as module
-from scvi.data.genes import population_variance, seurat_v3, seurat_v3_highly_variable_genes
+from scvi.data import variable_genes as module
+from scvi.data.variable_genes import population_variance, seurat_v3, seurat_v3_highly_variable_genes
 
 N, G = 120, 150
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi.cells import storage as counts_module
-from scvi.data.dispersion import dispersion_genes
+from scvi.data.variable_genes import dispersion_genes
 from scvi.dataset import GeneExpressionDataset
 
 N, G = 90, 120
