@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +33,19 @@ def check_folder(folder: Path) -> None:
         raise Refused(f"--output: you may not write into {str(place)!r}; name another folder")
 
 
-@dataclass(frozen=True)
 class Output:
     """Where `scvi train` writes.
 
     The options come first and stay. The checkpoint goes last: a folder with a model and without a checkpoint is whole.
     """
 
-    folder: Path
-    input: Path
-
-    @property
-    def adata(self) -> Path:
-        return self.folder / f"{self.input.stem}.h5ad"
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def history(self) -> Path:
-        return self.folder / "history.csv"
-
-    @property
-    def picture(self) -> Path:
-        return self.folder / "umap.png"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint"
-
-    @property
-    def options(self) -> Path:
-        return self.folder / "options.json"
+    def __init__(self, folder: Path, input: Path) -> None:
+        self.folder, self.input = folder, input
+        self.adata = folder / f"{input.stem}.h5ad"
+        self.model, self.checkpoint = folder / "model", folder / "checkpoint"
+        self.history, self.picture = folder / "history.csv", folder / "umap.png"
+        self.options = folder / "options.json"
+        self._named = f"--output {str(folder)!r}"
 
     @property
     def has_checkpoint(self) -> bool:
@@ -118,10 +97,6 @@ class Output:
     def end(self) -> None:
         """Removes the checkpoint, by which the run is complete."""
         _remove_files(self.checkpoint, CHECKPOINT_FILES)
-
-    @property
-    def _named(self) -> str:
-        return f"--output {str(self.folder)!r}"
 
     def _record(self) -> dict[str, Any]:
         """The options of the run that wrote into the folder."""

@@ -7,9 +7,10 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from scvi.data.files import Unreadable, existing, readable_as
 
@@ -60,10 +61,12 @@ def extract(path: str | os.PathLike[str], folder: str | os.PathLike[str], larges
 
 def _unpack(path: Path, folder: Path, largest: int) -> list[PurePosixPath]:
     left, names = largest, []
-    for name, file in _members(path):
+    for name, opened in _members(path):
         target = _inside(path, name)
+        if opened is None:
+            continue
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
-        with (folder / target).open("wb") as out:
+        with opened() as file, (folder / target).open("wb") as out:
             while block := file.read(min(_BLOCK_BYTES, left + 1)):
                 left -= len(block)
                 if left < 0:
@@ -73,26 +76,20 @@ def _unpack(path: Path, folder: Path, largest: int) -> list[PurePosixPath]:
     return names
 
 
-def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Names and contents of the regular files, in turn."""
+def _members(path: Path) -> Iterator[tuple[str, Callable[[], Any] | None]]:
+    """Names in turn, and what opens those that are files and no folders."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise Unreadable(f"{path} holds a link, {info.filename!r}; links are not unpacked")
-                _inside(path, info.filename)
-                if not info.is_dir():
-                    with archive.open(info) as file:
-                        yield info.filename, file
+                yield info.filename, None if info.is_dir() else partial(archive.open, info)
         return
     with tarfile.open(path, "r:*") as tar:
         for member in tar:
             if not (member.isfile() or member.isdir()):
                 raise Unreadable(f"{path} holds a link or device, {member.name!r}; only files are unpacked")
-            _inside(path, member.name)
-            contents = tar.extractfile(member)
-            if contents is not None:
-                yield member.name, contents
+            yield member.name, partial(tar.extractfile, member) if member.isfile() else None
         _check_end(path, tar)
 
 

@@ -190,19 +190,20 @@ class GeneExpressionDataset(SelectableCells):
         references = {"labels": "cell_types" if shared_labels else None, **(mapping_reference_for_sharing or {})}
         parts = merged(list(gene_datasets_list), references, cell_measurement_intersection or {})
         with self._all_or_nothing():
-            codes = parts.categorical
-            self._populate(parts.X, codes["batch_indices"][0], codes["labels"][0], parts.genes, None)
-            for name, values in parts.gene_attributes.items():
-                self.initialize_gene_attribute(name, values)
-            for name in sorted(codes.keys() - {"batch_indices", "labels"}):
-                self.initialize_cell_attribute(name, codes[name][0], categorical=True)
-            for name, values in parts.plain.items():
-                self.initialize_cell_attribute(name, values)
-            for measurement in parts.measurements:
-                self.initialize_cell_measurement(measurement)
-            mappings = parts.gene_mappings | {name: lists for name, (_, lists) in codes.items()}
-            for source in sorted(mappings):
-                for name, values in mappings[source].items():
+            self.populate_from_data(
+                parts.X,
+                Ys=parts.measurements,
+                batch_indices=parts.codes.pop("batch_indices"),
+                labels=parts.codes.pop("labels"),
+                gene_names=parts.genes,
+                cell_attributes_dict=parts.plain,
+                gene_attributes_dict=parts.gene_attributes,
+                remap_attributes=False,
+            )
+            for name, codes in parts.codes.items():
+                self.initialize_cell_attribute(name, codes, categorical=True)
+            for source, mappings in sorted(parts.mappings.items()):
+                for name, values in mappings.items():
                     self.initialize_mapped_attribute(source, name, values)
 
     def _populate(

@@ -35,10 +35,10 @@ class Merged:
     X: Rows
     genes: npt.NDArray[np.str_]
     gene_attributes: dict[str, Any]
-    gene_mappings: dict[str, Mappings]  # by attribute of genes
-    categorical: dict[str, tuple[npt.NDArray, Mappings]]  # codes of cells, and the lists that they refer to
+    codes: dict[str, npt.NDArray]  # categorical attributes of cells
     plain: dict[str, Any]  # other attributes of cells
     measurements: list[CellMeasurement]
+    mappings: dict[str, Mappings]  # lists that codes of cells or genes refer to, by their attribute
 
 
 def merged(
@@ -80,10 +80,10 @@ def merged(
         X=concatenate_arrays(list(map(_chosen_genes, datasets, positions))),  # last: what does not fit is known by now
         genes=genes,
         gene_attributes=attributes,
-        gene_mappings=mappings,
-        categorical=categorical,
+        codes={name: codes for name, (codes, _) in categorical.items()},
         plain={name: values for name, values in plain.items() if values is not None},
         measurements=measurements,
+        mappings=mappings | {name: lists for name, (_, lists) in categorical.items()},
     )
 
 
