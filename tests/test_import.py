@@ -34,9 +34,10 @@ def test_import_is_silent_and_loads_nothing_heavy():
     assert run(f"import sys, scvi; print([m for m in {HEAVY} if m in sys.modules])") == "[]\n"
 
 
-def test_the_estimators_load_no_optional_or_slow_package():
+@pytest.mark.parametrize("name", ["SCVI", "data", "dataset"])
+def test_the_estimators_and_the_readers_load_no_optional_or_slow_package(name):
     lazy = ["pooch", "requests", "openpyxl", "matplotlib", "scanpy", "umap", "sklearn", "numba"]
-    code = "import anndata, sys, scvi; before = set(sys.modules); scvi.SCVI; new = set(sys.modules) - before\n"
+    code = f"import anndata, sys, scvi; before = set(sys.modules); scvi.{name}; new = set(sys.modules) - before\n"
     assert run(code + f"print([m for m in {lazy} if m in new])") == "[]\n"
 
 
@@ -48,7 +49,7 @@ torch.manual_seed(1); np.random.seed(1)
 states = torch.get_rng_state(), np.random.get_state()[1].copy()
 cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
 import scvi
-scvi.SCVI, scvi.models, scvi.inference, scvi.dataset, scvi.queries
+scvi.SCVI, scvi.models, scvi.inference, scvi.data, scvi.dataset, scvi.queries
 assert logging.getLogger().handlers == root and logging.getLogger().level == level
 logger = logging.getLogger("scvi")
 assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]

@@ -23,6 +23,7 @@ __all__ = [
     "Compression",
     "as_counts",
     "check_stored",
+    "csr_of",
     "existing",
     "names_of",
     "numbered",
@@ -245,16 +246,26 @@ def as_counts(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
+def csr_of(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_columns: int) -> sp.csr_matrix:
+    """The matrix of these parts. scipy wants positions of one type, which have 32 bits where these are enough."""
+    index = _index_type(n_columns, indptr)
+    parts = data, indices.astype(index, copy=False), indptr.astype(index, copy=False)
+    return sp.csr_matrix(parts, shape=(len(indptr) - 1, n_columns))
+
+
+def _index_type(n_columns: int, indptr: np.ndarray) -> Any:
+    return np.int32 if max(n_columns, indptr[-1]) <= np.iinfo(np.int32).max else np.int64
+
+
 def stacked(blocks: list[sp.csr_matrix], n_columns: int) -> sp.csr_matrix:
     """Rows of several matrices in one. The list is emptied, so that no part is held for longer than needed."""
     lengths = [np.zeros(1, np.int64), *(np.diff(block.indptr) for block in blocks)]
     indptr = np.cumsum(np.concatenate(lengths), dtype=np.int64)
     indices, data = [block.indices for block in blocks], [block.data for block in blocks]
     blocks.clear()
-    index = np.int32 if max(n_columns, indptr[-1]) <= np.iinfo(np.int32).max else np.int64
     values = _emptied(data, np.result_type(np.int32, *{part.dtype for part in data}) if _whole(data) else np.float32)
-    columns = _emptied(indices, index)
-    return sp.csr_matrix((values, columns, indptr.astype(index)), shape=(len(indptr) - 1, n_columns))
+    columns = _emptied(indices, _index_type(n_columns, indptr))
+    return csr_of(values, columns, indptr, n_columns)
 
 
 def _whole(parts: list[np.ndarray]) -> bool:

@@ -48,9 +48,8 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
             adata.X = as_rows(adata.X, "X")
         else:
             dense = np.asarray(adata.X)
-            starts = range(0, len(dense), _ROWS_AT_ONCE)
-            blocks = [sp.csr_matrix(as_counts(dense[start : start + _ROWS_AT_ONCE])) for start in starts]
-            adata.X = stacked(blocks, dense.shape[1])
+            parts = (dense[start : start + _ROWS_AT_ONCE] for start in range(0, len(dense), _ROWS_AT_ONCE))
+            adata.X = stacked([sp.csr_matrix(as_counts(part)) for part in parts], dense.shape[1])
     return adata
 
 

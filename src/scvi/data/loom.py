@@ -61,12 +61,10 @@ class Loom:
 
     def rows(self, start: int, stop: int) -> sp.csr_matrix:
         """Counts of the cells from `start` up to `stop`."""
-        blocks = []
+        firsts = range(start, stop, self.step)
         with readable_as(self.path, _KIND):
-            for first in range(start, stop, self.step):
-                block = self.matrix[:, first : min(first + self.step, stop)]
-                blocks.append(sp.csr_matrix(as_counts(block.T)))
-        return stacked(blocks, self.shape[1]) if blocks else sp.csr_matrix((0, self.shape[1]), dtype=np.int32)
+            parts = (self.matrix[:, first : min(first + self.step, stop)].T for first in firsts)
+            return stacked([sp.csr_matrix(as_counts(part)) for part in parts], self.shape[1])
 
     def tables(
         self, obs_names: str = "CellID", var_names: str = "Gene"

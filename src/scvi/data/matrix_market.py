@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 import scipy.sparse as sp
 
-from scvi.data.files import Unreadable, open_bytes, readable_as
+from scvi.data.files import Unreadable, csr_of, open_bytes, readable_as
 
 __all__ = ["Header", "read_header", "read_matrix_market"]
 
@@ -160,11 +160,7 @@ def _counts(path: Path, header: Header) -> sp.csr_matrix:
     indptr = np.cumsum(lengths)
     if not in_order:
         _read_again(path, header, indptr, data, indices)
-    if indptr[-1] <= _LARGEST:
-        indptr = indptr.astype(np.int32)
-    else:
-        indices = indices.astype(np.int64)  # scipy wants both of one type
-    return sp.csr_matrix((data, indices, indptr), shape=(header.n_cells, header.n_genes))
+    return csr_of(data, indices, indptr, header.n_genes)
 
 
 def _read_again(path: Path, header: Header, indptr: np.ndarray, data: np.ndarray, indices: np.ndarray) -> None:

@@ -20,6 +20,7 @@ import scipy.sparse as sp
 from scvi.data.files import (
     Unreadable,
     check_stored,
+    csr_of,
     existing,
     names_of,
     open_hdf5,
@@ -181,20 +182,16 @@ class TenxH5:
     def rows(self, start: int, stop: int) -> sp.csr_matrix:
         """Counts of the cells from `start` up to `stop`, int32 or, where there are fractions, float32."""
         begin, end = self.indptr[start], self.indptr[stop]
-        indptr, n_values = self.indptr[start : stop + 1] - begin, int(end - begin)
+        indptr = self.indptr[start : stop + 1] - begin
         stored = self.group["data"]
         with readable_as(self.path, _KIND):  # HDF5 makes what is beyond 32 bits the largest or smallest within
             data = stored.astype(np.int32 if stored.dtype.kind in "iu" else np.float32)[begin:end]
             indices = self.group["indices"].astype(np.int32)[begin:end]
             if data.dtype == np.int32 and data.max(initial=0) == _LARGEST:
                 raise ValueError("it has a value beyond 32 bits, which is no count")
-            if n_values and not 0 <= indices.min() <= indices.max() < self.shape[1]:
+            if len(indices) and not 0 <= indices.min() <= indices.max() < self.shape[1]:
                 raise ValueError(f"it has an entry of gene {indices.max()}, but {self.shape[1]} genes")
-        small = n_values <= _LARGEST
-        rows = sp.csr_matrix(
-            (data, indices if small else indices.astype(np.int64), indptr.astype(np.int32) if small else indptr),
-            shape=(stop - start, self.shape[1]),
-        )
+        rows = csr_of(data, indices, indptr, self.shape[1])
         rows.sort_indices()
         rows.sum_duplicates()
         return rows
