@@ -19,6 +19,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata.utils import make_index_unique
 
+from scvi._checks import check_choice
+
 __all__ = [
     "Compression",
     "as_counts",
@@ -133,8 +135,7 @@ def open_bytes(path: Path, compression: Compression = "infer") -> Iterator[IO[by
     ValueError
         If it is named after a compression, or said to have one, and is not compressed so.
     """
-    if compression != "infer" and compression not in _OPEN:
-        raise ValueError(f"compression={compression!r} is not one of 'infer', {', '.join(map(repr, _OPEN))}")
+    check_choice("compression", compression, ("infer", *_OPEN))
     with existing(path).open("rb") as file:
         first = file.read(10)
         file.seek(0)

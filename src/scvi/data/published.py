@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scvi._checks import check_choice
+
 __all__ = ["CITE_SEQ", "FILES", "TENX_GROUPS", "PublishedFile", "known_file", "published", "tenx_file"]
 
 
@@ -123,8 +125,7 @@ def tenx_file(name: str, type: Literal["filtered", "raw"] = "filtered") -> Publi
     ValueError
         For another type.
     """
-    if type not in ("filtered", "raw"):
-        raise ValueError(f"type={type!r} is not one of 'filtered', 'raw'")
+    check_choice("type", type, ("filtered", "raw"))
     groups = [group for group, names in TENX_GROUPS.items() if name in names]
     if not groups:
         known = sorted(name for names in TENX_GROUPS.values() for name in names)

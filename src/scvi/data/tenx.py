@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi._checks import check_choice
 from scvi.data.archives import extract, is_archive
 from scvi.data.files import Unreadable, existing, numbered
 from scvi.data.tenx_files import TenxFolder, TenxH5, matrix_folder, open_tenx_h5
@@ -52,8 +53,7 @@ def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", 
     ValueError
         If a file is damaged or not of this format, if files do not go together, or barcodes repeat.
     """
-    if var_names not in ("gene_ids", "gene_symbols"):
-        raise ValueError(f"var_names={var_names!r} is not one of 'gene_ids', 'gene_symbols'")
+    check_choice("var_names", var_names, ("gene_ids", "gene_symbols"))
     with open_10x(path, genome) as file:
         features, barcodes = file.features(), file.barcodes()
         counts = file.rows(0, file.shape[0])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi._checks import check_integer
+from scvi._checks import check_choice, check_integer
 from scvi.cells.checks import obs_column
 from scvi.cells.count_checks import checked_counts
 from scvi.cells.storage import (
@@ -211,8 +211,7 @@ def dispersion_genes(
         If an argument is out of range, or counts are negative or not finite.
     """
     counts = as_rows(counts, "the matrix")
-    if flavor not in ("seurat_v2", "cell_ranger"):
-        raise ValueError(f"flavor={flavor!r} is not one of 'seurat_v2', 'cell_ranger'")
+    check_choice("flavor", flavor, ("seurat_v2", "cell_ranger"))
     n_bins = check_integer("n_bins", n_bins, 2)
     if n_top_genes is not None:
         check_integer("n_top_genes", n_top_genes, 1)

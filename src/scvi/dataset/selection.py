@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from scvi._checks import check_choice
 from scvi.cells.storage import chosen_blocks, row_sums, summed
 from scvi.data.variable_genes import dispersion_genes, population_variance, seurat_v3
 from scvi.dataset.arrays import columns_of, positions_of
@@ -110,8 +111,7 @@ class SelectableCells(AnnotatedCells):
         **highly_var_genes_kwargs: float,
     ) -> pd.DataFrame:
         """The table of the function that chooses genes, indexed by the position of the gene as a string."""
-        if flavor not in _MODES[1:]:
-            raise ValueError(f"flavor={flavor!r} is not one of {', '.join(map(repr, _MODES[1:]))}")
+        check_choice("flavor", flavor, _MODES[1:])
         if flavor == "seurat_v3":
             _refuse_further(flavor, highly_var_genes_kwargs)
             if n_top_genes is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from scvi._checks import check_choice
 from scvi.data.archives import extract
 from scvi.data.published import published
 from scvi.data.published_fish import read_seqfishplus
@@ -36,8 +37,7 @@ class SeqFishPlusDataset(DownloadableDataset):
         save_path: str = "data",
         delayed_populating: bool = False,
     ) -> None:
-        if tissue_region not in _PREFIXES:
-            raise ValueError(f"tissue_region={tissue_region!r} is not one of {sorted(_PREFIXES)}")
+        check_choice("tissue_region", tissue_region, sorted(_PREFIXES))
         self.tissue_region = tissue_region
         super().__init__(*published("seqfishplus"), save_path, delayed_populating)
 
