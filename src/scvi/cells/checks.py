@@ -18,6 +18,7 @@ __all__ = [
     "chosen_genes",
     "codes_of",
     "counts_name",
+    "found",
     "moments_of",
     "named",
     "nearest",
@@ -47,6 +48,23 @@ def nearest(name: Any, known: Iterable[Any]) -> str:
     return f"; there are {named(known, 10)}" if known else "; there are none"
 
 
+def found(there: Any, argument: str, key: Any, what: str, hint: str = "") -> Any:
+    """What a user names by a key: ``there[key]``, or an error that suggests the nearest one.
+
+    Parameters
+    ----------
+    what
+        What it is, for the message.
+    hint
+        What else there is to say.
+    """
+    if not isinstance(key, str):
+        raise ValueError(f"{argument}={key!r} is not the name of {what}, a string")
+    if key not in there:
+        raise ValueError(f"{argument}={key!r} is not {what}{nearest(key, there)}{hint}")
+    return there[key]
+
+
 def checked_keys(argument: str, keys: Sequence[str] | None) -> tuple[str, ...]:
     """A list of columns as a tuple; a single string, which would be read letter by letter, is refused."""
     if keys is None:
@@ -64,11 +82,7 @@ def checked_keys(argument: str, keys: Sequence[str] | None) -> tuple[str, ...]:
 
 def obs_column(adata: AnnData, argument: str, key: str) -> pd.Series:
     """A column of ``adata.obs``, or an error that suggests the nearest one."""
-    if not isinstance(key, str):
-        raise ValueError(f"{argument}={key!r} is not the name of a column of adata.obs, a string")
-    if key not in adata.obs:
-        raise ValueError(f"{argument}={key!r} is not a column of adata.obs{nearest(key, adata.obs.columns)}")
-    column = adata.obs[key]
+    column = found(adata.obs, argument, key, "a column of adata.obs")
     if isinstance(column, pd.DataFrame):
         raise ValueError(f"{argument}={key!r}: adata.obs has {column.shape[1]} columns of that name; rename them")
     return column
@@ -89,9 +103,7 @@ def stored_counts(adata: AnnData, layer: str | None) -> Any:
         return adata.X
     if not isinstance(layer, str):
         raise ValueError(f"layer={layer!r} is not the name of a layer, a string")
-    if layer not in adata.layers:
-        raise ValueError(f"layer={layer!r} is not in adata.layers{nearest(layer, adata.layers)}")
-    return adata.layers[layer]
+    return found(adata.layers, "layer", layer, "in adata.layers")
 
 
 def category_names(adata: AnnData, argument: str, key: str) -> tuple[str, ...]:
@@ -238,9 +250,7 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
 
 
 def _mask_column(adata: AnnData, key: str) -> np.ndarray:
-    if key not in adata.var:
-        raise ValueError(f"mask_var={key!r} is not a column of adata.var{nearest(key, adata.var.columns)}")
-    column = adata.var[key]
+    column = found(adata.var, "mask_var", key, "a column of adata.var")
     if not pd.api.types.is_bool_dtype(column.dtype) or column.isna().any():
         raise ValueError(f"mask_var={key!r}: the column must be True or False for each gene; it holds {column.dtype}")
     return column.to_numpy(dtype=bool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,8 @@ from anndata import AnnData
 from scvi._warnings import warn
 from scvi.cells import checks
 from scvi.cells.count_checks import checked_counts
-from scvi.cells.on_disk import OnDisk
 from scvi.cells.schema import ProteinPlace, ProteinSchema
-from scvi.cells.storage import as_dense, as_rows, take
+from scvi.cells.storage import as_dense, as_rows
 
 __all__ = [
     "declared_proteins",
@@ -144,35 +142,21 @@ def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
 
 def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """(n, p) counts as they are stored, in memory, and the names of the proteins, None where they have none."""
-    obsm_key = place.obsm_key
-    if not isinstance(obsm_key, str) or obsm_key not in adata.obsm:
-        hint = checks.nearest(obsm_key, adata.obsm)
-        raise ValueError(
-            f"protein_expression_obsm_key={obsm_key!r} is not a key of adata.obsm{hint} "
-            "(cells whose proteins were not measured have zeros there)"
-        )
-    stored: Any = adata.obsm[obsm_key]
-    names = None
+    where, names = f"adata.obsm[{place.obsm_key!r}]", None
+    hint = " (cells whose proteins were not measured have zeros there)"
+    stored = checks.found(adata.obsm, "protein_expression_obsm_key", place.obsm_key, "a key of adata.obsm", hint)
     if isinstance(stored, pd.DataFrame):
         names, stored = tuple(map(str, stored.columns)), stored.to_numpy()
-    counts = as_rows(stored, f"adata.obsm[{obsm_key!r}]")
-    if isinstance(counts, OnDisk):
-        counts = take(counts, np.arange(adata.n_obs))
-    values = as_dense(counts)
+    values = as_dense(as_rows(stored, where))
     if place.names_uns_key is not None:
-        names = _names_in_uns(adata, place.names_uns_key)
+        given = checks.found(adata.uns, "protein_names_uns_key", place.names_uns_key, "a key of adata.uns")
+        names = tuple(map(str, np.ravel(given)))
     if names is not None and (len(names) != values.shape[1] or len(set(names)) < len(names)):
         raise ValueError(
-            f"{values.shape[1]} proteins in adata.obsm[{obsm_key!r}] need as many different names; there are "
+            f"{values.shape[1]} proteins in {where} need as many different names; there are "
             f"{len(set(names))} in {len(names)}: {checks.named(names)}"
         )
     return values, names
-
-
-def _names_in_uns(adata: AnnData, key: str) -> tuple[str, ...]:
-    if key not in adata.uns:
-        raise ValueError(f"protein_names_uns_key={key!r} is not a key of adata.uns{checks.nearest(key, adata.uns)}")
-    return tuple(map(str, np.ravel(adata.uns[key])))
 
 
 def _check_counts(values: np.ndarray, place: ProteinPlace, names: tuple[str, ...], adata: AnnData) -> None:

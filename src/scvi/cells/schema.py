@@ -8,10 +8,12 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from scvi._checks import check_number
-from scvi._formats import in_current_format
+from scvi._formats import in_format
 from scvi.cells.checks import counts_name
 
 __all__ = ["ProteinPlace", "ProteinSchema", "Schema"]
+
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -105,22 +107,25 @@ class Schema:
     proteins: ProteinSchema | None = None
 
     def __post_init__(self) -> None:
-        lost = [key for key in self.category_keys if not self.categories.get(key)]
-        if lost or len(self.library_prior) != self.n_batch:
-            raise ValueError(f"not a schema: no categories for {lost}, or not one library prior for each batch")
-        if len(self.continuous_moments) != self.n_continuous:
-            raise ValueError("not a schema: not one pair of continuous_moments for each continuous covariate")
+        proteins = self.proteins
         spreads = [spread for _, spread in (*self.library_prior, *self.continuous_moments)]
-        if min(self.size_factor_scale, *spreads) <= 0:
-            raise ValueError("not a schema: a variance, a deviation or size_factor_scale is not above 0")
-        proteins = () if self.proteins is None else self.proteins.names
-        if self.proteins is not None and {len(row) for row in self.proteins.measured} != {len(proteins)}:
-            raise ValueError("not a schema: it does not say of each protein which batches measured it")
-        if self.proteins is not None and len(self.proteins.measured) != self.n_batch:
-            raise ValueError("not a schema: it does not say for each batch which proteins were measured")
-        for name, entries in {"genes": self.genes, "proteins": proteins, **self.categories}.items():
-            if len(set(entries)) < len(entries):
-                raise ValueError(f"not a schema: an entry of {name} occurs twice")
+        named = [
+            ("genes", self.genes),
+            ("proteins", () if proteins is None else proteins.names),
+            *self.categories.items(),
+        ]
+        mistakes = {
+            "a column has no categories": not all(map(self._names, self.category_keys)),
+            "there is not one library prior for each batch": len(self.library_prior) != self.n_batch,
+            "not each continuous covariate has its moments": len(self.continuous_moments) != self.n_continuous,
+            "a spread or size_factor_scale is not above 0": min(self.size_factor_scale, *spreads) <= 0,
+            "it does not say for each batch which proteins were measured": proteins is not None
+            and [len(row) for row in proteins.measured] != [len(proteins.names)] * self.n_batch,
+            **{f"an entry of {name} occurs twice": len(set(entries)) < len(entries) for name, entries in named},
+        }
+        for mistake, was_made in mistakes.items():
+            if was_made:
+                raise ValueError(f"not a schema: {mistake}")
 
     @property
     def n_genes(self) -> int:
@@ -164,11 +169,11 @@ class Schema:
         return tuple(dict.fromkeys(key for key in keys if key is not None))
 
     def _names(self, key: str | None) -> tuple[str, ...]:
-        return ("0",) if key is None else self.categories[key]
+        return ("0",) if key is None else self.categories.get(key, ())
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can say, with the number of the format."""
-        return {"format": len(_OLDER) + 1, **asdict(self)}
+        return {"format": _FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Schema:
@@ -179,15 +184,12 @@ class Schema:
         ValueError
             If an entry is missing, unknown, of the wrong type or out of range, or the format is of a newer version.
         """
-        return _built(cls, in_current_format("the schema", _mapping("a schema", values), _OLDER))
+        return _built(cls, in_format(_FORMAT, "the schema", _mapping("a schema", values), {1: _of_format_1}))
 
 
 def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
     """There were no unlabelled cells at first, and an entry for proteins was left out where a model reads none."""
     return {"unlabeled_category": None, "proteins": None, **values}
-
-
-_OLDER = (_of_format_1,)
 
 
 def _built(kind: Any, values: Any) -> Any:

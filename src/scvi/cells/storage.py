@@ -103,10 +103,8 @@ def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
     n, g = counts.shape
     step = max(1, _BLOCK_VALUES // max(g, 1))
     for start in range(0, n, step):
-        if isinstance(counts, OnDisk):
-            yield start, _plain(counts.read(np.arange(start, min(start + step, n))))
-        else:
-            yield start, _plain(counts[start : start + step])
+        stop = min(start + step, n)
+        yield start, _plain(counts.read(np.arange(start, stop)) if isinstance(counts, OnDisk) else counts[start:stop])
 
 
 def take(counts: Counts, rows: np.ndarray) -> Rows:
@@ -127,7 +125,9 @@ def buffer_cells(row_bytes: float) -> int:
 
 
 def as_dense(counts: Any) -> np.ndarray:
-    """Few columns as an array."""
+    """Few columns as an array in memory."""
+    if isinstance(counts, OnDisk):
+        return as_dense(take(counts, np.arange(counts.shape[0])))
     return counts.toarray() if sp.issparse(counts) else np.asarray(counts)
 
 

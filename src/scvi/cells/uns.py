@@ -8,7 +8,7 @@ from typing import Any
 
 from anndata import AnnData, ImplicitModificationWarning
 
-from scvi._formats import in_current_format
+from scvi._formats import in_format
 from scvi.cells.checks import named, refuse_other_types
 from scvi.cells.fingerprint import fingerprint
 from scvi.cells.schema import Schema
@@ -16,14 +16,7 @@ from scvi.cells.schema import Schema
 __all__ = ["register", "registered", "schema_of"]
 
 _UNS_KEY = "_scvi"
-
-
-def _of_format_1(entry: dict[str, Any]) -> dict[str, Any]:
-    """It had no number, and otherwise the same entries: its schema has a format of its own."""
-    return entry
-
-
-_OLDER = (_of_format_1,)
+_FORMAT = 2  # in the first one, an entry had no number
 
 
 def register(adata: Any, class_name: str, schema: Schema, fingerprint: str) -> None:
@@ -41,7 +34,7 @@ def register(adata: Any, class_name: str, schema: Schema, fingerprint: str) -> N
             "adata is a part of an AnnData that is open on disk, and cannot be set up by itself: "
             "pass the whole AnnData, or call adata.to_memory() first"
         )
-    entry = json.dumps({"format": len(_OLDER) + 1, "fingerprint": fingerprint, "schema": schema.to_json()})
+    entry = json.dumps({"format": _FORMAT, "fingerprint": fingerprint, "schema": schema.to_json()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         adata.uns[_UNS_KEY] = {**_entries(adata), class_name: entry}
@@ -78,7 +71,7 @@ def _entry(data: Any, class_name: str) -> tuple[Schema, str]:
         others = f" (it was for {named(entries)})" if entries else ""
         raise ValueError(f"adata was not set up for {class_name}{others}; {again} first")
     try:
-        entry = in_current_format("the entry", json.loads(entries[class_name]), _OLDER)
+        entry = in_format(_FORMAT, "the entry", json.loads(entries[class_name]))
         return Schema.from_json(entry["schema"]), entry["fingerprint"]
     except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"adata.uns[{_UNS_KEY!r}][{class_name!r}] cannot be read ({error}); {again} again") from error
