@@ -199,7 +199,7 @@ def test_importance_weights_are_joint_over_posterior(no_noise: None) -> None:
     log_q = q.z.log_prob(q.z.loc).sum(1) + q.l.log_prob(q.l.loc).sum(1) + qb.log_prob(qb.loc).sum(1)
     log_p = Normal(0.0, 1.0).log_prob(q.z.loc).sum(1) + Normal(mb.l_mean, mb.l_var.sqrt()).log_prob(q.l.loc).sum(1)
     log_p = log_p + pb.log_prob(qb.loc).sum(1)
-    log_p = log_p - genes.nll(mb.counts) - proteins.nll(mb.proteins, qb.loc)
+    log_p = log_p - genes.nll(mb) - proteins.nll_given(qb.loc, mb)
     torch.testing.assert_close(got, (log_p - log_q).expand(2, N), rtol=1e-4, atol=1e-3)
 
 

@@ -55,6 +55,11 @@ class AutoZIVAE(VAE):
         Further arguments of :class:`scvi.models.VAE`, but for `reconstruction_loss`.
     """
 
+    alpha_prior_logit: Tensor  # (1,) or (1, k), a buffer unless it is learned
+    beta_prior_logit: Tensor
+    alpha_posterior_logit: nn.Parameter | None  # (g,) or (g, k)
+    beta_posterior_logit: nn.Parameter | None
+
     def __init__(
         self,
         n_input: int,
@@ -79,13 +84,8 @@ class AutoZIVAE(VAE):
                 self.register_parameter(name, nn.Parameter(torch.randn(1, *shape[1:])))
             else:
                 self.register_buffer(name, torch.logit(torch.tensor([value])))
-        self.alpha_prior_logit: Tensor
-        self.beta_prior_logit: Tensor
-        self.alpha_posterior_logit: nn.Parameter | None = None
-        self.beta_posterior_logit: nn.Parameter | None = None
-        if zero_inflation != "gene-cell":
-            self.alpha_posterior_logit = nn.Parameter(torch.randn(shape))
-            self.beta_posterior_logit = nn.Parameter(torch.randn(shape))
+        for name in ("alpha_posterior_logit", "beta_posterior_logit"):
+            self.register_parameter(name, None if zero_inflation == "gene-cell" else nn.Parameter(torch.randn(shape)))
         self.register_load_state_dict_pre_hook(_keep_fixed_priors)
 
     # ---- the model -------------------------------------------------------------------------------------------------
@@ -133,10 +133,8 @@ class AutoZIVAE(VAE):
 
     def _elbo(self, mb: Minibatch, delta: Tensor | None, generator: torch.Generator | None = None) -> Elbo:
         z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
-        genes = self.generative(z, log_size, mb, delta=delta).genes
-        return Elbo(
-            {"genes": genes.nll(mb.counts, weight=1 / len(mb))}, kl, global_kl=self.compute_global_kl_divergence()
-        )
+        nll = self.generative(z, log_size, mb, delta=delta).nll(mb, 1 / len(mb))
+        return Elbo(nll, kl, global_kl=self.compute_global_kl_divergence())
 
     def importance_log_weights(
         self,
@@ -148,7 +146,7 @@ class AutoZIVAE(VAE):
     ) -> Tensor:
         """As :meth:`Model.importance_log_weights`, given delta (s, 1, g) or (s, n, g), or with it integrated out."""
         z, log_size, log_weights = q.weighted_draws(mb, n_draws, generator)
-        return log_weights - self.generative(z, log_size, mb, delta=delta).genes.nll(mb.counts)
+        return log_weights - self.generative(z, log_size, mb, delta=delta).genes.nll(mb)
 
     def posterior_of_entries(self, mb: Minibatch) -> Beta:
         """p(delta_ng | x_ng, z_n, l_n), (n, g), at the means of z_n and l_n, for 'gene-cell'.
@@ -168,19 +166,19 @@ class AutoZIVAE(VAE):
         r = torch.sigmoid(a.log() - b.log() + nb - zinb).float()
         return Beta(a + r, b + 1 - r, validate_args=False)
 
+    @torch.no_grad()
     def start(self, moments: Moments) -> None:
         """As :meth:`VAE.start`; the posterior of delta starts near its prior, a little on the side of 1.
 
         Where zeros tell nothing (of a gene with few counts) it stays there, so that noise calls no gene zero-inflated.
         """
         super().start(moments)
-        with torch.no_grad():
-            for logit, prior, lead in (
-                (self.alpha_posterior_logit, self.alpha_prior_logit, _LEAD),
-                (self.beta_posterior_logit, self.beta_prior_logit, -_LEAD),
-            ):
-                if logit is not None:
-                    logit.copy_((prior + lead).expand_as(logit))
+        for logit, prior, lead in (
+            (self.alpha_posterior_logit, self.alpha_prior_logit, _LEAD),
+            (self.beta_posterior_logit, self.beta_prior_logit, -_LEAD),
+        ):
+            if logit is not None:
+                logit.copy_((prior + lead).expand_as(logit))
 
     def shared_posterior(self) -> list[nn.Parameter]:
         """As :meth:`Model.shared_posterior`: the logits of all Beta distributions that are trained."""

@@ -256,12 +256,12 @@ class Model(nn.Module, ABC):
     def importance_log_weights(
         self, mb: Minibatch, q: Latent, n_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """(s, n) log p(x, z, l) - log q(z, l | x), at draws from the posterior `q`, of a model of genes alone.
+        """(s, n) log p(x, z, l) - log q(z, l | x), at draws from the posterior `q`, where nothing else is latent.
 
         z is the untransformed variable, with density N(0, I), so this holds for 'normal' and 'ln' alike.
         """
         z, log_size, log_weights = q.weighted_draws(mb, n_draws, generator)
-        return log_weights - self.generative(z, log_size, mb).genes.nll(mb.counts)
+        return log_weights - sum(self.generative(z, log_size, mb).nll(mb).values())
 
     @torch.no_grad()
     def marginal_log_likelihood(self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None) -> Tensor:

@@ -10,27 +10,45 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from scvi import kernels
-from scvi.kernels import Affine, Counts
+from scvi.kernels import Affine
 from scvi.kernels.affine import as_tensor
+from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
 from scvi.models.likelihood import Likelihood
 
-__all__ = ["Decoded", "GeneCounts", "Modality", "ProteinCounts", "ProteinValue"]
+__all__ = ["Decoded", "GeneCounts", "Modality", "ProteinCounts", "ProteinValue", "protein_counts"]
 
 
 class Modality(ABC):
     """What a decoder says of one kind of measurement in n cells; leading draw axes are allowed.
 
-    Each has ``nll``, negative log-likelihoods of what was measured, and ``expected``, both with arguments of its own.
+    Beside what is asked of all, each has ``expected``, with arguments of its own.
     """
 
     @abstractmethod
+    def nll(self, mb: Minibatch, weight: float | Tensor = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """(..., n) negative log-likelihood of what was measured in the cells, at a draw of what else is latent.
+
+        `weight` is the gradient with respect to it that is to come, see :func:`scvi.kernels.nll_zinb`.
+        """
+
+    @abstractmethod
     def parameters(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Parameters of the density of every measured value, (..., n, .) by name; at a draw of what is latent here."""
+        """Parameters of the density of every measured value, (..., n, .) by name, at a draw of what else is latent."""
 
 
 class Decoded(dict[str, Modality]):
     """What a decoder says of n cells, by modality: ``Decoded(genes=...)``, ``Decoded(genes=..., proteins=...)``."""
+
+    def nll(
+        self, mb: Minibatch, weight: float | Tensor = 1.0, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """:meth:`Modality.nll` of each."""
+        return {name: part.nll(mb, weight, generator) for name, part in self.items()}
+
+    def parameters(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """:meth:`Modality.parameters` of all."""
+        return {name: value for part in self.values() for name, value in part.parameters(generator).items()}
 
     @property
     def genes(self) -> GeneCounts:
@@ -85,9 +103,9 @@ class GeneCounts(Modality):
         """Inverse dispersion."""
         return self.log_theta.exp()
 
-    def nll(self, x: Counts, weight: float | Tensor = 1.0) -> Tensor:
-        """(..., n) negative log-likelihood summed over genes; `weight` as in :func:`scvi.kernels.nll_zinb`."""
-        return self.likelihood.nll(x, self.logits, self.log_size, self.log_theta, self.dropout, weight)
+    def nll(self, mb: Minibatch, weight: float | Tensor = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """(..., n) negative log-likelihood, summed over genes."""
+        return self.likelihood.nll(mb.counts, self.logits, self.log_size, self.log_theta, self.dropout, weight)
 
     def expected(self, library_size: float | str = 1) -> Tensor:
         """(..., n, g) frequencies times a library size; 'latent' is each cell's own."""
@@ -164,10 +182,14 @@ class ProteinCounts(Modality):
         """(..., n, p) a draw of the log mean count of the background."""
         return draw(self.log_background, generator=generator)
 
-    def nll(self, y: Tensor, log_background: Tensor, weight: float = 1.0) -> Tensor:
-        """(..., n) negative log-likelihood at a draw of the log background, summed over the measured proteins."""
+    def nll(self, mb: Minibatch, weight: float | Tensor = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """(..., n) negative log-likelihood at a draw of the background, summed over the measured proteins."""
+        return self.nll_given(self.draw_background(generator), mb, weight)
+
+    def nll_given(self, log_background: Tensor, mb: Minibatch, weight: float | Tensor = 1.0) -> Tensor:
+        """The same at a log mean count of the background, (..., n, p)."""
         given = (log_background, self.log_factor, self.mixing, self.log_theta)
-        return kernels.nll_nb_mixture(y, *given, self.measured, weight)
+        return kernels.nll_nb_mixture(protein_counts(mb), *given, self.measured, weight)  # type: ignore[arg-type]
 
     def expected(self, value: ProteinValue, generator: torch.Generator | None = None) -> Tensor:
         """(..., n, p) counts at a draw of the background."""
@@ -199,3 +221,10 @@ class ProteinCounts(Modality):
     def hide_missing(self, values: Tensor) -> Tensor:
         """The same, NaN for proteins that were not measured."""
         return values if self.measured is None else torch.where(self.measured, values, torch.nan)
+
+
+def protein_counts(mb: Minibatch) -> Tensor:
+    """(n, p) of cells that are to have them."""
+    if mb.proteins is None:
+        raise ValueError("this minibatch has no proteins, which totalVI needs beside the genes")
+    return mb.proteins

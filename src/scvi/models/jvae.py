@@ -199,8 +199,8 @@ class JVAE(Model):
         than comes, the likelihood would have to compute its gradient twice.
         """
         z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
-        nll = self.generative(z, log_size, mb).genes.nll(mb.counts, 1 / (n_cells or len(mb)))
-        return z, Elbo({"genes": nll}, kl, annealed=tuple(kl))
+        nll = self.generative(z, log_size, mb).nll(mb, 1 / (n_cells or len(mb)))
+        return z, Elbo(nll, kl, annealed=tuple(kl))
 
     def decode(
         self,

@@ -166,8 +166,8 @@ class SCANVAE(LabelledVAE):
         """(..., n) -log p(x | z1, l, y); with a dispersion by label its mean over the labels that are not known."""
         labels = known_labels(mb)
         if self.dispersion != "gene-label" or bool((labels >= 0).all()):
-            return genes.nll(mb.counts, weight=1 / len(mb))
-        by_label = [replace(genes, log_theta=column).nll(mb.counts) for column in self.px_r.T]
+            return genes.nll(mb, 1 / len(mb))
+        by_label = [replace(genes, log_theta=column).nll(mb) for column in self.px_r.T]
         known = one_hot(labels.clamp(min=0), self.n_labels)
         return (torch.where(labels >= 0, known, log_q_y.exp()) * torch.stack(by_label, dim=-1)).sum(-1)
 
@@ -183,7 +183,7 @@ class SCANVAE(LabelledVAE):
         log_weights = -q.z.log_prob(z1).sum(-1) + of_size
         genes = self.generative(z1, log_size, mb).genes
         log_prior = self._log_prior_draws(known_labels(mb), z1, generator)
-        return log_weights + log_prior - genes.nll(mb.counts)
+        return log_weights + log_prior - genes.nll(mb)
 
     def _log_prior_draws(self, labels: Tensor, z1: Tensor, generator: torch.Generator | None) -> Tensor:
         """(s, n) log of an unbiased estimate of p(z1), or of p(z1 | y) where y is known, by one draw of z2 a label."""

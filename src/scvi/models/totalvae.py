@@ -14,7 +14,7 @@ from scvi._checks import check_choice, check_flag, check_rate, check_sizes
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
-from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts
+from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts, protein_counts
 from scvi.models.gaussian import draw_with_kl
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules_totalvi import MAX_LOG_LIBRARY, DecoderTOTALVI, EncoderTOTALVI
@@ -174,7 +174,7 @@ class TOTALVAE(Model):
         """q(z | x, y) and q(l | x, y), as it was kept for cells whose counts were dropped."""
         if mb.kept is not None:
             return Latent.of(mb.kept)
-        x, y = mb.counts, _proteins(mb)
+        x, y = mb.counts, protein_counts(mb)
         if self.log_variational:
             x, y = x.log1p(), y.log1p()
         return Latent(*self.encoder.encode(x, *self.categories(mb, mb.batch), also=y, cont=mb.continuous))
@@ -188,13 +188,9 @@ class TOTALVAE(Model):
             log_size = log_size.clamp(max=MAX_LOG_LIBRARY)
         kl = {"z": kl_z, **q.kl_of_size(mb)}
         decoded = self.generative(z, log_size, mb)
-        genes, proteins = decoded.genes, decoded.proteins
+        proteins = decoded.proteins
         kl["background"] = proteins.over_measured(kl_divergence(proteins.log_background, self.background_prior(mb)))
-        reconstruction = {
-            "genes": genes.nll(mb.counts, weight=1 / len(mb)),
-            "proteins": proteins.nll(_proteins(mb), proteins.draw_background(generator), weight=1 / len(mb)),
-        }
-        return Elbo(reconstruction, kl, annealed=("z", "background"))
+        return Elbo(decoded.nll(mb, 1 / len(mb), generator), kl, annealed=("z", "background"))
 
     def background_prior(self, mb: Minibatch) -> Normal:
         """p(b), (n, p) or (p,): of the batch that a cell comes from."""
@@ -220,7 +216,7 @@ class TOTALVAE(Model):
         b = proteins.draw_background(generator)
         of_b = self.background_prior(mb).log_prob(b) - proteins.log_background.log_prob(b)
         log_weights = log_weights + proteins.over_measured(of_b)
-        return log_weights - genes.nll(mb.counts) - proteins.nll(_proteins(mb), b)
+        return log_weights - genes.nll(mb) - proteins.nll_given(b, mb)
 
     def start(self, moments: Moments) -> None:
         """Starts the decoder at the data's mean frequencies, the dispersions of genes, and the background."""
@@ -254,12 +250,6 @@ class TOTALVAE(Model):
     get_sample_dispersion = methods_2020_totalvi.get_sample_dispersion
     get_sample_scale = methods_2020_totalvi.get_sample_scale
     scale_from_z = methods_2020_totalvi.scale_from_z
-
-
-def _proteins(mb: Minibatch) -> Tensor:
-    if mb.proteins is None:
-        raise ValueError("this minibatch has no proteins, which totalVI needs beside the genes")
-    return mb.proteins
 
 
 def _mask(given: Sequence[npt.ArrayLike], n_batch: int, n_proteins: int) -> Tensor:

@@ -84,21 +84,16 @@ class VAE(Model):
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
         check_flag("use_observed_lib_size", use_observed_lib_size)
         check_flag("encode_covariates", encode_covariates)
-        for position, size in enumerate(n_cats_per_cov or ()):
-            check_sizes(0, **{f"n_cats_per_cov[{position}]": size})
+        check_sizes(0, **{f"n_cats_per_cov[{i}]": size for i, size in enumerate(n_cats_per_cov or ())})
         self.n_input, self.n_batch, self.n_labels, self.n_latent = n_input, n_batch, n_labels, n_latent
-        self.dispersion = dispersion
-        self.log_variational = log_variational
-        self.reconstruction_loss = reconstruction_loss
-        self.latent_distribution = latent_distribution
-        self.use_observed_lib_size = use_observed_lib_size
-        self.encode_covariates = encode_covariates
+        self.dispersion, self.reconstruction_loss = dispersion, reconstruction_loss
+        self.log_variational, self.latent_distribution = log_variational, latent_distribution
+        self.use_observed_lib_size, self.encode_covariates = use_observed_lib_size, encode_covariates
+        self.n_cat_list, self.n_continuous_cov = [n_batch, *(n_cats_per_cov or [])], n_continuous_cov
         self.likelihood = make_likelihood(reconstruction_loss)
         self.dispersion_of = make_dispersion(dispersion)
         shape = table_shape("dispersion", dispersion, n_input, n_batch, n_labels)
         self.register_parameter("px_r", None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(shape)))
-        self.n_cat_list = [n_batch, *(n_cats_per_cov or [])]
-        self.n_continuous_cov = n_continuous_cov
         covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
         self.z_encoder = Encoder(
             n_input,
@@ -150,8 +145,7 @@ class VAE(Model):
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; KL(z) is annealed, KL(l) is not."""
         z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
-        genes = self.generative(z, log_size, mb).genes
-        return Elbo({"genes": genes.nll(mb.counts, weight=1 / len(mb))}, kl)
+        return Elbo(self.generative(z, log_size, mb).nll(mb, 1 / len(mb)), kl)
 
     def start(self, moments: Moments) -> None:
         """Starts the decoder at the data's mean frequencies, and the dispersion."""

@@ -105,11 +105,10 @@ class VAEC(LabelledVAE):
         pairs = LabelPairs.of(labels, log_q_y)
         cells = mb if all_known else replace(mb.take(pairs.cell), labels=pairs.label[:, None])  # m pairs
         z, log_size, kl = self.variational(cells).draw_with_kl(cells, generator)
-        genes = self.generative(z, log_size, cells).genes
-        nll = genes.nll(cells.counts, weight=pairs.weight.detach() / len(mb))
+        nll = self.generative(z, log_size, cells).nll(cells, pairs.weight.detach() / len(mb))
         means = {name: pairs.mean(of_pairs) for name, of_pairs in kl.items()}  # that of l is the same for every label
         kl = {"z": means.pop("z"), "y": self.kl_y(labels, log_q_y), **means}
-        return Elbo({"genes": pairs.mean(nll)}, kl, annealed=tuple(kl))
+        return Elbo({name: pairs.mean(of_pairs) for name, of_pairs in nll.items()}, kl, annealed=tuple(kl))
 
     def log_probabilities(self, mb: Minibatch) -> Tensor:
         """(n, c) log q(y | x)."""

@@ -72,11 +72,7 @@ def likelihood_parameters(
         By name what the modalities of :mod:`scvi.models.decoded` return as their parameters: (n, .), or
         (n_samples, n, .) where the draws are kept.
     """
-
-    def values(decoded: Decoded) -> dict[str, Tensor]:
-        return {name: value for part in decoded.values() for name, value in part.parameters(generator).items()}
-
-    return expected(model, minibatches, values, wanted, generator)
+    return expected(model, minibatches, lambda decoded: decoded.parameters(generator), wanted, generator)
 
 
 def expected(
