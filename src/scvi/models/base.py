@@ -181,6 +181,8 @@ class Moments:
 class Model(nn.Module, ABC):
     """A probabilistic model of counts: networks and densities, no data access."""
 
+    n_input: int  # genes
+    dispersion = "gene"
     latent_distribution = "normal"
     n_batch = 0
     n_labels = 0
@@ -217,13 +219,13 @@ class Model(nn.Module, ABC):
     def start(self, moments: Moments) -> None:
         """Starts the weights where the data say."""
 
-    @abstractmethod
     def input_size(self, dataset: int = 0) -> tuple[str, int]:
-        """The option that says how many genes there are, and its value; for models of several data sets by data set."""
+        """The option that says how many genes there are, and its value; of several data sets each has its own."""
+        return "n_input", self.n_input
 
     def has_parameters_by(self, category: str) -> bool:
         """Whether parameters of a gene differ between the codes of 'batch' or 'label'."""
-        return False
+        return self.dispersion == f"gene-{category}"
 
     def shared_posterior(self) -> list[nn.Parameter]:
         """Parameters of the posterior, and of a learned prior, of variables that all cells share.

@@ -7,7 +7,7 @@ frozen, what the network says of the cells it was fitted to stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -73,11 +73,9 @@ class Scope:
 
     def describe(self) -> dict[str, str]:
         """Tells one scope from another, in plain JSON types."""
-        columns = {name: str(mask.nonzero()[:, 0].tolist()) if mask.dim() else "all" for name, mask in self._sorted()}
+        named = sorted(self.trained.items())
+        columns = {name: str(mask.nonzero()[:, 0].tolist()) if mask.dim() else "all" for name, mask in named}
         return {**columns, "in evaluation mode": ", ".join(self.resting)}
-
-    def _sorted(self) -> Iterator[tuple[str, Tensor]]:
-        return iter(sorted(self.trained.items()))
 
 
 @torch.no_grad()

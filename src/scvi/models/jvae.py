@@ -242,9 +242,6 @@ class JVAE(Model):
             raise ValueError(f"this JVAE is of {self.n_datasets} data sets, there is no data set {dataset}")
         return f"dim_input_list[{dataset}]", self.n_input_list[dataset]
 
-    def has_parameters_by(self, category: str) -> bool:
-        return self.dispersion == f"gene-{category}"
-
     # ---- 2020 ------------------------------------------------------------------------------------------------------
 
     encode = methods_2020_jvae.encode

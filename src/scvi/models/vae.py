@@ -151,12 +151,6 @@ class VAE(Model):
         """Starts the decoder at the data's mean frequencies, and the dispersion."""
         moments.start_genes(self.decoder.scale_bias(), self.px_r)
 
-    def input_size(self, dataset: int = 0) -> tuple[str, int]:
-        return "n_input", self.n_input
-
-    def has_parameters_by(self, category: str) -> bool:
-        return self.dispersion == f"gene-{category}"
-
     def encoder_input(self, mb: Minibatch) -> Counts:
         """(n, g) what the encoders see of the counts."""
         return mb.counts.log1p() if self.log_variational else mb.counts
