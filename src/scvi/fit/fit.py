@@ -27,7 +27,7 @@ from scvi.fit.objectives import objective_of
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.plan import Plan
 from scvi.fit.recovery import Snapshot, copied
-from scvi.fit.scope import Columns, parts, within
+from scvi.fit.scope import Columns, frozen, left_out, parts
 from scvi.fit.split import Split
 from scvi.fit.step import Steps
 from scvi.models.adversary import Adversaries
@@ -168,7 +168,8 @@ class Fit:
             If training is given up, after five recoveries from losses that are not finite.
         """
         self._log_plan()
-        with within(self.model, self.scope), seeded(self.seed, self.cells.device):
+        untrained = [] if self.scope is None else left_out(self.model, self.scope)
+        with frozen(untrained), seeded(self.seed, self.cells.device):
             with self.loop.training(self.model, self.plan.max_epochs):
                 self.optimizer = self.make_optimizer()
                 self._begin()
@@ -269,15 +270,12 @@ class Fit:
     def _record(self) -> None:
         epoch, means = self.loop.epoch, self.steps.means()
         record = {name if name == "train_loss_epoch" else f"{name}_train": value for name, value in means.items()}
-        if len(self.cells.validation) and self._validation_due():
+        due = (epoch + 1) % self.plan.check_val_every_n_epoch == 0 or epoch + 1 == self.plan.max_epochs
+        if due and len(self.cells.validation):
             record |= {f"{name}_validation": value for name, value in self.objective.validate().items()}
         record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}
         for name, value in record.items():
             self.history[name].append((epoch, value))
-
-    def _validation_due(self) -> bool:
-        epoch = self.loop.epoch + 1
-        return epoch % self.plan.check_val_every_n_epoch == 0 or epoch == self.plan.max_epochs
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The history as one-column tables indexed by epoch, counted on from earlier fits."""

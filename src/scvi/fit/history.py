@@ -12,12 +12,13 @@ __all__ = ["continued", "past_epochs", "tables"]
 
 def tables(rows: Mapping[str, Sequence[tuple[int, Any]]], epochs_before: int) -> dict[str, pd.DataFrame]:
     """Pairs of an epoch and a value, by name, as tables; epochs are counted on from those of earlier fits."""
-    found = {}
-    for name, pairs in rows.items():
-        epochs, values = zip(*pairs, strict=True)
-        index = pd.Index([epochs_before + epoch for epoch in epochs], name="epoch")
-        found[name] = pd.DataFrame({name: list(values)}, index=index)
-    return found
+    return {
+        name: pd.DataFrame(
+            {name: [value for _, value in pairs]},
+            index=pd.Index([epochs_before + epoch for epoch, _ in pairs], name="epoch"),
+        )
+        for name, pairs in rows.items()
+    }
 
 
 def past_epochs(history: Mapping[str, pd.DataFrame]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scvi.models.freezing import Scope
 
-__all__ = ["Columns", "parts", "within"]
+__all__ = ["Columns", "frozen", "left_out", "parts"]
 
 
 class Columns:
@@ -46,11 +46,15 @@ def parts(model: nn.Module, scope: Scope) -> tuple[list[nn.Parameter], list[Colu
     return [p for p, mask in named if mask.dim() == 0], [Columns(p, mask) for p, mask in named if mask.dim()]
 
 
+def left_out(model: nn.Module, scope: Scope) -> list[nn.Parameter]:
+    """What a scope does not let train."""
+    return [p for name, p in model.named_parameters() if name not in scope.trained]
+
+
 @contextmanager
-def within(model: nn.Module, scope: Scope | None) -> Iterator[None]:
-    """Inside, parameters out of the scope ask for no gradient, which saves computing them."""
-    frozen = [] if scope is None else [p for name, p in model.named_parameters() if name not in scope.trained]
-    asking = [p for p in frozen if p.requires_grad]
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside, these parameters ask for no gradient, which saves computing it."""
+    asking = [p for p in parameters if p.requires_grad]
     for p in asking:
         p.requires_grad_(False)
     try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scvi.minibatch import Minibatch
 from scvi.models.labels import LabelledVAE
 from scvi.models.vae import VAE
-from scvi.queries import evaluating
+from scvi.queries.evaluation import asked_parts
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -96,20 +96,20 @@ def compute_predictions(
     networks = [network for network in (model, classifier) if network is not None]
     if not networks:
         raise ValueError("model and classifier are both None: pass one of them")
-    true, found = [], []
-    with evaluating(nn.ModuleList(networks)):
-        for mb in map(Minibatch.from_tensors, data_loader):
-            if isinstance(model, LabelledVAE):
-                outputs = model.log_probabilities(mb).exp()
-            elif classifier is not None:
-                outputs = classifier(classifier_input(model, mb, model_zl))
-            else:
-                outputs = networks[0](mb.x)
-            true.append(mb.labels[:, 0])
-            found.append(outputs if soft else outputs.argmax(dim=-1))
-    if not true:
+
+    def answer(mb: Minibatch) -> dict[str, Tensor]:
+        if isinstance(model, LabelledVAE):
+            outputs = model.log_probabilities(mb).exp()
+        elif classifier is not None:
+            outputs = classifier(classifier_input(model, mb, model_zl))
+        else:
+            outputs = networks[0](mb.x)
+        return {"true": mb.labels[:, 0], "found": outputs if soft else outputs.argmax(dim=-1)}
+
+    answers = asked_parts(nn.ModuleList(networks), map(Minibatch.from_tensors, data_loader), answer)
+    if not answers:
         raise ValueError("the posterior yields no cells, of which there are no predictions")
-    return torch.cat(true).cpu().numpy(), torch.cat(found).cpu().numpy()
+    return answers["true"], answers["found"]
 
 
 def compute_accuracy(

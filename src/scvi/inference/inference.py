@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scvi.dataset import GeneExpressionDataset
+from scvi.fit.scope import frozen
 from scvi.inference.loaders import n_steps
 from scvi.inference.posterior import Posterior
 from scvi.inference.trainer import MIN_CELLS_TO_MONITOR, Trainer
@@ -185,17 +186,12 @@ class AdapterTrainer(UnsupervisedTrainer):
         if not isinstance(n_path, Integral) or n_path < 1:
             raise ValueError(f"n_path={n_path!r} is not a number of paths, an integer from 1 on")
         fitted = {id(parameter) for parameter in self.params}
-        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in fitted]
-        try:
-            for parameter in others:
-                parameter.requires_grad_(False)
+        others = [p for p in self.model.parameters() if id(p) not in fitted]
+        with frozen(others):
             for _ in range(n_path):
                 for encoder, state in zip(self._encoders, self._encoder_states, strict=True):
                     encoder.load_state_dict(state)
                 super().train(n_epochs, params=self.params, **kwargs)
                 if self.interrupted:
                     break
-        finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
         return min(self.history["elbo_test_set"])

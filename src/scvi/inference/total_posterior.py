@@ -19,6 +19,7 @@ from scvi.models.decoded import ProteinValue
 from scvi.models.gaussian import draw
 from scvi.models.totalvae import TOTALVAE
 from scvi.queries import evaluating, proteins
+from scvi.queries.evaluation import asked_parts
 from scvi.queries.expression import Wanted
 from scvi.queries.likelihood import marginal
 from scvi.queries.proteins import Draws
@@ -140,19 +141,16 @@ class TotalPosterior(Posterior):
         -------
         latent (n, d), batch codes (n, 1), label codes (n,), library sizes (n,); in the order of the iteration.
         """
-        self._refuse_unfit()
-        rows: list[tuple[Tensor, ...]] = []
-        with evaluating(self.model):
-            for mb in self._undropped().minibatches():
-                q = self.model.variational(mb)
-                z = self.model.transformed(draw(q.z)) if sample else self.model.latent_mean(q.z)
-                if sample or q.l is None:
-                    log_library = q.draw_size(mb)
-                else:
-                    log_library = q.l.loc + q.l.scale.square() / 2
-                rows.append((z, mb.batch, mb.labels, log_library.exp()))
-        z, batch, labels, library = (torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))
-        return z, batch, labels.ravel(), library.ravel()
+
+        def place(mb: Minibatch) -> dict[str, Tensor]:
+            q = self.model.variational(mb)
+            z = self.model.transformed(draw(q.z)) if sample else self.model.latent_mean(q.z)
+            is_mean = not sample and q.l is not None
+            library = (q.l.loc + q.l.scale.square() / 2 if is_mean else q.draw_size(mb)).exp()
+            return {"z": z, "batch": mb.batch, "labels": mb.labels[:, 0], "library": library[:, 0]}
+
+        found = asked_parts(self.model, self._cells(), place)
+        return found["z"], found["batch"], found["labels"], found["library"]
 
     # Expression ---------------------------------------------------------------------------------------------------
 
