@@ -30,9 +30,8 @@ from scvi.dataset.arrays import (
     remap_categories,
 )
 from scvi.dataset.attributes import CellMeasurement
-from scvi.dataset.cell_types import codes_named, with_merged, with_order
 from scvi.dataset.exchange import as_anndata
-from scvi.dataset.merging import codes_per_matrix, merged, stacked
+from scvi.dataset.merging import codes_named, codes_per_matrix, merged, stacked, with_merged, with_order
 from scvi.dataset.selection import SelectableCells
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What several data sets, or matrices, are together. Nothing here changes its input."""
+"""What several data sets, matrices, or categories of cells are together. Nothing here changes its input."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ import scipy.sparse as sp
 from scvi.cells.checks import named, nearest
 from scvi.cells.storage import Rows
 from scvi.data.files import shared_names
-from scvi.dataset.arrays import columns_of, concatenate_arrays, remap_categories
+from scvi.dataset.arrays import as_text, columns_of, concatenate_arrays, remap_categories
 from scvi.dataset.attributes import AnnotatedCells, CellMeasurement
 
-__all__ = ["Merged", "codes_per_matrix", "merged", "stacked"]
+__all__ = ["Merged", "codes_named", "codes_per_matrix", "merged", "stacked", "with_merged", "with_order"]
 
 logger = logging.getLogger(__name__)
 
 _DERIVED = {"local_means", "local_vars"}
+MERGED = "#merged"
+"""Suffix of the name of a category that has been merged into another."""
 
 Mappings = dict[str, npt.NDArray]
 """Lists indexed by the codes of an attribute, by their names."""
@@ -249,3 +251,57 @@ def codes_per_matrix(
     if sizes != expected:
         raise ValueError(f"{argument} has codes for {sizes} cells; the matrices have {expected}")
     return np.concatenate(each)
+
+
+# categories of cells: codes, and the lists that are indexed by them
+
+
+def codes_named(which: Sequence[Any] | npt.NDArray, names: npt.NDArray) -> npt.NDArray[np.int64]:
+    """Codes of categories given by name, or by code already; all codes of a name that several have.
+
+    Raises
+    ------
+    ValueError
+        If they are neither, or unknown.
+    """
+    given = np.asarray(which).ravel()
+    if given.dtype.kind in "iu":
+        unknown = given[(given < 0) | (given >= len(names))]
+        if len(unknown):
+            raise ValueError(f"there is no cell type {unknown[0]}; there are {len(names)}, numbered from 0")
+        return given.astype(np.int64)
+    if given.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if not all(isinstance(name, str) for name in given.tolist()):
+        raise ValueError(f"cell types are chosen by names or by integer codes; got {given.dtype} values")
+    for name in given:
+        if name not in names:
+            raise ValueError(f"there is no cell type {str(name)!r}{nearest(name, names)}")
+    return np.concatenate([np.flatnonzero(names == name) for name in given])
+
+
+def with_merged(
+    codes: npt.NDArray, mappings: Mapping[str, npt.NDArray], names_in: str, merge: npt.NDArray[np.int64], name: str
+) -> tuple[npt.NDArray, dict[str, npt.NDArray]]:
+    """Codes and lists after some categories have become one, which gets the next free code.
+
+    The merged categories stay in the lists, without cells and with the suffix "#merged". Lists other than
+    `names_in` repeat the value of the first merged category.
+    """
+    names = mappings[names_in]
+    new = len(names)
+    lists = {mapping: np.concatenate([values, values[merge[:1]]]) for mapping, values in mappings.items()}
+    gone = np.isin(np.arange(new), merge)
+    lists[names_in] = as_text([*np.where(gone, np.char.add(names, MERGED), names), name], 128)
+    return np.where(np.isin(codes, merge), new, codes), lists
+
+
+def with_order(
+    codes: npt.NDArray, mappings: Mapping[str, npt.NDArray], size: int, first: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray, dict[str, npt.NDArray]]:
+    """Codes and lists with these categories first, the others after them in the order they have."""
+    if len(np.unique(first)) != len(first):
+        raise ValueError(f"new_order has repeated cell types: {named(first)}")
+    order = np.concatenate([first, np.setdiff1d(np.arange(size), first)])
+    codes, _, lists = remap_categories(codes, order, np.arange(size), mappings)  # type: ignore[misc]
+    return codes, lists
