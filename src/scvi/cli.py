@@ -68,15 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Refused as refusal:
         arguments.parser.error(str(refusal))
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        if arguments.debug:
-            raise
-        _say(error, "error")
-        return BAD_DATA
     except Exception as error:  # a shell user is served by one line, whatever happened
         if arguments.debug:
             raise
-        _say(f"{type(error).__name__}: {error} (not foreseen; scvi --debug shows where it comes from)", "error")
+        foreseen = isinstance(error, (ImportError, OSError, RuntimeError, TypeError, ValueError))
+        unknown = f"{type(error).__name__}: {error} (not foreseen; scvi --debug shows where it comes from)"
+        _say(error if foreseen else unknown, "error")
         return BAD_DATA
     return 0
 
@@ -275,10 +272,8 @@ def _messages() -> Iterator[None]:
 
 
 def _say(message: object, kind: str | None = None) -> None:
-    text = re.sub(r"(?<![\w'-])(batch_key|labels_key|layer(?==)|checkpoint_dir)\b", _as_typed, str(message))
+    text = re.sub(
+        r"(?<![\w'-])(batch_key|labels_key|layer(?==)|checkpoint_dir)\b", lambda found: TYPED[found[0]], str(message)
+    )
     text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)
-
-
-def _as_typed(argument: re.Match[str]) -> str:
-    return TYPED[argument[0]]
