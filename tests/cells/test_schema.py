@@ -70,7 +70,7 @@ def test_json_round_trip_is_exact() -> None:
     ],
 )
 def test_a_damaged_entry_is_a_value_error(entry: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+    with pytest.raises(ValueError, match=entry if value != {"batch": ["x", "x"], "donor": ["1"]} else "batch"):
         Schema.from_json({**schema().to_json(), entry: value})
 
 

@@ -107,18 +107,22 @@ class Schema:
     proteins: ProteinSchema | None = None
 
     def __post_init__(self) -> None:
-        proteins = self.proteins
-        spreads = [spread for _, spread in (*self.library_prior, *self.continuous_moments)]
+        proteins, lost = self.proteins, [key for key in self.category_keys if not self.categories.get(key)]
+        spreads = {
+            "a variance in library_prior": [variance for _, variance in self.library_prior],
+            "a deviation in continuous_moments": [deviation for _, deviation in self.continuous_moments],
+            "size_factor_scale": [self.size_factor_scale],
+        }
         named = [
             ("genes", self.genes),
             ("proteins", () if proteins is None else proteins.names),
             *self.categories.items(),
         ]
         mistakes = {
-            "a column has no categories": not all(map(self._names, self.category_keys)),
-            "there is not one library prior for each batch": len(self.library_prior) != self.n_batch,
-            "not each continuous covariate has its moments": len(self.continuous_moments) != self.n_continuous,
-            "a spread or size_factor_scale is not above 0": min(self.size_factor_scale, *spreads) <= 0,
+            f"no categories for {lost}": bool(lost),
+            "library_prior has not one pair for each batch": len(self.library_prior) != self.n_batch,
+            "continuous_moments has not one pair for each covariate": len(self.continuous_moments) != self.n_continuous,
+            **{f"{name} is not above 0": min(values, default=1) <= 0 for name, values in spreads.items()},
             "it does not say for each batch which proteins were measured": proteins is not None
             and [len(row) for row in proteins.measured] != [len(proteins.names)] * self.n_batch,
             **{f"an entry of {name} occurs twice": len(set(entries)) < len(entries) for name, entries in named},
