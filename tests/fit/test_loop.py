@@ -20,9 +20,9 @@ class Owner:
         self.said: list[str] = []
 
     def train(self, n_epochs: int) -> None:
-        with self.loop.training(self.model, n_epochs):
+        with self.loop.training(self.model, n_epochs) as epochs:
             assert self.model.training
-            self.loop.run(self, progress(self.loop.epochs, dict, shown=False))
+            self.loop.run(self, progress(epochs, dict, shown=False))
 
     def say(self, what: str) -> None:
         self.said.append(f"{self.loop.epoch}: {what}")

@@ -170,10 +170,10 @@ class Fit:
         self._log_plan()
         untrained = [] if self.scope is None else left_out(self.model, self.scope)
         with frozen(untrained), seeded(self.seed, self.cells.device):
-            with self.loop.training(self.model, self.plan.max_epochs):
+            with self.loop.training(self.model, self.plan.max_epochs) as epochs:
                 self.optimizer = self.make_optimizer()
                 self._begin()
-                self.loop.run(self, progress(self.loop.epochs, self.progress_values, self.show_progbar))
+                self.loop.run(self, progress(epochs, self.progress_values, self.show_progbar))
             self._end()
 
     def _log_plan(self) -> None:

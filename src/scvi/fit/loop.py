@@ -60,8 +60,8 @@ class Loop:
         self.interrupted = False
 
     @contextmanager
-    def training(self, model: nn.Module, n_epochs: int) -> Iterator[None]:
-        """Inside, the model is in training mode and Ctrl-C ends `run` after the current minibatch.
+    def training(self, model: nn.Module, n_epochs: int) -> Iterator[range]:
+        """Gives the epochs to run. Inside, the model is in training mode and Ctrl-C ends `run` after its minibatch.
 
         A second Ctrl-C raises KeyboardInterrupt at once. Afterwards the model is in evaluation mode, whatever happened.
         """
@@ -69,7 +69,7 @@ class Loop:
         try:
             model.train()
             with self._heeding_ctrl_c():
-                yield
+                yield range(self.first_epoch, n_epochs)
         finally:
             model.eval()
         if self.interrupted:
@@ -88,11 +88,6 @@ class Loop:
                         return
                 if not hooks.on_epoch_end() or self.interrupted:
                     return
-
-    @property
-    def epochs(self) -> range:
-        """The epochs to run."""
-        return range(self.first_epoch, self.n_epochs or 0)
 
     @contextmanager
     def _heeding_ctrl_c(self) -> Iterator[None]:

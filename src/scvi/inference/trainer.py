@@ -182,13 +182,13 @@ class Trainer(ABC):
         self.compute_metrics_time = 0.0
         self.early_stopping.wait = self.early_stopping.wait_lr = 0
         trained = [p for p in self.model.parameters() if p.requires_grad] if params is None else list(params)
-        with self.loop.training(self.model, n_epochs):
+        with self.loop.training(self.model, n_epochs) as epochs:
             self.optimizer = self.make_optimizer(trained, lr, eps)
             self.training_extras_init(**extras_kwargs)
             self.compute_metrics()
             self._check_followed()
             self.on_training_begin()
-            self.loop.run(self, self.progress(self.loop.epochs))
+            self.loop.run(self, self.progress(epochs))
         self._restore_best_state()
         self.training_extras_end()
         self.training_time += time.perf_counter() - begin - self.compute_metrics_time
