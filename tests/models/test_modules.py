@@ -159,8 +159,9 @@ def test_encoder() -> None:
     x, batch = torch.randn(5, 6), codes(5, 3)
     q_m, q_v, latent = encoder(x, batch)
     h = encoder.encoder(x, batch)
-    assert torch.equal(q_m, encoder.mean_encoder(h))
-    assert torch.allclose(q_v, encoder.var_encoder(h).exp() + 1e-4)
+    # two heads are one matrix product, which rounds as its shape and the processor will have it
+    assert torch.allclose(q_m, encoder.mean_encoder(h), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(q_v, encoder.var_encoder(h).exp() + 1e-4, rtol=1e-5, atol=1e-6)
     assert latent.shape == (5, 2)
     assert encoder.z_transformation is identity
     assert encoder.distribution == "normal"
