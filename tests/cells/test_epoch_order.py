@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from grids import each_of
 from scvi.cells import epoch_order, storage
 from scvi.cells.cell_data import CellData
 from scvi.cells.encode import encode
@@ -56,9 +57,7 @@ def epoch(n: int = 1000, size: int = 16, buffer: int = 128, seed: int = 0) -> li
     return list(draw_buffers(np.arange(n)[::-1], ends, buffer, np.random.default_rng(seed)))
 
 
-@pytest.mark.parametrize("n", [2, 15, 16, 17, 100, 128, 129, 1000, 1009])
-@pytest.mark.parametrize("size", [2, 16, 128, 300])
-@pytest.mark.parametrize("buffer", [1, 7, 64, 128, 5000])
+@each_of(n=[2, 15, 16, 17, 100, 128, 129, 1000, 1009], size=[2, 16, 128, 300], buffer=[1, 7, 64, 128, 5000])
 def test_minibatches_are_those_of_memory_in_another_order(n: int, size: int, buffer: int) -> None:
     buffers = epoch(n, size, buffer)
     parts = [part for parts in buffers for part in parts]
@@ -99,8 +98,7 @@ def test_the_size_of_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [buffer_cells(size) for size in (0, 10, 50, 100, 1e9)] == [48, 48, 48, 24, 1]
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 127, 128, 129, 191, 192, 193, 257, 300])
-@pytest.mark.parametrize("size", [1, 2, 3, 128])
+@each_of(n=[0, 1, 2, 3, 5, 127, 128, 129, 191, 192, 193, 257, 300], size=[1, 2, 3, 128])
 def test_an_epoch(n: int, size: int) -> None:
     indices = 1000 + np.arange(n)
     parts = draw_minibatches(indices, size, np.random.default_rng(0))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import scvi
+from grids import each_of
 from scvi.fit.plan import (
     AdversarialPlan,
     Plan,
@@ -30,10 +31,13 @@ def planned(options: dict[str, Any] | None = None, n_train: int = 1000, n_valida
 # ---- schedules -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 10, 1000])
-@pytest.mark.parametrize("warmup", [0.0, 0.01, 0.2, 0.5, 1.0])
-@pytest.mark.parametrize(("least", "most"), [(0.0, 1.0), (0.2, 0.7), (1.0, 1.0), (0.0, 0.0)])
-def test_the_kl_weight_always_reaches_its_maximum(n_steps: int, warmup: float, least: float, most: float) -> None:
+@each_of(
+    n_steps=[1, 2, 3, 10, 1000],
+    warmup=[0.0, 0.01, 0.2, 0.5, 1.0],
+    bounds=[(0.0, 1.0), (0.2, 0.7), (1.0, 1.0), (0.0, 0.0)],
+)
+def test_the_kl_weight_always_reaches_its_maximum(n_steps: int, warmup: float, bounds: tuple[float, float]) -> None:
+    least, most = bounds
     plan = Plan(1, kl_warmup=warmup, min_kl_weight=least, max_kl_weight=most)
     weights = [plan.kl_weight_at(step, n_steps) for step in range(n_steps)]
     assert weights[-1] == most

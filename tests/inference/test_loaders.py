@@ -3,6 +3,7 @@ from itertools import islice
 import pytest
 import torch
 
+from grids import each_of
 from scvi.inference import Posterior
 from scvi.inference.loaders import endless, fold_tail, split_sizes
 
@@ -18,8 +19,7 @@ class Loader:
             yield [rows[:, None].float(), rows]
 
 
-@pytest.mark.parametrize("batch_size", range(2, 9))
-@pytest.mark.parametrize("n", range(2, 30))
+@each_of(n=range(2, 30), batch_size=range(2, 9))
 def test_every_cell_is_seen_once_and_none_alone(n, batch_size):
     sizes = []
     seen = []

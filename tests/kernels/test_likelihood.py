@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import oracles
+from grids import each_of
 from scvi import kernels
 from scvi.kernels import twin
 from scvi.kernels.fused import FusedLikelihood
@@ -167,10 +168,12 @@ def test_every_entry_of_the_range_of_training(nll: Nll, model: str) -> None:
     Problem(model, x, np.full_like(x, 0.5), log_mu, log_theta, dropout).check(nll)
 
 
-@PATHS
-@pytest.mark.parametrize("per_cell", [False, True], ids=["gene", "gene-cell"])
-@pytest.mark.parametrize("shape", [(1, 2), (7, 40), (50, 300), (3, 9, 33), (2, 2, 4, 5)], ids=str)
-@pytest.mark.parametrize("model", MODELS)
+@each_of(
+    nll=[compiled, in_torch],
+    model=MODELS,
+    shape=[(1, 2), (7, 40), (50, 300), (3, 9, 33), (2, 2, 4, 5)],
+    per_cell=[False, True],
+)
 def test_rows(nll: Nll, model: str, shape: tuple[int, ...], per_cell: bool) -> None:
     random_problem(model, np.random.default_rng(3), shape, per_cell).check(nll)
 

@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from grids import each_of
 from scvi import kernels
 from scvi.kernels import Affine, SparseRows, bf16_products
 from scvi.kernels.fused import FusedLikelihood, LinearLikelihood
@@ -76,10 +77,7 @@ def test_rows_are_taken_in_any_order(rows: list[int]) -> None:
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3], indirect=True)
-@pytest.mark.parametrize("by_gene", [True, False], ids=["by gene", "by output"])
-@pytest.mark.parametrize("beside", [0, 3])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 5), (130, 401)], ids=str)
+@each_of(shape=[(1, 5), (130, 401)], bias=[True, False], beside=[0, 3], by_gene=[True, False])
 def test_a_linear_layer_of_sparse_rows(
     shape: tuple[int, int], bias: bool, beside: int, by_gene: bool, n_threads: int
 ) -> None:
