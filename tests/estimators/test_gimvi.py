@@ -74,7 +74,7 @@ def test_the_union_of_genes() -> None:
     model = make()
     seq, spatial = model.adata_seq, model.adata_spatial
     assert model.gene_names.tolist() == [*seq.var_names, "gene40", "gene41", "gene42"]
-    assert model.gene_names[model._genes.positions[1]].tolist() == spatial.var_names.tolist()
+    assert model.gene_names[model.module.indices_mappings[1]].tolist() == spatial.var_names.tolist()
     assert "43 genes, 19 of them in both data sets" in repr(model)
 
 
@@ -250,7 +250,7 @@ def test_imputed_values_by_hand(fitted: GIMVI) -> None:
 def test_frequencies_sum_to_one_over_the_genes_of_the_data_set(fitted: GIMVI) -> None:
     for mode in (None, 0, 1):
         for i, values in enumerate(fitted.get_imputed_values(decode_mode=mode)):
-            genes = fitted._genes.positions[i if mode is None else mode]
+            genes = fitted.module.indices_mappings[i if mode is None else mode]
             np.testing.assert_allclose(values[:, genes].sum(1), 1.0, rtol=1e-5)
     chosen = fitted.get_imputed_values(gene_list=["gene42", "gene3"])
     every = fitted.get_imputed_values()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
@@ -15,9 +16,6 @@ from scvi.estimators.train import train_by
 from scvi.fit.plan import Plan
 from scvi.models.autozivae import AutoZIVAE
 from scvi.queries import inflation
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["AUTOZI"]
 

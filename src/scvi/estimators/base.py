@@ -7,11 +7,12 @@ import os
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from torch import nn
 
 from scvi._checks import check_integer
@@ -23,12 +24,10 @@ from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
 from scvi.estimators import files
-from scvi.estimators.cells import Cells, Indices
-from scvi.estimators.minify import check_kept
+from scvi.estimators.cells import Cells, Indices, all_labels, setup_table
 from scvi.estimators.options import network_options, plain
-from scvi.estimators.setup import setup_table
 from scvi.estimators.train import train
-from scvi.fit.checkpoint import seed_of_fit
+from scvi.fit.checkpoint import digest, seed_of_fit
 from scvi.fit.devices import check_precision, checked_device, resolve_device
 from scvi.fit.fit import Fit
 from scvi.fit.history import continued, past_epochs
@@ -38,9 +37,6 @@ from scvi.fit.starting_values import initialise
 from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
 from scvi.models.likelihood import make_likelihood
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["Estimator"]
 
@@ -127,10 +123,17 @@ class Estimator(ABC):
         validate: bool = True,
     ) -> tuple[Cells, ...]:
         """The data sets as the model reads them."""
-        labels = cls._reads_labels(options)
+        first_batches = np.cumsum([0, *(schema.n_batch for schema in schemas)]).tolist()
         return tuple(
-            Cells(schema, adata, labels=labels, owner=cls.__name__, validate=validate)
-            for schema, adata in zip(schemas, adatas, strict=True)
+            Cells(
+                schema,
+                adata,
+                labels=all_labels(schemas) if cls._reads_labels(options) else None,
+                owner=cls.__name__,
+                validate=validate,
+                first_batch=first,
+            )
+            for schema, adata, first in zip(schemas, adatas, first_batches[:-1], strict=True)
         )
 
     @classmethod
@@ -161,7 +164,7 @@ class Estimator(ABC):
         self.validation_indices: Any = None
         self._scope: Scope | None = None  # the part of a mapped model that trains
         for cells in data_sets:
-            check_kept(None if cells.data is None else cells.data.kept, self.module)
+            self._check_kept(cells.data)
 
     def _take_networks(self, networks: Any) -> None:
         """Keeps the networks under the names that users know."""
@@ -363,8 +366,20 @@ class Estimator(ABC):
         """
         self._require_trained()
         data, positions = self._cells.choose(adata, indices, needs_counts)
-        check_kept(data.kept, self.module)
+        self._check_kept(data)
         return data, positions
+
+    def _check_kept(self, data: CellData | None) -> None:
+        """Refuses what another model kept of its cells, or this one before it was trained on."""
+        if data is not None and data.kept is not None and data.kept.model != self._digest():
+            raise ValueError(
+                "adata was minified by another model, or by this one before its last training, and what was kept is "
+                "not true of this one: pass the AnnData with counts, or load the model that minified it"
+            )
+
+    def _digest(self) -> str:
+        """Tells the weights of this model from others."""
+        return digest(*(torch.as_tensor(t).cpu().numpy() for t in self.module.state_dict().values()))
 
     def _minibatches(self, data: CellData, positions: np.ndarray, batch_size: int | None) -> Iterator[Minibatch]:
         """Cells in the order of `positions`, on the device of the model; `batch_size` None is that of the session."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
 
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
@@ -15,10 +17,7 @@ from scvi.cells.fingerprint import fingerprint, in_a_file
 from scvi.cells.minified import is_minified
 from scvi.cells.schema import Schema
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-__all__ = ["NO_GENE", "Cells", "Indices", "positions_of"]
+__all__ = ["NO_GENE", "Cells", "Indices", "all_labels", "positions_of", "setup_table"]
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | None
 """Positions of cells or a mask; None: all."""
@@ -37,14 +36,14 @@ class Cells:
     adata
         The cells the model was made with; None if there are none.
     labels
-        Whether the model has a use for labels; otherwise they are not read, and cells may come without.
+        Names of the labels in the order of their codes; None if the model has no use for them: they are not read, and
+        cells may come without.
     owner
         Name of the model's class, for messages.
     validate
         Look at every stored count. Not needed for an `adata` that was set up and has not changed since.
-    first_batch, label_names
-        Of one of several data sets, whose batches and labels the model counts through: the code of its first batch, and
-        the names of all labels.
+    first_batch
+        Code of the first batch of one of several data sets, whose batches the model counts through.
 
     Attributes
     ----------
@@ -59,26 +58,25 @@ class Cells:
         schema: Schema,
         adata: AnnData | None,
         *,
-        labels: bool,
+        labels: Sequence[str] | None,
         owner: str,
         validate: bool = True,
         first_batch: int = 0,
-        label_names: Sequence[str] | None = None,
     ) -> None:
         self.schema, self.adata, self.labels, self.owner = schema, adata, labels, owner
         self.batches = range(first_batch, first_batch + schema.n_batch)
-        self._label_codes = None if label_names is None else positions_of(schema.label_names, label_names, "{}")
         self.data = None if adata is None else self._encoded(adata, validate)
         with_counts = adata is not None and not is_minified(adata)
         in_memory = with_counts and not in_a_file(adata, schema)
         self.fingerprint = fingerprint(adata, schema) if in_memory else None
 
     def _encoded(self, adata: AnnData, validate: bool = True) -> CellData:
-        data = encode(adata, self.schema, validate=validate, labels=self.labels)
+        data = encode(adata, self.schema, validate=validate, labels=self.labels is not None)
         if self.batches.start:
             data = replace(data, batch=data.batch + self.batches.start)
-        if self.labels and self._label_codes is not None:
-            data = replace(data, labels=self._label_codes[data.labels])
+        if self.labels is not None and tuple(self.labels) != self.schema.label_names:
+            codes = positions_of(self.schema.label_names, self.labels, "{!r} is not a label")
+            data = replace(data, labels=codes[data.labels])
         return data
 
     def own(self, wish: str, needs_counts: bool = True) -> CellData:
@@ -142,3 +140,26 @@ def positions_of(names: Any, known: Sequence[str] | np.ndarray, wrong: str) -> n
         if str(name) not in places:
             raise ValueError(f"{wrong.format(name)} of the model{nearest(name, places)}")
     return np.array([places[str(name)] for name in wanted], dtype=np.int64)
+
+
+def all_labels(schemas: Sequence[Schema]) -> list[str]:
+    """Names of the labels of all data sets, each once."""
+    return list(dict.fromkeys(name for schema in schemas for name in schema.label_names))
+
+
+def setup_table(schema: Schema) -> pd.DataFrame:
+    """What a model reads: one row for each input, with its place in the AnnData and a summary."""
+    s = schema
+    rows = [("counts", s.counts_name, f"{s.n_genes} genes" + (" (mask_var)" if s.mask_var else ""))]
+    named = [("batch", s.batch_key), ("labels", s.labels_key)]
+    named += [("categorical covariate", key) for key in s.categorical_covariate_keys]
+    rows += [(what, f"adata.obs[{key!r}]", ", ".join(s.categories[key])) for what, key in named if key]
+    others = [("size factor", s.size_factor_key)]
+    others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
+    rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
+    if s.proteins is not None:
+        rows.append(("proteins", f"adata.obsm[{s.proteins.obsm_key!r}]", ", ".join(s.proteins.names)))
+    if s.unlabeled_category is not None:
+        said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
+        rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]
+    return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.estimators import minify, query_mapping, questions
@@ -15,9 +15,6 @@ from scvi.estimators.cells import positions_of
 from scvi.estimators.query_mapping import constructor
 from scvi.models.vaec import VAEC
 from scvi.queries.annotation import expression_of_labels
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["CondSCVI"]
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData, read_h5ad
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,9 +23,6 @@ from scvi._files import replacing
 from scvi._random import seeded
 from scvi.cells.schema import Schema
 from scvi.models.freezing import Scope
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["ADATA", "ADATA_SEQ", "ADATA_SPATIAL", "StoredModel", "read", "read_adata", "rebuild", "write"]
 
@@ -123,7 +121,6 @@ def write(
 
 def _write_adata(adata: AnnData, path: Path) -> None:
     """Writes a copy, and leaves the text columns of `adata` and the file that it may have open as they are."""
-    from anndata import AnnData
     from anndata.io import write_h5ad
 
     if adata.isbacked:  # anndata would close the file, which the model reads
@@ -216,10 +213,8 @@ def read_adata(directory: str | os.PathLike[str], name: str = ADATA) -> AnnData 
     path = Path(directory) / name
     if not path.exists():
         return None
-    import anndata
-
     try:
-        return anndata.read_h5ad(path)
+        return read_h5ad(path)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is truncated or no .h5ad file ({error}); pass adata to load without it") from error
 

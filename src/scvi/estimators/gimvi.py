@@ -5,29 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
 from scvi.cells.schema import Schema
 from scvi.estimators.base import Estimator
-from scvi.estimators.cells import NO_GENE, Cells, positions_of
-from scvi.estimators.gene_union import GeneUnion
+from scvi.estimators.cells import NO_GENE, Cells, all_labels, positions_of, setup_table
 from scvi.estimators.questions import mean_of, table
-from scvi.estimators.setup import setup_table
 from scvi.estimators.train import train_by
 from scvi.fit.plan import AdversarialPlan
+from scvi.fit.starting_values import initialise_joint
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import Adversaries
 from scvi.models.classifier import Classifier
 from scvi.models.jvae import JVAE
 from scvi.queries import imputation, latent, likelihood
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["GIMVI"]
 
@@ -141,11 +138,11 @@ class GIMVI(Estimator):
 
     @classmethod
     def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> Adversaries:
-        genes = GeneUnion(schemas)
+        genes = _all_genes(schemas)
         model = cls._network(
             [schema.n_genes for schema in schemas],
-            len(genes.names),
-            genes.positions,
+            len(genes),
+            [positions_of(schema.genes, genes, NO_GENE) for schema in schemas],
             options["generative_distributions"],
             options["model_library_size"],
             n_latent=options["n_latent"],
@@ -155,25 +152,10 @@ class GIMVI(Estimator):
             dropout_rate_encoder=options["dropout_rate"],
             dropout_rate_decoder=options["dropout_rate"],
             n_batch=sum(schema.n_batch for schema in schemas),
-            n_labels=len(_labels(schemas)) if cls._reads_labels(options) else 1,
+            n_labels=len(all_labels(schemas)) if cls._reads_labels(options) else 1,
             dispersion=options["dispersion"],
         )
         return Adversaries(model, Classifier(options["n_latent"], n_labels=2, **_DISCRIMINATOR))  # type: ignore[arg-type]
-
-    @classmethod
-    def _make_cells(
-        cls,
-        schemas: Sequence[Schema],
-        options: Mapping[str, Any],
-        adatas: Sequence[AnnData | None],
-        validate: bool = True,
-    ) -> tuple[Cells, ...]:
-        shared: dict[str, Any] = {"labels": cls._reads_labels(options), "owner": cls.__name__, "validate": validate}
-        seq, spatial = schemas
-        return (
-            Cells(seq, adatas[0], label_names=_labels(schemas), **shared),
-            Cells(spatial, adatas[1], label_names=_labels(schemas), first_batch=seq.n_batch, **shared),
-        )
 
     def _take_networks(self, networks: Adversaries) -> None:
         self._networks, self.module, self.discriminator = networks, networks.model, networks.discriminator
@@ -181,11 +163,11 @@ class GIMVI(Estimator):
     def _take_cells(self, data_sets: Sequence[Cells]) -> None:
         self._data_sets = data_sets
         self.adata_seq, self.adata_spatial = (cells.adata for cells in data_sets)
-        self._genes = GeneUnion([cells.schema for cells in data_sets])
-        self.gene_names = self._genes.names
+        self.gene_names = np.array(_all_genes([cells.schema for cells in data_sets]), dtype=object)
 
     def _sizes(self) -> str:
-        return f"{len(self.gene_names)} genes, {self._genes.n_shared} of them in both data sets"
+        n_shared = sum(cells.schema.n_genes for cells in self._data_sets) - len(self.gene_names)
+        return f"{len(self.gene_names)} genes, {n_shared} of them in both data sets"
 
     def view_anndata_setup(self) -> pd.DataFrame:
         """What the model reads: one row for each data set and input, with its place in the AnnData and a summary."""
@@ -222,7 +204,7 @@ class GIMVI(Estimator):
         return {f"{argument}[{i}]": entry for i, entry in enumerate(_two(argument, value, [None, None]))}
 
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
-        self._genes.start(self.module, data_sets, train_cells, [cells.schema.n_batch for cells in self._data_sets])
+        initialise_joint(self.module, data_sets, train_cells, [cells.schema.n_batch for cells in self._data_sets])
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
@@ -365,9 +347,16 @@ class GIMVI(Estimator):
         return cls._load(dir_path, (adata_seq, adata_spatial))
 
 
-def _labels(schemas: Sequence[Schema]) -> list[str]:
-    """Names of the labels of all data sets, each once."""
-    return list(dict.fromkeys(name for schema in schemas for name in schema.label_names))
+def _all_genes(schemas: Sequence[Schema]) -> list[str]:
+    """The genes of the first, then those that the second alone has."""
+    genes = list(dict.fromkeys(name for schema in schemas for name in schema.genes))
+    if len(genes) == sum(schema.n_genes for schema in schemas):
+        first, second = (schema.genes[0] for schema in schemas)
+        raise ValueError(
+            "adata_seq and adata_spatial have no gene in common, such as would tie them together; their genes are "
+            f"called like {first!r} and {second!r}: are these names of the same kind?"
+        )
+    return genes
 
 
 def _two(name: str, values: Any, default: list[Any]) -> list[Any]:

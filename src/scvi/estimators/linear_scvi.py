@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pandas as pd
+from anndata import AnnData
 
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.estimators.query_mapping import constructor
 from scvi.models.ldvae import LDVAE
 from scvi.models.likelihood import make_likelihood
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["LinearSCVI"]
 

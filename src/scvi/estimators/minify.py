@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
-from torch import nn
-
 from scvi.cells.minified import Kept, minified
-from scvi.fit.checkpoint import digest
+from scvi.estimators.base import Estimator
 from scvi.queries import latent
 
-if TYPE_CHECKING:
-    from scvi.estimators.base import Estimator
-
-__all__ = ["check_kept", "minify_adata"]
+__all__ = ["minify_adata"]
 
 
 def minify_adata(self: Estimator) -> None:
@@ -30,20 +22,7 @@ def minify_adata(self: Estimator) -> None:
     """
     self._require_trained()
     data = self._cells.own("minify")
-    kept = Kept(latent.summary(self.module, self._minibatches(data, data.positions(), None)), _digest(self.module))
+    kept = Kept(latent.summary(self.module, self._minibatches(data, data.positions(), None)), self._digest())
     proteins = self.schema.proteins
     adata = minified(self.adata, kept, () if proteins is None else (proteins.obsm_key,))
     self._take_cells(self._make_cells((self.schema,), self.options, (adata,)))
-
-
-def check_kept(kept: Kept | None, module: nn.Module) -> None:
-    """Refuses what another model kept, or this one before it was trained on."""
-    if kept is not None and kept.model != _digest(module):
-        raise ValueError(
-            "adata was minified by another model, or by this one before its last training, and what was kept is not "
-            "true of this one: pass the AnnData with counts, or load the model that minified it"
-        )
-
-
-def _digest(module: nn.Module) -> str:
-    return digest(*(torch.as_tensor(t).cpu().numpy() for t in module.state_dict().values()))

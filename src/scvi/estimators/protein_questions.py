@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
 from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._random import resolve_seed
+from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices, positions_of
 from scvi.estimators.questions import checked_library_size, drawn_cells, table
 from scvi.models.decoded import ProteinValue
 from scvi.queries import proteins as queries
 from scvi.queries.expression import Wanted
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from scvi.estimators.base import Estimator
 
 __all__ = [
     "get_feature_correlation_matrix",

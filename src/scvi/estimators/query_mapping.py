@@ -6,9 +6,10 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import pandas as pd
+from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi._random import seeded
@@ -16,13 +17,9 @@ from scvi._warnings import warn
 from scvi.cells.missing_genes import become, with_genes
 from scvi.cells.new_categories import extended
 from scvi.cells.schema import Schema
+from scvi.estimators.base import Estimator
 from scvi.models.base import Model
 from scvi.models.freezing import Freeze, Scope, scope_of, widen
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from scvi.estimators.base import Estimator
 
 __all__ = ["constructor", "load_query_data", "prepare_query_anndata"]
 

@@ -6,21 +6,18 @@ They are functions of an estimator, which a class takes over by name: ``get_elbo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scvi._checks import check_integer, is_number
 from scvi._random import resolve_seed
+from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
 from scvi.queries import expression, latent, likelihood
 from scvi.queries.expression import Wanted
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from scvi.estimators.base import Estimator
 
 Names = Sequence[str] | np.ndarray
 

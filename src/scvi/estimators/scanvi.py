@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scvi._checks import check_flag, check_number
 from scvi._random import seeded
@@ -23,9 +24,6 @@ from scvi.fit.fit import Fit
 from scvi.fit.plan import SemiSupervisedPlan
 from scvi.models.scanvae import SCANVAE
 from scvi.queries import annotation, calibration
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["SCANVI"]
 

@@ -1,21 +1,15 @@
-"""What a model reads of an AnnData: the declaration that most estimators take, and how it is shown."""
+"""What a model reads of an AnnData: the declaration that most estimators take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+from anndata import AnnData
 
-from scvi.cells.schema import Schema
+from scvi.estimators.base import Estimator
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from scvi.estimators.base import Estimator
-
-__all__ = ["setup_anndata", "setup_table"]
+__all__ = ["setup_anndata"]
 
 
 def setup_anndata(
@@ -60,21 +54,3 @@ def setup_anndata(
         continuous_covariate_keys=continuous_covariate_keys,
         mask_var=mask_var,
     )
-
-
-def setup_table(schema: Schema) -> pd.DataFrame:
-    """What a model reads: one row for each input, with its place in the AnnData and a summary."""
-    s = schema
-    rows = [("counts", s.counts_name, f"{s.n_genes} genes" + (" (mask_var)" if s.mask_var else ""))]
-    named = [("batch", s.batch_key), ("labels", s.labels_key)]
-    named += [("categorical covariate", key) for key in s.categorical_covariate_keys]
-    rows += [(what, f"adata.obs[{key!r}]", ", ".join(s.categories[key])) for what, key in named if key]
-    others = [("size factor", s.size_factor_key)]
-    others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
-    rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
-    if s.proteins is not None:
-        rows.append(("proteins", f"adata.obsm[{s.proteins.obsm_key!r}]", ", ".join(s.proteins.names)))
-    if s.unlabeled_category is not None:
-        said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
-        rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]
-    return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
@@ -24,9 +25,6 @@ from scvi.estimators.query_mapping import constructor
 from scvi.fit.starting_values import initialise
 from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["TOTALVI"]
 

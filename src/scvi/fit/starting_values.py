@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 
 from scvi.cells.cell_data import CellData
 from scvi.models.base import Model, Moments
+from scvi.models.jvae import JVAE
 
-__all__ = ["initialise", "moment_estimates"]
+__all__ = ["initialise", "initialise_joint", "moment_estimates"]
 
 _THETA_RANGE = (0.05, 100.0)
 
@@ -27,6 +29,34 @@ def initialise(
     as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
     of_proteins: Any = None if background is None else tuple(map(as_tensor, background))
     module.start(Moments(as_tensor(frequency), as_tensor(np.log(theta)), of_proteins))
+
+
+def initialise_joint(
+    module: JVAE, data_sets: Sequence[CellData], cells: Sequence[np.ndarray], n_batches: Sequence[int]
+) -> None:
+    """Starts a model of two data sets at the frequencies of the first, and dispersions at moment estimates.
+
+    Genes that the first lacks get their frequency in the second, scaled to that of the genes that both have. Each data
+    set has dispersions of its own, and those of the other for genes that it lacks.
+
+    Parameters
+    ----------
+    cells
+        Positions of the cells of each data set that say so.
+    n_batches
+        How many batches each has.
+    """
+    frequency, theta = np.full((2, module.total_genes), np.nan), np.full((2, module.total_genes), np.nan)
+    for i, places in enumerate(module.indices_mappings):
+        frequency[i, places], theta[i, places] = moment_estimates(data_sets[i], cells[i])
+    shared = np.isfinite(frequency).all(0)
+    frequency[1] *= frequency[0, shared].sum() / max(frequency[1, shared].sum(), 1e-8)
+    theta = np.where(np.isfinite(theta), theta, theta[::-1])
+    by_batch = np.repeat(theta, n_batches, axis=0).T  # (g, n_batch)
+    chosen = by_batch if module.dispersion == "gene-batch" else theta[0]
+    as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32)  # noqa: E731
+    start = np.where(np.isfinite(frequency[0]), frequency[0], frequency[1])
+    module.start(Moments(as_tensor(start), as_tensor(np.log(chosen))))
 
 
 def moment_estimates(data: CellData, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
