@@ -736,7 +736,7 @@ def test_a_model_that_was_interrupted_is_usable(monkeypatch: pytest.MonkeyPatch)
     adata = make_adata()
     scvi.SCVI.setup_anndata(adata)
     model = scvi.SCVI(adata, **TINY)
-    monkeypatch.setattr("scvi.estimators.base.Fit", press_ctrl_c(3))
+    monkeypatch.setattr("scvi.estimators.train.Fit", press_ctrl_c(3))
     model.train(**QUICK)
     assert model.is_trained
     assert model.was_interrupted
@@ -753,7 +753,7 @@ def test_ctrl_c_in_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     adata = make_adata()
     scvi.SCVI.setup_anndata(adata)
     model = scvi.SCVI(adata, **TINY)
-    monkeypatch.setattr("scvi.estimators.base.Fit", press_ctrl_c(0))
+    monkeypatch.setattr("scvi.estimators.train.Fit", press_ctrl_c(0))
     with pytest.warns(UserWarning, match="under-regularised"):
         model.train(**QUICK)
     assert model.history == {}
@@ -771,7 +771,7 @@ def test_a_second_ctrl_c_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("scvi.estimators.base.Fit", poisoned(lambda fit: fit.loop.n_iter == 4, twice))
+    monkeypatch.setattr("scvi.estimators.train.Fit", poisoned(lambda fit: fit.loop.n_iter == 4, twice))
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         model.train(**QUICK)
@@ -970,7 +970,7 @@ def interrupted(ctrl_c: None, tmp_path: Path, every_epoch: None, monkeypatch: py
     """A model that was stopped in its second epoch of three, with a checkpoint in `tmp_path`."""
     model = model_of()
     with monkeypatch.context() as patch:
-        patch.setattr("scvi.estimators.base.Fit", press_ctrl_c(3))
+        patch.setattr("scvi.estimators.train.Fit", press_ctrl_c(3))
         model.train(**QUICK, checkpoint_dir=tmp_path)
     return model
 
@@ -1000,7 +1000,7 @@ def test_resume_of_a_second_fit(tmp_path: Path, every_epoch: None, monkeypatch: 
         model.train(**QUICK)
     whole.train(**QUICK)
     with monkeypatch.context() as patch:
-        patch.setattr("scvi.estimators.base.Fit", cut_power(2))
+        patch.setattr("scvi.estimators.train.Fit", cut_power(2))
         with pytest.raises(PowerCut):
             cut.train(**QUICK, checkpoint_dir=tmp_path)
     cut.train(**QUICK, checkpoint_dir=tmp_path, resume=True)

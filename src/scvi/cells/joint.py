@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.epoch_order import count_minibatches
 from scvi.minibatch import Minibatch
 
-__all__ = ["JointCells", "JointMinibatch"]
+__all__ = ["JointCells", "JointMinibatch", "side_by_side"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +81,11 @@ class JointCells:
         for i, cells in enumerate(self.split(indices)):
             for mb in self.parts[i].minibatches(cells, batch_size):
                 yield replace(mb, dataset=i)
+
+
+def side_by_side(data_sets: Sequence[CellData], *cells: Sequence[np.ndarray]) -> tuple[Any, ...]:
+    """Several data sets as one, and positions in each of them as positions in it; a single one is what it is."""
+    if len(data_sets) == 1:
+        return (data_sets[0], *(part for (part,) in cells))
+    data = JointCells(tuple(data_sets))
+    return (data, *map(data.joined, cells))

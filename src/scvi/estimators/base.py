@@ -6,7 +6,6 @@ import inspect
 import os
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -19,20 +18,16 @@ from scvi._checks import check_integer
 from scvi._random import generator_of, seeded
 from scvi._settings import settings
 from scvi.cells.cell_data import CellData
-from scvi.cells.joint import JointCells
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
 from scvi.estimators import files
 from scvi.estimators.cells import Cells, Indices, all_labels, setup_table
 from scvi.estimators.options import network_options, plain
-from scvi.estimators.train import train
-from scvi.fit.checkpoint import digest, seed_of_fit
-from scvi.fit.devices import check_precision, checked_device, resolve_device
-from scvi.fit.fit import Fit
-from scvi.fit.history import continued, past_epochs
-from scvi.fit.plan import Plan, make_plan
-from scvi.fit.split import split_cells
+from scvi.estimators.train import fit, split, train
+from scvi.fit.checkpoint import digest
+from scvi.fit.devices import checked_device
+from scvi.fit.plan import Plan
 from scvi.fit.starting_values import initialise
 from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
@@ -204,80 +199,17 @@ class Estimator(ABC):
     # ---- fitting -----------------------------------------------------------------------------------------------------
 
     train = train
-
-    def _fit(self, given: Mapping[str, Any]) -> None:
-        """Fits by the arguments of `train`."""
-        data_sets = [cells.own("train") for cells in self._data_sets]
-        if self._scope is not None and not self._scope.trained:
-            raise ValueError(
-                "there is nothing to train: the query brought no batch and no category that the reference did not "
-                "know; ask the model as it is, or pass unfrozen=True to load_query_data"
-            )
-        device = resolve_device(given["accelerator"], given["devices"])
-        seed = seed_of_fit(given["seed"], given["checkpoint_dir"], given["resume"])
-        train_cells, validation_cells = self._split(data_sets, given, seed)
-        plan = make_plan(
-            {option.name: given[option.name] for option in fields(self._plan) if option.name in given},
-            given["plan_kwargs"],
-            max(map(len, train_cells)),
-            min(map(len, validation_cells)),
-            self._plan,
-        )
-        check_precision(plan.precision, device)
-        fit = self._make_fit(
-            *_side_by_side(data_sets, train_cells, validation_cells),
-            plan,
-            seed=seed,
-            device=device,
-            show_progbar=given["enable_progress_bar"],
-            checkpoint_dir=given["checkpoint_dir"],
-            scope=self._scope,
-        )
-        fit.prepare(given["resume"], past_epochs(self.history), self.options, self.is_trained)
-        if not (self.is_trained or self._is_initialised):
-            self._start(data_sets, train_cells)
-        try:
-            fit.run()
-        finally:
-            self._keep(fit, _one_or_all(train_cells), _one_or_all(validation_cells))
-
-    def _split(
-        self, data_sets: Sequence[CellData], given: Mapping[str, Any], seed: int
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Positions of the training and of the validation cells in each data set."""
-        pairs = []
-        held_out = self._of_each("validation_indices", given["validation_indices"])
-        for data, (name, indices) in zip(data_sets, held_out.items(), strict=True):
-            chosen = None if indices is None else data.positions(indices, name)
-            sizes = given["train_size"], given["validation_size"]
-            pairs.append(split_cells(len(data), *sizes, chosen, seed, self._strata(data)))
-        return [train for train, _ in pairs], [validation for _, validation in pairs]
+    _fit = fit
+    _split = split
 
     @classmethod
     def _of_each(cls, argument: str, value: Any) -> dict[str, Any]:
         """What an argument says of each data set, by what a user calls it."""
         return {argument: value}
 
-    def _strata(self, data: CellData) -> np.ndarray | None:
-        """(n,) codes of groups of which training and validation cells get like shares; None: it is left to chance."""
-        return None
-
-    def _make_fit(self, *arguments: Any, **options: Any) -> Fit:
-        """The trainer, from the arguments of :class:`scvi.fit.fit.Fit` after the model."""
-        return Fit(self._networks, *arguments, **options)
-
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
         """Starts the network where the training cells say."""
         initialise(self.module, data_sets[0], train_cells[0])
-
-    def _keep(self, fit: Fit, train_cells: Any, validation_cells: Any) -> None:
-        """Takes over what a fit has reached, also an interrupted one."""
-        self.was_interrupted = fit.loop.interrupted
-        if fit.steps_kept == 0:
-            return
-        self.history = continued(self.history, fit.frames(), fit.epochs_before)
-        self.train_indices, self.validation_indices = train_cells, validation_cells
-        self.is_trained = True
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -395,16 +327,3 @@ class Estimator(ABC):
 
     def _generator(self, seed: int | None) -> torch.Generator:
         return generator_of(seed, self.device)
-
-
-def _one_or_all(parts: list[Any]) -> Any:
-    """The entry of a model of one data set; the list for several."""
-    return parts[0] if len(parts) == 1 else parts
-
-
-def _side_by_side(data_sets: Sequence[CellData], *cells: Sequence[np.ndarray]) -> tuple[Any, ...]:
-    """One data set, or several as one whose cells are drawn side by side, and positions in it."""
-    if len(data_sets) == 1:
-        return (data_sets[0], *(part for (part,) in cells))
-    data = JointCells(tuple(data_sets))
-    return (data, *map(data.joined, cells))

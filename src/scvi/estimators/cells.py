@@ -17,7 +17,7 @@ from scvi.cells.fingerprint import fingerprint, in_a_file
 from scvi.cells.minified import is_minified
 from scvi.cells.schema import Schema
 
-__all__ = ["NO_GENE", "Cells", "Indices", "all_labels", "positions_of", "setup_table"]
+__all__ = ["NO_GENE", "Cells", "Indices", "all_labels", "one_or_all", "positions_of", "setup_table"]
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | None
 """Positions of cells or a mask; None: all."""
@@ -140,6 +140,11 @@ def positions_of(names: Any, known: Sequence[str] | np.ndarray, wrong: str) -> n
         if str(name) not in places:
             raise ValueError(f"{wrong.format(name)} of the model{nearest(name, places)}")
     return np.array([places[str(name)] for name in wanted], dtype=np.int64)
+
+
+def one_or_all(parts: Sequence[Any]) -> Any:
+    """The entry of a model of one data set; a list for several."""
+    return parts[0] if len(parts) == 1 else list(parts)
 
 
 def all_labels(schemas: Sequence[Schema]) -> list[str]:

@@ -128,8 +128,8 @@ class CondSCVI(Estimator):
         (c, g) table of labels and genes; over all genes rows sum to 1
         """
         self._require_trained()
-        names = self.schema.label_names if labels is None else labels
-        codes = positions_of(names, self.schema.label_names, "labels has {!r}, which is not a label")
+        asked = self.schema.label_names if labels is None else labels
+        codes = positions_of(asked, self.schema.label_names, "labels has {!r}, which is not a label")
         if len(codes) == 0:
             raise ValueError("labels is an empty list; None asks for all labels")
         batches = self._cells.batch_codes(self.schema.batch_names if transform_batch is None else transform_batch)
@@ -145,5 +145,5 @@ class CondSCVI(Estimator):
             batches or [0],
             generator,
         )
-        known = np.array(self.schema.label_names, dtype=object), np.array(self.schema.genes, dtype=object)
-        return questions.table(values[:, genes], known[0][codes], known[1][genes])
+        names, columns = questions.chosen(self.schema.label_names, codes), questions.chosen(self.schema.genes, genes)
+        return questions.table(values[:, genes], names, columns)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData, read_h5ad
@@ -20,8 +19,10 @@ from torch import Tensor, nn
 
 from scvi._checks import check_flag, is_integer
 from scvi._files import replacing
+from scvi._formats import Reader, in_current_format
 from scvi._random import seeded
 from scvi.cells.schema import Schema
+from scvi.estimators.cells import one_or_all
 from scvi.models.freezing import Scope
 
 __all__ = ["ADATA", "ADATA_SEQ", "ADATA_SPATIAL", "StoredModel", "read", "read_adata", "rebuild", "write"]
@@ -29,7 +30,7 @@ __all__ = ["ADATA", "ADATA_SEQ", "ADATA_SPATIAL", "StoredModel", "read", "read_a
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
 _OWN_FILES = (WEIGHTS, DESCRIPTION, ADATA, ADATA_SEQ, ADATA_SPATIAL)
-FORMAT = 1
+_READERS: Sequence[Reader] = ()  # of older formats, see scvi._formats
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
 _PREFIX, _TRAINED = "model/", "trained/"  # of the names of weights, and of masks of the part of them that trains
@@ -50,11 +51,6 @@ class StoredModel:
     scope: Scope | None = None
     is_initialised: bool = False  # of a model that was not trained: whether its weights are those of another model
 
-    @property
-    def schema(self) -> Schema:
-        """The schema of a model of one data set."""
-        return self.schemas[0]
-
     def tensors(self) -> dict[str, Tensor]:
         """What goes into the one file."""
         tensors = {f"{_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in self.weights.items()}
@@ -62,8 +58,8 @@ class StoredModel:
             tensors |= {f"{_TRAINED}{name}": mask.cpu() for name, mask in self.scope.trained.items()}
         for name in _SPLIT:
             cells = getattr(self, name)
-            parts = {f"{name}/{i}": part for i, part in enumerate(cells)} if isinstance(cells, list) else {name: cells}
-            tensors |= {key: torch.as_tensor(part) for key, part in parts.items() if part is not None}
+            parts = [] if cells is None else cells if isinstance(cells, list) else [cells]
+            tensors |= zip(_names_of_split(name, len(self.schemas)), map(torch.as_tensor, parts), strict=False)
         return tensors
 
     def description(self) -> dict[str, Any]:
@@ -72,13 +68,13 @@ class StoredModel:
 
         scope = {} if self.scope is None else {"resting": list(self.scope.resting)}
         return {
-            "format": FORMAT,
+            "format": len(_READERS) + 1,
             **scope,
             **({"is_initialised": True} if self.is_initialised else {}),
             "scvi_version": __version__,
             "estimator": self.estimator,
             "options": self.options,
-            "schema": self.schema.to_json() if len(self.schemas) == 1 else [s.to_json() for s in self.schemas],
+            "schema": one_or_all([schema.to_json() for schema in self.schemas]),
             "is_trained": self.is_trained,
             "history": {name: [table.index.tolist(), table[name].tolist()] for name, table in self.history.items()},
         }
@@ -226,12 +222,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated or no JSON file ({error})") from error
     if not isinstance(description, dict) or not set(description) >= _KEYS:
         raise ValueError(f"{path} does not describe a model of this package")
-    if description["format"] != FORMAT:
-        raise ValueError(
-            f"{path} has format {description['format']!r}, written by scvi {description['scvi_version']}; "
-            f"this version reads format {FORMAT}: update scvi"
-        )
-    return description
+    return in_current_format(f"{path}, written by scvi {description['scvi_version']},", description, _READERS)
 
 
 @contextmanager
@@ -244,11 +235,10 @@ def _naming(path: Path, estimator: str) -> Iterator[None]:
 
 
 def _schemas(values: Any, n_data_sets: int) -> tuple[Schema, ...]:
-    if n_data_sets == 1:
-        return (Schema.from_json(values),)
-    if not isinstance(values, list) or len(values) != n_data_sets:
+    listed = [values] if n_data_sets == 1 else values
+    if not isinstance(listed, list) or len(listed) != n_data_sets:
         raise ValueError(f"schema is not a list of {n_data_sets}")
-    return tuple(map(Schema.from_json, values))
+    return tuple(map(Schema.from_json, listed))
 
 
 def _check_options(options: Any, known: Set[str]) -> None:
@@ -297,31 +287,20 @@ def _history(history: Any) -> dict[str, pd.DataFrame]:
     for name, (epochs, values) in history.items():
         if not all(is_integer(epoch) and 0 <= epoch < 2**31 for epoch in epochs):
             raise ValueError(f"the epochs of {name!r} in the history are not whole numbers")
-        tables[name] = pd.DataFrame(
-            {name: [_loss(name, value) for value in values]}, index=pd.Index(epochs, name="epoch")
-        )
+        if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
+            raise ValueError(f"{name!r} does not hold numbers in the history")
+        tables[name] = pd.DataFrame({name: list(map(float, values))}, index=pd.Index(epochs, name="epoch"))
     return tables
 
 
-def _loss(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name!r} holds {value!r} in the history")
-    return float(value)
+def _names_of_split(name: str, n_data_sets: int) -> list[str]:
+    """Names of the positions of one side of the split, in each data set."""
+    return [name] if n_data_sets == 1 else [f"{name}/{i}" for i in range(n_data_sets)]
 
 
 def _split(name: str, tensors: Mapping[str, Tensor], path: Path, n_data_sets: int) -> Any:
     """Positions of the cells of one side of the split, in each data set if there are several."""
-    if n_data_sets == 1:
-        return _positions(name, tensors, path)
-    parts = [_positions(f"{name}/{i}", tensors, path) for i in range(n_data_sets)]
-    return None if any(part is None for part in parts) else parts
-
-
-def _positions(name: str, tensors: Mapping[str, Tensor], path: Path) -> np.ndarray | None:
-    """Positions of the cells of one side of the split."""
-    if name not in tensors:
-        return None
-    cells = tensors[name]
-    if cells.dtype != torch.int64 or cells.dim() != 1 or bool((cells < 0).any()):
+    found = [tensors[part] for part in _names_of_split(name, n_data_sets) if part in tensors]
+    if any(cells.dtype != torch.int64 or cells.dim() != 1 or bool((cells < 0).any()) for cells in found):
         raise ValueError(f"{path} holds no positions of cells in {name!r}")
-    return cells.numpy()
+    return one_or_all([cells.numpy() for cells in found]) if len(found) == n_data_sets else None

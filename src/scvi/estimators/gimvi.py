@@ -16,6 +16,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.schema import Schema
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import NO_GENE, Cells, all_labels, positions_of, setup_table
+from scvi.estimators.files import ADATA_SEQ, ADATA_SPATIAL
 from scvi.estimators.questions import mean_of, table
 from scvi.estimators.train import train_by
 from scvi.fit.plan import AdversarialPlan
@@ -87,7 +88,7 @@ class GIMVI(Estimator):
 
     _network = JVAE
     _plan = AdversarialPlan
-    _files_of_cells = ("adata_seq.h5ad", "adata_spatial.h5ad")
+    _files_of_cells = (ADATA_SEQ, ADATA_SPATIAL)
 
     # ---- making a model ----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._random import resolve_seed
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices, positions_of
-from scvi.estimators.questions import checked_library_size, drawn_cells, table
+from scvi.estimators.questions import checked_library_size, chosen, drawn_cells, table
 from scvi.models.decoded import ProteinValue
 from scvi.queries import proteins as queries
 from scvi.queries.expression import Wanted
@@ -161,16 +161,17 @@ def posterior_predictive_sample(
     """
     data, positions = self._choose(adata, indices, needs_counts=False)
     part = _part(self, transform_batch, gene_list, protein_list, n_samples, True)
-    rows: list[list[sparse.csr_matrix]] = [[] for _ in range(n_samples)]
-    blocks = []
-    code = None if part.transform_batch is None else _one_batch(part.transform_batch)
-    minibatches = self._minibatches(data, positions, batch_size)
-    for x, y in queries.predictive_draws(self.module, minibatches, n_samples, code, self._generator(seed)):
-        for kept, draw in zip(rows, x, strict=True):
-            kept.append(sparse.csr_matrix(draw if part.genes is None else draw[:, part.genes]))
-        blocks.append(y if part.proteins is None else y[..., part.proteins])
-    genes = [sparse.vstack(kept, format="csr") for kept in rows]
-    proteins = np.concatenate(blocks, axis=1)
+    codes: Sequence[int | None] = part.transform_batch or [None]
+    if len(codes) > 1:
+        raise ValueError("transform_batch names several batches; counts are drawn in one, or in each cell's own")
+    minibatches, generator = self._minibatches(data, positions, batch_size), self._generator(seed)
+    of_genes, of_proteins = (slice(None) if some is None else some for some in (part.genes, part.proteins))
+    blocks = [  # of genes a matrix for each draw, of proteins an array
+        ([sparse.csr_matrix(draw[:, of_genes]) for draw in x], y[..., of_proteins])
+        for x, y in queries.predictive_draws(self.module, minibatches, n_samples, codes[0], generator)
+    ]
+    genes = [sparse.vstack(draws, format="csr") for draws in zip(*(x for x, _ in blocks), strict=True)]
+    proteins = np.concatenate([y for _, y in blocks], axis=1)
     return (genes, proteins) if n_samples > 1 else (genes[0], proteins[0])
 
 
@@ -217,7 +218,7 @@ def get_feature_correlation_matrix(
         for code in codes
     ]
     names = np.concatenate(_names(self, part))
-    return pd.DataFrame(np.mean(matrices, axis=0), index=pd.Index(names), columns=pd.Index(names))
+    return table(np.mean(matrices, axis=0), names, names)
 
 
 def _part(
@@ -240,18 +241,8 @@ def _part(
 
 def _names(self: Estimator, part: Wanted) -> tuple[np.ndarray, np.ndarray]:
     """Of the genes and of the proteins that are wanted."""
-    genes, proteins = (np.array(names, dtype=object) for names in (self.schema.genes, _protein_names(self)))
-    return (
-        genes if part.genes is None else genes[part.genes],
-        proteins if part.proteins is None else proteins[part.proteins],
-    )
+    return chosen(self.schema.genes, part.genes), chosen(_protein_names(self), part.proteins)
 
 
 def _protein_names(self: Estimator) -> Sequence[str]:
     return self.schema.proteins.names  # type: ignore[union-attr]
-
-
-def _one_batch(codes: Sequence[int]) -> int:
-    if len(codes) > 1:
-        raise ValueError("transform_batch names several batches; counts are drawn in one, or in each cell's own")
-    return codes[0]

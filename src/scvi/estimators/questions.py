@@ -23,6 +23,7 @@ Names = Sequence[str] | np.ndarray
 
 __all__ = [
     "checked_library_size",
+    "chosen",
     "drawn_cells",
     "get_elbo",
     "get_latent_library_size",
@@ -143,7 +144,7 @@ def get_normalized_expression(
     )
     if return_numpy or values.ndim == 3:
         return values
-    return table(values, data.cell_names[positions], data.gene_names if genes is None else data.gene_names[genes])
+    return table(values, data.cell_names[positions], chosen(self.schema.genes, genes))
 
 
 def get_likelihood_parameters(
@@ -239,6 +240,12 @@ def checked_library_size(value: float | str) -> float | str:
 def mean_of(values: np.ndarray, return_mean: bool) -> float | np.ndarray:
     """The mean over cells if it is wanted, otherwise the values of the cells."""
     return float(values.mean(dtype=np.float64)) if return_mean else values
+
+
+def chosen(names: Names, positions: np.ndarray | None) -> np.ndarray:
+    """(k,) names at these positions; None: all."""
+    every = np.array(names, dtype=object)
+    return every if positions is None else every[positions]
 
 
 def table(values: np.ndarray, rows: Names, columns: Names) -> pd.DataFrame:

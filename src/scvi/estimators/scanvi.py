@@ -20,7 +20,6 @@ from scvi.estimators.cells import Indices
 from scvi.estimators.query_mapping import constructor
 from scvi.estimators.scvi import SCVI
 from scvi.estimators.train import train_by
-from scvi.fit.fit import Fit
 from scvi.fit.plan import SemiSupervisedPlan
 from scvi.models.scanvae import SCANVAE
 from scvi.queries import annotation, calibration
@@ -167,18 +166,18 @@ class SCANVI(Estimator):
         if given["calibrate"] and (self._scope is None or self._scope.reaches("classifier")):
             self._calibrate()
 
-    def _make_fit(self, *arguments: Any, **options: Any) -> Fit:
-        fit = super()._make_fit(*arguments, **options)
-        n_labelled = len(fit.objective.labelled)  # type: ignore[attr-defined]
+    def _split(
+        self, data_sets: Sequence[CellData], given: Mapping[str, Any], seed: int, strata: np.ndarray | None = None
+    ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+        labels = data_sets[0].labels
+        (train_cells,), validation_cells = super()._split(data_sets, given, seed, strata=labels)
+        n_labelled = np.count_nonzero(labels[train_cells] >= 0)
         if n_labelled < 2 and not self.is_trained:
             raise ValueError(
-                f"{n_labelled} of {len(fit.cells.train)} training cells have a label, a classifier needs at least 2: "
+                f"{n_labelled} of {len(train_cells)} training cells have a label, a classifier needs at least 2: "
                 "label more cells, or raise train_size"
             )
-        return fit
-
-    def _strata(self, data: CellData) -> np.ndarray:
-        return data.labels
+        return (train_cells,), validation_cells
 
     def _calibrate(self) -> None:
         """Gives the classifier the temperature that suits the labelled validation cells."""

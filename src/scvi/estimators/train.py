@@ -10,13 +10,22 @@ from functools import wraps
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
-from scvi.estimators.cells import Indices
-from scvi.fit.plan import Plan, Precision, Schedule
+import numpy as np
+
+from scvi.cells.cell_data import CellData
+from scvi.cells.joint import side_by_side
+from scvi.estimators.cells import Indices, one_or_all
+from scvi.fit.checkpoint import seed_of_fit
+from scvi.fit.devices import check_precision, resolve_device
+from scvi.fit.fit import Fit
+from scvi.fit.history import continued, past_epochs
+from scvi.fit.plan import Plan, Precision, Schedule, make_plan
+from scvi.fit.split import split_cells
 
 if TYPE_CHECKING:
     from scvi.estimators.base import Estimator
 
-__all__ = ["train", "train_by"]
+__all__ = ["fit", "split", "train", "train_by"]
 
 
 def train(
@@ -147,3 +156,77 @@ def train_by(
     changed.__signature__ = shown  # type: ignore[attr-defined]
     changed.__doc__ = doc or train.__doc__
     return changed
+
+
+def fit(self: Estimator, given: Mapping[str, Any]) -> None:
+    """Fits by the arguments of `train`."""
+    data_sets = [cells.own("train") for cells in self._data_sets]
+    if self._scope is not None and not self._scope.trained:
+        raise ValueError(
+            "there is nothing to train: the query brought no batch and no category that the reference did not "
+            "know; ask the model as it is, or pass unfrozen=True to load_query_data"
+        )
+    device = resolve_device(given["accelerator"], given["devices"])
+    seed = seed_of_fit(given["seed"], given["checkpoint_dir"], given["resume"])
+    train_cells, validation_cells = self._split(data_sets, given, seed)
+    plan = make_plan(
+        {option.name: given[option.name] for option in fields(self._plan) if option.name in given},
+        given["plan_kwargs"],
+        max(map(len, train_cells)),
+        min(map(len, validation_cells)),
+        self._plan,
+    )
+    check_precision(plan.precision, device)
+    data, fitted, looked_at = side_by_side(data_sets, train_cells, validation_cells)
+    trainer = Fit(
+        self._networks,
+        data,
+        fitted,
+        looked_at,
+        plan,
+        seed=seed,
+        device=device,
+        show_progbar=given["enable_progress_bar"],
+        checkpoint_dir=given["checkpoint_dir"],
+        scope=self._scope,
+    )
+    trainer.prepare(given["resume"], past_epochs(self.history), self.options, self.is_trained)
+    if not (self.is_trained or self._is_initialised):
+        self._start(data_sets, train_cells)
+    try:
+        trainer.run()
+    finally:
+        _keep(self, trainer, one_or_all(train_cells), one_or_all(validation_cells))
+
+
+def split(
+    self: Estimator,
+    data_sets: Sequence[CellData],
+    given: Mapping[str, Any],
+    seed: int,
+    strata: np.ndarray | None = None,
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """Positions of the training and of the validation cells in each data set.
+
+    Parameters
+    ----------
+    strata
+        (n,) codes of groups of which both get like shares; None: it is left to chance.
+    """
+    pairs = []
+    held_out = self._of_each("validation_indices", given["validation_indices"])
+    for data, (name, indices) in zip(data_sets, held_out.items(), strict=True):
+        chosen = None if indices is None else data.positions(indices, name)
+        pairs.append(split_cells(len(data), given["train_size"], given["validation_size"], chosen, seed, strata))
+    train_cells, validation_cells = zip(*pairs, strict=True)
+    return train_cells, validation_cells
+
+
+def _keep(self: Estimator, trainer: Fit, train_cells: Any, validation_cells: Any) -> None:
+    """Takes over what a fit has reached, also an interrupted one."""
+    self.was_interrupted = trainer.loop.interrupted
+    if trainer.steps_kept == 0:
+        return
+    self.history = continued(self.history, trainer.frames(), trainer.epochs_before)
+    self.train_indices, self.validation_indices = train_cells, validation_cells
+    self.is_trained = True
