@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scvi._checks import check_flag, is_integer
 from scvi._files import replacing
-from scvi._formats import Reader, in_current_format
+from scvi._formats import in_format
 from scvi._random import seeded
 from scvi.cells.schema import Schema
 from scvi.estimators.cells import one_or_all
@@ -30,7 +30,7 @@ __all__ = ["ADATA", "ADATA_SEQ", "ADATA_SPATIAL", "StoredModel", "read", "read_a
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
 _OWN_FILES = (WEIGHTS, DESCRIPTION, ADATA, ADATA_SEQ, ADATA_SPATIAL)
-_READERS: Sequence[Reader] = ()  # of older formats, see scvi._formats
+_FORMAT = 1
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
 _PREFIX, _TRAINED = "model/", "trained/"  # of the names of weights, and of masks of the part of them that trains
@@ -68,7 +68,7 @@ class StoredModel:
 
         scope = {} if self.scope is None else {"resting": list(self.scope.resting)}
         return {
-            "format": len(_READERS) + 1,
+            "format": _FORMAT,
             **scope,
             **({"is_initialised": True} if self.is_initialised else {}),
             "scvi_version": __version__,
@@ -222,7 +222,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated or no JSON file ({error})") from error
     if not isinstance(description, dict) or not set(description) >= _KEYS:
         raise ValueError(f"{path} does not describe a model of this package")
-    return in_current_format(f"{path}, written by scvi {description['scvi_version']},", description, _READERS)
+    return in_format(_FORMAT, f"{path}, written by scvi {description['scvi_version']},", description)
 
 
 @contextmanager
