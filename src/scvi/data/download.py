@@ -136,14 +136,12 @@ class _Transfer:
 
     def run(self) -> None:
         """Attempt after attempt, until the part is whole."""
-        import requests
-
         failures, before = 0, self._arrived()
         while True:
             try:
                 self._attempt()
                 break
-            except (requests.RequestException, ftplib.Error, OSError, EOFError) as error:
+            except ftplib.all_errors as error:  # with OSError, which those of requests are
                 failures = 1 if self._arrived() > before else failures + 1
                 before = self._arrived()
                 if failures >= self.attempts or _is_final(error):
@@ -214,17 +212,16 @@ class _Transfer:
 
 def _is_final(error: Exception) -> bool:
     """Whether asking again is of no use."""
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return error.response.status_code not in _LATER
-    hopeless = (requests.exceptions.InvalidURL, ftplib.error_perm, PermissionError, IsADirectoryError)
-    return isinstance(error, hopeless)
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code not in _LATER
+    return isinstance(
+        error, (ValueError, ftplib.error_perm, PermissionError, IsADirectoryError)
+    )  # ValueError: a bad URL
 
 
 def _in_short(error: Exception) -> str:
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"{error.response.status_code} {error.response.reason}"
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

@@ -59,11 +59,9 @@ class SmfishDataset(DownloadableDataset):
             remap_attributes=False,
         )
         if self.use_high_level_cluster:
-            self._merge_clusters(set(codes.tolist()))
+            present = set(codes.tolist())
+            merged = {tuple(present & set(clusters)): name for name, clusters in _HIGH_LEVEL.items()}
+            merged.pop((), None)  # types of which there is no cluster
+            self.map_cell_types(merged)
+            self.filter_cell_types(list(merged.values()))
         self.remap_categorical_attributes()
-
-    def _merge_clusters(self, present: set[int]) -> None:
-        merged = {name: [code for code in clusters if code in present] for name, clusters in _HIGH_LEVEL.items()}
-        merged = {name: clusters for name, clusters in merged.items() if clusters}
-        self.map_cell_types({tuple(clusters): name for name, clusters in merged.items()})
-        self.filter_cell_types(list(merged))
