@@ -86,7 +86,21 @@ class Dataset10X(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the matrices, extracting them first where need be."""
-        self._populate_from_10x(self._read())
+        adata = self._read()
+        measurements = [
+            CellMeasurement(name, _as_2020(data), _names_of_columns(name), adata.uns[_names_of_columns(name)])
+            for name, data in adata.obsm.items()
+        ]
+        named = adata.obs_names.str.contains("[A-Za-z]").any()  # numbers stand for barcodes that were not listed
+        barcodes = adata.obs_names.to_numpy().astype(str)
+        self.populate_from_data(
+            adata.X.toarray() if self.dense else adata.X,
+            Ys=measurements,
+            batch_indices=_run_of(adata.obs_names) if named else None,
+            gene_names=adata.var[_NAMES[self.measurement_names_column]].to_numpy().astype(str),
+            cell_attributes_dict={"barcodes": barcodes} if named else None,
+        )
+        self.filter_cells_by_count()
 
     def _read(self) -> AnnData:
         extracted = self._extract()
@@ -123,22 +137,6 @@ class Dataset10X(DownloadableDataset):
         if not found:
             raise FileNotFoundError(f"No matrix.mtx(.gz) found in path ({folder})")
         return next((place for place in found if self.type in str(place.relative_to(folder))), found[0])
-
-    def _populate_from_10x(self, adata: AnnData) -> None:
-        measurements = [
-            CellMeasurement(name, _as_2020(data), _names_of_columns(name), adata.uns[_names_of_columns(name)])
-            for name, data in adata.obsm.items()
-        ]
-        named = adata.obs_names.str.contains("[A-Za-z]").any()  # numbers stand for barcodes that were not listed
-        barcodes = adata.obs_names.to_numpy().astype(str)
-        self.populate_from_data(
-            adata.X.toarray() if self.dense else adata.X,
-            Ys=measurements,
-            batch_indices=_run_of(adata.obs_names) if named else None,
-            gene_names=adata.var[_NAMES[self.measurement_names_column]].to_numpy().astype(str),
-            cell_attributes_dict={"barcodes": barcodes} if named else None,
-        )
-        self.filter_cells_by_count()
 
 
 def _names_of_columns(measurement: str) -> str:
