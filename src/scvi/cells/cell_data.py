@@ -33,8 +33,6 @@ from scvi.minibatch import PER_CELL, Minibatch, PerCell
 __all__ = ["CellData"]
 
 _ROWS_AT_ONCE = 4096
-
-
 _DTYPES = {name: np.dtype(dtype) for name, dtype in PER_CELL.items()}
 
 

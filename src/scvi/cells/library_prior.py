@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["VARIANCE_FLOOR", "library_prior", "log_total_moments"]
+__all__ = ["VARIANCE_FLOOR", "library_prior"]
 
 VARIANCE_FLOOR = 1e-4
 """Smallest prior variance of a log library size: at 0 the KL divergence is infinite."""
@@ -12,12 +12,12 @@ VARIANCE_FLOOR = 1e-4
 
 def library_prior(totals: np.ndarray, batch: np.ndarray, n_batch: int) -> tuple[tuple[float, float], ...]:
     """Mean and variance of the log totals in each batch; a batch of empty cells gets those of all cells."""
-    overall = log_total_moments(totals)
-    pairs = [log_total_moments(totals[batch == code]) or overall for code in range(n_batch)]
+    overall = _log_moments(totals)
+    pairs = [_log_moments(totals[batch == code]) or overall for code in range(n_batch)]
     return tuple((mean, max(variance, VARIANCE_FLOOR)) for mean, variance in pairs)  # type: ignore[misc]
 
 
-def log_total_moments(totals: np.ndarray) -> tuple[float, float] | None:
+def _log_moments(totals: np.ndarray) -> tuple[float, float] | None:
     """Mean and population variance of the logs of the totals above zero; None if there are none."""
     logs = np.log(totals[totals > 0])
     return (float(logs.mean()), float(logs.var())) if len(logs) else None

@@ -19,7 +19,6 @@ from scvi.cells.storage import as_dense, as_rows
 __all__ = [
     "declared_proteins",
     "encoded_proteins",
-    "measured_by_batch",
     "read_proteins",
     "with_new_batches",
     "with_proteins",
@@ -40,10 +39,10 @@ def declared_proteins(
     """
     values, names = read_proteins(adata, place)
     names = tuple(f"protein_{i}" for i in range(values.shape[1])) if names is None else names
-    _check_counts(values, place, names, adata)
-    seen = measured_by_batch(values, batch, len(batch_names))
+    checked_counts(values, place.counts_name, adata.obs_names, names, None, None, feature="protein")
+    seen = _measured(values, batch, len(batch_names))
     if not seen.any():
-        raise ValueError(f"every count of adata.obsm[{place.obsm_key!r}] is zero; there are no proteins to fit")
+        raise ValueError(f"every count of {place.counts_name} is zero; there are no proteins to fit")
     for batch_name, row in zip(batch_names, seen, strict=True):
         missing = [name for name, is_seen in zip(names, row, strict=True) if not is_seen]
         if missing:
@@ -84,14 +83,14 @@ def encoded_proteins(
 def with_new_batches(adata: AnnData, proteins: ProteinSchema, batch: np.ndarray, n_batch: int) -> ProteinSchema:
     """The same proteins, with what further batches measured by their counts; `batch` (n,) are codes up to `n_batch`."""
     values, _ = _aligned(adata, proteins, validate=True)
-    seen = measured_by_batch(values, batch, n_batch)[len(proteins.measured) :]
+    seen = _measured(values, batch, n_batch)[len(proteins.measured) :]
     return replace(proteins, measured=(*proteins.measured, *map(tuple, seen.tolist())))
 
 
 def _aligned(adata: AnnData, proteins: ProteinSchema, validate: bool) -> tuple[np.ndarray, np.ndarray]:
     """(n, p) counts in the order of the schema, whatever that of the names is; 0 for NaN, and where there was NaN."""
     values, names = read_proteins(adata, proteins)
-    where = f"adata.obsm[{proteins.obsm_key!r}]"
+    where = proteins.counts_name
     if names is not None and names != proteins.names:
         values = values[:, checks.places_of(proteins.names, names, where, "protein")]
     if values.shape[1] != len(proteins.names):
@@ -99,7 +98,7 @@ def _aligned(adata: AnnData, proteins: ProteinSchema, validate: bool) -> tuple[n
     missing = np.isnan(values)
     values = np.where(missing, 0, values) if missing.any() else values
     if validate:
-        _check_counts(values, proteins, proteins.names, adata)
+        checked_counts(values, where, adata.obs_names, proteins.names, None, None, feature="protein")
     return values, missing
 
 
@@ -142,7 +141,7 @@ def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
 
 def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """(n, p) counts as they are stored, in memory, and the names of the proteins, None where they have none."""
-    where, names = f"adata.obsm[{place.obsm_key!r}]", None
+    where, names = place.counts_name, None
     hint = " (cells whose proteins were not measured have zeros there)"
     stored = checks.found(adata.obsm, "protein_expression_obsm_key", place.obsm_key, "a key of adata.obsm", hint)
     if isinstance(stored, pd.DataFrame):
@@ -159,11 +158,6 @@ def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tupl
     return values, names
 
 
-def _check_counts(values: np.ndarray, place: ProteinPlace, names: tuple[str, ...], adata: AnnData) -> None:
-    where = f"adata.obsm[{place.obsm_key!r}]"
-    checked_counts(values, where, adata.obs_names, names, None, None, feature="protein")
-
-
-def measured_by_batch(values: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
+def _measured(values: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
     """(k, p) whether a batch has any count of a protein."""
     return np.stack([(values[batch == code] > 0).any(axis=0) for code in range(n_batch)])

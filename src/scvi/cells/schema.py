@@ -37,6 +37,11 @@ class ProteinPlace:
     modalities: dict[str, str] = field(default_factory=dict)
     layer: str | None = None
 
+    @property
+    def counts_name(self) -> str:
+        """The counts as a user writes them."""
+        return f"adata.obsm[{self.obsm_key!r}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProteinSchema(ProteinPlace):
