@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from scvi.kernels import Affine, Counts
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.models.one_hot import columns_of
 
-__all__ = ["LIKELIHOODS", "CategoryDispersion", "Dispersion", "Likelihood", "make_dispersion", "make_likelihood"]
+__all__ = ["LIKELIHOODS", "Dispersion", "Likelihood", "make_dispersion", "make_likelihood"]
 
 
 class Likelihood(ABC):
@@ -118,41 +119,31 @@ def make_likelihood(name: str, option: str = "reconstruction_loss", needs_disper
     return LIKELIHOODS[name]
 
 
+@dataclass(frozen=True)
 class Dispersion:
-    """'gene': one log inverse dispersion a gene, (g,)."""
+    """Where the log inverse dispersion of a count is from.
 
-    per_cell = False
+    Attributes
+    ----------
+    by
+        'batch' or 'label': a table by gene and category; 'cell': the decoder gives one for every entry; '': a table by
+        gene.
+    """
 
-    def log_theta(self, px_r: Tensor, decoded_r: Tensor | None, batch: Tensor | None, labels: Tensor | None) -> Tensor:
-        """(g,) or (..., n, g), from the table of the model or from the decoder."""
-        return px_r
+    by: str
 
-
-class CategoryDispersion(Dispersion):
-    """'gene-batch' and 'gene-label': one a gene and category, `px_r` (g, k)."""
-
-    def __init__(self, by_batch: bool) -> None:
-        self.by_batch = by_batch
-
-    def log_theta(self, px_r: Tensor, decoded_r: Tensor | None, batch: Tensor | None, labels: Tensor | None) -> Tensor:
-        return columns_of(px_r, batch, "batch_index") if self.by_batch else columns_of(px_r, labels, "y")
-
-
-class CellDispersion(Dispersion):
-    """'gene-cell': the decoder gives one for every entry, the model has no table."""
-
-    per_cell = True
+    @property
+    def per_cell(self) -> bool:
+        """Whether the decoder gives it, and the model has no table."""
+        return self.by == "cell"
 
     def log_theta(self, px_r: Tensor, decoded_r: Tensor | None, batch: Tensor | None, labels: Tensor | None) -> Tensor:
-        return decoded_r  # type: ignore[return-value]
-
-
-_DISPERSIONS: dict[str, Dispersion] = {
-    "": Dispersion(),
-    "-batch": CategoryDispersion(by_batch=True),
-    "-label": CategoryDispersion(by_batch=False),
-    "-cell": CellDispersion(),
-}
+        """(g,) or (..., n, g), from the table of the model or what the decoder gives."""
+        if self.by == "batch":
+            return columns_of(px_r, batch, "batch_index")
+        if self.by == "label":
+            return columns_of(px_r, labels, "y")
+        return px_r if decoded_r is None else decoded_r
 
 
 def make_dispersion(name: str, option: str = "dispersion", kind: str = "gene", per_cell: bool = True) -> Dispersion:
@@ -165,6 +156,5 @@ def make_dispersion(name: str, option: str = "dispersion", kind: str = "gene", p
     per_cell
         Whether the decoder may give it.
     """
-    known = {f"{kind}{by}": one for by, one in _DISPERSIONS.items() if per_cell or not one.per_cell}
-    check_choice(option, name, list(known))
-    return known[name]
+    check_choice(option, name, [kind, f"{kind}-batch", f"{kind}-label", *([f"{kind}-cell"] if per_cell else [])])
+    return Dispersion(name.removeprefix(kind).removeprefix("-"))
