@@ -14,6 +14,7 @@ from scvi.inference import (
 from scvi.inference.annotation import compute_accuracy_rf, compute_accuracy_svc
 from scvi.models import SCANVI, VAE
 
+pytestmark = pytest.mark.slow
 QUIET = {"show_progbar": False, "use_cuda": False}
 
 

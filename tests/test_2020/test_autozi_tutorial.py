@@ -8,6 +8,7 @@ from scipy.stats import beta
 from scvi.inference import UnsupervisedTrainer, load_posterior
 from scvi.models import AutoZIVAE
 
+pytestmark = pytest.mark.slow
 QUIET = {"show_progbar": False, "use_cuda": False}
 
 

@@ -10,6 +10,7 @@ from scvi.inference import UnsupervisedTrainer, load_posterior
 from scvi.models import LDVAE, VAE
 from scvi.queries.clustering import batch_entropy, kmeans_scores, knn_accuracy, max_batch_entropy
 
+pytestmark = pytest.mark.slow
 QUIET = {"show_progbar": False, "use_cuda": False}
 
 
@@ -89,7 +90,6 @@ def test_saving_and_loading(trained, gene_dataset, tmp_path):
     assert retrieved.data_loader.batch_size == 32
 
 
-@pytest.mark.slow
 def test_the_tutorial_at_full_length(gene_dataset):
     vae = VAE(gene_dataset.nb_genes)
     trainer = UnsupervisedTrainer(vae, gene_dataset, train_size=0.90, frequency=5, **QUIET)

@@ -15,6 +15,8 @@ from scvi.dataset import AnnDatasetFromAnnData
 from scvi.inference import JVAETrainer
 from scvi.models import JVAE, Classifier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def technologies(mixology):

@@ -13,6 +13,7 @@ from scvi.inference import TotalPosterior, TotalTrainer
 from scvi.models import TOTALVI
 from scvi.queries.clustering import knn_accuracy
 
+pytestmark = pytest.mark.slow
 FILE = Path(__file__).parents[1] / "sample_data" / "pbmc_cite_small.h5ad"
 EARLY_STOPPING = {
     "early_stopping_metric": "elbo",
