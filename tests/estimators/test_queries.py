@@ -12,6 +12,7 @@ from scipy import stats
 
 import oracles
 import scvi
+from grids import each_of
 from scvi.dataset import AnnDatasetFromAnnData
 from scvi.inference import Posterior
 from scvi.minibatch import Minibatch
@@ -188,9 +189,7 @@ def test_normalised_expression_is_a_table(fitted: scvi.SCVI) -> None:
     assert np.array_equal(array, table)
 
 
-@pytest.mark.parametrize("n_samples", [1, 3])
-@pytest.mark.parametrize("return_mean", [True, False])
-@pytest.mark.parametrize("library_size", [1, 1e4, np.float32(50), np.int64(7), "latent"])
+@each_of(library_size=[1, 1e4, np.float32(50), np.int64(7), "latent"], n_samples=[1, 3], return_mean=[True, False])
 def test_normalised_expression(either: scvi.SCVI, n_samples: int, return_mean: bool, library_size: Any) -> None:
     mb = minibatch(either)
     draws = decoded(either, Draws(either, mb, n_samples, seed=5), mb)

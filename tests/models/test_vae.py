@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import oracles
+from grids import each_of
 from scvi.minibatch import Minibatch
 from scvi.models import LDVAE, VAE
 from scvi.models.base import Elbo, Moments
@@ -155,13 +155,11 @@ def expected_loss(vae: VAE, mb: Minibatch) -> tuple[np.ndarray, np.ndarray, np.n
     return nll, oracles.kl_normal(qz_m, qz_v, 0.0, 1.0).sum(-1), kl_l
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("latent_distribution", ["normal", "ln"])
-@pytest.mark.parametrize("observed", [False, True], ids=["latent library", "observed library"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(("cls", "dispersion"), MODELS)
 @pytest.mark.usefixtures("no_noise")
-def test_loss(cls: type[VAE], dispersion: str, loss: str, observed: bool, latent_distribution: str) -> None:
+@each_of(model=MODELS, loss=LOSSES, observed=[False, True], latent_distribution=["normal", "ln"])
+@torch.no_grad()
+def test_loss(model: tuple[type[VAE], str], loss: str, observed: bool, latent_distribution: str) -> None:
+    cls, dispersion = model
     vae = build(
         cls,
         dispersion=dispersion,
@@ -189,9 +187,8 @@ def test_loss(cls: type[VAE], dispersion: str, loss: str, observed: bool, latent
     assert third == 0.0
 
 
-@pytest.mark.parametrize("options", list(product(DISPERSIONS, LOSSES, [False, True])), ids=str)
-def test_what_the_loss_depends_on_gets_a_gradient(options: tuple[str, str, bool]) -> None:
-    dispersion, loss, observed = options
+@each_of(dispersion=DISPERSIONS, loss=LOSSES, observed=[False, True])
+def test_what_the_loss_depends_on_gets_a_gradient(dispersion: str, loss: str, observed: bool) -> None:
     vae = build(dispersion=dispersion, reconstruction_loss=loss, use_observed_lib_size=observed).train()
     vae.loss(cells()).objective().backward()
     idle = {name.split(".")[0 if name == "px_r" else 1] for name, p in vae.named_parameters() if p.grad is None}
@@ -283,11 +280,10 @@ def test_a_given_size_replaces_the_total() -> None:
 KEYS = {"px_scale", "px_r", "px_rate", "px_dropout", "qz_m", "qz_v", "z", "ql_m", "ql_v", "library"}
 
 
+@each_of(model=MODELS, n_samples=[1, 4], loss=LOSSES)
 @torch.no_grad()
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("n_samples", [1, 4])
-@pytest.mark.parametrize(("cls", "dispersion"), MODELS)
-def test_inference(cls: type[VAE], dispersion: str, n_samples: int, loss: str) -> None:
+def test_inference(model: tuple[type[VAE], str], n_samples: int, loss: str) -> None:
+    cls, dispersion = model
     vae, mb = build(cls, dispersion=dispersion, reconstruction_loss=loss), cells()
     out = vae.inference(mb.x, mb.batch, mb.labels, n_samples=n_samples)
     assert set(out) == KEYS
@@ -581,9 +577,7 @@ def layer_names(n_layers: int) -> set[str]:
     return names | {f"fc_layers.Layer {i}.1.{p}" for i in range(n_layers) for p in NORM}
 
 
-@pytest.mark.parametrize("dispersion", DISPERSIONS)
-@pytest.mark.parametrize("observed", [False, True])
-@pytest.mark.parametrize("n_layers", [1, 2])
+@each_of(n_layers=[1, 2], observed=[False, True], dispersion=DISPERSIONS)
 def test_names_of_vae(n_layers: int, observed: bool, dispersion: str) -> None:
     heads = ("px_scale_decoder.0", "px_r_decoder", "px_dropout_decoder")
     expected = encoder_names("z_encoder", n_layers) | {f"decoder.px_decoder.{k}" for k in layer_names(n_layers)}
