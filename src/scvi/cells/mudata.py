@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from scvi.cells.checks import found
-from scvi.cells.schema import ProteinPlace
+from scvi.cells.checks import found, nearest
+from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.storage import as_dense, as_rows
 
-__all__ = ["OBSM_KEY", "is_multimodal", "joined_modalities"]
+__all__ = ["OBSM_KEY", "as_anndata", "is_multimodal", "joined_modalities", "places_of"]
 
 OBSM_KEY = "protein_expression"
 """Where the joined AnnData has the proteins."""
@@ -21,6 +21,38 @@ OBSM_KEY = "protein_expression"
 def is_multimodal(data: Any) -> bool:
     """Whether an object holds AnnData by name of the modality, as a MuData does in `mod`."""
     return not isinstance(data, AnnData) and isinstance(getattr(data, "mod", None), Mapping)
+
+
+def places_of(modalities: Mapping[str, str], keys: Mapping[str, Any]) -> dict[str, str]:
+    """Modalities of the two counts by argument, and of columns that are elsewhere by name of the column."""
+    known = ("rna_layer", "protein_layer", *keys)
+    unknown = [name for name in modalities if name not in known]
+    if unknown:
+        raise ValueError(
+            f"modalities has {unknown[0]!r}, which is no argument with a modality{nearest(unknown[0], known)}"
+        )
+    places = {"rna_layer": "rna", "protein_layer": "protein"}
+    places |= {name: modalities[name] for name in places if name in modalities}
+    for argument, value in keys.items():
+        place = modalities.get(argument, places["rna_layer"])
+        if value is not None and place != places["rna_layer"]:
+            places |= dict.fromkeys([value] if isinstance(value, str) else value, place)
+    return places
+
+
+def as_anndata(data: Any, schema: Schema) -> AnnData:
+    """The AnnData that is read of a MuData that was set up, or any other object as it is.
+
+    Raises
+    ------
+    TypeError
+        If the model was set up with an AnnData.
+    """
+    if not is_multimodal(data):
+        return data
+    if schema.proteins is None or not schema.proteins.modalities:
+        raise TypeError("a MuData came, but the model was set up with an AnnData: pass one, with its proteins in obsm")
+    return joined_modalities(data, schema.proteins)
 
 
 def joined_modalities(mdata: Any, place: ProteinPlace) -> AnnData:

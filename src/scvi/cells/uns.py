@@ -11,9 +11,10 @@ from anndata import AnnData, ImplicitModificationWarning
 from scvi._formats import in_format
 from scvi.cells.checks import named, refuse_other_types
 from scvi.cells.fingerprint import fingerprint
+from scvi.cells.mudata import as_anndata, is_multimodal
 from scvi.cells.schema import Schema
 
-__all__ = ["register", "registered", "schema_of"]
+__all__ = ["register", "registered"]
 
 _UNS_KEY = "_scvi"
 _FORMAT = 2  # in the first one, an entry had no number
@@ -40,27 +41,25 @@ def register(adata: Any, class_name: str, schema: Schema, fingerprint: str) -> N
         adata.uns[_UNS_KEY] = {**_entries(adata), class_name: entry}
 
 
-def registered(adata: AnnData, class_name: str) -> Schema:
-    """The schema that was registered for a class.
+def registered(data: Any, class_name: str) -> Schema:
+    """The schema that was registered for a class in the `uns` of an AnnData or a MuData.
 
     Raises
     ------
+    TypeError
+        If `data` is neither.
     ValueError
-        If there is none, or if the cells, genes or counts of `adata` have changed since.
+        If there is none, or if the cells, genes or counts have changed since.
     """
-    refuse_other_types(adata)
-    schema, expected = _entry(adata, class_name)
-    if fingerprint(adata, schema) != expected:
+    if not is_multimodal(data):
+        refuse_other_types(data)
+    schema, expected = _entry(data, class_name)
+    if fingerprint(as_anndata(data, schema), schema) != expected:
         raise ValueError(
             f"adata has changed since it was set up for {class_name}: its cells, genes or counts are not the same; "
             f"call {class_name}.setup_anndata(adata, ...) again"
         )
     return schema
-
-
-def schema_of(data: Any, class_name: str) -> Schema:
-    """The schema that was registered for a class in ``data.uns``, whether the data have changed since or not."""
-    return _entry(data, class_name)[0]
 
 
 def _entry(data: Any, class_name: str) -> tuple[Schema, str]:

@@ -11,7 +11,6 @@ from anndata import AnnData
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
-from scvi.estimators.query_mapping import constructor
 from scvi.estimators.train import train_by
 from scvi.fit.plan import Plan
 from scvi.models.autozivae import AutoZIVAE
@@ -90,7 +89,7 @@ class AUTOZI(Estimator):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
 
-    load_query_data = constructor(query_mapping.load_query_data)
+    load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
     minify_adata = minify.minify_adata
 

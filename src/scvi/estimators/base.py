@@ -132,11 +132,6 @@ class Estimator(ABC):
         )
 
     @classmethod
-    def _as_anndata(cls, data: Any, schema: Schema) -> AnnData:
-        """What a user gives as cells, as the AnnData that is read; more kinds of it are up to subclasses."""
-        return data
-
-    @classmethod
     def _reads_labels(cls, options: Mapping[str, Any]) -> bool:
         """Whether a model with these options has a use for labels."""
         return cls._always_reads_labels or any(str(value).endswith("-label") for value in options.values())

@@ -15,6 +15,7 @@ from scvi.cells.checks import nearest
 from scvi.cells.encode import encode
 from scvi.cells.fingerprint import fingerprint, in_a_file
 from scvi.cells.minified import is_minified
+from scvi.cells.mudata import as_anndata
 from scvi.cells.schema import Schema
 
 __all__ = ["NO_GENE", "Cells", "Indices", "all_labels", "one_or_all", "positions_of", "setup_table"]
@@ -34,7 +35,7 @@ class Cells:
     schema
         What the model reads, and in which codes.
     adata
-        The cells the model was made with; None if there are none.
+        The cells the model was made with, an AnnData or a MuData; None if there are none.
     labels
         Names of the labels in the order of their codes; None if the model has no use for them: they are not read, and
         cells may come without.
@@ -47,6 +48,8 @@ class Cells:
 
     Attributes
     ----------
+    given, adata
+        The cells as they were given, and the AnnData that is read of them.
     data
         The encoded cells of `adata`.
     fingerprint
@@ -63,7 +66,9 @@ class Cells:
         validate: bool = True,
         first_batch: int = 0,
     ) -> None:
-        self.schema, self.adata, self.labels, self.owner = schema, adata, labels, owner
+        self.schema, self.labels, self.owner = schema, labels, owner
+        self.given = adata
+        self.adata = adata = as_anndata(adata, schema)
         self.batches = range(first_batch, first_batch + schema.n_batch)
         self.data = None if adata is None else self._encoded(adata, validate)
         with_counts = adata is not None and not is_minified(adata)
@@ -101,10 +106,10 @@ class Cells:
         needs_counts
             Refuse minified cells.
         """
-        if adata is None or adata is self.adata:
+        if adata is None or adata is self.adata or adata is self.given:
             data = self.own("answer without adata", needs_counts=False)
         else:
-            data = self._encoded(adata)
+            data = self._encoded(as_anndata(adata, self.schema))
         if needs_counts and data.kept is not None:
             raise ValueError(f"these cells are minified, and this question needs their counts: {_WITH_COUNTS}")
         positions = data.positions(indices)

@@ -12,7 +12,6 @@ from scvi._checks import check_integer
 from scvi.estimators import minify, query_mapping, questions
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import positions_of
-from scvi.estimators.query_mapping import constructor
 from scvi.models.vaec import VAEC
 from scvi.queries.annotation import expression_of_labels
 
@@ -94,7 +93,7 @@ class CondSCVI(Estimator):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
 
-    load_query_data = constructor(query_mapping.load_query_data)
+    load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
     minify_adata = minify.minify_adata
 

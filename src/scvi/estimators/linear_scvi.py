@@ -9,7 +9,6 @@ from anndata import AnnData
 
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
-from scvi.estimators.query_mapping import constructor
 from scvi.models.ldvae import LDVAE
 from scvi.models.likelihood import make_likelihood
 
@@ -73,7 +72,7 @@ class LinearSCVI(Estimator):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
 
-    load_query_data = constructor(query_mapping.load_query_data)
+    load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
     minify_adata = minify.minify_adata
 

@@ -15,13 +15,14 @@ from scvi._checks import check_flag
 from scvi._random import seeded
 from scvi._warnings import warn
 from scvi.cells.missing_genes import become, with_genes
+from scvi.cells.mudata import as_anndata
 from scvi.cells.new_categories import extended
 from scvi.cells.schema import Schema
 from scvi.estimators.base import Estimator
 from scvi.models.base import Model
 from scvi.models.freezing import Freeze, Scope, scope_of, widen
 
-__all__ = ["constructor", "load_query_data", "prepare_query_anndata"]
+__all__ = ["load_query_data", "prepare_query_anndata"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,8 @@ P = ParamSpec("P")
 M = TypeVar("M")
 
 
-class constructor(Generic[P]):
-    """A class method, made of a function of the class, that answers with a model of that class.
-
-    >>> load_query_data = constructor(query_mapping.load_query_data)
-    """
+class making_a_model(Generic[P]):
+    """Makes a class method of a function of a class: one that answers with a model of the class that lists it."""
 
     def __init__(self, function: Callable[Concatenate[Any, P], Any]) -> None:
         self.function = function
@@ -42,6 +40,7 @@ class constructor(Generic[P]):
         return MethodType(self.function, cls)
 
 
+@making_a_model
 def load_query_data(
     cls: type[Estimator],
     adata: AnnData,
@@ -110,7 +109,7 @@ def load_query_data(
     )
     reference = _reference(cls, reference_model)
     reference._require_trained()
-    adata = with_genes(cls._as_anndata(adata, reference.schema), reference.schema, min_genes_found)
+    adata = with_genes(as_anndata(adata, reference.schema), reference.schema, min_genes_found)
     options = reference.options
     schema = extended(reference.schema, adata, cls._reads_labels(options))
     cells = cls._make_cells((schema,), options, (adata,), validate=False)
@@ -155,7 +154,7 @@ def prepare_query_anndata(
     reference = _reference(cls, reference_model)
     if check_flag("return_reference_var_names", return_reference_var_names):
         return pd.Index(reference.schema.genes)
-    read = cls._as_anndata(adata, reference.schema)
+    read = as_anndata(adata, reference.schema)
     if inplace and read is not adata:
         raise TypeError(f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False")
     prepared = with_genes(read, reference.schema, min_genes_found, no_others=True)

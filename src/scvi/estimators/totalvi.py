@@ -11,17 +11,15 @@ from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
-from scvi.cells.checks import nearest
-from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities
+from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities, places_of
 from scvi.cells.protein_background import background_moments
 from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.setup import declare
-from scvi.cells.uns import register, schema_of
+from scvi.cells.uns import register
 from scvi.estimators import minify, protein_questions, query_mapping, questions
 from scvi.estimators.base import Estimator
-from scvi.estimators.cells import Cells, Indices
+from scvi.estimators.cells import Cells
 from scvi.estimators.options import network_options
-from scvi.estimators.query_mapping import constructor
 from scvi.fit.starting_values import initialise
 from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
@@ -75,7 +73,6 @@ class TOTALVI(Estimator):
     """
 
     _network = TOTALVAE
-    _mdata: Any = None
 
     def __init__(
         self,
@@ -101,9 +98,6 @@ class TOTALVI(Estimator):
         if empirical_protein_background_prior is not None:
             check_flag("empirical_protein_background_prior", empirical_protein_background_prior)
         check_flag("override_missing_proteins", override_missing_proteins)
-        if is_multimodal(adata):
-            self._mdata = adata
-            adata = self._as_anndata(adata, schema_of(adata, type(self).__name__))
         self._make((adata,), seed, locals())
 
     # ---- making a model ----------------------------------------------------------------------------------------------
@@ -182,7 +176,7 @@ class TOTALVI(Estimator):
             "continuous_covariate_keys": continuous_covariate_keys,
             "labels_key": labels_key,
         }
-        place = ProteinPlace(OBSM_KEY, modalities=_places(modalities or {}, keys), layer=protein_layer)
+        place = ProteinPlace(OBSM_KEY, modalities=places_of(modalities or {}, keys), layer=protein_layer)
         adata = joined_modalities(mdata, place)
         register(mdata, cls.__name__, *declare(adata, layer=rna_layer, **keys, proteins=place))
 
@@ -205,10 +199,9 @@ class TOTALVI(Estimator):
         adatas: Sequence[AnnData | None],
         validate: bool = True,
     ) -> tuple[Cells, ...]:
-        (schema,), (adata,) = schemas, adatas
+        (schema,) = schemas
         schema = replace(schema, proteins=_proteins_of(schema, options))
-        read = None if adata is None else cls._as_anndata(adata, schema)
-        return super()._make_cells((schema,), options, (read,), validate)
+        return super()._make_cells((schema,), options, adatas, validate)
 
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
         (data,), (cells,) = data_sets, train_cells
@@ -217,21 +210,6 @@ class TOTALVI(Estimator):
             measured = np.array(self.schema.proteins.measured)  # type: ignore[union-attr]
             background = background_moments(data.proteins[cells], data.batch[cells], measured)  # type: ignore[index]
         initialise(self.module, data, cells, background)
-
-    @classmethod
-    def _as_anndata(cls, data: Any, schema: Schema) -> AnnData:
-        """A MuData as the AnnData that is read."""
-        if not is_multimodal(data):
-            return data
-        if schema.proteins is None or not schema.proteins.modalities:
-            raise TypeError(
-                "a MuData came, but the model was set up with an AnnData: pass one, with its proteins in obsm"
-            )
-        return joined_modalities(data, schema.proteins)
-
-    def _choose(self, adata: Any, indices: Indices, needs_counts: bool = True) -> tuple[CellData, np.ndarray]:
-        adata = self.adata if adata is self._mdata else self._as_anndata(adata, self.schema)
-        return super()._choose(adata, indices, needs_counts)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
@@ -246,14 +224,14 @@ class TOTALVI(Estimator):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
 
-    load_query_data = constructor(query_mapping.load_query_data)
+    load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
     minify_adata = minify.minify_adata
 
     @property
     def mdata(self) -> Any:
         """The MuData the model was made with, or None; `adata` is what it reads of it."""
-        return self._mdata
+        return self._cells.given if is_multimodal(self._cells.given) else None
 
 
 def _proteins_of(schema: Schema, options: Mapping[str, Any]) -> Any:
@@ -264,20 +242,3 @@ def _proteins_of(schema: Schema, options: Mapping[str, Any]) -> Any:
     if not options["override_missing_proteins"]:
         return proteins
     return replace(proteins, measured=tuple(tuple(True for _ in row) for row in proteins.measured))
-
-
-def _places(modalities: Mapping[str, str], keys: Mapping[str, Any]) -> dict[str, str]:
-    """Modalities of the two counts by argument, and of columns that are elsewhere by name of the column."""
-    known = ("rna_layer", "protein_layer", *keys)
-    unknown = [name for name in modalities if name not in known]
-    if unknown:
-        raise ValueError(
-            f"modalities has {unknown[0]!r}, which is no argument with a modality{nearest(unknown[0], known)}"
-        )
-    places = {"rna_layer": "rna", "protein_layer": "protein"}
-    places |= {name: modalities[name] for name in places if name in modalities}
-    for argument, value in keys.items():
-        place = modalities.get(argument, places["rna_layer"])
-        if value is not None and place != places["rna_layer"]:
-            places |= dict.fromkeys([value] if isinstance(value, str) else value, place)
-    return places
