@@ -148,6 +148,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
             return
 
         def read(parts: list[np.ndarray]) -> tuple[CellData, list[np.ndarray], list[np.ndarray]]:
+            # A cell that is wanted twice is read once; rows are in the order of the file, places in that of the parts.
             rows, places = np.unique(np.concatenate(parts), return_inverse=True)
             return self.loaded(rows), np.split(places, np.cumsum([len(part) for part in parts[:-1]])), parts
 
@@ -171,7 +172,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         """
         weights, totals = read_weights(self.columns), [np.empty(0)]
 
-        def noted() -> Iterator[Rows]:
+        def noted() -> Iterator[Rows]:  # blocks on their way to `moments`: they are not read again for the totals
             for rows in self._row_blocks(indices):
                 totals.append(row_sums(rows, weights))
                 yield rows

@@ -219,7 +219,7 @@ def _read(name: str, kind: Any, value: Any) -> Any:
         return _built(kind, value)
     if origin is dict:
         return {str(key): _read(name, inner[1], entry) for key, entry in _mapping(name, value).items()}
-    if origin is tuple:
+    if origin is tuple:  # of any length, tuple[X, ...], or of as many as are listed, which are all of one type
         if not isinstance(value, (list, tuple)) or (... not in inner and len(value) != len(inner)):
             raise ValueError(f"not a schema: {name} is {value!r}, not a list as it should be")
         return tuple(_read(name, inner[0], entry) for entry in value)
