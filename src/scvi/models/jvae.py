@@ -18,7 +18,6 @@ from scvi.models.gaussian import draw
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.methods_2020 import three_terms
 from scvi.models.modules import Encoder, MultiDecoder, MultiEncoder
-from scvi.models.one_hot import table_shape
 
 __all__ = ["JVAE"]
 
@@ -128,7 +127,7 @@ class JVAE(Model):
         self.model_library_bools = [check_flag("model_library_bools", flag) for flag in model_library_bools]
         self.n_latent, self.n_batch, self.n_labels = n_latent, n_batch, n_labels
         self.dispersion, self.log_variational = dispersion, log_variational
-        self.dispersion_of = make_dispersion(dispersion)
+        self.dispersion_of = make_dispersion(dispersion, total_genes, max(n_batch, 1), n_labels)
         for i, positions in enumerate(self.indices_mappings):  # None: all genes in their order
             whole = len(positions) == total_genes and (positions == np.arange(total_genes)).all()
             genes = None if whole else torch.from_numpy(positions)
@@ -157,8 +156,8 @@ class JVAE(Model):
             n_cat_list=[n_batch],
             dropout_rate=dropout_rate_decoder,
         )
-        shape = table_shape("dispersion", dispersion, total_genes, max(n_batch, 1), n_labels)
-        self.register_parameter("px_r", None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(shape)))
+        table = None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(self.dispersion_of.shape))
+        self.register_parameter("px_r", table)
 
     @property
     def n_datasets(self) -> int:

@@ -13,7 +13,7 @@ from scvi import kernels
 from scvi._checks import check_choice
 from scvi.kernels import Affine, Counts
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
-from scvi.models.one_hot import columns_of
+from scvi.models.one_hot import columns_of, table_shape
 
 __all__ = ["LIKELIHOODS", "Dispersion", "Likelihood", "make_dispersion", "make_likelihood"]
 
@@ -128,9 +128,12 @@ class Dispersion:
     by
         'batch' or 'label': a table by gene and category; 'cell': the decoder gives one for every entry; '': a table by
         gene.
+    shape
+        Of the table, (g,) or (g, k).
     """
 
     by: str
+    shape: tuple[int, ...]
 
     @property
     def per_cell(self) -> bool:
@@ -146,8 +149,16 @@ class Dispersion:
         return px_r if decoded_r is None else decoded_r
 
 
-def make_dispersion(name: str, option: str = "dispersion", kind: str = "gene", per_cell: bool = True) -> Dispersion:
-    """The dispersion called `name`, which was given as `option`; ValueError for an unknown one.
+def make_dispersion(
+    name: str,
+    n_genes: int,
+    n_batch: int,
+    n_labels: int,
+    option: str = "dispersion",
+    kind: str = "gene",
+    per_cell: bool = True,
+) -> Dispersion:
+    """The dispersion called `name`, which was given as `option`; ValueError for one that is unknown or of nothing.
 
     Parameters
     ----------
@@ -157,4 +168,5 @@ def make_dispersion(name: str, option: str = "dispersion", kind: str = "gene", p
         Whether the decoder may give it.
     """
     check_choice(option, name, [kind, f"{kind}-batch", f"{kind}-label", *([f"{kind}-cell"] if per_cell else [])])
-    return Dispersion(name.removeprefix(kind).removeprefix("-"))
+    shape = table_shape(option, name, n_genes, n_batch, n_labels)
+    return Dispersion(name.removeprefix(kind).removeprefix("-"), shape)

@@ -18,7 +18,7 @@ from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts, protein_coun
 from scvi.models.gaussian import draw_with_kl
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules_totalvi import MAX_LOG_LIBRARY, DecoderTOTALVI, EncoderTOTALVI
-from scvi.models.one_hot import columns_of, table_shape
+from scvi.models.one_hot import columns_of
 
 __all__ = ["TOTALVAE"]
 
@@ -114,12 +114,14 @@ class TOTALVAE(Model):
         self.use_observed_lib_size, self.n_continuous_cov = use_observed_lib_size, n_continuous_cov
         self.n_cat_list = [n_batch, *(n_cats_per_cov or [])]
         self.likelihood = make_likelihood(reconstruction_loss_gene, "reconstruction_loss_gene", needs_dispersion=True)
-        self.dispersion_of = make_dispersion(gene_dispersion, "gene_dispersion", per_cell=False)
-        self.dispersion_of_proteins = make_dispersion(protein_dispersion, "protein_dispersion", "protein", False)
-        of_genes = table_shape("gene_dispersion", gene_dispersion, n_input_genes, n_batch, n_labels)
-        of_proteins = table_shape("protein_dispersion", protein_dispersion, n_input_proteins, n_batch, n_labels)
-        self.px_r = nn.Parameter(torch.randn(of_genes))
-        self.py_r = nn.Parameter(torch.ones(of_proteins))
+        self.dispersion_of = make_dispersion(
+            gene_dispersion, n_input_genes, n_batch, n_labels, "gene_dispersion", per_cell=False
+        )
+        self.dispersion_of_proteins = make_dispersion(
+            protein_dispersion, n_input_proteins, n_batch, n_labels, "protein_dispersion", "protein", per_cell=False
+        )
+        self.px_r = nn.Parameter(torch.randn(self.dispersion_of.shape))
+        self.py_r = nn.Parameter(torch.ones(self.dispersion_of_proteins.shape))
         shape = (n_input_proteins, n_batch) if n_batch > 0 else (n_input_proteins,)
         self.background_pro_alpha = nn.Parameter(torch.randn(shape))
         self.background_pro_log_beta = nn.Parameter(torch.randn(shape).clamp(-10, 1))

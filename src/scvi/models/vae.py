@@ -16,7 +16,6 @@ from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
 from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
-from scvi.models.one_hot import table_shape
 
 __all__ = ["VAE"]
 
@@ -91,9 +90,9 @@ class VAE(Model):
         self.use_observed_lib_size, self.encode_covariates = use_observed_lib_size, encode_covariates
         self.n_cat_list, self.n_continuous_cov = [n_batch, *(n_cats_per_cov or [])], n_continuous_cov
         self.likelihood = make_likelihood(reconstruction_loss)
-        self.dispersion_of = make_dispersion(dispersion)
-        shape = table_shape("dispersion", dispersion, n_input, n_batch, n_labels)
-        self.register_parameter("px_r", None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(shape)))
+        self.dispersion_of = make_dispersion(dispersion, n_input, n_batch, n_labels)
+        table = None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(self.dispersion_of.shape))
+        self.register_parameter("px_r", table)
         covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
         self.z_encoder = Encoder(
             n_input,
