@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_paper(
     elbo = model.loss(mb)
     q = model.variational(mb)
     mean, var = double(q.z.loc), double(q.z.scale) ** 2
-    np.testing.assert_allclose(double(elbo.kl["z"]), oracles.kl_normal(mean, var, 0, 1).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(double(elbo.kl["z"]), oracles.kl_normal(mean, var, 0, 1).sum(1), rtol=1e-4)
     if observed:
         log_library = np.log(double(mb.counts).sum(1, keepdims=True))
         assert set(elbo.kl) == {"z", "background"}
