@@ -71,8 +71,7 @@ class Cells:
         self.adata = adata = as_anndata(adata, schema)
         self.batches = range(first_batch, first_batch + schema.n_batch)
         self.data = None if adata is None else self._encoded(adata, validate)
-        with_counts = adata is not None and not is_minified(adata)
-        in_memory = with_counts and not in_a_file(adata, schema)
+        in_memory = adata is not None and not is_minified(adata) and not in_a_file(adata, schema)
         self.fingerprint = fingerprint(adata, schema) if in_memory else None
 
     def _encoded(self, adata: AnnData, validate: bool = True) -> CellData:
@@ -159,17 +158,17 @@ def all_labels(schemas: Sequence[Schema]) -> list[str]:
 
 def setup_table(schema: Schema) -> pd.DataFrame:
     """What a model reads: one row for each input, with its place in the AnnData and a summary."""
-    s = schema
-    rows = [("counts", s.counts_name, f"{s.n_genes} genes" + (" (mask_var)" if s.mask_var else ""))]
-    named = [("batch", s.batch_key), ("labels", s.labels_key)]
-    named += [("categorical covariate", key) for key in s.categorical_covariate_keys]
-    rows += [(what, f"adata.obs[{key!r}]", ", ".join(s.categories[key])) for what, key in named if key]
-    others = [("size factor", s.size_factor_key)]
-    others += [("continuous covariate", key) for key in s.continuous_covariate_keys]
-    rows += [(what, f"adata.obs[{key!r}]", "") for what, key in others if key]
-    if s.proteins is not None:
-        rows.append(("proteins", f"adata.obsm[{s.proteins.obsm_key!r}]", ", ".join(s.proteins.names)))
-    if s.unlabeled_category is not None:
-        said = f"{', '.join(s.label_names)}; unlabelled: {s.unlabeled_category}"
-        rows = [(what, source, said if what == "labels" else summary) for what, source, summary in rows]
+    unlabelled = "" if schema.unlabeled_category is None else f"; unlabelled: {schema.unlabeled_category}"
+    columns = [
+        ("batch", schema.batch_key, ""),
+        ("labels", schema.labels_key, unlabelled),
+        *(("categorical covariate", key, "") for key in schema.categorical_covariate_keys),
+        ("size factor", schema.size_factor_key, ""),
+        *(("continuous covariate", key, "") for key in schema.continuous_covariate_keys),
+    ]
+    known = schema.categories
+    rows = [("counts", schema.counts_name, f"{schema.n_genes} genes" + (" (mask_var)" if schema.mask_var else ""))]
+    rows += [(what, f"adata.obs[{key!r}]", ", ".join(known.get(key, ())) + more) for what, key, more in columns if key]
+    if schema.proteins is not None:
+        rows.append(("proteins", f"adata.obsm[{schema.proteins.obsm_key!r}]", ", ".join(schema.proteins.names)))
     return pd.DataFrame(rows, columns=["input", "source", "summary"]).set_index("input")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -19,7 +19,6 @@ from scvi.cells.mudata import as_anndata
 from scvi.cells.new_categories import extended
 from scvi.cells.schema import Schema
 from scvi.estimators.base import Estimator
-from scvi.models.base import Model
 from scvi.models.freezing import Freeze, Scope, scope_of, widen
 
 __all__ = ["load_query_data", "prepare_query_anndata"]
@@ -113,8 +112,10 @@ def load_query_data(
     options = reference.options
     schema = extended(reference.schema, adata, cls._reads_labels(options))
     cells = cls._make_cells((schema,), options, (adata,), validate=False)
-    module, scope = _widened(reference.module, lambda: cls._make_networks((schema,), options), freeze)
-    _report(_new_categories(reference.schema, schema), scope)
+    with seeded(0):  # nothing random is left in it
+        module = cls._make_networks((schema,), options).to(reference.device)
+    scope = scope_of(module, widen(reference.module, module), freeze)
+    _report(reference.schema, schema, scope)
     model = cls._assembled(options, module, cells)
     model.is_trained, model._scope = True, scope
     return model
@@ -175,32 +176,11 @@ def _reference(cls: type[Estimator], reference_model: Estimator | str | os.PathL
     return reference_model
 
 
-def _new_categories(old: Schema, new: Schema) -> dict[str, tuple[str, ...]]:
-    """Categories that only the second schema has, by column."""
-    known = old.categories
-    return {key: names[len(known[key]) :] for key, names in new.categories.items() if len(names) > len(known[key])}
-
-
-def _widened(old: Model, make: Callable[[], Model], freeze: Freeze) -> tuple[Model, Scope]:
-    """A wider network with the weights of an old one, on its device, and what of it trains.
-
-    Parameters
-    ----------
-    make
-        Makes the network.
-    freeze
-        What does not train.
-    """
-    with seeded(0):  # nothing random is left in it
-        module = make()
-    module.to(next(old.parameters()).device)
-    return module, scope_of(module, widen(old, module), freeze)
-
-
-def _report(new: Mapping[str, tuple[str, ...]], scope: Scope) -> None:
+def _report(old: Schema, new: Schema, scope: Scope) -> None:
     """Says what was added, and warns where training cannot move the query in the latent space."""
-    for key, names in new.items():
-        logger.info("New categories of %r: %s.", key, ", ".join(names))
+    for key, names in new.categories.items():
+        if len(names) > len(old.categories[key]):
+            logger.info("New categories of %r: %s.", key, ", ".join(names[len(old.categories[key]) :]))
     if not scope.trained:
         warn(
             "the query has no batch and no category of a covariate that the reference does not know, so there is "
