@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import formats
 from scvi.data import read_10x, read_brain_large
 from scvi.data.matrix_market import read_matrix_market
-from scvi.data.tenx_files import open_tenx_h5
+from scvi.data.tenx import open_tenx_h5
 
 X = formats.counts()
 N, G = X.shape

@@ -49,14 +49,13 @@ def extract(path: str | os.PathLike[str], folder: str | os.PathLike[str], larges
     """
     path, folder = existing(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder) as partial:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder) as temporary:
         with readable_as(path, "an archive"):
-            names = _unpack(path, Path(partial), largest)
-        files = [folder / name for name in names]
-        for file, name in zip(files, names, strict=True):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(partial, name), file)
-    return files
+            names = _unpack(path, Path(temporary), largest)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(temporary, name), folder / name)
+    return [folder / name for name in names]
 
 
 def _unpack(path: Path, folder: Path, largest: int) -> list[PurePosixPath]:

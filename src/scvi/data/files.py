@@ -71,8 +71,7 @@ def _in_short(error: Exception) -> str:
         return "it is not UTF-8 text; convert it, or name its encoding where the reader has an argument for it"
     if isinstance(error, EOFError):
         return "it ends too early; it was cut short"
-    text = " ".join(str(error).split())
-    return text if text else type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
@@ -264,13 +263,10 @@ def stacked(blocks: list[sp.csr_matrix], n_columns: int) -> sp.csr_matrix:
     indptr = np.cumsum(np.concatenate(lengths), dtype=np.int64)
     indices, data = [block.indices for block in blocks], [block.data for block in blocks]
     blocks.clear()
-    values = _emptied(data, np.result_type(np.int32, *{part.dtype for part in data}) if _whole(data) else np.float32)
+    whole = all(part.dtype.kind in "iu" for part in data)
+    values = _emptied(data, np.result_type(np.int32, *{part.dtype for part in data}) if whole else np.float32)
     columns = _emptied(indices, _index_type(n_columns, indptr))
     return csr_of(values, columns, indptr, n_columns)
-
-
-def _whole(parts: list[np.ndarray]) -> bool:
-    return all(part.dtype.kind in "iu" for part in parts)
 
 
 def _emptied(parts: list[np.ndarray], dtype: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ from scvi.data.files import (
     existing,
     numbered,
     open_bytes,
+    read_lines,
     readable_as,
     require,
     shared_names,
@@ -140,9 +141,8 @@ def read_hemato(
 
 
 def _gene_list(path: Path) -> list[str]:
-    with readable_as(path, "a list of genes"), open_bytes(path) as file:
-        lines = file.read().decode("utf-8-sig").splitlines()
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    names = (line[0].strip() for line in read_lines(path, "a list of genes"))
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _counts(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, sp.csr_matrix, list[str]]:

@@ -14,8 +14,7 @@ from anndata import AnnData
 from scvi._checks import check_integer
 from scvi.cells.storage import moments
 from scvi.data.files import as_counts, existing, open_bytes, readable_as, stacked, unique_names
-from scvi.data.tenx import genes_and_others
-from scvi.data.tenx_files import TenxH5, open_tenx_h5
+from scvi.data.tenx import TenxH5, genes_and_others, open_tenx_h5
 
 __all__ = ["read_brain_large", "read_cortex"]
 
@@ -137,14 +136,14 @@ def read_brain_large(
         first = min(n_cells_for_variance, file.shape[0])
         parts = (file.rows(*part) for part in _parts(file, first, n_cells_at_once))
         variance = moments(parts, first, file.shape[1])[1]
-        features = file.features()
+        features = file.features
         candidates, _ = genes_and_others(features, None, path)  # antibodies vary more than any gene
         genes = candidates[np.argsort(-variance[candidates], kind="stable")[:n_genes]]
         blocks = []
         for start, stop in _parts(file, n, n_cells_at_once):
             blocks.append(file.rows(start, stop)[:, genes])
             logger.info("loaded %d of %d cells", stop, n)
-        obs = pd.DataFrame(index=file.barcodes()[:n])
+        obs = pd.DataFrame(index=file.barcodes[:n])
     var = features.iloc[genes]
     names = unique_names(var["gene_ids"].to_numpy(), "genes", path)
     return AnnData(stacked(blocks, len(genes)), obs=obs, var=var.set_index(names))

@@ -20,8 +20,7 @@ from scvi.cells.storage import as_dense, as_rows, take
 from scvi.data.archives import is_archive
 from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
 from scvi.data.loom import Loom, open_loom
-from scvi.data.tenx import ANTIBODIES, columns_of, genes_and_others, open_10x, var_table
-from scvi.data.tenx_files import TenxFolder, TenxH5
+from scvi.data.tenx import ANTIBODIES, TenxFolder, TenxH5, columns_of, genes_and_others, open_10x, var_table
 
 __all__ = ["Source", "open_source"]
 
@@ -138,7 +137,7 @@ def _of_loom(loom: Loom) -> Source:
 
 
 def _of_10x(path: Path, file: TenxFolder | TenxH5, protein_key: str | None) -> Source:
-    features, barcodes = file.features(), file.barcodes()
+    features, barcodes = file.features, file.barcodes
     if barcodes is None:
         raise FileNotFoundError(f"there is no barcodes.tsv(.gz) beside the matrix in {path}")
     genes, _ = genes_and_others(features, None, path)

@@ -221,13 +221,8 @@ def _write_parts(
 ) -> None:
     columns = {name: _positions(source, *shared) for name, source in sources.items()}
     there = _files(parts)
-    bar = tqdm(
-        total=sum(stop - start for _, start, stop in blocks),
-        desc="reading",
-        unit=" cells",
-        disable=None if progress else True,
-    )
-    with bar:
+    total = sum(stop - start for _, start, stop in blocks)
+    with tqdm(total=total, desc="reading", unit=" cells", disable=None if progress else True) as bar:
         for number, (name, start, stop) in enumerate(blocks):
             if number not in there:
                 rows, proteins = sources[name].rows(start, stop)
@@ -235,9 +230,9 @@ def _write_parts(
                 if genes is not None:
                     rows = rows[:, genes]
                     rows.sort_indices()
-                arrays = {"data": rows.data, "indices": rows.indices, "indptr": rows.indptr}
                 with replacing(parts / f"{number:08d}-{rows.dtype}.npz") as temporary:  # the type is known unopened
-                    np.savez(temporary, **arrays, proteins=proteins[:, of_proteins])
+                    proteins = proteins[:, of_proteins]
+                    np.savez(temporary, data=rows.data, indices=rows.indices, indptr=rows.indptr, proteins=proteins)
             bar.update(stop - start)
 
 

@@ -1,11 +1,16 @@
-"""Counts of 10x Genomics: folders of Cell Ranger 2 and 3, archives of such folders, and HDF5 files of both."""
+"""Counts of 10x Genomics: folders of Cell Ranger 2 and 3, archives of such folders, and HDF5 files of both.
+
+All hold genes x cells by cell, that is, cells x genes by row, and are read a range of cells at a time.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +22,41 @@ from anndata import AnnData
 
 from scvi._checks import check_choice
 from scvi.data.archives import extract, is_archive
-from scvi.data.files import Unreadable, existing, numbered
-from scvi.data.tenx_files import TenxFolder, TenxH5, matrix_folder, open_tenx_h5
+from scvi.data.files import (
+    Unreadable,
+    check_stored,
+    csr_of,
+    existing,
+    names_of,
+    numbered,
+    open_hdf5,
+    read_lines,
+    readable_as,
+    unique_names,
+)
+from scvi.data.matrix_market import read_header, read_matrix_market
 
-__all__ = ["ANTIBODIES", "VarNames", "columns_of", "genes_and_others", "open_10x", "read_10x", "var_table"]
+__all__ = [
+    "ANTIBODIES",
+    "TenxFolder",
+    "TenxH5",
+    "VarNames",
+    "columns_of",
+    "find_matrices",
+    "genes_and_others",
+    "open_10x",
+    "open_tenx_h5",
+    "read_10x",
+    "var_table",
+]
 
 GENES, ANTIBODIES = "Gene Expression", "Antibody Capture"
 VarNames = Literal["gene_ids", "gene_symbols"]
+_MATRICES = ("matrix.mtx", "matrix.mtx.gz")
+_FEATURES = ("features.tsv.gz", "features.tsv", "genes.tsv", "genes.tsv.gz")
+_BARCODES = ("barcodes.tsv", "barcodes.tsv.gz")
+_KIND = "an HDF5 file of Cell Ranger"
+_LARGEST = np.iinfo(np.int32).max
 
 
 def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", genome: str | None = None) -> AnnData:
@@ -55,7 +88,7 @@ def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", 
     """
     check_choice("var_names", var_names, ("gene_ids", "gene_symbols"))
     with open_10x(path, genome) as file:
-        features, barcodes = file.features(), file.barcodes()
+        features, barcodes = file.features, file.barcodes
         counts = file.rows(0, file.shape[0])
     genes, others = genes_and_others(features, genome, path)
     obsm, uns = {}, {}
@@ -116,3 +149,213 @@ def var_table(features: pd.DataFrame, genes: np.ndarray, var_names: VarNames) ->
 def columns_of(rows: sp.csr_matrix, features: np.ndarray) -> sp.csr_matrix:
     """Counts of these features; the matrix itself if they are all."""
     return rows if len(features) == rows.shape[1] else rows[:, features]
+
+
+class TenxFolder:
+    """A folder with a matrix: n cells, G features of any type.
+
+    Attributes
+    ----------
+    shape
+        n, G.
+    barcodes
+        (n,) names of the cells; None if there is no list of these.
+    features
+        Columns gene_ids, gene_symbols and feature_types; a row for each feature.
+    row_bytes
+        0: text is read from its beginning only, so it is read whole when its first cell is asked for.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no list of features.
+    ValueError
+        If a list is damaged, or barcodes repeat.
+    """
+
+    row_bytes = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        self.features, self.barcodes = _listed_features(folder), _listed_barcodes(folder)
+        self._matrix = next(folder / name for name in _MATRICES if (folder / name).exists())
+        self._counts: sp.csr_matrix | None = None
+        n = _claimed_cells(self._matrix) if self.barcodes is None else len(self.barcodes)
+        self.shape = n, len(self.features)
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Counts of the cells from `start` up to `stop`; they are forgotten with the last."""
+        n, n_features = self.shape
+        counts = read_matrix_market(self._matrix, n_features, n) if self._counts is None else self._counts
+        self._counts = None if stop == n else counts
+        return counts if stop - start == n else counts[start:stop]
+
+
+def find_matrices(folder: Path) -> list[Path]:
+    """All folders below with a matrix, the folder itself included, sorted."""
+    found = {matrix.parent for name in _MATRICES for matrix in folder.rglob(name)}
+    return sorted(place for place in found if not any(part.startswith(".") for part in place.relative_to(folder).parts))
+
+
+def matrix_folder(folder: Path, named: Path | None = None) -> Path:
+    """The one folder with a matrix, in `folder` or below.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none, or if there are several.
+    """
+    found = find_matrices(folder)
+    if not found:
+        raise FileNotFoundError(f"No matrix.mtx(.gz) found in path ({named or folder})")
+    if len(found) > 1 and folder not in found:
+        inner = [str(place.relative_to(folder)) for place in found]
+        raise Unreadable(f"{named or folder} holds several matrices, in {inner}; name one of these folders")
+    return folder if folder in found else found[0]
+
+
+def _listed_features(folder: Path) -> pd.DataFrame:
+    file = next((folder / name for name in _FEATURES if (folder / name).exists()), None)
+    if file is None:
+        raise FileNotFoundError(f"there is no genes.tsv and no features.tsv(.gz) beside the matrix in {folder}")
+    lines = read_lines(existing(file), "a list of genes")
+    short = [i for i, fields in enumerate(lines) if len(fields) < len(lines[0]) or len(fields) < 2]
+    if not lines or short:
+        where = f"line {short[0] + 1} has {len(lines[short[0]])} fields" if short else "it has no lines"
+        raise Unreadable(f"{file} is no list of genes with id and name, separated by tabs: {where}")
+    columns = ["gene_ids", "gene_symbols", "feature_types"][: len(lines[0])]
+    features = pd.DataFrame([fields[: len(columns)] for fields in lines], columns=columns, dtype=object)
+    return features if "feature_types" in features else features.assign(feature_types=GENES)
+
+
+def _listed_barcodes(folder: Path) -> pd.Index | None:
+    file = next((folder / name for name in _BARCODES if (folder / name).exists()), None)
+    if file is None:
+        return None
+    return unique_names([fields[0] for fields in read_lines(file, "a list of barcodes")], "barcodes", file)
+
+
+def _claimed_cells(matrix: Path) -> int:
+    """The number of cells where only the matrix tells it."""
+    header = read_header(matrix)
+    if header.n_cells > max(header.n_entries, 2**20):
+        raise Unreadable(
+            f"{matrix} claims {header.n_cells} cells for {header.n_entries} entries, and no barcodes are there"
+        )
+    return header.n_cells
+
+
+@dataclass(frozen=True, eq=False)
+class TenxH5:
+    """An open file: n cells, G features of any type.
+
+    Attributes
+    ----------
+    path
+        Its name.
+    indptr
+        (n + 1,) where the entries of each cell end.
+    shape
+        n, G.
+    """
+
+    path: str
+    group: Any
+    indptr: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def row_bytes(self) -> float:
+        """Mean size of a cell's counts while they are read."""
+        return 8.0 * float(self.indptr[-1]) / max(self.shape[0], 1)
+
+    @property
+    def barcodes(self) -> pd.Index:
+        """(n,) names of the cells."""
+        return unique_names(self._names("barcodes", self.shape[0]), "barcodes", self.path)
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """Columns gene_ids, gene_symbols, feature_types and, in version 3, genome; a row for each feature."""
+        n = self.shape[1]
+        if "features" not in self.group:
+            columns = {"gene_ids": self._names("genes", n), "gene_symbols": self._names("gene_names", n)}
+            return pd.DataFrame({**columns, "feature_types": GENES})
+        keys = {"gene_ids": "id", "gene_symbols": "name", "feature_types": "feature_type"}
+        if "features/genome" in self.group:
+            keys["genome"] = "genome"
+        return pd.DataFrame({name: self._names(f"features/{key}", n) for name, key in keys.items()})
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Counts of the cells from `start` up to `stop`, int32 or, where there are fractions, float32."""
+        begin, end = self.indptr[start], self.indptr[stop]
+        indptr = self.indptr[start : stop + 1] - begin
+        stored = self.group["data"]
+        with readable_as(self.path, _KIND):  # HDF5 makes what is beyond 32 bits the largest or smallest within
+            data = stored.astype(np.int32 if stored.dtype.kind in "iu" else np.float32)[begin:end]
+            indices = self.group["indices"].astype(np.int32)[begin:end]
+            if data.dtype == np.int32 and data.max(initial=0) == _LARGEST:
+                raise ValueError("it has a value beyond 32 bits, which is no count")
+            if len(indices) and not 0 <= indices.min() <= indices.max() < self.shape[1]:
+                raise ValueError(f"it has an entry of gene {indices.max()}, but {self.shape[1]} genes")
+        rows = csr_of(data, indices, indptr, self.shape[1])
+        rows.sort_indices()
+        rows.sum_duplicates()
+        return rows
+
+    def _names(self, key: str, length: int) -> np.ndarray:
+        with readable_as(self.path, _KIND):
+            if key not in self.group:
+                raise ValueError(f"it has no {self.group.name}/{key}")
+            if self.group[key].shape != (length,):
+                raise ValueError(f"{self.group.name}/{key} has shape {self.group[key].shape}, not ({length},)")
+            return names_of(self.group[key][:])
+
+
+def open_tenx_h5(path: str | os.PathLike[str], genome: str | None = None) -> AbstractContextManager[TenxH5]:
+    """Opens a file of either version.
+
+    Parameters
+    ----------
+    genome
+        The group to read where a version 2 file has several.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or no such file.
+    """
+    return open_hdf5(path, _KIND, partial(_opened, genome=genome))
+
+
+def _opened(path: Path, file: h5py.File, genome: str | None) -> TenxH5:
+    group = file[_group_name(path, file, genome)]
+    for key in ("data", "indices", "indptr", "shape"):
+        if key not in group or not isinstance(group[key], h5py.Dataset) or group[key].ndim != 1:
+            raise ValueError(f"{group.name} has no list {key!r}")
+        if group[key].dtype.kind not in "iuf":
+            raise ValueError(f"{group.name}/{key} holds {group[key].dtype}, not numbers")
+        check_stored(group[key])
+    indptr = group["indptr"][:].astype(np.int64)
+    shape = group["shape"][:].tolist()
+    if len(shape) != 2 or len(indptr) != shape[1] + 1 or not 0 <= shape[0] <= _LARGEST:
+        hint = "; it is stored by gene, and should be by cell" if len(indptr) == shape[0] + 1 else ""
+        raise ValueError(f"its shape {shape} does not go with {len(indptr) - 1} cells{hint}")
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise ValueError("its indptr does not rise from 0; it is damaged")
+    if not len(group["data"]) == len(group["indices"]) == indptr[-1]:
+        raise ValueError(f"it announces {indptr[-1]} entries and has {len(group['data'])}; it is damaged")
+    return TenxH5(str(path), group, indptr, (shape[1], shape[0]))
+
+
+def _group_name(path: Path, file: h5py.File, genome: str | None) -> str:
+    groups = [name for name in file if isinstance(file[name], h5py.Group) and "indptr" in file[name]]
+    if "matrix" in groups:
+        return "matrix"
+    if genome is not None:
+        if genome not in groups:
+            raise Unreadable(f"{path} has no genome {genome!r}; it has {groups}")
+        return genome
+    if len(groups) != 1:
+        what = f"several genomes, {groups}; name one as `genome`" if groups else "no group with a matrix of counts"
+        raise Unreadable(f"{path} has {what}")
+    return groups[0]

@@ -142,7 +142,9 @@ def _expected_log_variance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     fitted = _loess(points, heights, number.astype(np.float64))
     if fitted is None:
         degree = min(2, len(points) - 1)
-        fitted = _parabola(points, heights, number, degree) if len(points) else points
+        fitted = (
+            np.polynomial.Polynomial.fit(points, heights, degree, w=np.sqrt(number))(points) if len(points) else points
+        )
     return fitted[place]
 
 
@@ -159,10 +161,6 @@ def _loess(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> n
         return None
     fitted = np.asarray(model.outputs.fitted_values)
     return fitted if np.isfinite(fitted).all() else None
-
-
-def _parabola(x: np.ndarray, y: np.ndarray, number: np.ndarray, degree: int) -> np.ndarray:
-    return np.polynomial.Polynomial.fit(x, y, degree, w=np.sqrt(number))(x)
 
 
 def dispersion_genes(
@@ -220,7 +218,7 @@ def dispersion_genes(
         if n_top_genes is not None:
             return _first(n_top_genes, table["dispersions_norm"])
         mean, dispersion = table["means"], table["dispersions_norm"].fillna(0.0)
-        within = (mean > min_mean) & (mean < max_mean) & (dispersion > min_disp) & (dispersion < max_disp)
+        within = mean.between(min_mean, max_mean, "neither") & dispersion.between(min_disp, max_disp, "neither")
         return within.to_numpy()
 
     tables = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,7 +143,7 @@ class DownloadableAnnDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the file."""
-        adata = read_h5ad(Path(self.save_path) / self.filenames[0])
+        adata = read_h5ad(self._paths[0])
         counts = as_rows(adata.raw.X if self.use_raw and adata.raw is not None else adata.X, "X")
         nonempty = np.concatenate([row_sums(rows) for _, rows in blocks(counts)]) > 0
         labels = (self.batch_label, self.ctype_label, self.class_label, self.use_raw)

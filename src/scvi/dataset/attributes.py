@@ -372,7 +372,6 @@ class AnnotatedCells(Dataset):
         counts = self.corrupted_X if corrupted else self._counts
         if counts is None:
             raise ValueError("there is no corrupted_X; call corrupt() first")
-        proteins = self._proteins()
         made_of = (
             counts,
             self.batch_indices,
@@ -380,7 +379,7 @@ class AnnotatedCells(Dataset):
             self.local_means,
             self.local_vars,
             self.gene_names,
-            proteins,
+            self._proteins(),
         )
         known, cells = self._cell_data.get(corrupted, ((), None))
         if cells is None or any(old is not new for old, new in zip(known, made_of, strict=True)):
@@ -389,7 +388,6 @@ class AnnotatedCells(Dataset):
         return cells
 
     def _made_cell_data(self, counts: Rows) -> CellData:
-        genes = np.arange(self.nb_genes).astype(str) if self.gene_names is None else self.gene_names
         return CellData(
             counts=counts,
             columns=None,
@@ -401,7 +399,7 @@ class AnnotatedCells(Dataset):
             continuous=None,
             categorical=None,
             cell_names=np.arange(self.nb_cells),
-            gene_names=genes,
+            gene_names=np.arange(self.nb_genes).astype(str) if self.gene_names is None else self.gene_names,
             proteins=self._proteins(),
         )
 
@@ -429,13 +427,14 @@ class AnnotatedCells(Dataset):
         corrupted
             Read `corrupted_X` in place of `X`.
         """
-        attributes: dict[str, Any] = {}
-        if not override:
-            attributes["corrupted_X" if corrupted else "X"] = np.float32
-            attributes |= {"local_means": np.float32, "local_vars": np.float32}
-            attributes |= {"batch_indices": np.int64, "labels": np.int64}
-        attributes |= add_attributes_and_types or {}
-        return partial(self.collate_fn_base, attributes)
+        usual = {
+            "corrupted_X" if corrupted else "X": np.float32,
+            "local_means": np.float32,
+            "local_vars": np.float32,
+            "batch_indices": np.int64,
+            "labels": np.int64,
+        }
+        return partial(self.collate_fn_base, {**({} if override else usual), **(add_attributes_and_types or {})})
 
     def collate_fn_base(
         self, attributes_and_types: Mapping[str, Any], batch: Sequence[int] | npt.NDArray

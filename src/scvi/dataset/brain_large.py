@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from scvi.data.published import published
 from scvi.data.published_brain import read_brain_large
 from scvi.dataset.dataset import DownloadableDataset
@@ -52,7 +50,7 @@ class BrainLargeDataset(DownloadableDataset):
     def populate(self) -> None:
         """Reads the file."""
         adata = read_brain_large(
-            Path(self.save_path) / self.filenames[0],
+            self._paths[0],
             n_genes=self.nb_genes_to_keep,
             n_cells_for_variance=self.sample_size_gene_var,
             n_cells=self.n_cells_to_keep,

@@ -34,7 +34,7 @@ class CiteSeqDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the three tables."""
-        adata = read_cite_seq(*(Path(self.save_path) / filename for filename in self.filenames))
+        adata = read_cite_seq(*self._paths)
         measurements = [
             CellMeasurement(
                 f"protein_expression{kind}", adata.obsm[f"protein_expression{kind}"], f"protein_names{kind}", names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
@@ -54,9 +53,8 @@ class CortexDataset(DownloadableDataset):
         KeyError
             If a gene to keep is unknown.
         """
-        path = Path(self.save_path) / self.filenames[0]
-        adata = read_cortex(path)
-        adata = adata[:, self._chosen(adata, path)]
+        adata = read_cortex(self._paths[0])
+        adata = adata[:, self._chosen(adata)]
         types, labels = np.unique(adata.obs["level1class"].to_numpy().astype(str), return_inverse=True)
         self.populate_from_data(
             sp.csr_matrix(adata.X),
@@ -66,12 +64,12 @@ class CortexDataset(DownloadableDataset):
             cell_attributes_dict={"precise_labels": adata.obs["level2class"].to_numpy().astype(str)},
         )
 
-    def _chosen(self, adata: AnnData, path: Path) -> np.ndarray:
+    def _chosen(self, adata: AnnData) -> np.ndarray:
         """Positions of the genes to keep, in their order."""
         first = adata.var_names.get_indexer(list(self.genes_to_keep or []))
         if (first < 0).any():
             unknown = [name for name, place in zip(self.genes_to_keep or [], first, strict=True) if place < 0]
-            raise KeyError(f"{path} has no genes {unknown[:5]}")
+            raise KeyError(f"{self._paths[0]} has no genes {unknown[:5]}")
         if self.total_genes is None:
             return first if len(first) else np.arange(adata.n_vars)
         if self.total_genes < len(first):

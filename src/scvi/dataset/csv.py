@@ -85,7 +85,7 @@ class CsvDataset(DownloadableDataset):
     def populate(self) -> None:
         """Reads the table, and chooses genes where that was asked for."""
         adata = read_csv(
-            Path(self.save_path) / self.filenames[0],
+            self._paths[0],
             sep=self.sep,
             genes_in_rows=self.gene_by_cell,
             compression=self.compression or "infer",

@@ -6,6 +6,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -414,6 +415,11 @@ class DownloadableDataset(GeneExpressionDataset, ABC):
         self.download()
         if not delayed_populating:
             self.populate()
+
+    @property
+    def _paths(self) -> list[Path]:
+        """Where the files are, once they are downloaded."""
+        return [Path(self.save_path) / filename for filename in self.filenames]
 
     def download(self) -> None:
         """Downloads the files that have a URL and are not in `save_path` yet."""

@@ -16,8 +16,7 @@ from scvi.data.archives import extract
 from scvi.data.download import download_file
 from scvi.data.files import Unreadable
 from scvi.data.published import FILES, tenx_file
-from scvi.data.tenx import VarNames, read_10x
-from scvi.data.tenx_files import find_matrices
+from scvi.data.tenx import VarNames, find_matrices, read_10x
 from scvi.data.unpickling import read_metadata
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
@@ -87,8 +86,14 @@ class Dataset10X(DownloadableDataset):
     def populate(self) -> None:
         """Reads the matrices, extracting them first where need be."""
         adata = self._read()
+        names = {name: "protein_names" if name == "protein_expression" else f"{name}_names" for name in adata.obsm}
         measurements = [
-            CellMeasurement(name, _as_2020(data), _names_of_columns(name), adata.uns[_names_of_columns(name)])
+            CellMeasurement(
+                name,
+                data.astype(np.int64) if name == "protein_expression" else data,
+                names[name],
+                adata.uns[names[name]],
+            )
             for name, data in adata.obsm.items()
         ]
         named = adata.obs_names.str.contains("[A-Za-z]").any()  # numbers stand for barcodes that were not listed
@@ -137,14 +142,6 @@ class Dataset10X(DownloadableDataset):
         if not found:
             raise FileNotFoundError(f"No matrix.mtx(.gz) found in path ({folder})")
         return next((place for place in found if self.type in str(place.relative_to(folder))), found[0])
-
-
-def _names_of_columns(measurement: str) -> str:
-    return "protein_names" if measurement == "protein_expression" else f"{measurement}_names"
-
-
-def _as_2020(data: Any) -> Any:
-    return data.astype(np.int64) if isinstance(data, np.ndarray) else data
 
 
 def _run_of(barcodes: pd.Index) -> np.ndarray:

@@ -36,7 +36,7 @@ class HematoDataset(DownloadableDataset):
         folder = Path(self.save_path)
         if not (folder / _SPRING).exists() or not (folder / _GENES).exists():
             self._extract(folder)
-        adata = read_hemato(folder / self.filenames[0], folder / _SPRING, folder / _GENES)
+        adata = read_hemato(self._paths[0], folder / _SPRING, folder / _GENES)
         self._meta_names = [name for name in adata.obs if name not in ("x_spring", "y_spring", "fate_score")]
         self.populate_from_data(
             adata.X,
@@ -52,7 +52,7 @@ class HematoDataset(DownloadableDataset):
 
     def _extract(self, folder: Path) -> None:
         """Unpacks the archive; its files may lie in a folder of their own there."""
-        for path in extract(folder / self.filenames[1], folder):
+        for path in extract(self._paths[1], folder):
             if path.name in (_SPRING, _GENES) and path.parent != folder:
                 os.replace(path, folder / path.name)
 

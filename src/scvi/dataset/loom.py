@@ -69,7 +69,7 @@ class LoomDataset(DownloadableDataset):
     @property
     def path(self) -> Path:
         """The file."""
-        return Path(self.save_path) / self.filenames[0]
+        return self._paths[0]
 
     def populate(self) -> None:
         """Reads the file."""

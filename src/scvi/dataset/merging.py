@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -171,22 +172,19 @@ def _concatenated(name: str, datasets: Sequence[AnnotatedCells]) -> Any:
 
 def _merged_codes(name: str, datasets: Sequence[AnnotatedCells], reference: str | None) -> tuple[npt.NDArray, Mappings]:
     """Codes of all cells, and the lists indexed by them that all data sets have."""
-    parts = []
-    for dataset in datasets:
-        codes, _, mappings = remap_categories(getattr(dataset, name), mappings_dict=_mappings(dataset, name))  # type: ignore[misc]
-        parts.append((codes.astype(np.int64), mappings))
-    shared = [mapping for mapping in parts[0][1] if all(mapping in mappings for _, mappings in parts)]
-    lists = {mapping: np.concatenate([mappings[mapping] for _, mappings in parts]) for mapping in shared}
-    sizes = [int(codes.max(initial=-1)) + 1 for codes, _ in parts]
+    remapped = [remap_categories(getattr(each, name), mappings_dict=_mappings(each, name)) for each in datasets]
+    codes, sizes, mappings = zip(*remapped, strict=True)
+    shared = [mapping for mapping in mappings[0] if all(mapping in each for each in mappings)]
+    lists = {mapping: np.concatenate([each[mapping] for each in mappings]) for mapping in shared}
     starts = np.cumsum([0, *sizes[:-1]])
-    apart = concatenate_arrays([codes + start for (codes, _), start in zip(parts, starts, strict=True)])
+    apart = concatenate_arrays([each.astype(np.int64) + start for each, start in zip(codes, starts, strict=True)])
     if reference is None:
         return apart, lists
     if reference not in shared:
         hint = "; shared_labels=False keeps them apart" if name == "labels" else ""
         raise ValueError(f"not all data sets have {reference!r}, by which {name} are to be shared{hint}")
-    code_of_name, names = pd.factorize(lists[reference].astype(object), use_na_sentinel=False)  # in first-seen order
-    first = np.array([np.argmax(code_of_name == code) for code in range(len(names))], dtype=np.int64)
+    code_of_name, _ = pd.factorize(lists[reference].astype(object), use_na_sentinel=False)  # in first-seen order
+    _, first = np.unique(code_of_name, return_index=True)
     return code_of_name[apart], {mapping: values[first] for mapping, values in lists.items()}
 
 
@@ -202,13 +200,11 @@ def _merged_measurement(name: str, datasets: Sequence[AnnotatedCells], intersect
     for place, each in enumerate(columns):
         if len(np.unique(each)) != len(each):
             raise ValueError(f"{columns_name} of data set {place} of the list has repeated names; name columns apart")
-    wanted = np.unique(np.concatenate(columns))
-    if intersection:
-        wanted = wanted[[all(column in each for each in columns) for column in wanted]]
-        if not len(wanted):
-            raise ValueError(
-                f"no column of {name} is in all data sets; cell_measurement_intersection={{{name!r}: False}} keeps all"
-            )
+    wanted = np.unique(reduce(np.intersect1d if intersection else np.union1d, columns))
+    if intersection and not len(wanted):
+        raise ValueError(
+            f"no column of {name} is in all data sets; cell_measurement_intersection={{{name!r}: False}} keeps all"
+        )
     parts = [_aligned(getattr(d, name), each, wanted) for d, each in zip(datasets, columns, strict=True)]
     return CellMeasurement(name, concatenate_arrays(parts), columns_name, wanted)
 

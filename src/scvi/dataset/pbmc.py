@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +69,7 @@ class PbmcDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads counts and metadata."""
-        genes, metadata = (Path(self.save_path) / name for name in self.filenames)
+        genes, metadata = self._paths
         adata = read_pbmc([self._run(name)._read() for name in _RUNS], metadata, genes)
         types, qc = adata.obs["cell_type"].cat, adata.obsm["raw_qc"].copy()
         with self._all_or_nothing():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from scvi.data.published import published
 from scvi.data.published_fish import read_seqfish
 from scvi.dataset.dataset import DownloadableDataset
@@ -19,4 +17,4 @@ class SeqfishDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the workbook."""
-        self.populate_from_data(read_seqfish(Path(self.save_path) / self.filenames[0]).X)
+        self.populate_from_data(read_seqfish(self._paths[0]).X)

@@ -46,7 +46,7 @@ class SeqFishPlusDataset(DownloadableDataset):
         folder, prefix = Path(self.save_path) / "seqfishplus", _PREFIXES[self.tissue_region]
         files = [folder / "sourcedata" / f"{prefix}_{table}.csv" for table in ("counts", "cellcentroids")]
         if not all(file.exists() for file in files):
-            extract(Path(self.save_path) / self.filenames[0], folder)
+            extract(self._paths[0], folder)
         adata = read_seqfishplus(*files)
         self.populate_from_data(
             adata.X,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from scvi.data.published import published
@@ -44,7 +42,7 @@ class SmfishDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the file."""
-        adata = read_smfish(Path(self.save_path) / self.filenames[0])
+        adata = read_smfish(self._paths[0])
         labels, names = (adata.obs[name].to_numpy() for name in ("ClusterID", "ClusterName"))
         codes, first = np.unique(labels, return_index=True)
         cell_types = np.full(codes.max() + 1, "", dtype=object)

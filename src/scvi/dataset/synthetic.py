@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,13 +81,12 @@ class SyntheticRandomDataset(DownloadableDataset):
         means = rng.gamma(self.theta, self.mu / self.theta, size)
         counts = rng.poisson(means) * rng.binomial(1, 1 - self.dropout, size)
         counts = counts[counts.sum(axis=1) > 0]
-        path = Path(self.save_path) / self.filenames[0]
-        metadata = read_metadata(path, "clusters")
+        metadata = read_metadata(self._paths[0], "clusters")
         labels = np.ravel(metadata["clusters"])
         if len(labels) != len(counts):
             raise ValueError(
-                f"{path} has clusters of {len(labels)} cells, and {len(counts)} were drawn; it belongs to mu=4, "
-                "theta=2, dropout=0.7"
+                f"{self._paths[0]} has clusters of {len(labels)} cells, and {len(counts)} were drawn; it belongs to "
+                "mu=4, theta=2, dropout=0.7"
             )
         self.simlr_metadata = metadata
         self.populate_from_data(sp.csr_matrix(counts), labels=labels - labels.min())
