@@ -23,7 +23,7 @@ from scipy import sparse
 import scvi
 
 HERE = Path(__file__).parent
-VERSION = 1
+VERSION = 2
 TINY: dict[str, Any] = {"n_hidden": 4, "n_latent": 2, "seed": 0}
 QUICK: dict[str, Any] = {"max_epochs": 5, "batch_size": 12, "seed": 0, "enable_progress_bar": False}
 KEYS: dict[str, Any] = {

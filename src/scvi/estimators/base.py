@@ -31,7 +31,7 @@ from scvi.fit.plan import Plan
 from scvi.fit.starting_values import initialise
 from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
-from scvi.models.likelihood import make_likelihood
+from scvi.models.likelihood import LikelihoodName, make_likelihood
 
 __all__ = ["Estimator"]
 
@@ -79,7 +79,7 @@ class Estimator(ABC):
         n_layers: int = 1,
         dropout_rate: float = 0.1,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
-        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
+        gene_likelihood: LikelihoodName = "zinb",
         latent_distribution: Literal["normal", "ln"] = "normal",
         use_observed_lib_size: bool = True,
         *,

@@ -25,6 +25,7 @@ from scvi.minibatch import Minibatch
 from scvi.models.adversary import Adversaries
 from scvi.models.classifier import Classifier
 from scvi.models.jvae import JVAE
+from scvi.models.likelihood import LikelihoodName
 from scvi.queries import imputation, latent, likelihood
 
 __all__ = ["GIMVI"]
@@ -122,7 +123,7 @@ class GIMVI(Estimator):
         self,
         adata_seq: AnnData,
         adata_spatial: AnnData,
-        generative_distributions: Sequence[Literal["zinb", "nb", "poisson"]] | None = None,
+        generative_distributions: Sequence[LikelihoodName] | None = None,
         model_library_size: Sequence[bool] | None = None,
         n_latent: int = 10,
         *,

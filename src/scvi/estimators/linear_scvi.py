@@ -10,7 +10,7 @@ from anndata import AnnData
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.models.ldvae import LDVAE
-from scvi.models.likelihood import make_likelihood
+from scvi.models.likelihood import LikelihoodName, make_likelihood
 
 __all__ = ["LinearSCVI"]
 
@@ -50,7 +50,7 @@ class LinearSCVI(Estimator):
         n_layers: int = 1,
         dropout_rate: float = 0.1,
         dispersion: Literal["gene", "gene-batch", "gene-label"] = "gene",
-        gene_likelihood: Literal["zinb", "nb", "poisson"] = "nb",
+        gene_likelihood: LikelihoodName = "nb",
         latent_distribution: Literal["normal", "ln"] = "normal",
         use_observed_lib_size: bool = True,
         *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from scvi.kernels import Affine, Counts
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.models.one_hot import columns_of, table_shape
 
-__all__ = ["LIKELIHOODS", "Dispersion", "Likelihood", "make_dispersion", "make_likelihood"]
+__all__ = ["LIKELIHOODS", "Dispersion", "Likelihood", "LikelihoodName", "make_dispersion", "make_likelihood"]
 
 
 class Likelihood(ABC):
@@ -108,6 +109,7 @@ class PoissonCounts(Likelihood):
         return Poisson(rate.clamp(min=torch.finfo(rate.dtype).tiny), validate_args=False)
 
 
+LikelihoodName: TypeAlias = Literal["zinb", "nb", "poisson"]
 LIKELIHOODS: dict[str, Likelihood] = {"zinb": ZINB(), "nb": NB(), "poisson": PoissonCounts()}
 """All likelihoods of counts, by the name that a user gives."""
 
