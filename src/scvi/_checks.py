@@ -16,7 +16,7 @@ __all__ = [
     "check_flag",
     "check_integer",
     "check_number",
-    "check_rate",
+    "check_rates",
     "check_sizes",
     "is_integer",
     "is_number",
@@ -71,10 +71,11 @@ def check_draws(name: str, value: Any) -> None:
     check_integer(name, value, 1, wanted="a number of draws, an integer from 1 on")
 
 
-def check_rate(name: str, value: Any) -> None:
-    """Refuse a dropout rate that is none."""
-    if not (is_number(value) and 0 <= value < 1):
-        raise ValueError(f"{name}={value!r} is not a number in [0, 1)")
+def check_rates(**rates: Any) -> None:
+    """Refuse dropout rates that are none."""
+    for name, value in rates.items():
+        if not (is_number(value) and 0 <= value < 1):
+            raise ValueError(f"{name}={value!r} is not a number in [0, 1)")
 
 
 def check_sizes(least: int, **sizes: Any) -> None:

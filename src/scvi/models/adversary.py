@@ -47,11 +47,8 @@ class Adversaries(nn.Module):
     def deception(self, latents: Sequence[Tensor]) -> Tensor:
         """How far the discriminator is from being deceived; gradients reach the encoders alone."""
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        log_probabilities = class_log_probabilities(
-            lambda z: functional_call(self.discriminator, fixed, (z,)),
-            latents,
-        )
-        return torch.stack(adversarial_losses(log_probabilities, predict_true_class=False)).sum()
+        said = class_log_probabilities(lambda z: functional_call(self.discriminator, fixed, (z,)), latents)
+        return torch.stack(adversarial_losses(said, predict_true_class=False)).sum()
 
 
 def check_discriminator(discriminator: nn.Module) -> None:
@@ -84,10 +81,8 @@ def adversarial_losses(log_probabilities: Sequence[Tensor], predict_true_class: 
     Against their data set, which a classifier minimises; or else against each of the others with the same probability,
     which the encoders minimise to deceive it.
     """
-    k = len(log_probabilities)
-    losses = []
-    for i, log_p in enumerate(log_probabilities):
-        own = log_p[:, i]
-        wanted = own if predict_true_class else (log_p.sum(-1) - own) / max(k - 1, 1)
-        losses.append(-wanted.mean())
-    return losses
+    owns = [log_p[:, i] for i, log_p in enumerate(log_probabilities)]
+    if predict_true_class:
+        return [-own.mean() for own in owns]
+    n_others = max(len(owns) - 1, 1)
+    return [-((log_p.sum(-1) - own) / n_others).mean() for log_p, own in zip(log_probabilities, owns, strict=True)]

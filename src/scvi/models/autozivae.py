@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta, kl_divergence
 
-from scvi._checks import check_choice, check_draws, is_number
+from scvi._checks import check_choice, check_draws, check_rates, is_number
 from scvi.kernels import mixed_dropout
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020
@@ -72,8 +72,7 @@ class AutoZIVAE(VAE):
         if "reconstruction_loss" in args:
             raise ValueError("AutoZIVAE has a likelihood of its own: leave out reconstruction_loss")
         check_choice("zero_inflation", zero_inflation, ("gene", "gene-batch", "gene-label", "gene-cell"))
-        if not (is_number(minimal_dropout) and 0 <= minimal_dropout < 1):
-            raise ValueError(f"minimal_dropout={minimal_dropout!r} is not a number in [0, 1)")
+        check_rates(minimal_dropout=minimal_dropout)
         priors = _complementary(alpha_prior, beta_prior)
         super().__init__(n_input, **args)
         self.reconstruction_loss = "autozinb"
@@ -92,18 +91,13 @@ class AutoZIVAE(VAE):
 
     def prior(self) -> Beta:
         """p(delta), (1,) or (1, k)."""
-        a, b = self._prior_parameters()
-        return Beta(a, b, validate_args=False)
+        return _beta(self.alpha_prior_logit, self.beta_prior_logit)
 
     def posterior(self) -> Beta:
         """q(delta), (g,) or (g, k); with 'gene-cell' the prior, (1,): no gene has a delta that cells share."""
         if self.alpha_posterior_logit is None or self.beta_posterior_logit is None:
             return self.prior()
-        alpha, beta = torch.sigmoid(self.alpha_posterior_logit), torch.sigmoid(self.beta_posterior_logit)
-        return Beta(alpha, beta, validate_args=False)
-
-    def _prior_parameters(self) -> tuple[Tensor, Tensor]:
-        return torch.sigmoid(self.alpha_prior_logit), torch.sigmoid(self.beta_prior_logit)
+        return _beta(self.alpha_posterior_logit, self.beta_posterior_logit)
 
     def generative(
         self,
@@ -160,7 +154,8 @@ class AutoZIVAE(VAE):
         never = torch.zeros(self.n_input, device=mb.device)
         genes = self.generative(q.z.loc, q.mean_size(mb), mb, delta=never).genes
         rate, theta, dropout = genes.rate.double(), genes.theta.double(), genes.dropout_logits.double()  # type: ignore[union-attr]
-        (a, b), x = self._prior_parameters(), mb.x.double()
+        prior, x = self.prior(), mb.x.double()
+        a, b = prior.concentration1, prior.concentration0
         nb = NegativeBinomial(mu=rate, theta=theta, validate_args=False).log_prob(x)
         zinb = self.likelihood.distribution(rate, theta, dropout).log_prob(x)
         r = torch.sigmoid(a.log() - b.log() + nb - zinb).float()
@@ -333,6 +328,10 @@ class AutoZIVAE(VAE):
 
     def _each_gene(self, delta: Tensor) -> Tensor:
         return delta.expand(self.n_input) if self.zero_inflation == "gene-cell" else delta
+
+
+def _beta(alpha_logit: Tensor, beta_logit: Tensor) -> Beta:
+    return Beta(torch.sigmoid(alpha_logit), torch.sigmoid(beta_logit), validate_args=False)
 
 
 def _complementary(alpha: float | None, beta: float | None) -> tuple[float | None, float | None]:

@@ -96,6 +96,11 @@ class Latent(NamedTuple):
         """Draws of the log library size, (n, 1) or (s, n, 1); the observed one, (n, 1), where it is observed."""
         return observed_log_size(mb) if self.l is None else draw(self.l, n_draws, generator)
 
+    @property
+    def size_moments(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Mean and variance of the log library size, (n, 1) each; None, None where it is observed."""
+        return (None, None) if self.l is None else (self.l.loc, self.l.scale.square())
+
     def mean_size(self, mb: Minibatch) -> Tensor:
         """(n, 1) posterior mean of the log library size, or the observed one."""
         return observed_log_size(mb) if self.l is None else self.l.loc
@@ -137,9 +142,7 @@ class Latent(NamedTuple):
 
 def observed_log_size(mb: Minibatch) -> Tensor:
     """(n, 1) log of the given size factor or of the cell's total, which is taken as 1 for an empty cell."""
-    if mb.log_size is not None:
-        return mb.log_size
-    return mb.totals.clamp(min=1).log()
+    return mb.totals.clamp(min=1).log() if mb.log_size is None else mb.log_size
 
 
 def _library_prior(mb: Minibatch) -> Normal:
@@ -292,16 +295,19 @@ class Model(nn.Module, ABC):
             Number of the data set, for a model of several.
         """
         option, size = self.input_size(dataset)
-        wrong = []
-        if n_genes != size:
-            wrong.append(f"{option}={size} for {n_genes} genes (nb_genes)")
-        if n_batches > max(self.n_batch, 1) and (self.n_batch > 1 or self.has_parameters_by("batch")):
-            wrong.append(f"n_batch={self.n_batch} for batch codes up to {n_batches - 1} (n_batches)")
-        if n_labels > self.n_labels and self.has_parameters_by("label"):
-            wrong.append(f"n_labels={self.n_labels} for label codes up to {n_labels - 1} (n_labels)")
-        if wrong:
-            misfit = f"this {type(self).__name__} was made for other data, it has {', '.join(wrong)}"
-            raise ValueError(f"{misfit}: {self.remedy_of_misfit}")
+        sees_batch, sees_label = self.n_batch > 1 or self.has_parameters_by("batch"), self.has_parameters_by("label")
+        misfits = {
+            f"{option}={size} for {n_genes} genes (nb_genes)": n_genes != size,
+            f"n_batch={self.n_batch} for batch codes up to {n_batches - 1} (n_batches)": sees_batch
+            and n_batches > max(self.n_batch, 1),
+            f"n_labels={self.n_labels} for label codes up to {n_labels - 1} (n_labels)": sees_label
+            and n_labels > self.n_labels,
+        }
+        if any(misfits.values()):
+            misfit = ", ".join(text for text, is_so in misfits.items() if is_so)
+            raise ValueError(
+                f"this {type(self).__name__} was made for other data, it has {misfit}: {self.remedy_of_misfit}"
+            )
 
 
 def blocks_of_draws(mb: Minibatch, n_draws: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from scvi._checks import check_flag, check_rate, check_sizes
+from scvi._checks import check_flag, check_rates, check_sizes
 from scvi.models.layers import FCLayers
 
 __all__ = ["Classifier"]
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_labels=n_labels, n_layers=n_layers)
-        check_rate("dropout_rate", dropout_rate)
+        check_rates(dropout_rate=dropout_rate)
         self.logits, self.n_labels = check_flag("logits", logits), n_labels
         layers = [
             FCLayers(n_input, n_hidden, n_layers=n_layers, n_hidden=n_hidden, dropout_rate=dropout_rate),

@@ -54,9 +54,8 @@ def log_mixture_nb(
     `theta_2` None: both components share `theta_1`.
     """
     theta_2 = theta_1 if theta_2 is None else theta_2
-    first = log_nb_positive(x, mu_1, theta_1, eps)
-    second = log_nb_positive(x, mu_2, theta_2, eps)
-    return torch.logaddexp(first, second - pi) - softplus(-pi)
+    second = log_nb_positive(x, mu_2, theta_2, eps) - pi
+    return torch.logaddexp(log_nb_positive(x, mu_1, theta_1, eps), second) - softplus(-pi)
 
 
 def _convert_mean_disp_to_counts_logits(mu: Tensor, theta: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
@@ -121,8 +120,7 @@ class NegativeBinomial(Distribution):
 
     def _warn_outside_support(self, value: Tensor) -> None:
         if not bool(self.support.check(value).all()):
-            message = "The value argument must be within the support of the distribution"
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warnings.warn("The value argument must be within the support of the distribution", stacklevel=3)
 
 
 def _mean_and_dispersion(

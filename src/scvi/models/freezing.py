@@ -99,7 +99,11 @@ def widen(old: nn.Module, new: nn.Module) -> dict[str, Tensor]:
     if given.keys() != wanted.keys():
         raise ValueError(f"networks of different parts: {', '.join(sorted(given.keys() ^ wanted.keys())[:5])}")
     layers = {name: module for name, module in new.named_modules() if isinstance(module, FCLayers)}
-    blocks = {weight: name for name, module in layers.items() for weight in _inputs(name, module)}
+    blocks = {
+        f"{name}.fc_layers.{layer}.0.weight": name
+        for name, module in layers.items()
+        for layer, _ in module.fc_layers.named_children()
+    }
     parameters, masks = dict(new.named_parameters()), {}
     for name, tensor in wanted.items():  # these share memory with the parameters
         source, mask = given[name], None
@@ -112,11 +116,6 @@ def widen(old: nn.Module, new: nn.Module) -> dict[str, Tensor]:
         if mask is not None and name in parameters:
             masks[name] = mask
     return masks
-
-
-def _inputs(name: str, module: FCLayers) -> list[str]:
-    """Names of the weights of the linear layers."""
-    return [f"{name}.fc_layers.{layer}.0.weight" for layer, _ in module.fc_layers.named_children()]
 
 
 def _widen_layer(source: Tensor, target: Tensor, old: FCLayers, new: FCLayers) -> Tensor:
@@ -162,8 +161,11 @@ def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze
     if freeze.nothing:
         trained = {name: torch.tensor(True) for name, p in model.named_parameters() if p.requires_grad}
     if not freeze.classifier:
-        named = model.named_parameters()
-        trained |= {name: torch.tensor(True) for name, p in named if _part_of(name) == "classifier" and p.requires_grad}
+        trained |= {
+            name: torch.tensor(True)
+            for name, p in model.named_parameters()
+            if _part_of(name) == "classifier" and p.requires_grad
+        }
     thaws = {  # first layers and batch norm, by part of the network
         "encoder": (not freeze.expression, not freeze.batchnorm_encoder),
         "decoder": (not freeze.decoder_first_layer, not freeze.batchnorm_decoder),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import batch_code, check_flag, check_integer, check_rate, check_sizes
+from scvi._checks import batch_code, check_flag, check_integer, check_rates, check_sizes
 from scvi.kernels.affine import as_tensor
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
@@ -104,13 +104,14 @@ class JVAE(Model):
             dim_hidden_decoder_individual=dim_hidden_decoder_individual,
             dim_hidden_decoder_shared=dim_hidden_decoder_shared,
         )
-        depths = {
-            "n_layers_decoder_individual": n_layers_decoder_individual,
-            "n_layers_decoder_shared": n_layers_decoder_shared,
-        }
-        check_sizes(0, n_batch=n_batch, n_labels=n_labels, **depths)
-        check_rate("dropout_rate_encoder", dropout_rate_encoder)
-        check_rate("dropout_rate_decoder", dropout_rate_decoder)
+        check_sizes(
+            0,
+            n_batch=n_batch,
+            n_labels=n_labels,
+            n_layers_decoder_individual=n_layers_decoder_individual,
+            n_layers_decoder_shared=n_layers_decoder_shared,
+        )
+        check_rates(dropout_rate_encoder=dropout_rate_encoder, dropout_rate_decoder=dropout_rate_decoder)
         _check_lengths(
             dim_input_list,
             indices_mappings=indices_mappings,
@@ -252,8 +253,7 @@ class JVAE(Model):
         mb = self._cells(x, self._mode(mode))
         q = self.variational(mb)
         z, log_size = draw(q.z), q.draw_size(mb)
-        of_size = (None, None) if q.l is None else (q.l.loc, q.l.scale.square())
-        return q.z.loc, q.z.scale.square(), z, *of_size, log_size
+        return q.z.loc, q.z.scale.square(), z, *q.size_moments, log_size
 
     def forward(
         self,

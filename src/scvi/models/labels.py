@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,9 +119,7 @@ class LabelledVAE(VAE):
 
 def known_labels(mb: Minibatch) -> Tensor:
     """(n, 1) codes, -1 where a label is not known."""
-    if mb.labels is None:
-        return torch.full((len(mb), 1), -1, device=mb.device)
-    return mb.labels
+    return torch.full((len(mb), 1), -1, device=mb.device) if mb.labels is None else mb.labels
 
 
 def _prior(y_prior: Any, n_labels: int) -> Tensor:
@@ -136,8 +133,3 @@ def _prior(y_prior: Any, n_labels: int) -> Tensor:
             "which add up to 1"
         )
     return given / given.sum()
-
-
-def covariates_after(n_cat_list: Sequence[int], n_labels: int) -> list[int]:
-    """Category counts of a network that sees the label beside batch and covariates: [batch, label, covariates...]."""
-    return [n_cat_list[0], n_labels, *n_cat_list[1:]]

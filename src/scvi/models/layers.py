@@ -102,13 +102,10 @@ class FCLayers(nn.Module):
         """The columns, (n, .) each, that are put beside the input of every layer."""
         if len(cat_list) < len(self.n_cat_list):
             raise AssertionError("nb. categorical args provided doesn't match init. params.")
-        covariates = []
-        for n_cat, cat in zip(self.n_cat_list, cat_list, strict=False):
-            if n_cat == 0:
-                continue
-            if cat is None:
-                raise AssertionError("cat not provided while n_cat != 0 in init. params.")
-            covariates.append(as_one_hot(cat, n_cat))
+        seen = [(cat, n_cat) for n_cat, cat in zip(self.n_cat_list, cat_list, strict=False) if n_cat > 0]
+        if any(cat is None for cat, _ in seen):
+            raise AssertionError("cat not provided while n_cat != 0 in init. params.")
+        covariates = [as_one_hot(cat, n_cat) for cat, n_cat in seen]  # type: ignore[arg-type]
         if self.n_cont:
             if cont is None:
                 raise ValueError(f"{self.n_cont} continuous covariates are expected, none came")

@@ -50,24 +50,18 @@ def compute_elbo(vae: Any, posterior: Any, **kwargs: Any) -> float:
 
 def compute_reconstruction_error(vae: Any, posterior: Any, **kwargs: Any) -> float:
     """Mean over cells of the negative log-likelihood at one posterior draw; arguments as :func:`compute_elbo`."""
-    total, n = 0.0, 0
+    losses: list[Tensor] = []  # (n,) each
     for x, _, _, batch_index, labels in _first_five(posterior):
         out = vae.inference(x, batch_index, labels, **kwargs)
-        extra = {**kwargs, "bernoulli_params": out.get("bernoulli_params")}
         parameters = out["px_rate"], out["px_r"], out["px_dropout"]
-        total += float(vae.get_reconstruction_loss(x, *parameters, **extra).detach().sum())
-        n += len(x)
-    return total / _some(n)
+        extra = {**kwargs, "bernoulli_params": out.get("bernoulli_params")}
+        losses.append(vae.get_reconstruction_loss(x, *parameters, **extra).detach())
+    return _mean(losses)
 
 
 def compute_marginal_log_likelihood_scvi(vae: Model, posterior: Any, n_samples_mc: int = 100) -> float:
     """Minus the mean over cells of the importance-weighted log-likelihood (Burda et al. 2016)."""
-    total, n = 0.0, 0
-    for tensors in _first_five(posterior):
-        mb = Minibatch.from_tensors(tensors)
-        total += float(vae.marginal_log_likelihood(mb, n_samples_mc).sum())
-        n += len(mb)
-    return -total / _some(n)
+    return -_mean([vae.marginal_log_likelihood(Minibatch.from_tensors(cells), n_samples_mc) for cells in posterior])
 
 
 @torch.no_grad()
@@ -85,7 +79,7 @@ def compute_marginal_log_likelihood_autozi(autozivae: Any, posterior: Any, n_sam
     delta = autozivae.sample_from_beta_distribution(*shapes)  # (s, g) or (s, g, k)
     log_weights = _beta_log_prob(prior, delta) - _beta_log_prob(q, delta)
     n = 0
-    for tensors in _first_five(posterior):
+    for tensors in posterior:
         mb = Minibatch.from_tensors(tensors)
         qz = autozivae.variational(mb)
         for some in torch.arange(n_samples_mc, device=delta.device).split(blocks_of_draws(mb, n_samples_mc)):
@@ -105,6 +99,11 @@ def _beta_log_prob(beta: Beta, delta: Tensor) -> Tensor:
 
 def _first_five(posterior: Iterable[Sequence[Tensor]]) -> Iterable[Sequence[Tensor]]:
     return (tensors[:5] for tensors in posterior)
+
+
+def _mean(values: Sequence[Tensor]) -> float:
+    """Over all cells, of values (n,) of some and some more."""
+    return sum(float(of_some.sum()) for of_some in values) / _some(sum(map(len, values)))
 
 
 def _some(n_cells: int) -> int:

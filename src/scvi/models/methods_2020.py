@@ -161,11 +161,9 @@ def drawn(q: Latent, mb: Minibatch, n_samples: int) -> tuple[Tensor, Tensor, dic
     else:
         z = draw(q.z, n_samples).detach()
         log_size = q.draw_size(mb, n_samples).detach().expand(n_samples, -1, -1)
-    moments: dict[str, Tensor | None] = {"qz_m": q.z.loc, "qz_v": q.z.scale.square(), "ql_m": None, "ql_v": None}
-    if q.l is not None:
-        moments |= {"ql_m": q.l.loc, "ql_v": q.l.scale.square()}
+    moments = zip(("qz_m", "qz_v", "ql_m", "ql_v"), (q.z.loc, q.z.scale.square(), *q.size_moments), strict=True)
     wide = (lambda t: t) if n_samples == 1 else (lambda t: t.expand(n_samples, *t.shape))
-    return z, log_size, {name: None if t is None else wide(t) for name, t in moments.items()}
+    return z, log_size, {name: None if t is None else wide(t) for name, t in moments}
 
 
 def decodable(

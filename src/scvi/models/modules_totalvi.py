@@ -47,8 +47,9 @@ class EncoderTOTALVI(nn.Module):
         self.encoder = FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont)
 
         def branch() -> nn.Sequential:
-            parts = nn.Linear(n_hidden, n_hidden), nn.BatchNorm1d(n_hidden), nn.ReLU(), nn.Dropout(dropout_rate)
-            return nn.Sequential(*parts)
+            return nn.Sequential(
+                nn.Linear(n_hidden, n_hidden), nn.BatchNorm1d(n_hidden), nn.ReLU(), nn.Dropout(dropout_rate)
+            )
 
         self.z_encoder = branch()
         self.z_mean_encoder = nn.Linear(n_hidden, n_output)
@@ -82,9 +83,8 @@ class EncoderTOTALVI(nn.Module):
             raise ValueError("the library size is observed here: call `encode`, which gives q(z) alone")
         z, untran_z = self.reparameterize_transformation(qz.loc, qz.scale.square())
         log_library = draw(ql).clamp(max=MAX_LOG_LIBRARY)
-        latent = {"z": z, "l": torch.exp(log_library)}
-        untransformed = {"z": untran_z, "l": log_library}
-        return qz.loc, qz.scale.square(), ql.loc, ql.scale.square(), latent, untransformed
+        moments = qz.loc, qz.scale.square(), ql.loc, ql.scale.square()
+        return *moments, {"z": z, "l": torch.exp(log_library)}, {"z": untran_z, "l": log_library}
 
 
 class TotalHeads(NamedTuple):
@@ -118,8 +118,15 @@ class DecoderTOTALVI(nn.Module):
             return FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont)
 
         def head(n_out: int, use_relu: bool = False) -> FCLayers:
-            off = {"dropout_rate": 0, "use_batch_norm": False}
-            made = FCLayers(n_hidden + n_input, n_out, n_cat_list, use_relu=use_relu, n_cont=n_cont, **off)  # type: ignore[arg-type]
+            made = FCLayers(
+                n_hidden + n_input,
+                n_out,
+                n_cat_list,
+                dropout_rate=0,
+                use_batch_norm=False,
+                use_relu=use_relu,
+                n_cont=n_cont,
+            )
             layer = _only_layer(made)  # it reads no counts: its weights lie in memory as their gradient comes
             layer.weight = nn.Parameter(layer.weight.detach().contiguous())
             return made

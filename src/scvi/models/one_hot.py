@@ -21,8 +21,7 @@ __all__ = [
 
 def one_hot(index: Tensor, n_cat: int) -> Tensor:
     """Codes (n, 1) -> float32 (n, n_cat)."""
-    onehot = torch.zeros(index.shape[0], n_cat, device=index.device)
-    return onehot.scatter_(1, index.long(), 1.0)
+    return torch.zeros(index.shape[0], n_cat, device=index.device).scatter_(1, index.long(), 1.0)
 
 
 def as_one_hot(codes: Tensor, n_cat: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from scvi._checks import check_choice, check_flag, check_rate, check_sizes
+from scvi._checks import check_choice, check_flag, check_rates, check_sizes
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
@@ -97,12 +97,17 @@ class TOTALVAE(Model):
         super().__init__()
         if n_layers is not None:
             n_layers_encoder = n_layers_decoder = n_layers
-        widths = {"n_hidden": n_hidden, "n_latent": n_latent}
-        depths = {"n_layers_encoder": n_layers_encoder, "n_layers_decoder": n_layers_decoder}
-        check_sizes(1, n_input_genes=n_input_genes, n_input_proteins=n_input_proteins, **widths, **depths)
+        check_sizes(
+            1,
+            n_input_genes=n_input_genes,
+            n_input_proteins=n_input_proteins,
+            n_hidden=n_hidden,
+            n_latent=n_latent,
+            n_layers_encoder=n_layers_encoder,
+            n_layers_decoder=n_layers_decoder,
+        )
         check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
-        check_rate("dropout_rate_decoder", dropout_rate_decoder)
-        check_rate("dropout_rate_encoder", dropout_rate_encoder)
+        check_rates(dropout_rate_decoder=dropout_rate_decoder, dropout_rate_encoder=dropout_rate_encoder)
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
         check_flag("encoder_batch", encoder_batch)
         check_flag("use_observed_lib_size", use_observed_lib_size)

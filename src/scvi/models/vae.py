@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_choice, check_flag, check_rate, check_sizes
+from scvi._checks import check_choice, check_flag, check_rates, check_sizes
 from scvi.kernels import Counts
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020
@@ -79,7 +79,7 @@ class VAE(Model):
         super().__init__()
         check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
         check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
-        check_rate("dropout_rate", dropout_rate)
+        check_rates(dropout_rate=dropout_rate)
         check_choice("latent_distribution", latent_distribution, ("normal", "ln"))
         check_flag("use_observed_lib_size", use_observed_lib_size)
         check_flag("encode_covariates", encode_covariates)

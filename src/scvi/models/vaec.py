@@ -12,7 +12,7 @@ from torch import Tensor
 from scvi.minibatch import Minibatch
 from scvi.models.base import Elbo, Latent
 from scvi.models.classifier import Classifier
-from scvi.models.labels import LabelledVAE, LabelPairs, covariates_after, known_labels
+from scvi.models.labels import LabelledVAE, LabelPairs, known_labels
 from scvi.models.modules import DecoderSCVI, Encoder
 
 __all__ = ["VAEC"]
@@ -73,14 +73,19 @@ class VAEC(LabelledVAE):
         sizes: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate}
         beside: dict[str, Any] = {"n_cat_list": [n_labels]}
         if encode_covariates:
-            beside = {"n_cat_list": covariates_after(self.n_cat_list, n_labels), "n_cont": n_continuous_cov}
+            beside = {"n_cat_list": self._seen_categories, "n_cont": n_continuous_cov}
         self.z_encoder = Encoder(n_input, n_latent, distribution=latent_distribution, **beside, **sizes)
         self.classifier = Classifier(n_input, n_labels=n_labels, **sizes)
 
     def make_decoder(self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]) -> DecoderSCVI:
         """The network of scVI, which sees the label too."""
-        seen = {**covariates, "n_cat_list": covariates_after(self.n_cat_list, self.n_labels)}
+        seen = {**covariates, "n_cat_list": self._seen_categories}
         return DecoderSCVI(self.n_latent, n_input, n_layers=n_layers, n_hidden=n_hidden, **seen)
+
+    @property
+    def _seen_categories(self) -> list[int]:
+        """Category counts as :meth:`categories` has the codes: batch, label, covariates."""
+        return [self.n_cat_list[0], self.n_labels, *self.n_cat_list[1:]]
 
     def categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
         first, *others = super().categories(mb, batch)
