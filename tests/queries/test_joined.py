@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi.queries.joined import Joined, joined
+from scvi.queries.evaluation import Joined, joined
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])

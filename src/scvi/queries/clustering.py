@@ -74,8 +74,7 @@ def neighbourhood_entropy(latent: npt.ArrayLike, batches: npt.ArrayLike, k: int 
 
 def max_batch_entropy(batches: npt.ArrayLike) -> float:
     """Entropy, in nats, of the batch proportions: what `batch_entropy` nears where batches mix perfectly."""
-    counts = np.unique(np.asarray(batches), return_counts=True)[1]
-    return float(_entropy(counts))
+    return float(_entropy(np.unique(np.asarray(batches), return_counts=True)[1]))
 
 
 def _checked(latent: npt.ArrayLike, values: npt.ArrayLike, name: str) -> tuple[npt.NDArray, npt.NDArray[np.int64], int]:

@@ -13,9 +13,8 @@ from torch import Tensor
 from scvi.minibatch import Minibatch
 from scvi.models.decoded import Decoded, ProteinCounts, ProteinValue
 from scvi.models.totalvae import TOTALVAE
-from scvi.queries.evaluation import evaluating
+from scvi.queries.evaluation import evaluating, joined
 from scvi.queries.expression import Wanted, columns, expected, posterior_draws
-from scvi.queries.joined import joined
 
 __all__ = [
     "background",
