@@ -81,10 +81,11 @@ class Minibatch(PerCell[Counts, Tensor]):
 
     def take(self, rows: Tensor) -> Minibatch:
         """Some of the cells, in any order, also more than once; `rows` are positions (k,)."""
-        if isinstance(self.counts, SparseRows):
-            counts: Counts = self.counts.take(rows.cpu().numpy(), self.counts.starts.cpu().numpy())
-        else:
-            counts = self.counts[rows]
+        counts: Counts = (
+            self.counts.take(rows.cpu().numpy(), self.counts.starts.cpu().numpy())
+            if isinstance(self.counts, SparseRows)
+            else self.counts[rows]
+        )
         return self._changed(counts, lambda tensor: tensor[rows])
 
     def _changed(self, counts: Counts, change: Callable[[Tensor], Tensor]) -> Minibatch:

@@ -119,11 +119,11 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         The order of counts in memory is any; cells on disk stay near their neighbours in the file, as
         :func:`scvi.cells.epoch_order.draw_buffers` says.
         """
-        if not isinstance(self.counts, OnDisk):
+        if isinstance(self.counts, OnDisk):
+            ends = minibatch_ends(len(indices), batch_size)
+            yield from self._in_turn(draw_buffers(indices, ends, self._buffer_cells, rng))
+        else:
             yield from self._in_turn([draw_minibatches(indices, batch_size, rng)])
-            return
-        ends = minibatch_ends(len(indices), batch_size)
-        yield from self._in_turn(draw_buffers(indices, ends, self._buffer_cells, rng))
 
     def n_minibatches(self, indices: np.ndarray, batch_size: int) -> int:
         """How many minibatches :meth:`epoch` makes."""

@@ -137,8 +137,7 @@ def codes_of(adata: AnnData, argument: str, key: str | None, categories: Mapping
         return np.zeros(adata.n_obs, dtype=np.int64)
     column, names = _without_gaps(adata, argument, key), categories[key]
     codes, values = pd.factorize(column)  # one look-up per category, not per cell
-    position = {name: code for code, name in enumerate(names)}
-    code_of_value = np.array([position.get(str(value), -1) for value in values], dtype=np.int64)
+    code_of_value = pd.Index(names).get_indexer([str(value) for value in values]).astype(np.int64)
     if (code_of_value < 0).any():
         unknown = [str(value) for value, code in zip(values, code_of_value, strict=True) if code < 0]
         cells = int((code_of_value[codes] < 0).sum())
@@ -153,10 +152,10 @@ def numbers(adata: AnnData, argument: str, key: str, positive: bool = False) -> 
     """(n,) float64 a column of finite numbers that float32 can hold, above zero if `positive`."""
     column = obs_column(adata, argument, key)
     if not (pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)):
-        remedy = "convert it with pandas.to_numeric"
-        if not positive:
-            remedy += ", or name it in categorical_covariate_keys"
-        raise ValueError(f"{argument}: adata.obs[{column.name!r}] holds {column.dtype} values, not numbers; {remedy}")
+        raise ValueError(
+            f"{argument}: adata.obs[{column.name!r}] holds {column.dtype} values, not numbers; convert it with "
+            f"pandas.to_numeric{'' if positive else ', or name it in categorical_covariate_keys'}"
+        )
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     with np.errstate(over="ignore"):
         single = values.astype(np.float32)

@@ -23,8 +23,8 @@ def counts_of(adata: AnnData, layer: str | None) -> Counts:
 
 def checked_totals(adata: AnnData, layer: str | None, counts: Counts, columns: np.ndarray | None = None) -> np.ndarray:
     """:func:`checked_counts` of an AnnData, whose `columns` are as in :class:`scvi.cells.cell_data.CellData`."""
-    names = adata.obs_names, adata.var_names
-    return checked_counts(counts, counts_name(layer), *names, read_weights(columns), list(adata.layers))
+    name, read = counts_name(layer), read_weights(columns)
+    return checked_counts(counts, name, adata.obs_names, adata.var_names, read, list(adata.layers))
 
 
 def checked_counts(

@@ -82,11 +82,9 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
     exhausted, closed or dropped.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="scvi-reading") as thread:  # waits for the thread on the way out
-        pending = None
-        for item in items:
-            result = None if pending is None else (pending.result(),)
-            pending = thread.submit(function, item)
-            if result is not None:
-                yield result[0]
-        if pending is not None:
-            yield pending.result()
+        submitted = (thread.submit(function, item) for item in items)
+        pending = next(submitted, None)
+        while pending is not None:
+            result = pending.result()
+            pending = next(submitted, None)
+            yield result

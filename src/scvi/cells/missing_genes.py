@@ -81,14 +81,13 @@ def _padded(adata: AnnData, schema: Schema, places: np.ndarray) -> AnnData:
     if adata.isbacked:
         adata = adata[:, np.sort(places[places >= 0])].to_memory()
         places = adata.var_names.get_indexer(pd.Index(schema.genes))
-    layers = {name: _columns(values, places) for name, values in adata.layers.items()}
     return AnnData(
         None if adata.X is None else _columns(adata.X, places),
         obs=adata.obs.copy(),
         var=adata.var.reindex(pd.Index(schema.genes, name=adata.var_names.name)),
         obsm={name: values.copy() for name, values in adata.obsm.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
-        layers=layers,
+        layers={name: _columns(values, places) for name, values in adata.layers.items()},
         uns=dict(adata.uns),
     )
 

@@ -92,9 +92,8 @@ def joined_modalities(mdata: Any, place: ProteinPlace) -> AnnData:
     for column, modality in modalities.items():
         where = f"a column of mdata.mod[{place.modalities[column]!r}].obs"
         obs[column] = found(modality.obs, "key", column, where).reindex(rna.obs_names)
-    stored = protein.X
-    if place.layer is not None:
-        stored = found(protein.layers, "protein_layer", place.layer, "a layer of the proteins")
+    layer = place.layer
+    stored = protein.X if layer is None else found(protein.layers, "protein_layer", layer, "a layer of the proteins")
     values = as_dense(as_rows(stored, "the counts of proteins"))
     table = pd.DataFrame(values, index=rna.obs_names, columns=protein.var_names.astype(str))
     return AnnData(rna.X, obs=obs, var=rna.var, layers=dict(rna.layers), obsm={OBSM_KEY: table}, uns=dict(mdata.uns))

@@ -102,8 +102,7 @@ class DenseOnDisk:
     @property
     def shape(self) -> tuple[int, int]:
         """n, s."""
-        n, s = self.values.shape
-        return n, s
+        return self.values.shape
 
     @property
     def dtype(self) -> np.dtype:
@@ -133,11 +132,10 @@ def opened(counts: Any) -> OnDisk | None:
     """The counts of an open file as they are read here; None for anything else, and for counts stored by gene."""
     if isinstance(counts, CSRDataset):
         group = counts.group
-        n, s = counts.shape
         indptr = np.asarray(group["indptr"][:], np.int64)
         n_stored = min(group["data"].shape[0], group["indices"].shape[0])
-        refuse_damaged(group.name, indptr, n_stored, np.empty(0, np.int64), s)
-        return SparseOnDisk(group["data"], group["indices"], indptr, (n, s), group.name)
+        refuse_damaged(group.name, indptr, n_stored, np.empty(0, np.int64), counts.shape[1])
+        return SparseOnDisk(group["data"], group["indices"], indptr, counts.shape, group.name)
     return DenseOnDisk(counts) if _is_array(counts) else None
 
 

@@ -1,4 +1,8 @@
-"""Declaring what a model reads of an AnnData: everything is checked, and described by one schema."""
+"""Declaring what a model reads of an AnnData: everything is checked, and described by one schema.
+
+Further models are described by a schema that follows from that of the first: :func:`labelled_schema`, and
+:func:`extended` where new cells have new categories.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,10 @@ from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cel
 from scvi.cells.encode import gene_columns, log_sizes
 from scvi.cells.fingerprint import fingerprint
 from scvi.cells.library_prior import library_prior
-from scvi.cells.proteins import declared_proteins
+from scvi.cells.proteins import declared_proteins, with_new_batches
 from scvi.cells.schema import ProteinPlace, Schema
 
-__all__ = ["declare", "labelled_schema"]
+__all__ = ["declare", "extended", "labelled_schema"]
 
 
 def declare(
@@ -63,20 +67,22 @@ def declare(
     genes = _genes(adata, layer, mask_var)
     categorical = checks.checked_keys("categorical_covariate_keys", categorical_covariate_keys)
     continuous = checks.checked_keys("continuous_covariate_keys", continuous_covariate_keys)
-    columns = [("batch_key", batch_key), ("labels_key", labels_key)]
-    columns += [("categorical_covariate_keys", key) for key in categorical]
+    of_covariates = [("categorical_covariate_keys", key) for key in categorical]
+    columns = [("batch_key", batch_key), ("labels_key", labels_key), *of_covariates]
     categories = {key: checks.category_names(adata, argument, key) for argument, key in columns if key is not None}
     covariates = [checks.numbers(adata, "continuous_covariate_keys", key) for key in continuous]
     if unlabeled_category is not None:
-        others = (batch_key, *categorical)
-        unlabeled_category, categories = _known_labels(unlabeled_category, labels_key, categories, others)
+        unlabeled_category, categories = _known_labels(
+            unlabeled_category, labels_key, categories, (batch_key, *categorical)
+        )
     relative = log_sizes(adata, size_factor_key)
     batch = checks.codes_of(adata, "batch_key", batch_key, categories)
     batch_names = ("0",) if batch_key is None else categories[batch_key]
     totals = checked_totals(adata, layer, counts_of(adata, layer), gene_columns(adata, genes))
     if not totals.any():
-        name = checks.counts_name(layer)
-        raise ValueError(f"every count of {name} is zero in the genes to be read; there is nothing to fit")
+        raise ValueError(
+            f"every count of {checks.counts_name(layer)} is zero in the genes to be read; there is nothing to fit"
+        )
     warn_of_empty_cells(totals, adata.obs_names)
     schema = Schema(
         layer=layer,
@@ -107,6 +113,43 @@ def labelled_schema(adata: AnnData, schema: Schema, labels_key: str | None, unla
     named[key] = checks.category_names(adata, "labels_key", key)
     unlabeled_category, categories = _known_labels(unlabeled_category, key, named, others)
     return replace(schema, labels_key=key, categories=categories, unlabeled_category=unlabeled_category)
+
+
+def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
+    """The schema with the batches, and categories of the categorical covariates, that only `adata` has.
+
+    New categories follow the old ones, whose codes stay. The prior of the library size of a new batch is that of its
+    cells here; sizes and continuous covariates are scaled as those of the cells that the schema was made for.
+
+    Parameters
+    ----------
+    labels
+        Whether labels are read. New ones are refused.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`scvi.cells.encode.encode`.
+    """
+    columns = [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
+    columns += [("batch_key", key) for key in (schema.batch_key,) if key is not None]
+    categories = dict(schema.categories)
+    for argument, key in columns:
+        if not (labels and key == schema.labels_key):
+            names = checks.category_names(adata, argument, key)
+            categories[key] = tuple(dict.fromkeys([*categories[key], *names]))
+    batch = checks.codes_of(adata, "batch_key", schema.batch_key, categories)
+    n_batch = 1 if schema.batch_key is None else len(categories[schema.batch_key])
+    totals = checked_totals(adata, schema.layer, counts_of(adata, schema.layer), gene_columns(adata, schema.genes))
+    warn_of_empty_cells(totals, adata.obs_names)
+    prior, proteins = schema.library_prior, schema.proteins
+    if n_batch > schema.n_batch:
+        if not totals.any():
+            raise ValueError(f"every count of {schema.counts_name} is zero in the genes of the reference")
+        prior += library_prior(totals, batch, n_batch)[schema.n_batch :]
+    if proteins is not None:
+        proteins = with_new_batches(adata, proteins, batch, n_batch)
+    return replace(schema, categories=categories, library_prior=prior, proteins=proteins)
 
 
 def _genes(adata: AnnData, layer: str | None, mask_var: Any) -> tuple[str, ...]:
@@ -144,8 +187,7 @@ def _known_labels(
         )
     category, names = str(unlabeled_category), categories[labels_key]
     if category not in names:
-        close = get_close_matches(category.lower(), [name.lower() for name in names], n=1, cutoff=0.8)
-        if close:
+        if get_close_matches(category.lower(), [name.lower() for name in names], n=1, cutoff=0.8):
             hint = checks.nearest(category, names)
             raise ValueError(f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]{hint}")
     elif len(names) == 1:

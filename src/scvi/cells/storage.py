@@ -138,8 +138,7 @@ def read_weights(columns: np.ndarray | None) -> np.ndarray | None:
 
 def row_sums(rows: Rows, read: np.ndarray | None = None) -> np.ndarray:
     """(n,) float64 totals; with `read` (stored genes,) of 0 and 1, over the genes that are read."""
-    weights = np.ones(rows.shape[1]) if read is None else read
-    return np.asarray(rows @ weights, dtype=np.float64)
+    return np.asarray(rows @ (np.ones(rows.shape[1]) if read is None else read), dtype=np.float64)
 
 
 def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

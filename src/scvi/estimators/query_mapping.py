@@ -16,8 +16,8 @@ from scvi._random import seeded
 from scvi._warnings import warn
 from scvi.cells.missing_genes import become, with_genes
 from scvi.cells.mudata import as_anndata
-from scvi.cells.new_categories import extended
 from scvi.cells.schema import Schema
+from scvi.cells.setup import extended
 from scvi.estimators.base import Estimator
 from scvi.models.freezing import Freeze, Scope, scope_of, widen
 
