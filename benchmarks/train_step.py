@@ -146,7 +146,7 @@ def measure_totalvi(adata: AnnData, n_steps: int) -> tuple[float, float]:
 
 PARTS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_"),
-    "likelihood kernel": ("LinearLikelihood", "LinearLikelihoodBackward", "FusedLikelihood", "FusedLikelihoodBackward"),
+    "likelihood kernel": ("_RowLoss", "_RowLossBackward"),
     "dropout of the mixture": ("MixedDropout", "MixedDropoutBackward"),
     "draws of delta": ("aten::_standard_gamma", "aten::_standard_gamma_grad"),
     "first layer": ("SparseLinear", "SparseLinearBackward", "aten::log1p"),

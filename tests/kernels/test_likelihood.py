@@ -16,7 +16,7 @@ import oracles
 from grids import each_of
 from scvi import kernels
 from scvi.kernels import twin
-from scvi.kernels.fused import FusedLikelihood
+from scvi.kernels.fused import count_nll
 from scvi.kernels.rows import SparseRows
 
 Nll = Callable[..., Tensor]
@@ -28,7 +28,7 @@ INPUTS = ("logits", "log_library", "log_theta", "dropout")
 
 
 def compiled(x: Tensor, logits: Tensor, library: Tensor, theta: Tensor | None, pi: Tensor | None) -> Tensor:
-    return FusedLikelihood.of(SparseRows.of(x), logits, library, theta, pi, 1.0)
+    return count_nll(SparseRows.of(x), logits, library, theta, pi, 1.0)
 
 
 def in_torch(x: Tensor, *parameters: Tensor | None) -> Tensor:
@@ -280,7 +280,7 @@ def test_expected_gradient_is_only_a_shortcut(model: str) -> None:
     problem = random_problem(model, np.random.default_rng(11), (6, 20))
     problem.weight = np.full(6, 0.25, np.float32)
     loss, gradients = problem.evaluate(compiled)
-    again, shortcut = problem.evaluate(lambda *args: FusedLikelihood.of(SparseRows.of(args[0]), *args[1:], 0.25))
+    again, shortcut = problem.evaluate(lambda *args: count_nll(SparseRows.of(args[0]), *args[1:], 0.25))
     assert torch.equal(loss, again)
     for name in gradients:
         assert torch.equal(gradients[name], shortcut[name])

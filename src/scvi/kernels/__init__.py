@@ -5,7 +5,8 @@ The choice is made here and nowhere else. numba is imported by the first call th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from scvi.kernels import precision, twin
 from scvi.kernels.affine import Affine, as_tensor
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.precision import bf16_is_supported, bf16_products
-from scvi.kernels.rows import SparseRows
+from scvi.kernels.rows import SparseRows, starts_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array, csr_matrix
@@ -45,7 +46,6 @@ __all__ = [
 Counts = Tensor | SparseRows
 """(n, g) float32 counts."""
 
-_REASONS = {1: "non-finite", 2: "negative", 3: "non-integer"}
 _DENSE = 0.2  # share of entries from which a dense product is faster than a sparse one
 
 
@@ -79,25 +79,19 @@ def nll_zinb(
     -------
     (..., n)
     """
-    if _compiled(x, logits, log_library, log_theta, dropout):
-        return _fused(x, logits, log_library, log_theta, dropout, weight)
-    return -twin.log_zinb(_dense(x), as_tensor(logits), log_library, log_theta, as_tensor(dropout)).sum(-1)
+    return _nll(twin.log_zinb, x, logits, log_library, log_theta, dropout, weight)
 
 
 def nll_nb(
     x: Counts, logits: Tensor | Affine, log_library: Tensor, log_theta: Tensor, weight: float | Tensor = 1.0
 ) -> Tensor:
     """As :func:`nll_zinb`, without zero inflation."""
-    if _compiled(x, logits, log_library, log_theta):
-        return _fused(x, logits, log_library, log_theta, None, weight)
-    return -twin.log_nb(_dense(x), as_tensor(logits), log_library, log_theta).sum(-1)
+    return _nll(twin.log_nb, x, logits, log_library, log_theta, None, weight)
 
 
 def nll_poisson(x: Counts, logits: Tensor | Affine, log_library: Tensor, weight: float | Tensor = 1.0) -> Tensor:
     """As :func:`nll_zinb`, for Poisson counts."""
-    if _compiled(x, logits, log_library):
-        return _fused(x, logits, log_library, None, None, weight)
-    return -twin.log_poisson(_dense(x), as_tensor(logits), log_library).sum(-1)
+    return _nll(twin.log_poisson, x, logits, log_library, None, None, weight)
 
 
 def mixed_dropout(dropout: Tensor | Affine, delta: Tensor, floor: float = 0.0) -> Tensor:
@@ -155,9 +149,9 @@ def nll_nb_mixture(
     (..., n)
     """
     if _compiled(y, log_background, log_factor, mixing, log_theta):
-        from scvi.kernels.fused import FusedMixture
+        from scvi.kernels.fused import mixture_nll
 
-        return FusedMixture.of(y, log_background, log_factor, mixing, log_theta, measured, weight)
+        return mixture_nll(y, log_background, log_factor, mixing, log_theta, measured, weight)
     log_likelihood = twin.log_nb_mixture(y, log_background, log_factor, mixing, log_theta)
     return -(log_likelihood if measured is None else log_likelihood * measured).sum(-1)
 
@@ -221,7 +215,8 @@ def _compiled(*given: Counts | Affine) -> bool:
     return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
-def _fused(
+def _nll(
+    density: Callable[..., Tensor],
     x: Counts,
     logits: Tensor | Affine,
     log_library: Tensor,
@@ -229,13 +224,14 @@ def _fused(
     dropout: Tensor | Affine | None,
     weight: float | Tensor,
 ) -> Tensor:
-    from scvi.kernels.fused import FusedLikelihood, LinearLikelihood
+    """(..., n); `density` is the elementwise log density in torch operations, of those parameters that are not None."""
+    given = [t for t in (logits, log_library, log_theta, dropout) if t is not None]
+    if not _compiled(x, *given):
+        return -density(_dense(x), *map(as_tensor, given)).sum(-1)
+    from scvi.kernels.fused import count_nll
 
     x = x if isinstance(x, SparseRows) else SparseRows.of(x)
-    if isinstance(logits, Affine) and LinearLikelihood.takes(logits, dropout):
-        return LinearLikelihood.of(x, logits, log_library, log_theta, dropout, weight)  # type: ignore[arg-type]
-    heads = [None if head is None else as_tensor(head) for head in (logits, dropout)]
-    return FusedLikelihood.of(x, heads[0], log_library, log_theta, heads[1], weight)  # type: ignore[arg-type]
+    return count_nll(x, logits, log_library, log_theta, dropout, weight)
 
 
 def rows_to_sparse(
@@ -262,35 +258,24 @@ def rows_to_sparse(
     if columns.size == 0 and n_stored > n_genes:
         raise ValueError(f"counts of {n_stored} genes were taken for counts of {n_genes}")
     if isinstance(counts, np.ndarray):
-        stored = np.full(len(rows), n_genes)
+        read, lengths = partial(sparse.dense_rows, counts), np.full(len(rows), n_genes)
     else:
-        stored = counts.indptr[rows + 1] - counts.indptr[rows]
-    starts = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(stored, out=starts[1:])
+        read = partial(sparse.csr_rows, counts.data, counts.indices, counts.indptr, n_stored, n_genes)
+        lengths = counts.indptr[rows + 1] - counts.indptr[rows]
+    starts = starts_of(lengths)
     genes, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
     kept, totals = np.empty(len(rows), np.int64), np.empty((len(rows), 1), np.float32)
-
-    def work(_: int, start: int, stop: int) -> None:
-        block, results = (start, stop), (starts, genes, values, kept, totals)
-        if isinstance(counts, np.ndarray):
-            sparse.dense_rows(counts, rows, block, columns, *results)
-        else:
-            sparse.csr_rows(
-                counts.data, counts.indices, counts.indptr, rows, block, columns, n_stored, n_genes, *results
-            )
-
-    run_blocks(work, row_blocks(len(rows), min_rows=32))
+    results = (starts, genes, values, kept, totals)
+    run_blocks(lambda _, *block: read(rows, block, columns, *results), row_blocks(len(rows), min_rows=32))
     if (kept < 0).any():
         raise ValueError(
             f"row {rows[kept.argmin()]} of the counts names a gene that is not among the {n_stored} there are"
         )
-    if kept.sum() < starts[-1]:
-        ends = np.repeat(starts[:-1] + kept, stored)
-        is_kept = np.arange(starts[-1]) < ends
-        genes, values = genes[is_kept], values[is_kept]
-        np.cumsum(kept, out=starts[1:])
-    as_tensors = [torch.from_numpy(a) for a in (starts, genes, values)]
-    return SparseRows(as_tensors[0], as_tensors[1], as_tensors[2], n_genes, torch.from_numpy(totals))
+    if kept.sum() < starts[-1]:  # zeros were stored, or genes left out
+        is_kept = np.arange(starts[-1]) < np.repeat(starts[:-1] + kept, lengths)
+        starts, genes, values = starts_of(kept), genes[is_kept], values[is_kept]
+    tensor = torch.from_numpy
+    return SparseRows(tensor(starts), tensor(genes), tensor(values), n_genes, tensor(totals))
 
 
 def rows_to_dense(
@@ -306,5 +291,9 @@ def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:
         return None
     from scvi.kernels import sparse
 
-    position, reason = sparse.first_bad_count(np.ascontiguousarray(values).reshape(-1))
-    return None if position < 0 else (int(position), _REASONS[reason])
+    flat = np.ascontiguousarray(values).reshape(-1)
+    position = int(sparse.first_bad_count(flat))
+    if position < 0:
+        return None
+    value = flat[position]
+    return position, "non-finite" if not np.isfinite(value) else "negative" if value < 0 else "non-integer"

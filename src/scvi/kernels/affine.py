@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from scvi.kernels.precision import linear
@@ -21,6 +22,11 @@ class Affine(NamedTuple):
     h: Tensor  # (..., n, hidden)
     weight: Tensor  # (g, hidden)
     bias: Tensor  # (g,)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of what it computes."""
+        return torch.Size((*self.h.shape[:-1], len(self.bias)))
 
     def compute(self) -> Tensor:
         """(..., n, g)"""

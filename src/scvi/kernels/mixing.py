@@ -56,7 +56,7 @@ def mix_rows(a, delta, floor, rows, out):
 
 
 @njit(**OPTIONS)
-def slope_rows(a, delta, floor, upstream, rows, d_a, d_delta):
+def slope_rows(a, delta, upstream, floor, rows, d_a, d_delta):
     """From gradients in the logits of the mixture to those in `a`, and, added up, in `delta`, of whose shape it is."""
     for i in range(rows[0], rows[1]):
         shared = delta.shape[0] == 1

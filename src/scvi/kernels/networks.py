@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from scvi.kernels import layers, sparse
 from scvi.kernels.parallel import row_blocks, run_blocks
-from scvi.kernels.rows import SparseRows
+from scvi.kernels.rows import SparseRows, arrays
 
 __all__ = ["Adam", "Hidden", "SparseLinear", "densified"]
 
@@ -22,14 +22,13 @@ _LARGE = 2**14  # numbers from which a tensor is shared out between threads
 
 def _times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
     """Adds rows (n, g) times `matrix` (g, h) to `out`, (n, h)."""
-    given = [t.numpy() for t in (x.starts, x.genes, x.values, matrix)]
-    result = out.numpy()
+    *given, result = arrays(x.starts, x.genes, x.values, matrix, out)
     run_blocks(lambda _, *rows: sparse.product(*given, rows, result), row_blocks(len(x), min_rows=16))
 
 
 def _transposed_times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
     """Writes the transposed rows (g, n) times `matrix` (n, h) to `out`, (g, h)."""
-    starts, genes, values = (t.numpy() for t in (x.starts, x.genes, x.values))
+    starts, genes, values, given, result = arrays(x.starts, x.genes, x.values, matrix, out)
     # The entries are sorted by gene first: those of each block of cells are counted, so that each knows its places.
     blocks = row_blocks(len(x), min_rows=32)
     counts = np.zeros((len(blocks), x.n_genes), np.int64)
@@ -39,7 +38,6 @@ def _transposed_times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
     places = upto - counts + (ends - upto[-1])
     cells, by_gene = np.empty_like(genes), np.empty_like(values)
     run_blocks(lambda i, *rows: sparse.transpose(starts, genes, values, rows, places[i], cells, by_gene), blocks)
-    given, result = matrix.numpy(), out.numpy()
     run_blocks(
         lambda _, *genes: sparse.sum_by_gene(ends, cells, by_gene, given, genes, result),
         row_blocks(x.n_genes, min_rows=64),
@@ -49,7 +47,7 @@ def _transposed_times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
 def densified(x: SparseRows) -> Tensor:
     """(n, g) float32."""
     out = torch.zeros(x.shape)
-    given, result = [t.numpy() for t in (x.starts, x.genes, x.values)], out.numpy()
+    *given, result = arrays(x.starts, x.genes, x.values, out)
     run_blocks(lambda _, *rows: sparse.densify(*given, rows, result), row_blocks(len(x), min_rows=32))
     return out
 
@@ -89,15 +87,14 @@ class Hidden(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
-        x = x.contiguous()
-        out = torch.empty_like(x)
-        normed, inverse = np.empty(x.shape, _F), np.empty(x.shape[1], _F)
+        out, normed = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+        inverse = torch.empty(x.shape[1])
         seed = int(torch.randint(2**31, ())) if rate > 0 else 0
-        given = [t.detach().numpy() for t in (x, gamma, beta)]
-        running = [t.numpy() for t in (norm.running_mean, norm.running_var)]  # type: ignore[union-attr]
         numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
-        layers.hidden_forward(*given, *numbers, *running, inverse, normed, out.numpy())
-        torch.autograd.graph.increment_version((norm.running_mean, norm.running_var))  # type: ignore[arg-type]
+        running = (norm.running_mean, norm.running_var)
+        written = [t.numpy() for t in (*running, inverse, normed, out)]  # type: ignore[union-attr]
+        layers.hidden_forward(*arrays(x, gamma, beta), *numbers, *written)
+        torch.autograd.graph.increment_version(running)  # type: ignore[arg-type]
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         ctx.save_for_backward(gamma, out)
         ctx.inverse, ctx.normed, ctx.rate = inverse, normed, rate
@@ -108,9 +105,8 @@ class Hidden(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         gamma, out = ctx.saved_tensors
         d_gamma, d_beta, d_x = torch.empty_like(gamma), torch.empty_like(gamma), torch.empty_like(out)
-        given = [t.detach().numpy() for t in (d_out.contiguous(), out)]
-        scale = (gamma.detach().numpy(), ctx.inverse, _F(ctx.rate))
-        layers.hidden_backward(*given, ctx.normed, *scale, *(t.numpy() for t in (d_gamma, d_beta, d_x)))
+        given, results = arrays(d_out, out, ctx.normed, gamma, ctx.inverse), arrays(d_gamma, d_beta, d_x)
+        layers.hidden_backward(*given, _F(ctx.rate), *results)
         return d_x, d_gamma, d_beta, None, None
 
 

@@ -9,12 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SparseRows", "sent"]
+__all__ = ["SparseRows", "arrays", "sent", "starts_of"]
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor on a device; what goes to a GPU is not waited for, what comes from one is."""
     return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
+
+
+def arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """The numbers of tensors on the CPU, row by row, as compiled code reads them; no copy of what lies like that.
+
+    What compiled code is to write into has to lie like that.
+    """
+    return [t.detach().contiguous().numpy() for t in tensors]
+
+
+def starts_of(lengths: np.ndarray) -> np.ndarray:
+    """(n + 1,) int64: where each of n rows of entries starts, and where the last one ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +94,7 @@ class SparseRows:
             `starts` of these rows in the memory of the host, which says how long the result is.
         """
         lengths = starts[rows + 1] - starts[rows]
-        ends = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=ends[1:])
+        ends = starts_of(lengths)
         on_device = sent(torch.from_numpy(np.stack([starts[rows] - ends[:-1], lengths, rows])), self.device)
         shift = on_device[0].repeat_interleave(on_device[1], output_size=int(ends[-1]))
         entries = shift + torch.arange(int(ends[-1]), device=self.device)

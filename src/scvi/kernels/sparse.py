@@ -22,7 +22,7 @@ _PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 @njit(**_PLAIN)
-def csr_rows(data, indices, indptr, rows, block, columns, n_stored, n_genes, starts, genes, values, kept, totals):
+def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, starts, genes, values, kept, totals):
     """Copies what is not zero of ``rows[block[0]:block[1]]`` to `genes` and `values`, row i from ``starts[i]`` on.
 
     ``columns[j]`` is the new number of stored gene j, -1 leaves it out; an empty `columns` is the identity. Entries
@@ -109,16 +109,12 @@ def densify(starts, genes, values, block, out):
 
 @njit(**_PLAIN)
 def first_bad_count(values):
-    """(position, reason) of the first value that is no count: 1 non-finite, 2 negative, 3 non-integer; or (-1, 0)."""
+    """Position of the first value that is no count, else -1."""
     for k in range(values.shape[0]):
         value = values[k]
-        if not np.isfinite(value):
-            return k, 1
-        if value < 0:
-            return k, 2
-        if value != np.floor(value):
-            return k, 3
-    return -1, 0
+        if not np.isfinite(value) or value < 0 or value != np.floor(value):
+            return k
+    return -1
 
 
 @njit(**_PLAIN)
