@@ -17,11 +17,13 @@ __all__ = [
     "TWO",
     "ZERO",
     "F",
+    "clamp",
     "digamma_series",
     "exp",
     "largest",
     "log",
     "log1p",
+    "log1p_and_inverse",
     "stirling",
     "total",
 ]
@@ -34,8 +36,10 @@ _EXP_MIN, _EXP_MAX = F(-87.0), F(88.0)
 _BITS_OF_1, _BITS_OF_SQRT_HALF = np.int32(0x3F800000), np.int32(0x3F3504F3)
 # Minimax polynomials for (exp(r) - 1 - r) / r**2 and (log(1 + f) - f + f**2 / 2) / f**3 on the intervals that are left
 # after range reduction; relative errors of exp and log 1e-7 and 3e-7, highest power first.
-_EXP_POLY = (F(0.00831252), F(0.04189016), F(0.16667115), F(0.49999231))
-_LOG_POLY = (F(-0.10191731), F(0.16024379), F(-0.1713713), F(0.19924505), F(-0.24983267), F(0.33334246))
+_E5, _E4, _E3, _E2 = F(0.00831252), F(0.04189016), F(0.16667115), F(0.49999231)
+_L8, _L7, _L6, _L5, _L4, _L3 = (
+    F(x) for x in (-0.10191731, 0.16024379, -0.1713713, 0.19924505, -0.24983267, 0.33334246)
+)
 # Coefficients of Stirling's series of log Gamma and of its derivative.
 _S1, _S3, _S5 = F(1 / 12), F(-1 / 360), F(1 / 1260)
 _D1, _D2, _D4, _D6 = F(-1 / 2), F(-1 / 12), F(1 / 120), F(-1 / 252)
@@ -46,19 +50,21 @@ SUMMING = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 
 
 @njit(inline="always", **OPTIONS)
+def clamp(x, low, high):
+    """What is no number stays none."""
+    x = low if x < low else x
+    return high if x > high else x
+
+
+@njit(inline="always", **OPTIONS)
 def exp(x):
     """e to the power x; arguments are clamped to the float32 range."""
-    x = _EXP_MIN if x < _EXP_MIN else x
-    x = _EXP_MAX if x > _EXP_MAX else x
+    x = clamp(x, _EXP_MIN, _EXP_MAX)
     rounded = x * _LOG2E + _ROUND  # its last bits are the integer nearest to x / log 2
     n = rounded - _ROUND
     r = x - n * _LN2_HIGH
     r = r - n * _LN2_LOW
-    p = _EXP_POLY[0]
-    p = p * r + _EXP_POLY[1]
-    p = p * r + _EXP_POLY[2]
-    p = p * r + _EXP_POLY[3]
-    p = p * r * r + r + ONE
+    p = (((_E5 * r + _E4) * r + _E3) * r + _E2) * r * r + r + ONE
     power = np.int32((np.float32(rounded).view(np.int32) << np.int32(23)) + _BITS_OF_1)
     return p * power.view(np.float32)
 
@@ -69,12 +75,7 @@ def log(x):
     above = np.int32(np.float32(x).view(np.int32) - _BITS_OF_SQRT_HALF)  # so that f is in [sqrt(1/2), sqrt(2)) - 1
     exponent = np.float32(np.int32(above >> np.int32(23)))
     f = np.int32((above & np.int32(0x7FFFFF)) + _BITS_OF_SQRT_HALF).view(np.float32) - ONE
-    p = _LOG_POLY[0]
-    p = p * f + _LOG_POLY[1]
-    p = p * f + _LOG_POLY[2]
-    p = p * f + _LOG_POLY[3]
-    p = p * f + _LOG_POLY[4]
-    p = p * f + _LOG_POLY[5]
+    p = ((((_L8 * f + _L7) * f + _L6) * f + _L5) * f + _L4) * f + _L3
     z = f * f
     y = p * f * z + exponent * _LN2_LOW - HALF * z
     return f + y + exponent * _LN2_HIGH
@@ -85,6 +86,14 @@ def log1p(x):
     """log(1 + x) for x >= -0.5, to full relative accuracy near 0: the rounding of 1 + x is put back."""
     u = ONE + x
     return log(u) + (x - (u - ONE)) / u
+
+
+@njit(inline="always", **OPTIONS)
+def log1p_and_inverse(x):
+    """log(1 + x) and 1 / (1 + x), for x >= -0.5: one division for both."""
+    u = ONE + x
+    v = ONE / u
+    return log(u) + (x - (u - ONE)) * v, v
 
 
 @njit(inline="always", **OPTIONS)

@@ -33,11 +33,13 @@ from scvi.kernels.elementary import (
     TWO,
     ZERO,
     F,
+    clamp,
     digamma_series,
     exp,
     largest,
     log,
     log1p,
+    log1p_and_inverse,
     stirling,
     total,
 )
@@ -71,9 +73,7 @@ def _exponentials(logits, out):
 def _dispersions(log_theta, theta, inverse):
     """Writes theta and 1 / theta."""
     for j in range(log_theta.shape[0]):
-        r = log_theta[j]
-        r = MIN_LOG_THETA if r < MIN_LOG_THETA else r
-        r = MAX_LOG_THETA if r > MAX_LOG_THETA else r
+        r = clamp(log_theta[j], MIN_LOG_THETA, MAX_LOG_THETA)
         theta[j] = exp(r)
         inverse[j] = exp(-r)
 
@@ -84,10 +84,8 @@ def _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_theta):
     for j in range(share.shape[0]):
         mu = share[j] * scale
         mu = _MAX_MEAN if mu > _MAX_MEAN else mu
-        ratio = mu * inverse[j]
-        u = ONE + ratio
-        v = ONE / u
-        q = -theta[j] * (log(u) + (ratio - (u - ONE)) * v)  # log1p: the rounding of 1 + ratio is put back
+        log_u, v = log1p_and_inverse(mu * inverse[j])
+        q = -theta[j] * log_u
         ll[j] = q
         d_mu[j] = -v * mu
         d_theta[j] = q + v * mu
@@ -99,10 +97,8 @@ def _zinb_zeros(share, scale, theta, inverse, dropout, ll, d_mu, d_theta):
     for j in range(share.shape[0]):
         mu = share[j] * scale
         mu = _MAX_MEAN if mu > _MAX_MEAN else mu
-        ratio = mu * inverse[j]
-        u = ONE + ratio
-        v = ONE / u
-        q = -theta[j] * (log(u) + (ratio - (u - ONE)) * v)
+        log_u, v = log1p_and_inverse(mu * inverse[j])
+        q = -theta[j] * log_u
         pi = dropout[j]
         t = q - pi
         a = exp(-abs(t))
@@ -162,10 +158,7 @@ def _few(g, n, ll, d_mu, d_theta):
     x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
     for k in range(n):
         c, m, i = x[k], mean[k], ONE / theta[k]
-        ratio = m * i
-        u = ONE + ratio
-        v = ONE / u
-        log_u = log(u) + (ratio - (u - ONE)) * v
+        log_u, v = log1p_and_inverse(m * i)
         q = -theta[k] * log_u
         above_1, above_2 = c > ONE, c > TWO
         one = ONE + i if above_1 else ONE

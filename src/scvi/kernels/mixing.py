@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, exp, log
+from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, clamp, exp, log
 
 __all__ = ["mix_rows", "slope_rows"]
 
@@ -20,31 +20,29 @@ _MAX_LOGIT = F(60)
 _LEAST_WEIGHT = F(2**-24)  # of dropout; the next float32 is 0, whose logit is none
 
 
+@njit(inline="always", **OPTIONS)
+def _parts(a, delta, floor):
+    """u, w and D of the formulas above."""
+    u = exp(clamp(a, -_MAX_LOGIT, _MAX_LOGIT))
+    w = ONE - delta
+    w = _LEAST_WEIGHT if w < _LEAST_WEIGHT else w
+    return u, w, ONE - floor * w + delta * u
+
+
 @njit(**OPTIONS)
 def _mix(a, delta, floor, out):
     for j in range(a.shape[0]):
-        b = a[j]
-        b = -_MAX_LOGIT if b < -_MAX_LOGIT else b
-        b = _MAX_LOGIT if b > _MAX_LOGIT else b
-        u = exp(b)
-        w = ONE - delta[j]
-        w = _LEAST_WEIGHT if w < _LEAST_WEIGHT else w
-        out[j] = log(w * (floor + u) / (ONE - floor * w + delta[j] * u))
+        u, w, denominator = _parts(a[j], delta[j], floor)
+        out[j] = log(w * (floor + u) / denominator)
 
 
 @njit(**OPTIONS)
 def _slopes(a, delta, floor, upstream, d_a, d_delta):
     """Writes the gradient in `a`, adds the one in `delta`."""
     for j in range(a.shape[0]):
-        b = a[j]
-        outside = abs(b) > _MAX_LOGIT
-        b = -_MAX_LOGIT if b < -_MAX_LOGIT else b
-        b = _MAX_LOGIT if b > _MAX_LOGIT else b
-        u = exp(b)
-        w = ONE - delta[j]
-        w = _LEAST_WEIGHT if w < _LEAST_WEIGHT else w
-        up = upstream[j] / (ONE - floor * w + delta[j] * u)
-        d_a[j] = ZERO if outside else up * ((ONE - floor) * (u / (floor + u)))
+        u, w, denominator = _parts(a[j], delta[j], floor)
+        up = upstream[j] / denominator
+        d_a[j] = ZERO if abs(a[j]) > _MAX_LOGIT else up * ((ONE - floor) * (u / (floor + u)))
         d_delta[j] -= up * ((ONE + u) / w)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, exp, log, total
+from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, clamp, exp, log, total
 from scvi.kernels.likelihood import MAX_LOG_MEAN, MAX_LOG_THETA, MIN_LOG_THETA, nb_entries
 
 __all__ = ["mixture_rows"]
@@ -27,12 +27,8 @@ _MIN_LOG_MEAN = F(-80.0)
 def _fill(g, y, log_mean, factor, log_theta):
     """Rows of `nb_entries`: counts, log mu, mu and theta."""
     for j in range(y.shape[0]):
-        m = log_mean[j] + factor[j]
-        m = MAX_LOG_MEAN if m > MAX_LOG_MEAN else m
-        m = _MIN_LOG_MEAN if m < _MIN_LOG_MEAN else m
-        r = log_theta[j]
-        r = MIN_LOG_THETA if r < MIN_LOG_THETA else r
-        r = MAX_LOG_THETA if r > MAX_LOG_THETA else r
+        m = clamp(log_mean[j] + factor[j], _MIN_LOG_MEAN, MAX_LOG_MEAN)
+        r = clamp(log_theta[j], MIN_LOG_THETA, MAX_LOG_THETA)
         g[0, j], g[2, j], g[3, j], g[4, j] = y[j], m, exp(m), exp(r)
 
 
