@@ -44,7 +44,15 @@ from scvi.kernels.elementary import (
     total,
 )
 
-__all__ = ["MAX_LOG_MEAN", "MAX_LOG_THETA", "MIN_LOG_THETA", "nb_entries", "negative_binomial_rows", "poisson_rows"]
+__all__ = [
+    "MAX_LOG_MEAN",
+    "MAX_LOG_THETA",
+    "MIN_LOG_THETA",
+    "nb_entries",
+    "negative_binomial_rows",
+    "poisson_rows",
+    "within_bounds",
+]
 
 _THREE, _FIVE = F(3), F(5)
 _MAX_MEAN, MAX_LOG_MEAN = F(1e15), F(34.538776)
@@ -78,27 +86,30 @@ def _dispersions(log_theta, theta, inverse):
         inverse[j] = exp(-r)
 
 
+@njit(inline="always", **OPTIONS)
+def _nb_zero(share, scale, theta, inverse):
+    """Log-likelihood of a zero and its slope in -log mu; mu is `share` times `scale`."""
+    mu = share * scale
+    mu = _MAX_MEAN if mu > _MAX_MEAN else mu
+    log_u, v = log1p_and_inverse(mu * inverse)
+    return -theta * log_u, v * mu
+
+
 @njit(**OPTIONS)
 def _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_theta):
-    """Log-likelihood of zeros and its slopes in log mu and log theta; mu is `share` times `scale`."""
+    """Log-likelihood of zeros and its slopes in log mu and log theta."""
     for j in range(share.shape[0]):
-        mu = share[j] * scale
-        mu = _MAX_MEAN if mu > _MAX_MEAN else mu
-        log_u, v = log1p_and_inverse(mu * inverse[j])
-        q = -theta[j] * log_u
+        q, slope = _nb_zero(share[j], scale, theta[j], inverse[j])
         ll[j] = q
-        d_mu[j] = -v * mu
-        d_theta[j] = q + v * mu
+        d_mu[j] = -slope
+        d_theta[j] = q + slope
 
 
 @njit(**OPTIONS)
 def _zinb_zeros(share, scale, theta, inverse, dropout, ll, d_mu, d_theta):
     """As :func:`_nb_zeros`; the slope in the dropout logits is written over them."""
     for j in range(share.shape[0]):
-        mu = share[j] * scale
-        mu = _MAX_MEAN if mu > _MAX_MEAN else mu
-        log_u, v = log1p_and_inverse(mu * inverse[j])
-        q = -theta[j] * log_u
+        q, slope = _nb_zero(share[j], scale, theta[j], inverse[j])
         pi = dropout[j]
         t = q - pi
         a = exp(-abs(t))
@@ -111,8 +122,8 @@ def _zinb_zeros(share, scale, theta, inverse, dropout, ll, d_mu, d_theta):
         u = ONE + w
         log_ratio = log(u) + (w - (u - ONE)) * (b1 * (b1 * both))
         ll[j] = (q if t > ZERO else pi) - (pi if pi > ZERO else ZERO) + log_ratio
-        d_mu[j] = -s * (v * mu)
-        d_theta[j] = s * (q + v * mu)
+        d_mu[j] = -s * slope
+        d_theta[j] = s * (q + slope)
         dropout[j] = not_dropped - s
 
 
@@ -214,6 +225,8 @@ def _scatter(g, n, ll, d_mu, d_theta, d_dropout):
     """Puts what was computed of gathered entries in their places."""
     where = g[1].view(np.int32)
     inflated = d_dropout.shape[0] > 0
+    if inflated:
+        _not_dropped(g, n, g[6])
     for k in range(n):
         j = np.uintp(where[k])
         ll[j] = g[6, k]
@@ -239,18 +252,16 @@ def _finish_dropout(weight, d_dropout, sums):
         sums[j] += d_dropout[j]
 
 
-@njit(**OPTIONS)
-def _finish_theta(weight, d_theta, sums):
-    for j in range(d_theta.shape[0]):
-        sums[j] -= d_theta[j] * weight
-
-
-@njit(**OPTIONS)
-def _stop_at_bounds(log_theta, d_theta):
+@njit(inline="always", **OPTIONS)
+def within_bounds(log_theta, slope):
     """A clamped dispersion has no slope."""
-    for j in range(log_theta.shape[0]):
-        r = log_theta[j]
-        d_theta[j] = ZERO if r < MIN_LOG_THETA or r > MAX_LOG_THETA else d_theta[j]
+    return ZERO if log_theta < MIN_LOG_THETA or log_theta > MAX_LOG_THETA else slope
+
+
+@njit(**OPTIONS)
+def _finish_theta(weight, log_theta, d_theta, sums):
+    for j in range(d_theta.shape[0]):
+        sums[j] = within_bounds(log_theta[j], sums[j] - d_theta[j] * weight)
 
 
 @njit(**OPTIONS)
@@ -286,7 +297,7 @@ def negative_binomial_rows(
     log_library, weight, nll, d_library
         (m,).
     log_theta, d_theta
-        (1, g) for all rows, in which case `d_theta` is the sum over the rows of this call; otherwise (m, g).
+        (1, g) for all rows, or (m, g); gradients are added to `d_theta`.
     gradients
         Whether they are wanted.
     sums
@@ -301,11 +312,10 @@ def negative_binomial_rows(
     for i in range(n_cells):
         most = max(most, starts[i + 1] - starts[i])
     few, many = np.empty((9, most + 1), np.float32), np.empty((9, most + 1), np.float32)
-    if shared:
-        _dispersions(log_theta[0], theta, inverse)
     for i in range(rows[0], rows[1]):
-        if not shared:
-            _dispersions(log_theta[i], theta, inverse)
+        r = 0 if shared else i
+        if i == rows[0] or not shared:
+            _dispersions(log_theta[r], theta, inverse)
         if biases.shape[0] > 0:
             _add(biases[0], logits[i])
         if biases.shape[0] > 1:
@@ -327,9 +337,6 @@ def negative_binomial_rows(
             _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_r)
         _few(few, n_few, few[6], few[7], few[8])
         nb_entries(many, n_many, many[6], many[7], many[8])
-        if inflated:
-            _not_dropped(few, n_few, few[6])
-            _not_dropped(many, n_many, many[6])
         _scatter(few, n_few, ll, d_mu, d_r, pi)
         _scatter(many, n_many, ll, d_mu, d_r, pi)
         nll[i] = -total(ll)
@@ -338,16 +345,8 @@ def negative_binomial_rows(
         whole = total(d_mu)
         d_library[i] = -np.float32(whole) * weight[i]
         _finish(weight[i], share, share_sum, whole, d_mu, sums[0])
-        if inflated:
-            _finish_dropout(weight[i], pi, sums[1])
-        if shared:
-            _finish_theta(weight[i], d_r, d_theta[0])
-        else:
-            d_theta[i, :] = ZERO
-            _finish_theta(weight[i], d_r, d_theta[i])
-            _stop_at_bounds(log_theta[i], d_theta[i])
-    if gradients and shared:
-        _stop_at_bounds(log_theta[0], d_theta[0])
+        _finish_dropout(weight[i], pi, sums[1])
+        _finish_theta(weight[i], log_theta[r], d_r, d_theta[r])
 
 
 @njit(**OPTIONS)

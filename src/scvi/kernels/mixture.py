@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, clamp, exp, log, total
-from scvi.kernels.likelihood import MAX_LOG_MEAN, MAX_LOG_THETA, MIN_LOG_THETA, nb_entries
+from scvi.kernels.likelihood import MAX_LOG_MEAN, MAX_LOG_THETA, MIN_LOG_THETA, nb_entries, within_bounds
 
 __all__ = ["mixture_rows"]
 
@@ -72,12 +72,11 @@ def mixture_rows(
         (m,).
     """
     n_cells, p = y.shape
-    shared = log_theta.shape[0] == 1
     one, two = np.empty((8, p), np.float32), np.empty((8, p), np.float32)
     no_factor, losses = np.zeros(p, np.float32), np.empty(p, np.float32)
     for i in range(rows[0], rows[1]):
         cell = i % n_cells
-        r = log_theta[0] if shared else log_theta[i]
+        r = log_theta[i if log_theta.shape[0] > 1 else 0]
         _fill(one, y[cell], log_back[i], no_factor, r)
         _fill(two, y[cell], log_back[i], factor[i], r)
         nb_entries(one, p, one[5], one[6], one[7])
@@ -85,5 +84,4 @@ def mixture_rows(
         _mix(one, two, mixing[i], measured[cell], weight[i], losses, d_back[i], d_factor[i], d_mixing[i], d_theta[i])
         nll[i] = total(losses)
         for j in range(p):
-            if r[j] < MIN_LOG_THETA or r[j] > MAX_LOG_THETA:
-                d_theta[i, j] = ZERO  # a clamped dispersion has no slope
+            d_theta[i, j] = within_bounds(r[j], d_theta[i, j])

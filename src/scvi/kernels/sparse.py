@@ -136,11 +136,11 @@ def transpose(starts, genes, values, rows, places, cells, by_gene):
 
 
 @njit(**OPTIONS)
-def _add_rows(weights, at, n, matrix, out):
-    """Adds ``sum(weights[k] * matrix[at[k]])`` over the first n entries to `out`."""
-    k = np.uintp(0)
+def _add_rows(weights, at, matrix, out):
+    """Adds ``sum(weights[k] * matrix[at[k]])`` to `out`."""
+    k = np.uintp(0)  # unsigned: a signed index is looked at for being negative, every time
     four = np.uintp(4)
-    end = np.uintp(n)
+    end = np.uintp(weights.shape[0])
     while k + four <= end:  # each pass over `out` costs as much as a row
         a, b, c, d = weights[k], weights[k + np.uintp(1)], weights[k + np.uintp(2)], weights[k + np.uintp(3)]
         row_a, row_b = matrix[np.uintp(at[k])], matrix[np.uintp(at[k + np.uintp(1)])]
@@ -148,11 +148,10 @@ def _add_rows(weights, at, n, matrix, out):
         for o in range(out.shape[0]):
             out[o] += a * row_a[o] + b * row_b[o] + (c * row_c[o] + d * row_d[o])
         k += four
-    while k < end:
-        a, row_a = weights[k], matrix[np.uintp(at[k])]
+    for e in range(k, end):
+        a, row_a = weights[e], matrix[np.uintp(at[e])]
         for o in range(out.shape[0]):
             out[o] += a * row_a[o]
-        k += np.uintp(1)
 
 
 @njit(**OPTIONS)
@@ -160,7 +159,7 @@ def product(starts, genes, values, matrix, rows, out):
     """Adds rows ``rows[0]:rows[1]`` of sparse (n, g) times dense (g, h) to `out`, (n, h)."""
     for i in range(rows[0], rows[1]):
         first, last = starts[i], starts[i + 1]
-        _add_rows(values[first:last], genes[first:last], last - first, matrix, out[i])
+        _add_rows(values[first:last], genes[first:last], matrix, out[i])
 
 
 @njit(**OPTIONS)
@@ -174,4 +173,4 @@ def sum_by_gene(ends, cells, by_gene, matrix, block, out):
         first = ends[j - 1] if j > 0 else 0
         last = ends[j]
         out[j, :] = ZERO
-        _add_rows(by_gene[first:last], cells[first:last], last - first, matrix, out[j])
+        _add_rows(by_gene[first:last], cells[first:last], matrix, out[j])
