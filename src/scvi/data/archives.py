@@ -23,8 +23,7 @@ _BLOCK_BYTES = 2**20
 
 def is_archive(path: Path) -> bool:
     """Whether the name is that of a tar or zip archive."""
-    name = path.name.lower()
-    return name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
+    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
 
 
 def extract(path: str | os.PathLike[str], folder: str | os.PathLike[str], largest: int = LARGEST_ARCHIVE) -> list[Path]:

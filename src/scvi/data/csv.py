@@ -78,9 +78,9 @@ def read_csv(
         if not genes_in_rows:
             genes, cells = cells, genes
         _check_orientation(path, genes, genes_in_rows)
-        obs_names = unique_names(cells, "names of cells", path)
+        obs = pd.DataFrame(index=unique_names(cells, "names of cells", path))
         counts = table.T.tocsr() if genes_in_rows else table
-    return AnnData(counts, obs=pd.DataFrame(index=obs_names), var=pd.DataFrame(index=numbered(genes)))
+    return AnnData(counts, obs=obs, var=pd.DataFrame(index=numbered(genes)))
 
 
 def _check_orientation(path: Path, genes: np.ndarray, genes_in_rows: bool) -> None:

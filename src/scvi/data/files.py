@@ -9,7 +9,7 @@ import lzma
 import os
 import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
@@ -145,11 +145,8 @@ def open_bytes(path: Path, compression: Compression = "infer") -> Iterator[IO[by
                 f"it is no {claimed} file, whatever its name or compression= says; decompress or rename it, or "
                 "download it again"
             )
-        if found is None:
-            yield file
-        else:
-            with _OPEN[found](file) as unpacked:
-                yield unpacked
+        with _OPEN[found](file) if found else nullcontext(file) as unpacked:
+            yield unpacked
 
 
 @contextmanager
@@ -259,8 +256,7 @@ def _index_type(n_columns: int, indptr: np.ndarray) -> Any:
 
 def stacked(blocks: list[sp.csr_matrix], n_columns: int) -> sp.csr_matrix:
     """Rows of several matrices in one. The list is emptied, so that no part is held for longer than needed."""
-    lengths = [np.zeros(1, np.int64), *(np.diff(block.indptr) for block in blocks)]
-    indptr = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+    indptr = np.cumsum(np.concatenate([[0], *(np.diff(block.indptr) for block in blocks)]), dtype=np.int64)
     indices, data = [block.indices for block in blocks], [block.data for block in blocks]
     blocks.clear()
     whole = all(part.dtype.kind in "iu" for part in data)

@@ -125,14 +125,12 @@ def read_hemato(
     ValueError
         If a table is damaged, or they have no cells or genes in common.
     """
-    wanted = _gene_list(Path(genes))
     with readable_as(existing(spring), "a table of cells"):
         places = pd.read_csv(spring, dtype={"cell_id": str})
     require(spring, places, ("cell_id", "x_spring", "y_spring", *LINEAGES), "columns")
-    cells, matrix, kept = _counts(Path(counts), wanted)
-    shared = [name for name in _CELL if name in places]
+    cells, matrix, kept = _counts(Path(counts), _gene_list(Path(genes)))
     cells = cells.assign(row=np.arange(len(cells)))[cells["library_id"] != _EXCLUDED]
-    joined = cells.merge(places, on=shared, how="inner")
+    joined = cells.merge(places, on=[name for name in _CELL if name in places], how="inner")
     if joined.empty:
         raise Unreadable(f"{counts} and {spring} have no cells in common")
     obs = joined.drop(columns="row").set_index(pd.RangeIndex(len(joined)).astype(str))

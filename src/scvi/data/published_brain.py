@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi._checks import check_integer
+from scvi._checks import check_integer, check_sizes
 from scvi.cells.storage import moments
 from scvi.data.files import as_counts, existing, open_bytes, readable_as, stacked, unique_names
 from scvi.data.tenx import TenxH5, genes_and_others, open_tenx_h5
@@ -55,7 +56,7 @@ def read_cortex(path: str | os.PathLike[str]) -> AnnData:
         if not genes:
             raise ValueError("it has no genes")
         var_names = unique_names(genes, "genes", path)
-    cells = annotations.get("cell_id", [str(cell) for cell in range(n)])
+    cells = annotations.get("cell_id", list(map(str, range(n))))
     obs = pd.DataFrame(
         {name: np.array(values, dtype=object) for name, values in annotations.items()},
         index=unique_names(cells, "names of cells", path),
@@ -128,9 +129,7 @@ def read_brain_large(
     ValueError
         If the file is damaged, or an argument is no positive integer.
     """
-    for name, value in {"n_genes": n_genes, "n_cells_for_variance": n_cells_for_variance}.items():
-        check_integer(name, value, 1)
-    check_integer("n_cells_at_once", n_cells_at_once, 1)
+    check_sizes(1, n_genes=n_genes, n_cells_for_variance=n_cells_for_variance, n_cells_at_once=n_cells_at_once)
     with open_tenx_h5(path) as file:
         n = file.shape[0] if n_cells is None else min(check_integer("n_cells", n_cells, 1), file.shape[0])
         first = min(n_cells_for_variance, file.shape[0])
@@ -149,12 +148,11 @@ def read_brain_large(
     return AnnData(stacked(blocks, len(genes)), obs=obs, var=var.set_index(names))
 
 
-def _parts(file: TenxH5, n: int, most: int) -> list[tuple[int, int]]:
+def _parts(file: TenxH5, n: int, most: int) -> Iterator[tuple[int, int]]:
     """First cell and end of each part of the first `n` cells."""
-    parts, start = [], 0
+    start = 0
     while start < n:
         full = int(np.searchsorted(file.indptr, file.indptr[start] + _VALUES_AT_ONCE, side="right")) - 1
         stop = min(n, start + most, max(full, start + 1))
-        parts.append((start, stop))
+        yield start, stop
         start = stop
-    return parts

@@ -43,8 +43,8 @@ def read_smfish(path: str | os.PathLike[str]) -> AnnData:
         raise Unreadable(f"{path} has values in 'ClusterID' that are no numbers from 0 to {_LARGEST_CLUSTER}")
     obs = pd.DataFrame({"ClusterID": clusters.astype(np.int64), "ClusterName": names_of(names)})
     obs.index = obs.index.astype(str)
-    genes = numbered(names_of(loom.genes["Gene"]).ravel())
-    return AnnData(counts, obs=obs, var=pd.DataFrame(index=genes), obsm={"coords": np.stack([x, y], axis=1)})
+    var = pd.DataFrame(index=numbered(names_of(loom.genes["Gene"]).ravel()))
+    return AnnData(counts, obs=obs, var=var, obsm={"coords": np.stack([x, y], axis=1)})
 
 
 def read_seqfish(path: str | os.PathLike[str], sheet: str = "Hippocampus Counts") -> AnnData:
@@ -74,8 +74,8 @@ def read_seqfish(path: str | os.PathLike[str], sheet: str = "Hippocampus Counts"
             raise ValueError(f"the sheet {sheet!r} has no counts")
         counts = sp.csr_matrix(as_counts(table.to_numpy()))
     names = table.index.astype(str) if table.index.is_unique else pd.RangeIndex(len(table)).astype(str)
-    genes = numbered(table.columns.astype(str))
-    return AnnData(counts, obs=pd.DataFrame(index=names), var=pd.DataFrame(index=genes))
+    var = pd.DataFrame(index=numbered(table.columns.astype(str)))
+    return AnnData(counts, obs=pd.DataFrame(index=names), var=var)
 
 
 def read_seqfishplus(counts: str | os.PathLike[str], centroids: str | os.PathLike[str]) -> AnnData:

@@ -103,8 +103,7 @@ def _of_h5ad(path: Path, layer: str | None, protein_key: str | None, stack: Exit
             genes = sp.csr_matrix((as_counts(rows.data), rows.indices, rows.indptr), shape=rows.shape)
             return genes, as_counts(np.asarray(protein_counts[start:stop]))
 
-    row_bytes = float(getattr(counts, "row_bytes", 0.0))
-    return Source(obs, var.set_axis(numbered(var.index)), proteins, row_bytes, rows)
+    return Source(obs, var.set_axis(numbered(var.index)), proteins, getattr(counts, "row_bytes", 0.0), rows)
 
 
 def _proteins_of_h5ad(file: h5py.File, key: str | None, n: int) -> tuple[pd.Index, Any]:

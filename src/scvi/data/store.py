@@ -108,7 +108,7 @@ def to_store(
         _write_parts(parts, sources, (genes, proteins), blocks, progress)
         frame = AnnData(obs=obs, var=next(iter(sources.values())).var.loc[genes])
     if len(proteins):
-        frame.obsm[protein_key] = np.concatenate([_proteins_in(file) for file in _files(parts).values()])
+        frame.obsm[protein_key] = np.concatenate([_loaded(file, "proteins")[0] for file in _files(parts).values()])
         frame.uns["protein_names"] = proteins.to_numpy().astype(str)
     _assemble(parts, path, frame, progress)
     shutil.rmtree(parts)
@@ -238,8 +238,8 @@ def _write_parts(
 
 def _positions(source: Source, genes: pd.Index, proteins: pd.Index) -> tuple[np.ndarray | None, np.ndarray]:
     """Where the genes are (None if they are all, in this order), and the proteins."""
-    same = source.var.index.equals(genes)
-    return None if same else source.var.index.get_indexer(genes), source.proteins.get_indexer(proteins)
+    names = source.var.index
+    return None if names.equals(genes) else names.get_indexer(genes), source.proteins.get_indexer(proteins)
 
 
 def _assemble(parts: Path, path: Path, frame: AnnData, progress: bool) -> None:
@@ -277,15 +277,11 @@ def _fill(store: Any, parts: Path, frame: AnnData, progress: bool) -> None:
     write_elem(store, "X", empty, dataset_kwargs={"chunks": (_CHUNK,)})
     X = sparse_dataset(store["X"])
     for file in tqdm(files, desc="writing", unit=" parts", disable=None if progress else True):
-        X.append(_loaded(file, frame.n_vars, dtype))
+        data, indices, indptr = _loaded(file, "data", "indices", "indptr")
+        rows = data.astype(dtype, copy=False), indices, indptr
+        X.append(sp.csr_matrix(rows, shape=(len(indptr) - 1, frame.n_vars)))
 
 
-def _loaded(file: Path, n_genes: int, dtype: np.dtype) -> sp.csr_matrix:
+def _loaded(file: Path, *names: str) -> list[np.ndarray]:
     with np.load(file, allow_pickle=False) as part:
-        data, indices, indptr = (part[name] for name in ("data", "indices", "indptr"))
-    return sp.csr_matrix((data.astype(dtype, copy=False), indices, indptr), shape=(len(indptr) - 1, n_genes))
-
-
-def _proteins_in(file: Path) -> np.ndarray:
-    with np.load(file, allow_pickle=False) as part:
-        return np.asarray(part["proteins"])
+        return [part[name] for name in names]

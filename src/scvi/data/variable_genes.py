@@ -90,9 +90,9 @@ def seurat_v3(
     )
     order = np.lexsort((-table["highly_variable_median_rank"], -table["highly_variable_nbatches"]))
     table.loc[order[:n_top_genes], "highly_variable"] = True
-    if len(groups) < 2:
-        return table.drop(columns=["highly_variable_nbatches", "highly_variable_intersection"])
-    return table
+    return (
+        table if len(groups) > 1 else table.drop(columns=["highly_variable_nbatches", "highly_variable_intersection"])
+    )
 
 
 def seurat_v3_highly_variable_genes(adata: AnnData, n_top_genes: int = 4000, batch_key: str | None = "batch") -> None:
@@ -224,7 +224,10 @@ def dispersion_genes(
     tables = []
     groups = _batch_masks(batch, counts.shape[0])
     for cells in groups:
-        means, dispersions = _moments(counts, flavor, cells)
+        _, means, variances = _sample_moments(
+            counts, cells, lambda rows: gene_sums(_scaled(rows, log=flavor == "cell_ranger"))
+        )
+        dispersions = variances / np.where(means > 0, means, 1.0)
         expressed = np.ones(counts.shape[1], dtype=bool) if len(groups) == 1 else means > 0
         table = pd.DataFrame(np.nan, np.arange(len(means)), ["means", "dispersions", "dispersions_norm"])
         table.loc[expressed, :] = _normalised_dispersion(means[expressed], dispersions[expressed], flavor, n_bins)
@@ -247,12 +250,6 @@ def _first(n: int, dispersion: pd.Series, votes: np.ndarray | int = 0) -> np.nda
     mask = np.zeros(len(key), dtype=bool)
     mask[np.lexsort((key, -np.broadcast_to(votes, key.shape)))[:n]] = True
     return mask
-
-
-def _moments(counts: Counts, flavor: str, cells: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """(g,) means of scaled counts (of their logs for "cell_ranger") and variances over means, float64."""
-    _, mean, variance = _sample_moments(counts, cells, lambda rows: gene_sums(_scaled(rows, flavor == "cell_ranger")))
-    return mean, variance / np.where(mean > 0, mean, 1.0)
 
 
 def _scaled(rows: Rows, log: bool) -> Rows:

@@ -146,9 +146,8 @@ class DownloadableAnnDataset(DownloadableDataset):
         adata = read_h5ad(self._paths[0])
         counts = as_rows(adata.raw.X if self.use_raw and adata.raw is not None else adata.X, "X")
         nonempty = np.concatenate([row_sums(rows) for _, rows in blocks(counts)]) > 0
-        labels = (self.batch_label, self.ctype_label, self.class_label, self.use_raw)
         data, batch, codes, genes, types, obs, obsm, var, varm, uns = extract_data_from_anndata(
-            adata[nonempty], *labels
+            adata[nonempty], self.batch_label, self.ctype_label, self.class_label, self.use_raw
         )
         self.populate_from_data(data, batch_indices=batch, labels=codes, gene_names=genes, cell_types=types)
         self.obs, self.obsm, self.var, self.varm, self.uns = obs, dict(obsm), var, dict(varm), dict(uns)

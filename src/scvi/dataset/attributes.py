@@ -96,9 +96,10 @@ class AnnotatedCells(Dataset):
         lines = [f"GeneExpressionDataset object with n_cells x nb_genes = {self.nb_cells} x {self.nb_genes}"]
         for registry in _REGISTRIES:
             names = getattr(self, registry)
-            if names:
-                columns = names if isinstance(names, dict) else {}
-                entries = [f"{name!r}: {columns[name]!r}" if columns else repr(name) for name in sorted(names)]
+            entries = [
+                f"{name!r}: {names[name]!r}" if isinstance(names, dict) else repr(name) for name in sorted(names)
+            ]
+            if entries:
                 lines.append(f"    {registry}: {', '.join(entries)}")
         return "\n".join(lines)
 
@@ -117,8 +118,8 @@ class AnnotatedCells(Dataset):
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """What the block does to this object is undone if it raises."""
-        kinds = (set, dict, list)  # the registries, which are changed in place; arrays are replaced
-        before = {name: copy(value) if isinstance(value, kinds) else value for name, value in vars(self).items()}
+        # the registries are changed in place; arrays are replaced
+        before = {name: copy(old) if isinstance(old, set | dict | list) else old for name, old in vars(self).items()}
         try:
             yield
         except BaseException:
@@ -329,9 +330,8 @@ class AnnotatedCells(Dataset):
 
     def _taken(self) -> set[str]:
         """Names of all registered attributes."""
-        mapped = {name for names in self.attribute_mappings.values() for name in names}
-        columns = set(self.cell_measurements_col_mappings.values())
-        return self.cell_attribute_names | self.gene_attribute_names | mapped | columns
+        columns = self.cell_measurements_col_mappings.values()
+        return self.cell_attribute_names.union(self.gene_attribute_names, columns, *self.attribute_mappings.values())
 
     def _is_own(self, name: str, suffix: str) -> bool:
         """Whether the data set keeps something else than a registered attribute under this name."""

@@ -92,10 +92,13 @@ class CsvDataset(DownloadableDataset):
         )
         labels, cell_types = self._column(self.labels_file, adata.obs_names)
         batches, _ = self._column(self.batch_ids_file, adata.obs_names)
-        genes = adata.var_names.to_numpy()
         with self._all_or_nothing():
             self.populate_from_data(
-                adata.X, batch_indices=batches, labels=labels, gene_names=genes, cell_types=cell_types
+                adata.X,
+                batch_indices=batches,
+                labels=labels,
+                gene_names=adata.var_names.to_numpy(),
+                cell_types=cell_types,
             )
             self.filter_cells_by_count()
             if self.new_n_genes is not None or self.subset_genes is not None:

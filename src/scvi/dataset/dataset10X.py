@@ -97,13 +97,12 @@ class Dataset10X(DownloadableDataset):
             for name, data in adata.obsm.items()
         ]
         named = adata.obs_names.str.contains("[A-Za-z]").any()  # numbers stand for barcodes that were not listed
-        barcodes = adata.obs_names.to_numpy().astype(str)
         self.populate_from_data(
             adata.X.toarray() if self.dense else adata.X,
             Ys=measurements,
             batch_indices=_run_of(adata.obs_names) if named else None,
             gene_names=adata.var[_NAMES[self.measurement_names_column]].to_numpy().astype(str),
-            cell_attributes_dict={"barcodes": barcodes} if named else None,
+            cell_attributes_dict={"barcodes": adata.obs_names.to_numpy().astype(str)} if named else None,
         )
         self.filter_cells_by_count()
 

@@ -130,10 +130,8 @@ def _shared_genes(datasets: Sequence[AnnotatedCells]) -> npt.NDArray[np.str_]:
 
 def _chosen_genes(dataset: AnnotatedCells, positions: npt.NDArray[np.int64]) -> Rows:
     """Counts of these genes; the matrix itself if it has just these."""
-    counts = dataset.X
-    assert counts is not None
-    same = np.array_equal(positions, np.arange(counts.shape[1]))
-    return counts if same else columns_of(counts, positions)
+    same = np.array_equal(positions, np.arange(dataset.nb_genes))
+    return dataset._counts if same else columns_of(dataset._counts, positions)
 
 
 def _gene_attributes(
@@ -153,8 +151,7 @@ def _gene_attributes(
 
 
 def _mappings(dataset: AnnotatedCells, name: str) -> Mappings:
-    names = dict.fromkeys(dataset.attribute_mappings.get(name, ()))
-    return {mapping: np.array(getattr(dataset, mapping)) for mapping in names}
+    return {mapping: np.array(getattr(dataset, mapping)) for mapping in dataset.attribute_mappings.get(name, ())}
 
 
 def _concatenated(name: str, datasets: Sequence[AnnotatedCells]) -> Any:
