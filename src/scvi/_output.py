@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -162,14 +162,13 @@ def _as_typed(name: str, value: object) -> str:
     return f"without {option}" if value is None else f"{option} {shlex.quote(str(value))}"
 
 
-def _files(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    for pattern in patterns:
-        yield from folder.glob(pattern)
+def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [file for pattern in patterns for file in folder.glob(pattern)]
 
 
 def _remove_files(folder: Path, patterns: tuple[str, ...]) -> None:
     """Removes our files from a folder, and the folder if it is empty then."""
-    for file in list(_files(folder, patterns)):
+    for file in _files(folder, patterns):
         file.unlink()
     with suppress(OSError):  # it is not there, or holds files of the user
         folder.rmdir()

@@ -236,9 +236,8 @@ def _draw(output: Output, adata: AnnData, arguments: argparse.Namespace) -> None
         return
     if adata.n_obs < plots.FEWEST_CELLS:
         return
-    keys = [key for key in (arguments.batch_key, arguments.labels_key) if key]
     try:
-        colour_by = {key: adata.obs[key] for key in keys}
+        colour_by = {key: adata.obs[key] for key in (arguments.batch_key, arguments.labels_key) if key}
         plots.latent_umap(adata.obsm["X_scVI"], colour_by, output.picture, seed=arguments.seed)
     except Exception as error:  # umap, numba and matplotlib have failures of their own
         if arguments.debug:

@@ -155,8 +155,7 @@ def _counts(path: Path, header: Header) -> sp.csr_matrix:
         data[begin:end], indices[begin:end] = values, genes
         in_order = in_order and cells[0] >= last and not (np.diff(cells) < 0).any()
         begin, last = end, cells[-1]
-        first, number = cells.min(), np.bincount(cells - cells.min())
-        lengths[first + 1 : first + 1 + len(number)] += number
+        np.add.at(lengths, cells + 1, 1)
     indptr = np.cumsum(lengths)
     if not in_order:
         _read_again(path, header, indptr, data, indices)

@@ -180,15 +180,17 @@ def _plan(
     inputs: Mapping[str, Path], genes: pd.Index, proteins: pd.Index, blocks: list[_Block], keys: list[str | None]
 ) -> str:
     """What parts are made of; those of another plan are of no use."""
-    plan = {
-        "version": _VERSION,
-        "inputs": {name: _stamp(file) for name, file in inputs.items()},
-        "genes": hashlib.blake2b("\n".join(map(str, genes)).encode(), digest_size=16).hexdigest(),
-        "proteins": proteins.tolist(),
-        "keys": keys,
-        "blocks": blocks,
-    }
-    return json.dumps(plan, sort_keys=True)
+    return json.dumps(
+        {
+            "version": _VERSION,
+            "inputs": {name: _stamp(file) for name, file in inputs.items()},
+            "genes": hashlib.blake2b("\n".join(map(str, genes)).encode(), digest_size=16).hexdigest(),
+            "proteins": proteins.tolist(),
+            "keys": keys,
+            "blocks": blocks,
+        },
+        sort_keys=True,
+    )
 
 
 def _stamp(file: Path) -> list[Any]:

@@ -119,11 +119,10 @@ _REBUILD_CATEGORICAL = pd.Categorical(["a"]).__reduce__()[0]
 def _table() -> dict[tuple[str, str], Any]:
     """By top-level package and name. What is private is asked of the objects, which say what rebuilds them."""
     frame, series = pd.DataFrame({"a": [1]}), pd.Series([1])
-    indexes = dict.fromkeys(("Int64Index", "UInt64Index", "Float64Index", "NumericIndex"), pd.Index)  # until 2.0
     of_pandas = {
         **{kind.__name__: kind for kind in (pd.DataFrame, pd.Series, pd.Index, pd.RangeIndex)},
         **{kind.__name__: kind for kind in (pd.Categorical, pd.CategoricalDtype)},
-        **indexes,
+        **dict.fromkeys(("Int64Index", "UInt64Index", "Float64Index", "NumericIndex"), pd.Index),  # until 2.0
         "_new_Index": pd.Index(["a"]).__reduce__()[0],
         "BlockManager": type(frame._mgr),
         "SingleBlockManager": type(series._mgr),

@@ -69,8 +69,11 @@ class AnnDatasetFromAnnData(GeneExpressionDataset):
         data, batch, labels, genes, types, obs, obsm, var, varm, uns = extracted
         record = Record(uns)
         if cell_measurements_col_mappings is None:
-            noted = uns.get("cell_measurements_col_mappings", {})
-            cell_measurements_col_mappings = {m: c for m, c in noted.items() if m in obsm and c in uns}
+            cell_measurements_col_mappings = {
+                name: columns
+                for name, columns in uns.get("cell_measurements_col_mappings", {}).items()
+                if name in obsm and columns in uns
+            }
         cells, of_genes = record.attributes(obs, obsm, "obsm"), record.attributes(var, varm, "varm")
         self.populate_from_data(
             data,

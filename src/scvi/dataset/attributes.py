@@ -383,25 +383,22 @@ class AnnotatedCells(Dataset):
         )
         known, cells = self._cell_data.get(corrupted, ((), None))
         if cells is None or any(old is not new for old, new in zip(known, made_of, strict=True)):
-            cells = self._made_cell_data(counts)
+            cells = CellData(
+                counts=counts,
+                columns=None,
+                batch=self.batch_indices.ravel(),
+                labels=self.labels.ravel(),
+                l_mean=np.asarray(self.local_means).ravel(),
+                l_var=np.maximum(np.asarray(self.local_vars).ravel(), VARIANCE_FLOOR),
+                log_size=None,
+                continuous=None,
+                categorical=None,
+                cell_names=np.arange(self.nb_cells),
+                gene_names=np.arange(self.nb_genes).astype(str) if self.gene_names is None else self.gene_names,
+                proteins=self._proteins(),
+            )
             self._cell_data[corrupted] = made_of, cells
         return cells
-
-    def _made_cell_data(self, counts: Rows) -> CellData:
-        return CellData(
-            counts=counts,
-            columns=None,
-            batch=self.batch_indices.ravel(),
-            labels=self.labels.ravel(),
-            l_mean=np.asarray(self.local_means).ravel(),
-            l_var=np.maximum(np.asarray(self.local_vars).ravel(), VARIANCE_FLOOR),
-            log_size=None,
-            continuous=None,
-            categorical=None,
-            cell_names=np.arange(self.nb_cells),
-            gene_names=np.arange(self.nb_genes).astype(str) if self.gene_names is None else self.gene_names,
-            proteins=self._proteins(),
-        )
 
     def _proteins(self) -> npt.NDArray | None:
         """The measurement of proteins, if there is one."""

@@ -86,10 +86,9 @@ class Record:
 
     def lists(self) -> dict[str, dict[str, npt.NDArray]]:
         """The lists that codes refer to, by the attribute with the codes and their own name."""
-        mappings = self._entries.get("mappings", {})
         return {
             source: {name: text_or_as_is(values) for name, values in lists.items()}
-            for source, lists in mappings.items()
+            for source, lists in self._entries.get("mappings", {}).items()
         }
 
     def attributes(self, frame: pd.DataFrame, arrays: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -76,8 +76,9 @@ class LoomDataset(DownloadableDataset):
         with open_loom(self.path) as loom:
             counts = loom.rows(0, loom.shape[0])
         cells, genes, others = dict(loom.cells), dict(loom.genes), dict(loom.others)
-        types = others.pop(self.cell_types_attribute_name, None)
-        labels, types = self._named_labels(cells.pop(self.labels_attribute_name, None), types)
+        labels, types = self._named_labels(
+            cells.pop(self.labels_attribute_name, None), others.pop(self.cell_types_attribute_name, None)
+        )
         batches = cells.pop(self.batch_indices_attribute_name, None)
         if batches is not None and batches.dtype.kind not in "iub":
             batches = pd.factorize(batches.ravel(), sort=True)[0]

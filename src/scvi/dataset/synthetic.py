@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from scvi._checks import check_integer, check_number
+from scvi._checks import check_integer, check_number, check_rates
 from scvi.data.published import published
 from scvi.data.unpickling import read_metadata
 from scvi.dataset.attributes import CellMeasurement
@@ -68,9 +68,8 @@ class SyntheticRandomDataset(DownloadableDataset):
     def __init__(self, mu: float = 4.0, theta: float = 2.0, dropout: float = 0.7, save_path: str = "data/") -> None:
         self.mu = check_number("mu", mu, "a positive number", above=0)
         self.theta = check_number("theta", theta, "a positive number", above=0)
+        check_rates(dropout=dropout)
         self.dropout = dropout
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout!r} is not a probability below 1")
         self.simlr_metadata: dict[str, Any] = {}
         super().__init__(*published("random_metadata"), save_path)
 
@@ -189,9 +188,7 @@ class ZISyntheticDatasetCorr(SyntheticDatasetCorr):
         weight_low: float = 1e-2,
         lam_0: float = 50.0,
     ) -> None:
-        for name, coef in {"dropout_coef_high": dropout_coef_high, "dropout_coef_low": dropout_coef_low}.items():
-            if not 0 <= coef < 1:
-                raise ValueError(f"{name}={coef!r} is not a probability below 1")
+        check_rates(dropout_coef_high=dropout_coef_high, dropout_coef_low=dropout_coef_low)
         self.dropout_coef_high, self.lam_dropout_high = dropout_coef_high, lam_dropout_high
         self.dropout_coef_low, self.lam_dropout_low = dropout_coef_low, lam_dropout_low
         super().__init__(n_cells_cluster, n_clusters, n_genes_high, n_overlap, weight_high, weight_low, lam_0)
