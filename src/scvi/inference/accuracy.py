@@ -160,8 +160,7 @@ def compute_accuracy_classifier(
     -------
     ((accuracy of the training cells, accuracy of the test cells), (n_test,) predictions)
     """
-    labels_train, labels_test = np.ravel(labels_train), np.ravel(labels_test)
-    clf.fit(data_train, labels_train)
+    clf.fit(data_train, np.ravel(labels_train))
     found = clf.predict(data_test)
     train = compute_accuracy_tuple(labels_train, clf.predict(data_train))
     return (train, compute_accuracy_tuple(labels_test, found)), found

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
@@ -90,21 +91,19 @@ class AnnotationPosterior(Posterior):
     @metric("min")
     def elbo(self) -> float:
         """Negative evidence lower bound, mean over cells, in nats; labels that are not observed are not used."""
-        self._refuse_unfit()
-        return -float(elbo(self.model, self.hiding_labels()._undropped().minibatches()).mean())
+        return -float(elbo(self.model, self.hiding_labels()._asked().minibatches()).mean())
 
     @metric("min")
     def reconstruction_error(self) -> float:
         """Negative log-likelihood at a draw of the latent variables, mean over cells, in nats; labels as in `elbo`."""
-        self._refuse_unfit()
-        terms = reconstruction(self.model, self.hiding_labels()._undropped().minibatches())
+        terms = reconstruction(self.model, self.hiding_labels()._asked().minibatches())
         return -float(sum(values.mean() for values in terms.values()))
 
     @metric("max")
     def accuracy(self) -> float:
         """Share of cells whose most probable label is the true one."""
         model, classifier = self._networks()
-        return compute_accuracy(model, self._undropped(), classifier, self.model_zl)
+        return compute_accuracy(model, self._asked(), classifier, self.model_zl)
 
     @metric("max")
     def hierarchical_accuracy(self) -> float:
@@ -119,7 +118,7 @@ class AnnotationPosterior(Posterior):
     def compute_predictions(self, soft: bool = False) -> tuple[npt.NDArray, npt.NDArray]:
         """True codes (n,), and predicted ones or with `soft` probabilities (n, c); in the order of the iteration."""
         model, classifier = self._networks()
-        return compute_predictions(model, self._undropped(), classifier, soft, self.model_zl)
+        return compute_predictions(model, self._asked(), classifier, soft, self.model_zl)
 
     @metric("max")
     def unsupervised_classification_accuracy(self) -> float:
@@ -135,7 +134,6 @@ class AnnotationPosterior(Posterior):
 
     def _networks(self) -> tuple[nn.Module | None, nn.Module | None]:
         """Model and classifier, as :func:`compute_predictions` takes them."""
-        self._refuse_unfit()
         return (self.model, None) if self.sampling_model is None else (self.sampling_model, self.model)
 
 
@@ -377,8 +375,8 @@ class SemiSupervisedTrainer(UnsupervisedTrainer):
         """Trains the classifier, then as `Trainer.on_epoch_end`."""
         if self.n_epochs_classifier:
             self.model.eval()
-            networks = [module for name, module in self.model.named_children() if name.startswith("classifier")]
-            params = [p for module in networks for p in module.parameters()]  # with groups of labels there are two
+            # with groups of labels there are two classifiers
+            params = [p for name, p in self.model.named_parameters() if name.startswith("classifier")]
             self.classifier_trainer.train(self.n_epochs_classifier, lr=self.lr_classification, params=params)
             self.model.train()
         return super().on_epoch_end()
@@ -406,8 +404,6 @@ class AlternateSemiSupervisedTrainer(SemiSupervisedTrainer):
 def _some_of_each(labels: npt.NDArray, n_per_class: int, seed: int) -> tuple[npt.NDArray, npt.NDArray]:
     """Positions of `n_per_class` cells of each class, chosen at random, and of the others."""
     order = np.random.RandomState(seed).permutation(len(labels))
-    codes = np.ravel(labels)[order]
-    is_labelled = np.zeros(len(order), dtype=bool)
-    for code in np.unique(codes):
-        is_labelled[np.flatnonzero(codes == code)[:n_per_class]] = True
+    codes = pd.Series(np.ravel(labels)[order])
+    is_labelled = (codes.groupby(codes).cumcount() < n_per_class).to_numpy()
     return order[is_labelled], order[~is_labelled]

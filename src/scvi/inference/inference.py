@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scvi._checks import check_integer
 from scvi.dataset import GeneExpressionDataset
 from scvi.fit.scope import frozen
 from scvi.inference.loaders import n_steps
@@ -71,9 +71,8 @@ class UnsupervisedTrainer(Trainer):
                 raise ValueError(f"{name}={value!r} is negative: pass a length, or None for no warm-up")
         self.n_iter_kl_warmup = n_iter_kl_warmup
         self.n_epochs_kl_warmup = n_epochs_kl_warmup
-        if normalize_loss is None:
-            normalize_loss = getattr(model, "reconstruction_loss", None) != "autozinb"
-        self.normalize_loss = normalize_loss
+        by_default = getattr(model, "reconstruction_loss", None) != "autozinb"
+        self.normalize_loss = by_default if normalize_loss is None else normalize_loss
         self.n_samples = 1.0
         if type(self) is UnsupervisedTrainer:
             self.train_set, self.test_set, self.validation_set = self.train_test_validation(
@@ -100,23 +99,23 @@ class UnsupervisedTrainer(Trainer):
     @property
     def kl_weight(self) -> float:
         """Weight of the annealed KL terms now, from 0 to 1."""
+        _, done, length = self._warmup()
+        return min(1.0, max(done, 0) / length) if length else 1.0
+
+    def _warmup(self) -> tuple[str, int, int | None]:
+        """In what the KL warm-up is counted, how far training is, and the length; None for no warm-up."""
         if self.n_epochs_kl_warmup is not None:
-            done, length = self.epoch, self.n_epochs_kl_warmup
-        elif self.n_iter_kl_warmup is not None:
-            done, length = self.n_iter, self.n_iter_kl_warmup
-        else:
-            return 1.0
-        return min(1.0, max(done, 0) / length) if length > 0 else 1.0
+            return "epochs", self.epoch, self.n_epochs_kl_warmup
+        return "iterations", self.n_iter, self.n_iter_kl_warmup
 
     def on_training_begin(self) -> None:
-        if self.n_epochs_kl_warmup is not None:
-            unit, length, planned = "epochs", self.n_epochs_kl_warmup, self.n_epochs or 0
-        elif self.n_iter_kl_warmup is not None:
-            unit, length = "iterations", self.n_iter_kl_warmup
-            planned = self.n_iter + (self.n_epochs or 0) * n_steps(self._posteriors[self.posteriors_loop[0]])
-        else:
+        unit, done, length = self._warmup()
+        if length is None:
             logger.info("Training without KL warmup")
             return
+        planned = self.n_epochs or 0
+        if unit == "iterations":
+            planned = done + planned * n_steps(self._posteriors[self.posteriors_loop[0]])
         logger.info("KL warmup for %d %s", length, unit)
         if length > planned:
             logger.info(
@@ -183,11 +182,9 @@ class AdapterTrainer(UnsupervisedTrainer):
 
         The history begins before any adaptation, and includes all paths and earlier calls.
         """
-        if not isinstance(n_path, Integral) or n_path < 1:
-            raise ValueError(f"n_path={n_path!r} is not a number of paths, an integer from 1 on")
-        fitted = {id(parameter) for parameter in self.params}
-        others = [p for p in self.model.parameters() if id(p) not in fitted]
-        with frozen(others):
+        check_integer("n_path", n_path, 1, wanted="a number of paths, an integer from 1 on")
+        fitted = set(self.params)
+        with frozen(p for p in self.model.parameters() if p not in fitted):
             for _ in range(n_path):
                 for encoder, state in zip(self._encoders, self._encoder_states, strict=True):
                     encoder.load_state_dict(state)

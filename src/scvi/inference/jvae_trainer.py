@@ -58,8 +58,7 @@ class JPosterior(Posterior):
     @metric("min")
     def reconstruction_error(self) -> float:
         """Negative log-likelihood of the counts given a draw of the latent variables, mean over cells, in nats."""
-        self._refuse_unfit()
-        return -float(reconstruction(self.model, self._undropped().minibatches())["genes"].mean(dtype=np.float64))
+        return -float(reconstruction(self.model, self._asked().minibatches())["genes"].mean(dtype=np.float64))
 
 
 class JVAETrainer(Trainer):

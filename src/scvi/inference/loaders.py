@@ -9,7 +9,6 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from scvi._checks import check_integer, check_number
 from scvi.cells.epoch_order import count_minibatches
 from scvi.inference.posterior import Posterior
 from scvi.inference.posterior_utils import with_subclasses
@@ -89,13 +88,6 @@ def _count(n_cells: int, size: float | None, rounded: Callable[[float], int]) ->
     if not isinstance(size, Integral) and 0 < size < 1:
         return rounded(size * n_cells)
     raise ValueError(f"{size!r} is out of range for {n_cells} cells")
-
-
-def check_arguments(n_epochs: int, lr: float, eps: float) -> None:
-    """Refuses a length of training or an option of Adam that is out of range."""
-    check_integer("n_epochs", n_epochs, 0, wanted="a number of epochs, an integer from 0 on")
-    check_number("lr", lr, "a positive number", above=0)
-    check_number("eps", eps, "a positive number", above=0)
 
 
 def check_metrics(names: Iterable[str]) -> None:

@@ -232,8 +232,7 @@ class Posterior:
         check_draws("n_mc_samples", n_mc_samples)
         if isinstance(self.model, AutoZIVAE):
             return self._score(partial(compute_marginal_log_likelihood_autozi, n_samples_mc=n_mc_samples))
-        self._refuse_unfit()
-        return -float(marginal(self.model, self._undropped().minibatches(), n_mc_samples=n_mc_samples).mean())
+        return -float(marginal(self.model, self._asked().minibatches(), n_mc_samples=n_mc_samples).mean())
 
     def accuracy(self) -> float | None:
         """None: cells are labelled by an `AnnotationPosterior`."""
@@ -266,11 +265,10 @@ class Posterior:
         -------
         latent (n, d), batch codes (n, 1), label codes (n,); in the order of the iteration, see the class.
         """
-        self._refuse_unfit()
         codes: list[tuple[Tensor, Tensor]] = []
 
         def remembered() -> Iterator[Minibatch]:  # the next pass may be in another order
-            for minibatch in self._undropped().minibatches():
+            for minibatch in self._asked().minibatches():
                 codes.append((minibatch.batch, minibatch.labels))
                 yield minibatch
 
@@ -280,8 +278,7 @@ class Posterior:
 
     def get_stats(self) -> npt.NDArray[np.float32]:
         """One draw of the log library size of each cell, (n,), in the order of `indices`."""
-        self._refuse_unfit()
-        return library(self.model, self._undropped().sequential().minibatches(), give_mean=False).ravel()
+        return library(self.model, self._asked().sequential().minibatches(), give_mean=False).ravel()
 
     def get_sample_scale(
         self,
@@ -313,14 +310,12 @@ class Posterior:
         -------
         (n, g), or (s, n, g) for s > 1 draws that are not averaged; in the order of the iteration, see the class.
         """
-        check_draws("n_samples", n_samples)
+        genes = None if gene_list is None else self._gene_positions(gene_list)
+        wanted = self._wanted(n_samples, return_mean, transform_batch, genes)
         all_draws = n_samples > 1 and not return_mean
         if all_draws and return_df:
             raise ValueError("return_df=True needs return_mean=True: a table has no axis for the draws")
-        self._refuse_unfit()
-        genes = None if gene_list is None else self._gene_positions(gene_list)
-        wanted = Wanted(genes, None, self._batch_codes(transform_batch), n_samples, return_mean)
-        scale = normalized(self.model, self._undropped().minibatches(), wanted, library_size)
+        scale = normalized(self.model, self._asked().minibatches(), wanted, library_size)
         as_table = genes is not None and len(genes) > 1 and not all_draws if return_df is None else return_df
         if not as_table:
             return scale
@@ -343,10 +338,8 @@ class Posterior:
         -------
         (n, g), or (s, n, g) for s > 1 draws; in the order of the iteration, see the class.
         """
-        check_draws("n_samples", n_samples)
-        self._refuse_unfit()
-        wanted = Wanted(None, None, self._batch_codes(transform_batch), n_samples, return_mean=False)
-        return normalized(self.model, self._undropped().minibatches(), wanted, "latent")
+        wanted = self._wanted(n_samples, False, transform_batch)
+        return normalized(self.model, self._asked().minibatches(), wanted, "latent")
 
     # Files --------------------------------------------------------------------------------------------------------
 
@@ -388,11 +381,20 @@ class Posterior:
             )
         return codes
 
+    def _wanted(
+        self,
+        n_samples: int,
+        return_mean: bool,
+        transform_batch: int | Sequence[int] | None = None,
+        genes: npt.NDArray[np.int64] | None = None,
+    ) -> Wanted:
+        check_draws("n_samples", n_samples)
+        return Wanted(genes, None, self._batch_codes(transform_batch), n_samples, return_mean)
+
     def _score(self, score: Callable[[Any, Posterior], float]) -> float:
         """What a function says of the model and these cells."""
-        self._refuse_unfit()
         with evaluating(self.model):
-            return score(self.model, self._undropped())
+            return score(self.model, self._asked())
 
     def _positions(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         return self.gene_dataset.cell_data().positions(np.ravel(indices))
@@ -406,15 +408,15 @@ class Posterior:
         """What makes the tensors of a minibatch from positions of cells."""
         return Collate(self.gene_dataset, corrupted)
 
-    def _undropped(self: Self) -> Self:
-        """The same cells without ``drop_last``."""
-        return self.update({"drop_last": False}) if self.data_loader.drop_last else self
+    def _asked(self: Self) -> Self:
+        """The cells that a query sees: all of them, without ``drop_last``.
 
-    def _refuse_unfit(self) -> None:
-        """Refuses what no query can answer: no cells, or a model of other data."""
+        Refuses what no query can answer: no cells, or a model of other data.
+        """
         if self.nb_cells == 0:
             raise ValueError("this posterior has no cells: a split with train_size=1.0 leaves none for the test set")
         self.check_model()
+        return self.update({"drop_last": False}) if self.data_loader.drop_last else self
 
     def _loader(self, sampler: Sampler[int], collate: Callable[[list[int]], list[Tensor]]) -> DataLoader[int]:
         options = dict(self.data_loader_kwargs)
@@ -430,12 +432,25 @@ def _ignore_ctrl_c(worker_id: int) -> None:
 
 
 class Collate:
-    """Turns positions of cells into their tensors as the data set is now; a class, so that loaders can be pickled."""
+    """Turns positions of cells into their tensors as the data set is now; a class, so that loaders can be pickled.
 
-    def __init__(self, gene_dataset: GeneExpressionDataset, corrupted: bool = False) -> None:
-        self.gene_dataset, self.corrupted = gene_dataset, corrupted
+    Parameters
+    ----------
+    gene_dataset
+        The data.
+    corrupted
+        Read the corrupted counts.
+    with_proteins
+        The counts of proteins are a sixth tensor.
+    """
+
+    def __init__(
+        self, gene_dataset: GeneExpressionDataset, corrupted: bool = False, with_proteins: bool = False
+    ) -> None:
+        self.gene_dataset, self.corrupted, self.with_proteins = gene_dataset, corrupted, with_proteins
         gene_dataset.cell_data(corrupted)  # refuses now what it cannot give
 
     def __call__(self, positions: list[int]) -> list[Tensor]:
         cells = self.gene_dataset.cell_data(self.corrupted)
-        return cells.minibatch(np.asarray(positions, dtype=np.int64)).tensors()
+        mb = cells.minibatch(np.asarray(positions, dtype=np.int64))
+        return [*mb.tensors(), mb.proteins] if self.with_proteins else mb.tensors()  # type: ignore[list-item]

@@ -63,9 +63,9 @@ def write_posterior(posterior: Posterior, dir_path: Path) -> None:
             for source, names in data_set.attribute_mappings.items()
         },
     }
-    cells = {"indices": posterior.indices.astype(np.int64)}
-    for name in ("batch_indices", "labels", "local_means", "local_vars"):
-        cells[name] = np.ascontiguousarray(getattr(data_set, name))
+    names = ("batch_indices", "labels", "local_means", "local_vars")
+    cells = {name: np.ascontiguousarray(getattr(data_set, name)) for name in names}
+    cells["indices"] = posterior.indices.astype(np.int64)
     adata = data_set.to_anndata()
     if data_set.corrupted_X is not None:
         adata.layers[CORRUPTED_LAYER] = data_set.corrupted_X

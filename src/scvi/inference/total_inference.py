@@ -114,8 +114,7 @@ class TotalTrainer(UnsupervisedTrainer):
         self.n_samples = float(self.train_set.nb_cells)
         if is_auto and self.test_set.nb_cells == 0:
             self.early_stopping = EarlyStopping()
-        values = getattr(dataset, MEASUREMENT)
-        if not check_nonnegative_integers(values):
+        if not check_nonnegative_integers(getattr(dataset, MEASUREMENT)):
             logger.warning("%s holds values that are no counts, which the likelihood takes for counts", MEASUREMENT)
         self._warn_of_missing_proteins(dataset)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scvi._checks import batch_code, check_choice, check_draws, check_number
-from scvi.dataset import GeneExpressionDataset
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
 from scvi.models.decoded import ProteinValue
@@ -20,7 +19,6 @@ from scvi.models.gaussian import draw
 from scvi.models.totalvae import TOTALVAE
 from scvi.queries import evaluating, proteins
 from scvi.queries.evaluation import asked_parts
-from scvi.queries.expression import Wanted
 from scvi.queries.likelihood import marginal
 from scvi.queries.proteins import Draws
 
@@ -42,22 +40,6 @@ class TotalPosterior(Posterior):
     None is each cell's own. With ``n_samples`` > 1 and ``give_mean=False`` the draws are the last axis.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        gene_dataset: GeneExpressionDataset,
-        shuffle: bool = False,
-        indices: npt.ArrayLike | None = None,
-        use_cuda: bool = True,
-        data_loader_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        if MEASUREMENT not in gene_dataset.cell_measurements_col_mappings:
-            raise ValueError(
-                f"this data set has no measurement {MEASUREMENT!r}: add one with initialize_cell_measurement("
-                f'CellMeasurement("{MEASUREMENT}", counts, "protein_names", names))'
-            )
-        super().__init__(model, gene_dataset, shuffle, indices, use_cuda, data_loader_kwargs)
-
     def minibatches(self) -> Iterator[Minibatch]:
         return (replace(Minibatch.from_tensors(tensors), proteins=tensors[5]) for tensors in self)
 
@@ -71,7 +53,12 @@ class TotalPosterior(Posterior):
             )
 
     def _collate(self, corrupted: bool = False) -> Callable[[list[int]], list[Tensor]]:
-        return _CollateProteins(self.gene_dataset, corrupted)
+        if MEASUREMENT not in self.gene_dataset.cell_measurements_col_mappings:
+            raise ValueError(
+                f"this data set has no measurement {MEASUREMENT!r}: add one with initialize_cell_measurement("
+                f'CellMeasurement("{MEASUREMENT}", counts, "protein_names", names))'
+            )
+        return Collate(self.gene_dataset, corrupted, with_proteins=True)
 
     # Scores -------------------------------------------------------------------------------------------------------
 
@@ -110,16 +97,13 @@ class TotalPosterior(Posterior):
     def compute_marginal_log_likelihood(self, n_samples_mc: int = 100, batch_size: int = 96) -> float:
         """:meth:`marginal_ll` with `n_samples_mc` draws, `batch_size` cells at a time."""
         check_draws("n_samples_mc", n_samples_mc)
-        self._refuse_unfit()
-        cells = self._undropped().update({"batch_size": batch_size})
-        return -float(marginal(self.model, cells.minibatches(), n_mc_samples=n_samples_mc).mean())
+        return -float(marginal(self.model, self._cells(batch_size), n_mc_samples=n_samples_mc).mean())
 
     def _mean_terms(self, vae: TOTALVAE, **kwargs: Any) -> list[float]:
         """Reconstruction of genes and of proteins, KL of z, of the library and of the background."""
-        self._refuse_unfit()
         total, n = np.zeros(5), 0
         with evaluating(vae):
-            for x, l_mean, l_var, batch_index, label, y in self._undropped():
+            for x, l_mean, l_var, batch_index, label, y in self._asked():
                 terms = vae(x, y, l_mean, l_var, batch_index, label, **kwargs)
                 total += [float(term.double().sum()) for term in terms]
                 n += len(x)
@@ -160,13 +144,13 @@ class TotalPosterior(Posterior):
 
     def get_sample_dropout(self, n_samples: int = 1, give_mean: bool = True) -> Floats:
         """Probability that a count of a gene was lost, (n, g) or (n, g, s)."""
-        part = self._part(n_samples, give_mean)
-        return _draws_last(proteins.dropout_probability(self.model, self._cells(), part))
+        wanted = self._wanted(n_samples, give_mean)
+        return _draws_last(proteins.dropout_probability(self.model, self._cells(), wanted))
 
     def get_sample_mixing(self, n_samples: int = 1, give_mean: bool = True, transform_batch: Batches = None) -> Floats:
         """Probability that the count of a protein is background, (n, p) or (n, p, s)."""
-        part = self._part(n_samples, give_mean, transform_batch)
-        return _draws_last(1 - proteins.foreground_probability(self.model, self._cells(), part))
+        wanted = self._wanted(n_samples, give_mean, transform_batch)
+        return _draws_last(1 - proteins.foreground_probability(self.model, self._cells(), wanted))
 
     def get_sample_scale(  # type: ignore[override]  # the 2020 class has other arguments here
         self,
@@ -190,8 +174,8 @@ class TotalPosterior(Posterior):
             Add the background.
         """
         value = ProteinValue(include_background=include_bg, sample_mixing=sample_bern, scale=normalize_pro)
-        part = self._part(1, True, transform_batch)
-        genes, of_proteins = proteins.normalized(self.model, self._cells(), part, value)
+        wanted = self._wanted(1, True, transform_batch)
+        genes, of_proteins = proteins.normalized(self.model, self._cells(), wanted, value)
         return np.concatenate([genes, of_proteins + np.float32(eps)], axis=-1)
 
     def get_normalized_denoised_expression(
@@ -207,21 +191,21 @@ class TotalPosterior(Posterior):
         -------
         (n, g) and (n, p), or (n, g, s) and (n, p, s)
         """
-        part = self._part(n_samples, give_mean, transform_batch)
+        wanted = self._wanted(n_samples, give_mean, transform_batch)
         value = ProteinValue(sample_mixing=sample_protein_mixing)
-        genes, of_proteins = proteins.normalized(self.model, self._cells(), part, value)
+        genes, of_proteins = proteins.normalized(self.model, self._cells(), wanted, value)
         return _draws_last(genes), _draws_last(of_proteins)
 
     def get_protein_mean(self, n_samples: int = 1, give_mean: bool = True, transform_batch: Batches = None) -> Floats:
         """Expected counts of proteins, background included, (n, p) or (n, p, s)."""
-        part = self._part(n_samples, give_mean, transform_batch)
+        wanted = self._wanted(n_samples, give_mean, transform_batch)
         value = ProteinValue(include_background=True)
-        return _draws_last(proteins.normalized(self.model, self._cells(), part, value)[1])
+        return _draws_last(proteins.normalized(self.model, self._cells(), wanted, value)[1])
 
     def imputation(self, n_samples: int = 1, transform_batch: Batches = None) -> Floats:
         """Expected counts of genes, (n, g), or (s, n, g) for s > 1 draws."""
-        part = self._part(n_samples, False, transform_batch)
-        return proteins.normalized(self.model, self._cells(), part, ProteinValue(), "latent")[0]
+        wanted = self._wanted(n_samples, False, transform_batch)
+        return proteins.normalized(self.model, self._cells(), wanted, ProteinValue(), "latent")[0]
 
     # Samples ------------------------------------------------------------------------------------------------------
 
@@ -266,35 +250,20 @@ class TotalPosterior(Posterior):
         check_choice("correlation_mode", correlation_mode, ("spearman", "pearson"))
         check_draws("n_samples", n_samples)
         check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
-        given = self._batch_codes(transform_batch)
-        codes: list[int | None] = [None] if given is None else [*given]
         return np.mean(
             [
                 proteins.correlation(
                     proteins.denoised_draws(self.model, self._cells(batch_size), n_samples, rna_size_factor, code),
                     correlation_mode,  # type: ignore[arg-type]
                 )
-                for code in codes
+                for code in self._batch_codes(transform_batch) or [None]
             ],
             axis=0,
         )
 
     def _cells(self, batch_size: int | None = None) -> Iterator[Minibatch]:
-        self._refuse_unfit()
-        cells = self._undropped()
-        return (cells if batch_size is None else cells.update({"batch_size": batch_size})).minibatches()
-
-    def _part(self, n_samples: int, give_mean: bool, transform_batch: Batches = None) -> Wanted:
-        check_draws("n_samples", n_samples)
-        codes = self._batch_codes(transform_batch)
-        return Wanted(transform_batch=codes, n_samples=n_samples, return_mean=give_mean)
-
-
-class _CollateProteins(Collate):
-    def __call__(self, positions: list[int]) -> list[Tensor]:
-        cells = self.gene_dataset.cell_data(self.corrupted)
-        mb = cells.minibatch(np.asarray(positions, dtype=np.int64))
-        return [*mb.tensors(), mb.proteins]  # type: ignore[list-item]
+        options = {} if batch_size is None else {"batch_size": batch_size}
+        return self._asked().update(options).minibatches()
 
 
 def _draws_last(values: npt.NDArray) -> npt.NDArray:

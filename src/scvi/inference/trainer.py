@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from scvi._checks import check_integer, check_number
 from scvi.dataset import GeneExpressionDataset
 from scvi.fit.loop import Loop, progress
 from scvi.inference.early_stopping import EarlyStopping
-from scvi.inference.loaders import check_arguments, check_metrics, check_trainable, side_by_side, split_sizes
+from scvi.inference.loaders import check_metrics, check_trainable, side_by_side, split_sizes
 from scvi.inference.posterior import Posterior, SequentialSubsetSampler
 from scvi.queries import evaluating
 
@@ -176,7 +177,9 @@ class Trainer(ABC):
         **extras_kwargs
             Passed on to `training_extras_init`.
         """
-        check_arguments(n_epochs, lr, eps)
+        check_integer("n_epochs", n_epochs, 0, wanted="a number of epochs, an integer from 0 on")
+        check_number("lr", lr, "a positive number", above=0)
+        check_number("eps", eps, "a positive number", above=0)
         self._check_posteriors()
         begin = time.perf_counter()
         self.compute_metrics_time = 0.0
@@ -189,7 +192,9 @@ class Trainer(ABC):
             self._check_followed()
             self.on_training_begin()
             self.loop.run(self, self.progress(epochs))
-        self._restore_best_state()
+        if self.early_stopping.save_best_state_metric is not None and self.best_state_dict is not None:
+            self.model.load_state_dict(self.best_state_dict)
+            self.compute_metrics()
         self.training_extras_end()
         self.training_time += time.perf_counter() - begin - self.compute_metrics_time
         self.on_training_end()
@@ -287,11 +292,6 @@ class Trainer(ABC):
     def data_loaders_loop(self) -> Iterator[Sequence[Any]]:
         """One epoch of minibatches: a pass over the first posterior, beside it the others again and again."""
         return side_by_side([self._posteriors[name] for name in self.posteriors_loop])
-
-    def _restore_best_state(self) -> None:
-        if self.early_stopping.save_best_state_metric is not None and self.best_state_dict is not None:
-            self.model.load_state_dict(self.best_state_dict)
-            self.compute_metrics()
 
     # Metrics ------------------------------------------------------------------------------------------------------
 
