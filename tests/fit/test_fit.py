@@ -29,9 +29,8 @@ from scvi.fit import checkpoint
 from scvi.fit import fit as fitting
 from scvi.fit.early_stopping import Patience
 from scvi.fit.fit import Fit
-from scvi.fit.objectives import _VALIDATION_DRAWS_SEED
+from scvi.fit.objectives import _VALIDATION_DRAWS_SEED, describe_fault
 from scvi.fit.plan import Plan
-from scvi.fit.recovery import describe_fault
 from scvi.models import VAE
 from scvi.models.base import Elbo
 from scvi.queries import likelihood

@@ -1,4 +1,7 @@
-"""The state of a fit between two epochs, as one file: tensors (safetensors) and a JSON header. Nothing in it is run."""
+"""The state of a fit between two epochs: copies to go back to, and one file to go on from.
+
+The file has tensors (safetensors) and a JSON header. Nothing in it is run.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from scvi._files import replacing
 from scvi._random import resolve_seed
@@ -26,6 +29,8 @@ from scvi.models.freezing import Scope
 
 __all__ = [
     "FILE_NAME",
+    "Snapshot",
+    "copied",
     "describe",
     "digest",
     "digest_of_data",
@@ -226,6 +231,36 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         state.setdefault(int(number), {})[name] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Snapshot(NamedTuple):
+    """A model and its optimiser as they were.
+
+    Attributes
+    ----------
+    weights, moments
+        Copies of the state dict and of the optimiser's tensors.
+    steps
+        Steps behind them, without those that were taken back.
+    """
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    steps: int
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Snapshot:
+        return cls(copied(model.state_dict()), copied(optimizer_tensors(optimizer)), steps)
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Puts the two back; the snapshot stays good for further times."""
+        model.load_state_dict(self.weights)
+        load_optimizer(optimizer, self.moments)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of their own with the same values."""
+    return {name: t.detach().clone() for name, t in tensors.items()}
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

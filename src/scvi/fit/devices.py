@@ -28,9 +28,7 @@ def resolve_device(accelerator: str, devices: str | int | Sequence[int]) -> torc
 
 
 def _device_number(devices: str | int | Sequence[int]) -> int:
-    if isinstance(devices, str) and devices in ("auto", "1"):
-        return 0
-    if is_integer(devices) and devices in (1, -1):
+    if (isinstance(devices, str) and devices in ("auto", "1")) or (is_integer(devices) and devices in (1, -1)):
         return 0
     if isinstance(devices, Sequence) and len(devices) == 1 and is_integer(devices[0]) and devices[0] >= 0:
         return int(devices[0])

@@ -26,7 +26,6 @@ from scvi.fit.loop import Loop, progress
 from scvi.fit.objectives import objective_of
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.plan import Plan
-from scvi.fit.recovery import Snapshot, copied
 from scvi.fit.scope import Columns, frozen, left_out, parts
 from scvi.fit.split import Split
 from scvi.fit.step import Steps
@@ -114,7 +113,7 @@ class Fit:
         self._identity: dict[str, Any] = {}
         self._resume_from: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self.optimizer: ClippedAdam  # made when training begins, as is the first snapshot
-        self._good: Snapshot
+        self._good: checkpoint.Snapshot
 
     # ---- one fit -----------------------------------------------------------------------------------------------------
 
@@ -177,17 +176,16 @@ class Fit:
             self._end()
 
     def _log_plan(self) -> None:
-        plan = self.plan
         logger.info(
             "Training on %d cells, validating on %d: %d epochs of %d steps of %d cells; "
             "the KL weight reaches %g after %d steps.",
             len(self.cells.train),
             len(self.cells.validation),
-            plan.max_epochs,
+            self.plan.max_epochs,
             self.steps_per_epoch,
-            plan.batch_size,
-            plan.max_kl_weight,
-            math.ceil(plan.kl_warmup * self.n_steps),
+            self.plan.batch_size,
+            self.plan.max_kl_weight,
+            math.ceil(self.plan.kl_warmup * self.n_steps),
         )
 
     def make_optimizer(self) -> ClippedAdam:
@@ -302,7 +300,7 @@ class Fit:
             return True
         go_on = self.stopping.update(value)
         if self.stopping.wait == 0:
-            self.best_state_dict, self.best_epoch = copied(self.model.state_dict()), self.loop.epoch
+            self.best_state_dict, self.best_epoch = checkpoint.copied(self.model.state_dict()), self.loop.epoch
         if not go_on:
             logger.info("Stopping early: no improvement in %d epochs.", plan.patience)
         return go_on
@@ -341,8 +339,8 @@ class Fit:
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> Snapshot:
-        return Snapshot.of(self.model, self.optimizer, self.steps_kept)
+    def _snapshot(self) -> checkpoint.Snapshot:
+        return checkpoint.Snapshot.of(self.model, self.optimizer, self.steps_kept)
 
     def _write_checkpoint(self, finished: bool) -> None:
         if self.checkpoint_dir is None:

@@ -15,16 +15,15 @@ from torch import Tensor
 
 from scvi.cells.joint import JointMinibatch
 from scvi.fit.plan import AdversarialPlan, Plan, SemiSupervisedPlan
-from scvi.fit.recovery import describe_fault
 from scvi.fit.split import Split
 from scvi.kernels import bf16_products
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import adversarial_losses
-from scvi.models.base import Elbo
+from scvi.models.base import Elbo, Model
 from scvi.queries import evaluating
 from scvi.queries.imputation import data_set_probabilities
 
-__all__ = ["Adversarial", "NegativeElbo", "SemiSupervised", "objective_of", "terms_of"]
+__all__ = ["Adversarial", "NegativeElbo", "SemiSupervised", "describe_fault", "objective_of", "terms_of"]
 
 _VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
 
@@ -203,6 +202,24 @@ def terms_of(elbo: Elbo) -> dict[str, Tensor]:
     if len(elbo.reconstruction) > 1:
         terms |= {f"reconstruction_loss_{name}": value.sum() for name, value in elbo.reconstruction.items()}
     return terms
+
+
+def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.ndarray) -> str:
+    """Which cells of a minibatch have a non-finite loss (or the largest), and the genes with their largest counts."""
+    with evaluating(model):
+        per_cell = model.loss(mb).per_cell()
+    bad = (~torch.isfinite(per_cell)).nonzero()[:, 0]
+    kind = f"{len(bad)} of {len(mb)} cells have a non-finite likelihood"
+    if len(bad) == 0:
+        bad, kind = per_cell.topk(min(3, len(mb))).indices, "the largest losses are of cells"
+    elif len(bad) == len(mb):
+        kind = f"it is so for all {len(mb)} cells; those with the most counts are"
+        bad = mb.x.sum(1).topk(min(3, len(mb))).indices
+    named = [str(cells[mb.indices[i]]) if mb.indices is not None else str(int(i)) for i in bad[:3]]
+    counts = mb.x[bad].amax(0)
+    top = counts.topk(min(3, counts.shape[0])).indices
+    largest = ", ".join(f"{genes[j]} ({counts[j]:g})" for j in top.tolist())
+    return f"{kind}: {', '.join(named)}; largest counts in genes {largest}"
 
 
 _OBJECTIVES = {Plan: NegativeElbo, SemiSupervisedPlan: SemiSupervised, AdversarialPlan: Adversarial}

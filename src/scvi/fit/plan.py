@@ -31,9 +31,8 @@ _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
 _LEAST_PATIENCE = 5  # epochs
 _FROM_CELLS = ("max_epochs", "batch_size")  # None: by the number of cells
-_SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
-_PLAN_KEYS = (*_SAME_NAME, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau")
 _KEY_OF_CLASSIFIERS = "classification_ratio"
+_SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
 _AFTERWARDS = {"afterwards": True}  # marks an option of what is done when a fit is over
 
 
@@ -224,8 +223,8 @@ def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dic
     """`plan_kwargs` as options of a plan; a warm-up in epochs or steps becomes a share of the planned steps."""
     if not isinstance(plan_kwargs, Mapping):
         raise ValueError(f"plan_kwargs={plan_kwargs!r} is not a dictionary")
-    same_name = [*_SAME_NAME, *(option.name for option in fields(plan) if option.name == _KEY_OF_CLASSIFIERS)]
-    known = [*_PLAN_KEYS, *same_name[len(_SAME_NAME) :]]
+    same_name = [option.name for option in fields(plan) if option.name in (*_SAME_NAME, _KEY_OF_CLASSIFIERS)]
+    known = [*same_name, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau"]
     if _KEY_OF_CLASSIFIERS in plan_kwargs and _KEY_OF_CLASSIFIERS not in known:
         raise ValueError(
             f"plan_kwargs has {_KEY_OF_CLASSIFIERS!r}, which belongs to models with a classifier; known here are "

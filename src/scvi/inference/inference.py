@@ -163,8 +163,7 @@ class AdapterTrainer(UnsupervisedTrainer):
             )
         self.test_set = posterior_test
         self.test_set.to_monitor = ["elbo"]
-        children = dict(self.model.named_children())
-        self._encoders = [children[name] for name in ("z_encoder", "l_encoder") if name in children]
+        self._encoders = [part for name, part in model.named_children() if name in ("z_encoder", "l_encoder")]
         self.params = [parameter for encoder in self._encoders for parameter in encoder.parameters()]
         self._encoder_states = [deepcopy(encoder.state_dict()) for encoder in self._encoders]
 

@@ -118,11 +118,9 @@ class Posterior:
         self.use_cuda = use_cuda and torch.cuda.is_available()
         self.to_monitor: list[str] = []
         self.reads_corrupted = False
-        sampler: Sampler[int]
+        sampler: Sampler[int] = RandomSampler(gene_dataset) if shuffle else SequentialSampler(gene_dataset)
         if indices is not None:
             sampler = SubsetRandomSampler(self._positions(indices))  # type: ignore[arg-type]
-        else:
-            sampler = RandomSampler(gene_dataset) if shuffle else SequentialSampler(gene_dataset)
         self.data_loader_kwargs: dict[str, Any] = {"batch_size": 128, **(data_loader_kwargs or {})}
         self.data_loader = self._loader(sampler, self._collate())
         self.original_indices = self.indices

@@ -185,10 +185,9 @@ def _read_data_set(path: Path, info: Mapping[str, Any], cells: Mapping[str, npt.
         gene_attributes_dict={name: np.asarray(adata.var[name]) for name in adata.var} | dict(adata.varm),
         remap_attributes=False,
     )
-    attributes = {name: np.asarray(adata.obs[name]) for name in adata.obs} | dict(adata.obsm)
-    for name, values in attributes.items():
+    for name, values in [*adata.obs.items(), *adata.obsm.items()]:
         if name not in {"batch_indices", "labels", "cell_types", *columns}:
-            data_set.initialize_cell_attribute(name, values, categorical=name in info["categorical"])
+            data_set.initialize_cell_attribute(name, np.asarray(values), categorical=name in info["categorical"])
     for source, lists in mappings.items():
         for name, values in lists.items():
             data_set.initialize_mapped_attribute(source, name, values)
@@ -301,9 +300,9 @@ def entropy_batch_mixing(
 
 def entropy_from_indices(indices: npt.ArrayLike) -> float:
     """Entropy, in nats, of the histogram of the values."""
-    counts = np.unique(np.asarray(indices), return_counts=True)[1]
-    share = counts / counts.sum()
-    return float(-(share * np.log(share)).sum())
+    from scipy.stats import entropy
+
+    return float(entropy(np.unique(indices, return_counts=True)[1]))
 
 
 def unsupervised_clustering_accuracy(y: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[float, npt.NDArray[np.int64]]:
@@ -319,13 +318,12 @@ def unsupervised_clustering_accuracy(y: npt.ArrayLike, y_pred: npt.ArrayLike) ->
     The accuracy, and (k, 2) pairs of a predicted id and a label, as positions among the sorted values of both
     """
     from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import confusion_matrix
 
     y, y_pred = np.ravel(y), np.ravel(y_pred)
     if len(y) == 0 or len(y) != len(y_pred):
         raise ValueError(f"{len(y_pred)} predictions do not belong to {len(y)} labels: give one for each, at least one")
-    values, codes = np.unique(np.concatenate([y, y_pred]), return_inverse=True)
-    true, found = np.split(codes, 2)
-    matches = np.zeros((len(values), len(values)), dtype=np.int64)
-    np.add.at(matches, (found, true), 1)
+    true, found = np.split(np.unique(np.concatenate([y, y_pred]), return_inverse=True)[1], 2)
+    matches = confusion_matrix(found, true)
     pairs = np.stack(linear_sum_assignment(matches, maximize=True), axis=1)
     return float(matches[pairs[:, 0], pairs[:, 1]].sum() / len(y)), pairs

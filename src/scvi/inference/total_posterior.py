@@ -250,13 +250,14 @@ class TotalPosterior(Posterior):
         check_choice("correlation_mode", correlation_mode, ("spearman", "pearson"))
         check_draws("n_samples", n_samples)
         check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
+        codes: Sequence[int | None] = self._batch_codes(transform_batch) or [None]
         return np.mean(
             [
                 proteins.correlation(
                     proteins.denoised_draws(self.model, self._cells(batch_size), n_samples, rna_size_factor, code),
                     correlation_mode,  # type: ignore[arg-type]
                 )
-                for code in self._batch_codes(transform_batch) or [None]
+                for code in codes
             ],
             axis=0,
         )
