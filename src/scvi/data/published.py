@@ -111,8 +111,7 @@ TENX_GROUPS: dict[str, tuple[str, ...]] = {
 
 def published(*names: str) -> tuple[list[str], list[str]]:
     """Addresses and names of the files that are listed under these names."""
-    files = [FILES[name] for name in names]
-    return [file.url for file in files], [file.filename for file in files]
+    return [FILES[name].url for name in names], [FILES[name].filename for name in names]
 
 
 def tenx_file(name: str, type: Literal["filtered", "raw"] = "filtered") -> PublishedFile:

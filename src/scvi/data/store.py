@@ -159,9 +159,8 @@ def _joined_obs(sources: Mapping[str, Source], batch_key: str | None) -> pd.Data
         raise ValueError(f"obs has a column {batch_key!r} already; pass another batch_key, or None")
     columns = [name for name in tables[0] if all(name in table for table in tables)]
     joined = pd.concat([table[columns] for table in tables])
-    for name in columns:
-        if joined[name].dtype == object:  # categories of several inputs, or text
-            joined[name] = joined[name].astype("category")
+    # objects are categories of several inputs, or text
+    joined = joined.astype({name: "category" for name in columns if joined[name].dtype == object})
     names = np.repeat(list(sources), [len(table) for table in tables])
     if batch_key is not None:
         joined[batch_key] = pd.Categorical(names, categories=list(sources))

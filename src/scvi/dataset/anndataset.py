@@ -16,7 +16,7 @@ from scvi.cells.on_disk import OnDisk
 from scvi.cells.storage import Rows, as_rows, blocks, row_sums, take
 from scvi.data.h5ad import read_h5ad
 from scvi.dataset.arrays import LARGEST_CODE
-from scvi.dataset.attributes import CellMeasurement
+from scvi.dataset.attributes import CODES, COMPUTED, CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
 from scvi.dataset.exchange import Record, text_or_as_is
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 """Name of the category of cells whose entry is missing."""
 
-_RESERVED = {"batch_indices", "labels", "local_means", "local_vars", "cell_types", "batch_names"}
+_RESERVED = CODES | COMPUTED | {"cell_types", "batch_names", "gene_names"}
 
 
 class AnnDatasetFromAnnData(GeneExpressionDataset):
@@ -250,4 +250,4 @@ def _measurement(obsm: Mapping[str, Any], uns: Mapping[str, Any], name: str, col
 
 def _unreserved(name: str, suffix: str) -> str:
     """A name that overwrites nothing that population sets."""
-    return name + suffix if name in _RESERVED or name == "gene_names" else name
+    return name + suffix if name in _RESERVED else name

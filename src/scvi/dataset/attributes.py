@@ -23,12 +23,15 @@ from scvi.cells.storage import Rows
 from scvi.dataset.arrays import LARGEST_CODE, as_array, checked_matrix, log_totals, mean_and_variance, remap_categories
 from scvi.kernels import rows_to_dense
 
-__all__ = ["AnnotatedCells", "CellMeasurement"]
+__all__ = ["CODES", "COMPUTED", "AnnotatedCells", "CellMeasurement"]
 
 logger = logging.getLogger(__name__)
 
-_CODES = {"batch_indices", "labels"}
-_FILLED = {"_cell": {"local_means", "local_vars"}, "_gene": {"gene_names"}, "_mapping": {"cell_types"}}
+CODES = {"batch_indices", "labels"}
+"""Attributes of cells with codes that every data set has."""
+COMPUTED = {"local_means", "local_vars"}
+"""Attributes of cells that are computed from the counts."""
+_FILLED = {"_cell": COMPUTED, "_gene": {"gene_names"}, "_mapping": {"cell_types"}}
 """What population registers, by the suffix that others of that kind get: None until then."""
 PROTEINS = "protein_expression"
 """Name of the measurement that models of proteins read."""
@@ -308,10 +311,9 @@ class AnnotatedCells(Dataset):
         attributes_to_remap
             Names of categorical attributes; None is all.
         """
-        if attributes_to_remap is None:
-            attributes_to_remap = sorted(self.cell_categorical_attribute_names)
-        for name in attributes_to_remap:
-            if name not in self.cell_categorical_attribute_names:
+        known = self.cell_categorical_attribute_names
+        for name in sorted(known) if attributes_to_remap is None else attributes_to_remap:
+            if name not in known:
                 raise ValueError(f"{name!r} is not a registered categorical attribute of cells")
             mappings = {mapping: getattr(self, mapping) for mapping in self.attribute_mappings.get(name, [])}
             codes, n_codes, mappings = remap_categories(getattr(self, name), mappings_dict=mappings)  # type: ignore[misc]
@@ -336,7 +338,7 @@ class AnnotatedCells(Dataset):
     def _is_own(self, name: str, suffix: str) -> bool:
         """Whether the data set keeps something else than a registered attribute under this name."""
         if hasattr(type(self), name):
-            return name not in _CODES
+            return name not in CODES
         return name in vars(self) and name not in self._taken() | _FILLED[suffix]
 
     # library size

@@ -11,15 +11,12 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.dataset.attributes import AnnotatedCells
+from scvi.dataset.attributes import CODES, COMPUTED, AnnotatedCells
 
 __all__ = ["RECORD", "Record", "as_anndata", "text_or_as_is"]
 
 RECORD = "scvi_dataset"
 """Key of ``adata.uns`` with what columns cannot say."""
-
-_CODES = {"batch_indices", "labels"}
-_COMPUTED = {"local_means", "local_vars"}
 
 
 def as_anndata(dataset: AnnotatedCells) -> AnnData:
@@ -32,14 +29,14 @@ def as_anndata(dataset: AnnotatedCells) -> AnnData:
     is computed from the counts (library sizes, `norm_X`, `corrupted_X`) is left out.
     """
     n, names = len(dataset), dataset.gene_names
-    cells = {name: getattr(dataset, name) for name in sorted(dataset.cell_attribute_names - _COMPUTED)}
+    cells = {name: getattr(dataset, name) for name in sorted(dataset.cell_attribute_names - COMPUTED)}
     genes = {name: getattr(dataset, name) for name in sorted(dataset.gene_attribute_names - {"gene_names"})}
     measurements = dataset.cell_measurements_col_mappings
     obsm = {name: cells.pop(name) for name in list(cells) if name in measurements or not _is_column(cells[name])}
     varm = {name: genes.pop(name) for name in list(genes) if not _is_column(genes[name])}
     record: dict[str, Any] = {
-        "categorical": sorted(dataset.cell_categorical_attribute_names - _CODES),
-        "columns": [name for name, values in {**cells, **genes}.items() if values.ndim == 2 and name not in _CODES],
+        "categorical": sorted(dataset.cell_categorical_attribute_names - CODES),
+        "columns": [name for name, values in {**cells, **genes}.items() if values.ndim == 2 and name not in CODES],
         "obsm": [name for name in obsm if name not in measurements],
         "varm": list(varm),
     }

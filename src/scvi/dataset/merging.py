@@ -17,13 +17,12 @@ from scvi.cells.checks import named, nearest
 from scvi.cells.storage import Rows
 from scvi.data.files import shared_names
 from scvi.dataset.arrays import as_text, columns_of, concatenate_arrays, remap_categories
-from scvi.dataset.attributes import AnnotatedCells, CellMeasurement
+from scvi.dataset.attributes import COMPUTED, AnnotatedCells, CellMeasurement
 
 __all__ = ["Merged", "codes_named", "codes_per_matrix", "merged", "stacked", "with_merged", "with_order"]
 
 logger = logging.getLogger(__name__)
 
-_DERIVED = {"local_means", "local_vars"}
 MERGED = "#merged"
 """Suffix of the name of a category that has been merged into another."""
 
@@ -72,7 +71,7 @@ def merged(
     coded = set.intersection(*(dataset.cell_categorical_attribute_names for dataset in datasets))
     _check_known("mapping_reference_for_sharing", references, coded)
     _check_known("cell_measurement_intersection", intersection, measured)
-    names = set.intersection(*(dataset.cell_attribute_names for dataset in datasets)) - _DERIVED - coded - measured
+    names = set.intersection(*(dataset.cell_attribute_names for dataset in datasets)) - COMPUTED - coded - measured
     plain = {name: _concatenated(name, datasets) for name in sorted(names)}
     positions = [pd.Index(dataset.gene_names).get_indexer(genes) for dataset in datasets]
     attributes, mappings = _gene_attributes(datasets, positions)
