@@ -12,7 +12,7 @@ import torch
 import scvi
 from scvi.fit import checkpoint
 from scvi.fit.fit import Fit
-from scvi.fit.objectives import Adversarial, NegativeElbo, SemiSupervised, objective_of
+from scvi.fit.objectives import OBJECTIVES, Adversarial, NegativeElbo, SemiSupervised
 from scvi.fit.plan import AdversarialPlan, Plan, SemiSupervisedPlan
 from small_cells import QUICK, TINY, make_adata
 
@@ -32,9 +32,9 @@ def labelled() -> scvi.SCANVI:
 
 
 def test_the_plan_decides_what_is_minimised() -> None:
-    assert objective_of(Plan(1)) is NegativeElbo
-    assert objective_of(SemiSupervisedPlan(1)) is SemiSupervised
-    assert objective_of(AdversarialPlan(1)) is Adversarial
+    assert OBJECTIVES[Plan] is NegativeElbo
+    assert OBJECTIVES[SemiSupervisedPlan] is SemiSupervised
+    assert OBJECTIVES[AdversarialPlan] is Adversarial
 
 
 def test_a_weighted_cross_entropy_is_added() -> None:

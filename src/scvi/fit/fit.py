@@ -23,7 +23,7 @@ from scvi.fit import checkpoint
 from scvi.fit.early_stopping import Patience
 from scvi.fit.history import tables
 from scvi.fit.loop import Loop, progress
-from scvi.fit.objectives import objective_of
+from scvi.fit.objectives import OBJECTIVES
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.plan import Plan
 from scvi.fit.scope import Columns, frozen, left_out, parts
@@ -95,7 +95,7 @@ class Fit:
         self.cells = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device))
         self.plan, self.seed, self.scope = plan, seed, scope
         self.show_progbar, self.checkpoint_dir = show_progbar, checkpoint_dir
-        self.objective = objective_of(plan)(self.model, self.cells, plan, seed)
+        self.objective = OBJECTIVES[type(plan)](self.model, self.cells, plan, seed)
         self.steps, self.loop = Steps(self.objective), Loop()
         self.steps_per_epoch = self.cells.steps_per_epoch
         self.n_steps = plan.max_epochs * self.steps_per_epoch

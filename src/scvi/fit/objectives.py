@@ -1,6 +1,6 @@
 """What a step of a fit minimises: the negative ELBO, alone, with the labels of some cells, or against an adversary.
 
-The kind of plan decides: see :func:`objective_of`.
+The kind of plan decides: see :data:`OBJECTIVES`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scvi.models.base import Elbo, Model
 from scvi.queries import evaluating
 from scvi.queries.imputation import data_set_probabilities
 
-__all__ = ["Adversarial", "NegativeElbo", "SemiSupervised", "describe_fault", "objective_of", "terms_of"]
+__all__ = ["OBJECTIVES", "Adversarial", "NegativeElbo", "SemiSupervised", "describe_fault", "terms_of"]
 
 _VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
 
@@ -222,9 +222,9 @@ def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.nda
     return f"{kind}: {', '.join(named)}; largest counts in genes {largest}"
 
 
-_OBJECTIVES = {Plan: NegativeElbo, SemiSupervisedPlan: SemiSupervised, AdversarialPlan: Adversarial}
-
-
-def objective_of(plan: Plan) -> type[NegativeElbo]:
-    """What a fit with this kind of plan minimises."""
-    return _OBJECTIVES[type(plan)]
+OBJECTIVES: dict[type[Plan], type[NegativeElbo]] = {
+    Plan: NegativeElbo,
+    SemiSupervisedPlan: SemiSupervised,
+    AdversarialPlan: Adversarial,
+}
+"""What a fit minimises, by the class of its plan."""

@@ -155,8 +155,7 @@ class AdapterTrainer(UnsupervisedTrainer):
     def __init__(
         self, model: nn.Module, gene_dataset: GeneExpressionDataset, posterior_test: Posterior, frequency: int = 5
     ) -> None:
-        device = next(model.parameters()).device
-        super().__init__(model, gene_dataset, frequency=frequency, device=device)
+        super().__init__(model, gene_dataset, frequency=frequency, device=next(model.parameters()).device)
         if posterior_test.nb_cells < MIN_CELLS_TO_MONITOR:
             raise ValueError(
                 f"posterior_test has {posterior_test.nb_cells} cells, at least {MIN_CELLS_TO_MONITOR} are needed"

@@ -144,8 +144,7 @@ class TotalPosterior(Posterior):
 
     def get_sample_dropout(self, n_samples: int = 1, give_mean: bool = True) -> Floats:
         """Probability that a count of a gene was lost, (n, g) or (n, g, s)."""
-        wanted = self._wanted(n_samples, give_mean)
-        return _draws_last(proteins.dropout_probability(self.model, self._cells(), wanted))
+        return _draws_last(proteins.dropout_probability(self.model, self._cells(), self._wanted(n_samples, give_mean)))
 
     def get_sample_mixing(self, n_samples: int = 1, give_mean: bool = True, transform_batch: Batches = None) -> Floats:
         """Probability that the count of a protein is background, (n, p) or (n, p, s)."""
