@@ -39,10 +39,9 @@ def is_number(value: Any) -> TypeGuard[float]:
 def check_integer(name: str, value: Any, least: int, most: int | None = None, wanted: str | None = None) -> int:
     """The value as an int, refused if it is no integer in the range; `wanted` says the range in words."""
     if not is_integer(value) or value < least or (most is not None and value > most):
-        at_least = {0: "an integer of at least 0", 1: "a positive integer"}.get(
-            least, f"an integer of at least {least}"
-        )
-        raise ValueError(f"{name}={value!r} is not {wanted or at_least}")
+        at_least = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        in_words = at_least if most is None else f"an integer from {least} to {most}"
+        raise ValueError(f"{name}={value!r} is not {wanted or in_words}")
     return int(value)
 
 

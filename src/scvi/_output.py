@@ -83,9 +83,8 @@ class Output:
         earlier = self._copy_of(self._record()) if self.options.exists() else None
         _remove_files(self.model, MODEL_FILES)
         _remove_files(self.checkpoint, CHECKPOINT_FILES)
-        for file in (earlier, self.history, self.picture):
-            if file is not None:
-                file.unlink(missing_ok=True)
+        for file in filter(None, (earlier, self.history, self.picture)):
+            file.unlink(missing_ok=True)
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """Makes the folder and records which run it is of."""
@@ -104,17 +103,14 @@ class Output:
             raise Refused(f"{self._named} holds no run of `scvi train` to go on with or replace; name another folder")
         try:
             record = json.loads(self.options.read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or not isinstance(record.get("scvi_version"), str):
+                raise ValueError("no scvi_version in it")
         except (OSError, RecursionError, ValueError) as error:
-            raise self._foreign(str(error)) from error
-        if not isinstance(record, dict) or not isinstance(record.get("scvi_version"), str):
-            raise self._foreign("no scvi_version in it")
+            raise Refused(
+                f"{str(self.options)!r} is not what `scvi train` writes ({error}); name another folder, or remove what "
+                "is in this one yourself"
+            ) from error
         return record
-
-    def _foreign(self, why: str) -> Refused:
-        return Refused(
-            f"{str(self.options)!r} is not what `scvi train` writes ({why}); name another folder, or remove what is in "
-            "this one yourself"
-        )
 
     def _copy_of(self, record: Mapping[str, Any]) -> Path | None:
         """The copy of the input that the recorded run writes."""
@@ -129,16 +125,14 @@ class Output:
 
     def _refuse_obstacles(self, replaced: bool) -> None:
         """Refuses what a run could neither remove nor write over. `replaced`: the model that is there is removed."""
-        for file in (self.adata, self.history, self.picture):
-            if file.is_dir():
-                raise Refused(f"{str(file)!r} is a folder; move it away or name another --output")
-        for folder in (self.model, self.checkpoint):
-            if folder.exists() and not folder.is_dir():
-                raise Refused(f"{str(folder)!r} is a file; move it away or name another --output")
-        if self.model.exists() and (replaced or not (self.model / MODEL_FILES[0]).exists()):
+        files, folders = (self.adata, self.history, self.picture), (self.model, self.checkpoint)
+        wrong = [f"{str(file)!r} is a folder" for file in files if file.is_dir()]
+        wrong += [f"{str(folder)!r} is a file" for folder in folders if folder.exists() and not folder.is_dir()]
+        if self.model.is_dir() and (replaced or not (self.model / MODEL_FILES[0]).exists()):
             foreign = sorted(set(self.model.iterdir()) - set(_files(self.model, MODEL_FILES)))
-            if foreign:
-                raise Refused(f"{str(foreign[0])!r} was not written by scvi; move it away or name another --output")
+            wrong += [f"{str(path)!r} was not written by scvi" for path in foreign]
+        if wrong:
+            raise Refused(f"{wrong[0]}; move it away or name another --output")
 
     def _refuse_foreign_copy(self, record: Mapping[str, Any]) -> None:
         earlier = self._copy_of(record)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from operator import index
 from typing import Literal
+
+from scvi._checks import check_choice, check_integer
 
 ProgressBarStyle = Literal["tqdm", "none"]
 
@@ -83,7 +84,7 @@ class Settings:
     @seed.setter
     def seed(self, seed: int | None) -> None:
         if seed is not None:
-            seed = _integer("seed", seed, 0, 2**32 - 1)
+            seed = check_integer("seed", seed, 0, 2**32 - 1)
             _seed_generators(seed)
         self._seed = seed
 
@@ -105,7 +106,7 @@ class Settings:
     def num_threads(self, num: int) -> None:
         import torch
 
-        torch.set_num_threads(_integer("num_threads", num, 1, 2**15))
+        torch.set_num_threads(check_integer("num_threads", num, 1, 2**15))
 
     @property
     def batch_size(self) -> int:
@@ -113,7 +114,7 @@ class Settings:
 
     @batch_size.setter
     def batch_size(self, batch_size: int | None) -> None:
-        self._batch_size = None if batch_size is None else _integer("batch_size", batch_size, 1, 2**31 - 1)
+        self._batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1, 2**31 - 1)
 
     @property
     def chosen_batch_size(self) -> int | None:
@@ -125,8 +126,7 @@ class Settings:
 
     @progress_bar_style.setter
     def progress_bar_style(self, style: Literal["tqdm", "rich", "none"]) -> None:
-        if style not in ("tqdm", "rich", "none"):
-            raise ValueError(f"progress_bar_style={style!r} is not one of 'tqdm', 'rich', 'none'")
+        check_choice("progress_bar_style", style, ("tqdm", "rich", "none"))
         self._progress_bar_style = "none" if style == "none" else "tqdm"
 
     def __repr__(self) -> str:
@@ -188,15 +188,5 @@ def _show_messages(level: int) -> None:
 def _level(level: int | str) -> int:
     if isinstance(level, str) and level.upper() in _LEVELS:
         return _LEVELS[level.upper()]
-    try:
-        return _integer("verbosity", level, 0, 2**31 - 1)
-    except ValueError:
-        names = ", ".join(map(repr, _LEVELS))
-        raise ValueError(f"verbosity={level!r} is neither a number from 0 on nor one of {names}") from None
-
-
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    number = index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
-    if number is None or not low <= number <= high:
-        raise ValueError(f"{name}={value!r} is not an integer from {low} to {high}")
-    return number
+    names = ", ".join(map(repr, _LEVELS))
+    return check_integer("verbosity", level, 0, 2**31 - 1, f"a number from 0 on or one of {names}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from scvi.estimators import SCVI, LinearSCVI
 
 USAGE, BAD_DATA, INTERRUPTED = 2, 1, 130
+FORESEEN = (ImportError, OSError, RuntimeError, TypeError, ValueError)  # their messages say what to do
 # Arguments as the messages of the package name them, and as they are typed here.
 TYPED = {"batch_key": "--batch-key", "labels_key": "--labels-key", "layer": "--layer", "checkpoint_dir": "--output"}
 
@@ -71,9 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a shell user is served by one line, whatever happened
         if arguments.debug:
             raise
-        foreseen = isinstance(error, (ImportError, OSError, RuntimeError, TypeError, ValueError))
-        unknown = f"{type(error).__name__}: {error} (not foreseen; scvi --debug shows where it comes from)"
-        _say(error if foreseen else unknown, "error")
+        unforeseen = f"{type(error).__name__}: {error} (not foreseen; scvi --debug shows where it comes from)"
+        _say(error if isinstance(error, FORESEEN) else unforeseen, "error")
         return BAD_DATA
     return 0
 
@@ -101,22 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("file", type=Path, metavar="FILE.h5ad", help="cells x genes, raw counts")
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or an empty folder")
-    data = train.add_argument_group("data")
-    data.add_argument("--batch-key", metavar="COLUMN", help="column of obs with the batch to correct for")
-    data.add_argument("--labels-key", metavar="COLUMN", help="column of obs with the cell type; for the picture")
-    data.add_argument("--layer", metavar="LAYER", help="layer with the raw counts (default: X)")
-    data.add_argument(
-        "--n-top-genes",
-        type=_positive,
-        metavar="N",
-        help="fit the N most variable genes (seurat_v3, per batch), kept in var['highly_variable']; "
-        "the copy keeps all genes (default: fit all)",
-    )
-    fit = train.add_argument_group("fit")
-    fit.add_argument("--model", choices=("scvi", "ldvae"), default="scvi", help="ldvae: linear decoder (default: scvi)")
-    fit.add_argument("--n-latent", type=_positive, default=10, metavar="N", help="latent dimensions (default: 10)")
-    fit.add_argument("--max-epochs", type=_positive, metavar="N", help="(default: from the number of cells)")
-    fit.add_argument("--seed", type=_seed, default=0, metavar="N", help="same seed, same result (default: 0)")
+    for title, group in _train_options().items():
+        added = train.add_argument_group(title)
+        for name, settings in group.items():
+            added.add_argument(name, **settings)
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run that was interrupted in DIR")
     again.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
@@ -124,15 +114,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
+def _train_options() -> dict[str, dict[str, dict[str, Any]]]:
+    """Options of `scvi train` on which the result depends, by their group in the help."""
+    positive = partial(_whole_number, least=1, wanted="a positive whole number")
+    seed = partial(_whole_number, below=2**32, wanted=f"a whole number from 0 to {2**32 - 1}")
+    return {
+        "data": {
+            "--batch-key": {"metavar": "COLUMN", "help": "column of obs with the batch to correct for"},
+            "--labels-key": {"metavar": "COLUMN", "help": "column of obs with the cell type; for the picture"},
+            "--layer": {"metavar": "LAYER", "help": "layer with the raw counts (default: X)"},
+            "--n-top-genes": {
+                "type": positive,
+                "metavar": "N",
+                "help": "fit the N most variable genes (seurat_v3, per batch), kept in var['highly_variable']; "
+                "the copy keeps all genes (default: fit all)",
+            },
+        },
+        "fit": {
+            "--model": {
+                "choices": ("scvi", "ldvae"),
+                "default": "scvi",
+                "help": "ldvae: linear decoder (default: scvi)",
+            },
+            "--n-latent": {"type": positive, "default": 10, "metavar": "N", "help": "latent dimensions (default: 10)"},
+            "--max-epochs": {"type": positive, "metavar": "N", "help": "(default: from the number of cells)"},
+            "--seed": {"type": seed, "default": 0, "metavar": "N", "help": "same seed, same result (default: 0)"},
+        },
+    }
 
 
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+def _whole_number(text: str, wanted: str, least: int = 0, below: float = math.inf) -> int:
+    if not (text.isdecimal() and least <= int(text) < below):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return int(text)
 
 
@@ -168,7 +181,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options on which the result depends."""
-    names = ("batch_key", "labels_key", "layer", "n_top_genes", "model", "n_latent", "max_epochs", "seed")
+    names = [name.removeprefix("--").replace("-", "_") for group in _train_options().values() for name in group]
     return {name: getattr(arguments, name) for name in names}
 
 

@@ -46,7 +46,8 @@ def umap(latent: npt.ArrayLike, seed: int = 0) -> npt.NDArray[np.float32]:
     numpy.ndarray
         (n, 2).
     """
-    _need_extra()
+    if not available():
+        raise ImportError('pictures need matplotlib and umap-learn: pip install "scvi[plot]"')
     latent = np.asarray(latent)
     if len(latent) < FEWEST_CELLS:
         raise ValueError(f"a UMAP needs at least {FEWEST_CELLS} cells, got {len(latent)}")
@@ -78,8 +79,8 @@ def latent_umap(
     """
     places = umap(latent, seed)
     panels = dict(colour_by) or {"cells": np.full(len(places), "")}
-    figure = _figure(width=5.6 * len(panels), height=4.6)
-    for axes, (title, groups) in zip(_grid(figure, 1, len(panels))[0], panels.items(), strict=True):
+    figure, grid = _panels(1, len(panels), width=5.6 * len(panels), height=4.6)
+    for axes, (title, groups) in zip(grid[0], panels.items(), strict=True):
         _scatter(axes, places, groups)
         axes.set_title(title)
         _legend(axes, groups)
@@ -111,8 +112,7 @@ def before_after(
     seed
         Of the UMAPs.
     """
-    figure = _figure(width=10.4, height=8.2)
-    grid = _grid(figure, 2, 2)
+    figure, grid = _panels(2, 2, width=10.4, height=8.2)
     for column, (latent, name) in enumerate(zip((before, after), names, strict=True)):
         places = umap(latent, seed)
         for row, groups in enumerate((batches, cell_types)):
@@ -123,12 +123,8 @@ def before_after(
     _save(figure, file)
 
 
-def _need_extra() -> None:
-    if not available():
-        raise ImportError('pictures need matplotlib and umap-learn: pip install "scvi[plot]"')
-
-
-def _figure(width: float, height: float) -> Figure:
+def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, npt.NDArray[np.object_]]:
+    """A figure, and its axes (rows, columns)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -136,11 +132,7 @@ def _figure(width: float, height: float) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    return figure
-
-
-def _grid(figure: Figure, rows: int, columns: int) -> npt.NDArray[np.object_]:
-    return figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _groups(values: npt.ArrayLike) -> tuple[list[str], npt.NDArray[np.integer], list[str]]:
