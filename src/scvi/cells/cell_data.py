@@ -15,7 +15,6 @@ import torch
 from scvi.cells.epoch_order import ahead, count_minibatches, draw_buffers, draw_minibatches, minibatch_ends
 from scvi.cells.minified import Kept
 from scvi.cells.on_disk import OnDisk
-from scvi.cells.resident import Resident, fits
 from scvi.cells.storage import (
     Counts,
     Rows,
@@ -27,13 +26,46 @@ from scvi.cells.storage import (
     row_sums,
     take,
 )
-from scvi.kernels import rows_to_sparse
+from scvi.kernels import SparseRows, rows_to_sparse
 from scvi.minibatch import PER_CELL, Minibatch, PerCell
 
 __all__ = ["CellData"]
 
 _ROWS_AT_ONCE = 4096
+_SHARE = 0.5  # of the free memory of a device that counts may take
+_ENTRY_BYTES = 8  # a gene and a value
 _DTYPES = {name: np.dtype(dtype) for name, dtype in PER_CELL.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """Counts (n, g), of the genes that are read, in the memory of a GPU.
+
+    Minibatches are gathered there, and the CPU sends positions only.
+    """
+
+    rows: SparseRows
+    starts: np.ndarray  # (n + 1,) as `rows.starts`, in the memory of the host
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.rows.shape
+
+    def take(self, cells: np.ndarray) -> SparseRows:
+        """Cells in any order, on the device."""
+        return self.rows.take(cells, self.starts)
+
+    @classmethod
+    def of(cls, counts: Rows, columns: np.ndarray | None, n_genes: int, device: torch.device) -> Resident:
+        """`columns` as in :func:`scvi.kernels.rows_to_sparse`."""
+        n = counts.shape[0]
+        parts = [
+            rows_to_sparse(counts, np.arange(start, min(start + _ROWS_AT_ONCE, n)), columns, n_genes).to(device)
+            for start in range(0, n, _ROWS_AT_ONCE)
+        ]
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), *(part.starts.diff().cpu() for part in parts)]).cumsum(0)
+        joined = [torch.cat([getattr(part, name) for part in parts]) for name in ("genes", "values", "totals")]
+        return cls(SparseRows(starts.to(device), joined[0], joined[1], n_genes, joined[2]), starts.numpy())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -201,3 +233,11 @@ def _tensor(rows: np.ndarray | sp.csr_matrix, dtype: np.dtype) -> torch.Tensor:
     """Rows as models read them, (n, .); (n,) becomes a column."""
     tensor = torch.from_numpy(as_dense(rows).astype(dtype, copy=False))
     return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
+
+
+def fits(counts: Rows, device: torch.device) -> bool:
+    """Whether a device has room for counts beside a model; only CUDA devices are asked."""
+    if device.type != "cuda":
+        return False
+    entries = np.count_nonzero(counts) if isinstance(counts, np.ndarray) else counts.nnz
+    return bool(entries * _ENTRY_BYTES <= _SHARE * torch.cuda.mem_get_info(device)[0])

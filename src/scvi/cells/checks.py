@@ -162,10 +162,10 @@ def numbers(adata: AnnData, argument: str, key: str, positive: bool = False) -> 
     bad = ~np.isfinite(single) | (single <= 0 if positive else False)
     if bad.any():
         first = int(np.argmax(bad))
-        wanted = "positive and finite" if positive else "finite"
         raise ValueError(
-            f"{argument}: adata.obs[{column.name!r}] must be {wanted}; it is {column.iloc[first]} in cell "
-            f"{str(column.index[first])!r} ({int(bad.sum())} such cells): correct or drop them"
+            f"{argument}: adata.obs[{column.name!r}] must be {'positive and ' if positive else ''}finite; it is "
+            f"{column.iloc[first]} in cell {str(column.index[first])!r} ({int(bad.sum())} such cells): "
+            "correct or drop them"
         )
     return values
 
@@ -223,7 +223,12 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
     if mask_var is None:
         return names.tolist()
     if isinstance(mask_var, str):
-        return names[_mask_column(adata, mask_var)].tolist()
+        column = found(adata.var, "mask_var", mask_var, "a column of adata.var")
+        if not pd.api.types.is_bool_dtype(column.dtype) or column.isna().any():
+            raise ValueError(
+                f"mask_var={mask_var!r}: the column must be True or False for each gene; it holds {column.dtype}"
+            )
+        mask_var = column.to_numpy(dtype=bool)
     if isinstance(mask_var, pd.Series) and pd.api.types.is_bool_dtype(mask_var.dtype):
         if len(mask_var) != len(names) or set(mask_var.index) != set(names):
             raise ValueError(
@@ -243,16 +248,10 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
         raise ValueError(f"mask_var names {named(wanted[wanted.duplicated()].unique())} more than once")
     unknown = wanted.difference(names, sort=False)
     if len(unknown):
-        hint = nearest(unknown[0], names)
-        raise ValueError(f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}{hint}")
+        raise ValueError(
+            f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}{nearest(unknown[0], names)}"
+        )
     return names[names.isin(wanted)].tolist()
-
-
-def _mask_column(adata: AnnData, key: str) -> np.ndarray:
-    column = found(adata.var, "mask_var", key, "a column of adata.var")
-    if not pd.api.types.is_bool_dtype(column.dtype) or column.isna().any():
-        raise ValueError(f"mask_var={key!r}: the column must be True or False for each gene; it holds {column.dtype}")
-    return column.to_numpy(dtype=bool)
 
 
 def _without_gaps(adata: AnnData, argument: str, key: str) -> pd.Series:

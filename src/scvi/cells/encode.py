@@ -99,16 +99,17 @@ def _labels(adata: AnnData, schema: Schema) -> np.ndarray:
 
 def _continuous(adata: AnnData, schema: Schema) -> np.ndarray | None:
     """(n, c) standardised covariates, by the moments of the cells that were declared."""
-    moments = zip(schema.continuous_covariate_keys, schema.continuous_moments, strict=True)
     standardised = [
         ((checks.numbers(adata, "continuous_covariate_keys", key) - mean) / deviation).astype(np.float32)
-        for key, (mean, deviation) in moments
+        for key, (mean, deviation) in zip(schema.continuous_covariate_keys, schema.continuous_moments, strict=True)
     ]
     return np.stack(standardised, axis=1) if standardised else None
 
 
 def _categorical(adata: AnnData, schema: Schema) -> np.ndarray | None:
     """(n, m) codes of the categorical covariates."""
-    argument, keys = "categorical_covariate_keys", schema.categorical_covariate_keys
-    codes = [checks.codes_of(adata, argument, key, schema.categories) for key in keys]
+    codes = [
+        checks.codes_of(adata, "categorical_covariate_keys", key, schema.categories)
+        for key in schema.categorical_covariate_keys
+    ]
     return np.stack(codes, axis=1) if codes else None

@@ -43,9 +43,7 @@ def minibatch_ends(n_cells: int, batch_size: int) -> np.ndarray:
 def count_minibatches(n_cells: int, batch_size: int) -> int:
     """How many minibatches :func:`draw_minibatches` makes of so many cells."""
     full, left = divmod(n_cells, max(batch_size, 2))
-    if full == 0:
-        return min(left, 1)
-    return full + (left > 1 and 2 * left >= batch_size)
+    return full + (left > 1 and 2 * left >= batch_size) if full else min(left, 1)
 
 
 def draw_buffers(

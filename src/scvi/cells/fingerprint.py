@@ -25,8 +25,7 @@ def fingerprint(adata: AnnData, schema: Schema) -> str:
     counts = stored_counts(adata, schema.layer)
     digest = hashlib.blake2b(digest_size=16)
     for names in (adata.obs_names, adata.var_names):
-        digest.update("\n".join(map(str, names)).encode())
-        digest.update(b"\0")
+        digest.update("\n".join(map(str, names)).encode() + b"\0")
     digest.update(f"{counts.shape} {counts_hash(counts)}".encode())
     return digest.hexdigest() + _of_proteins(adata, schema)
 

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from anndata import AnnData
 
-__all__ = ["LOG_LIBRARY", "Kept", "is_minified", "kept_of", "minified"]
-
-LOG_LIBRARY = "log_library"
-"""Name of the log of an observed library size or given size factor, (n, 1)."""
+__all__ = ["Kept", "is_minified", "kept_of", "minified"]
 
 _UNS_KEY, _PREFIX = "_scvi_minified", "scvi_"
 
@@ -35,7 +32,7 @@ class Kept:
     @property
     def log_size(self) -> np.ndarray | None:
         """(n,) log library sizes, where they are observed."""
-        log_library = self.values.get(LOG_LIBRARY)
+        log_library = self.values.get("log_library")
         return None if log_library is None else log_library[:, 0]
 
 
@@ -52,14 +49,13 @@ def minified(adata: AnnData, kept: Kept, drop_obsm: tuple[str, ...] = ()) -> Ann
     """
     obsm = {name: values.copy() for name, values in adata.obsm.items() if name not in drop_obsm}
     uns = {name: value for name, value in adata.uns.items() if name != "_scvi"}  # set-ups are of counts
-    description = json.dumps({"model": kept.model, "kept": list(kept.values)})
     return AnnData(
         None,
         obs=adata.obs.copy(),
         var=adata.var.copy(),
         obsm=obsm | {f"{_PREFIX}{name}": values for name, values in kept.values.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
-        uns=uns | {_UNS_KEY: description},
+        uns=uns | {_UNS_KEY: json.dumps({"model": kept.model, "kept": list(kept.values)})},
     )
 
 
@@ -80,7 +76,7 @@ def kept_of(adata: AnnData) -> Kept | None:
         return None
     try:
         description: Mapping = json.loads(adata.uns[_UNS_KEY])
-        names = [str(name) for name in description["kept"]]
+        names = map(str, description["kept"])
         values = {name: np.asarray(adata.obsm[f"{_PREFIX}{name}"], dtype=np.float32) for name in names}
         return Kept(values, str(description["model"]))
     except (TypeError, KeyError, ValueError, RecursionError) as error:

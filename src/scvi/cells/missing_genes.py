@@ -116,5 +116,5 @@ def become(adata: AnnData, other: AnnData) -> None:
     """
     if adata.isbacked:
         raise ValueError("adata is open on disk and cannot be changed in place: pass inplace=False")
-    parts = ("obs", "var", "obsm", "obsp", "layers", "uns")
-    AnnData.__init__(adata, other.X, **{name: getattr(other, name) for name in parts})
+    parts = {name: getattr(other, name) for name in ("obs", "var", "obsm", "obsp", "layers", "uns")}
+    AnnData.__init__(adata, other.X, **parts)

@@ -31,8 +31,7 @@ def places_of(modalities: Mapping[str, str], keys: Mapping[str, Any]) -> dict[st
         raise ValueError(
             f"modalities has {unknown[0]!r}, which is no argument with a modality{nearest(unknown[0], known)}"
         )
-    places = {"rna_layer": "rna", "protein_layer": "protein"}
-    places |= {name: modalities[name] for name in places if name in modalities}
+    places = {name: modalities.get(name, usual) for name, usual in (("rna_layer", "rna"), ("protein_layer", "protein"))}
     for argument, value in keys.items():
         place = modalities.get(argument, places["rna_layer"])
         if value is not None and place != places["rna_layer"]:

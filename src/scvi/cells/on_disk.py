@@ -79,8 +79,7 @@ class SparseOnDisk:
         indptr = np.concatenate([[0], np.cumsum(stops - starts)])
         data = np.empty(indptr[-1], self.dtype)
         indices = np.empty(indptr[-1], self.indices.dtype)
-        itemsize = max(data.itemsize, indices.itemsize)
-        for first, last in _pieces(starts, stops, itemsize, _chunk(self.data)):
+        for first, last in _pieces(starts, stops, max(data.itemsize, indices.itemsize), _chunk(self.data)):
             begin, end = int(starts[first]), int(stops[last - 1])
             target = slice(indptr[first], indptr[last])
             wanted: Any = slice(None)

@@ -109,9 +109,9 @@ def labelled_schema(adata: AnnData, schema: Schema, labels_key: str | None, unla
     if key is None:
         raise ValueError("labels_key=None, and the model was set up without one: name the column of labels")
     others = (schema.batch_key, *schema.categorical_covariate_keys)
-    named = {name: names for name, names in schema.categories.items() if name in others}
-    named[key] = checks.category_names(adata, "labels_key", key)
-    unlabeled_category, categories = _known_labels(unlabeled_category, key, named, others)
+    kept = {name: names for name, names in schema.categories.items() if name in others}
+    labelled = {**kept, key: checks.category_names(adata, "labels_key", key)}
+    unlabeled_category, categories = _known_labels(unlabeled_category, key, labelled, others)
     return replace(schema, labels_key=key, categories=categories, unlabeled_category=unlabeled_category)
 
 
@@ -131,11 +131,10 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     ValueError, TypeError
         As :func:`scvi.cells.encode.encode`.
     """
-    columns = [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
-    columns += [("batch_key", key) for key in (schema.batch_key,) if key is not None]
+    covariates = [("categorical_covariate_keys", key) for key in schema.categorical_covariate_keys]
     categories = dict(schema.categories)
-    for argument, key in columns:
-        if not (labels and key == schema.labels_key):
+    for argument, key in (*covariates, ("batch_key", schema.batch_key)):
+        if key is not None and not (labels and key == schema.labels_key):
             names = checks.category_names(adata, argument, key)
             categories[key] = tuple(dict.fromkeys([*categories[key], *names]))
     batch = checks.codes_of(adata, "batch_key", schema.batch_key, categories)
@@ -188,8 +187,10 @@ def _known_labels(
     category, names = str(unlabeled_category), categories[labels_key]
     if category not in names:
         if get_close_matches(category.lower(), [name.lower() for name in names], n=1, cutoff=0.8):
-            hint = checks.nearest(category, names)
-            raise ValueError(f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]{hint}")
+            raise ValueError(
+                f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]"
+                f"{checks.nearest(category, names)}"
+            )
     elif len(names) == 1:
         raise ValueError(f"every cell has unlabeled_category={category!r} in adata.obs[{labels_key!r}]: label some")
     if labels_key in others:

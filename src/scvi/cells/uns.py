@@ -53,17 +53,6 @@ def registered(data: Any, class_name: str) -> Schema:
     """
     if not is_multimodal(data):
         refuse_other_types(data)
-    schema, expected = _entry(data, class_name)
-    if fingerprint(as_anndata(data, schema), schema) != expected:
-        raise ValueError(
-            f"adata has changed since it was set up for {class_name}: its cells, genes or counts are not the same; "
-            f"call {class_name}.setup_anndata(adata, ...) again"
-        )
-    return schema
-
-
-def _entry(data: Any, class_name: str) -> tuple[Schema, str]:
-    """Schema and fingerprint."""
     again = f"call {class_name}.setup_anndata(adata, ...)"
     entries = _entries(data)
     if class_name not in entries:
@@ -71,9 +60,15 @@ def _entry(data: Any, class_name: str) -> tuple[Schema, str]:
         raise ValueError(f"adata was not set up for {class_name}{others}; {again} first")
     try:
         entry = in_format(_FORMAT, "the entry", json.loads(entries[class_name]))
-        return Schema.from_json(entry["schema"]), entry["fingerprint"]
+        schema, expected = Schema.from_json(entry["schema"]), entry["fingerprint"]
     except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"adata.uns[{_UNS_KEY!r}][{class_name!r}] cannot be read ({error}); {again} again") from error
+    if fingerprint(as_anndata(data, schema), schema) != expected:
+        raise ValueError(
+            f"adata has changed since it was set up for {class_name}: its cells, genes or counts are not the same; "
+            f"{again} again"
+        )
+    return schema
 
 
 def _entries(adata: Any) -> dict[str, Any]:

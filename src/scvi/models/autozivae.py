@@ -216,8 +216,7 @@ class AutoZIVAE(VAE):
     ) -> Tensor:
         """Reparameterised draws from Beta(alpha, beta), as X / (X + Y) of two Gamma variables, inside (0, 1)."""
         x, y = (torch._standard_gamma(shape, generator) for shape in (alpha, beta))
-        share = torch.sigmoid(torch.log(x + eps_gamma) - torch.log(y + eps_gamma))
-        return eps_sample + (1 - 2 * eps_sample) * share
+        return eps_sample + (1 - 2 * eps_sample) * torch.sigmoid(torch.log(x + eps_gamma) - torch.log(y + eps_gamma))
 
     def reshape_bernoulli(
         self, bernoulli_params: Tensor, batch_index: Tensor | None = None, y: Tensor | None = None

@@ -250,8 +250,7 @@ class Model(nn.Module, ABC):
             return qz.loc
         total = torch.zeros_like(qz.loc)
         for start in range(0, n_samples, _LATENT_DRAWS_AT_ONCE):
-            draws = draw(qz, min(_LATENT_DRAWS_AT_ONCE, n_samples - start), generator)
-            total += self.transformed(draws).sum(0)
+            total += self.transformed(draw(qz, min(_LATENT_DRAWS_AT_ONCE, n_samples - start), generator)).sum(0)
         return total / n_samples
 
     def categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -39,11 +39,11 @@ class Classifier(nn.Module):
         check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_labels=n_labels, n_layers=n_layers)
         check_rates(dropout_rate=dropout_rate)
         self.logits, self.n_labels = check_flag("logits", logits), n_labels
-        layers = [
+        self.classifier = nn.Sequential(
             FCLayers(n_input, n_hidden, n_layers=n_layers, n_hidden=n_hidden, dropout_rate=dropout_rate),
             nn.Linear(n_hidden, n_labels),
-        ]
-        self.classifier = nn.Sequential(*layers, *([] if logits else [nn.Softmax(dim=-1)]))
+            *([] if logits else [nn.Softmax(dim=-1)]),
+        )
 
     def log_probabilities(self, x: Tensor) -> Tensor:
         """(n, n_input) -> (n, c) logarithms, exact also where a probability is too small for float32."""

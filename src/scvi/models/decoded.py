@@ -188,8 +188,15 @@ class ProteinCounts(Modality):
 
     def nll_given(self, log_background: Tensor, mb: Minibatch, weight: float | Tensor = 1.0) -> Tensor:
         """The same at a log mean count of the background, (..., n, p)."""
-        given = (log_background, self.log_factor, self.mixing, self.log_theta)
-        return kernels.nll_nb_mixture(protein_counts(mb), *given, self.measured, weight)  # type: ignore[arg-type]
+        return kernels.nll_nb_mixture(
+            protein_counts(mb),
+            log_background,
+            self.log_factor,
+            self.mixing,
+            self.log_theta,
+            self.measured,
+            weight,  # type: ignore[arg-type]
+        )
 
     def expected(self, value: ProteinValue, generator: torch.Generator | None = None) -> Tensor:
         """(..., n, p) counts at a draw of the background."""

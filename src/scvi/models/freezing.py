@@ -47,8 +47,7 @@ class Freeze:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            name = "unfrozen" if entry.name == "nothing" else f"freeze_{entry.name}"
-            check_flag(name, getattr(self, entry.name))
+            check_flag("unfrozen" if entry.name == "nothing" else f"freeze_{entry.name}", getattr(self, entry.name))
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,10 @@ class Scope:
 
     def describe(self) -> dict[str, str]:
         """Tells one scope from another, in plain JSON types."""
-        named = sorted(self.trained.items())
-        columns = {name: str(mask.nonzero()[:, 0].tolist()) if mask.dim() else "all" for name, mask in named}
+        columns = {
+            name: str(mask.nonzero()[:, 0].tolist()) if mask.dim() else "all"
+            for name, mask in sorted(self.trained.items())
+        }
         return {**columns, "in evaluation mode": ", ".join(self.resting)}
 
 

@@ -157,8 +157,7 @@ class JVAE(Model):
             n_cat_list=[n_batch],
             dropout_rate=dropout_rate_decoder,
         )
-        table = None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(self.dispersion_of.shape))
-        self.register_parameter("px_r", table)
+        self.register_parameter("px_r", self.dispersion_of.table())
 
     @property
     def n_datasets(self) -> int:

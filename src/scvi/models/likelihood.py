@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Poisson
 
 from scvi import kernels
@@ -141,6 +141,10 @@ class Dispersion:
     def per_cell(self) -> bool:
         """Whether the decoder gives it, and the model has no table."""
         return self.by == "cell"
+
+    def table(self) -> nn.Parameter | None:
+        """The model's table at random numbers; None where the decoder gives them."""
+        return None if self.per_cell else nn.Parameter(torch.randn(self.shape))
 
     def log_theta(self, px_r: Tensor, decoded_r: Tensor | None, batch: Tensor | None, labels: Tensor | None) -> Tensor:
         """(g,) or (..., n, g), from the table of the model or what the decoder gives."""

@@ -243,8 +243,9 @@ class TOTALVAE(Model):
         return "n_input_genes", self.n_input_genes
 
     def has_parameters_by(self, category: str) -> bool:
-        by = (self.gene_dispersion, self.protein_dispersion)
-        return any(name.endswith(f"-{category}") for name in by) or (category == "batch" and self.n_batch > 0)
+        return (category == "batch" and self.n_batch > 0) or any(
+            dispersion.endswith(f"-{category}") for dispersion in (self.gene_dispersion, self.protein_dispersion)
+        )
 
     # ---- 2020 ------------------------------------------------------------------------------------------------------
 

@@ -91,8 +91,7 @@ class VAE(Model):
         self.n_cat_list, self.n_continuous_cov = [n_batch, *(n_cats_per_cov or [])], n_continuous_cov
         self.likelihood = make_likelihood(reconstruction_loss)
         self.dispersion_of = make_dispersion(dispersion, n_input, n_batch, n_labels)
-        table = None if self.dispersion_of.per_cell else nn.Parameter(torch.randn(self.dispersion_of.shape))
-        self.register_parameter("px_r", table)
+        self.register_parameter("px_r", self.dispersion_of.table())
         covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
         self.z_encoder = Encoder(
             n_input,

@@ -54,8 +54,7 @@ def silhouette(latent: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 def knn_accuracy(latent: npt.ArrayLike, labels: npt.ArrayLike, k: int = 15) -> float:
     """Share of cells whose k nearest neighbours vote for its own label; a tie goes to the label that sorts first."""
     latent, codes, n_labels = _checked(latent, labels, "labels")
-    votes = _neighbour_counts(latent, codes, n_labels, k)
-    return float(np.mean(votes.argmax(axis=1) == codes))
+    return float(np.mean(_neighbour_counts(latent, codes, n_labels, k).argmax(axis=1) == codes))
 
 
 def batch_entropy(latent: npt.ArrayLike, batches: npt.ArrayLike, k: int = 50) -> float:

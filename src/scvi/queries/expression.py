@@ -54,11 +54,13 @@ def normalized(
     -------
     (n, g), or (n_samples, n, g) where the draws are kept. Those of 'latent' are expected counts before dropout.
     """
-
-    def values(decoded: Decoded) -> dict[str, Tensor]:
-        return {"genes": columns(decoded.genes.expected(library_size), wanted.genes)}
-
-    return expected(model, minibatches, values, wanted, generator)["genes"]
+    return expected(
+        model,
+        minibatches,
+        lambda decoded: {"genes": columns(decoded.genes.expected(library_size), wanted.genes)},
+        wanted,
+        generator,
+    )["genes"]
 
 
 def likelihood_parameters(

@@ -71,22 +71,27 @@ def background(
     model: TOTALVAE, minibatches: Iterable[Minibatch], generator: torch.Generator | None = None
 ) -> np.ndarray:
     """(n, p) one draw of the mean count of the background."""
-
-    def values(decoded: Decoded) -> dict[str, Tensor]:
-        return {"rate": decoded.proteins.draw_background(generator).exp()}
-
-    return expected(model, minibatches, values, Wanted(), generator)["rate"]
+    return expected(
+        model,
+        minibatches,
+        lambda decoded: {"rate": decoded.proteins.draw_background(generator).exp()},
+        Wanted(),
+        generator,
+    )["rate"]
 
 
 def dropout_probability(
     model: TOTALVAE, minibatches: Iterable[Minibatch], wanted: Wanted, generator: torch.Generator | None = None
 ) -> np.ndarray:
     """Probability that a count of a gene was lost, also where the likelihood does not use it: (n, g) or (s, n, g)."""
-
-    def values(decoded: Decoded) -> dict[str, Tensor]:
-        return {"lost": torch.sigmoid(decoded.genes.dropout_logits)}  # type: ignore[arg-type]  # there, as it is raw
-
-    return expected(model, minibatches, values, wanted, generator, partial(model.generative, raw=True))["lost"]
+    return expected(
+        model,
+        minibatches,
+        lambda decoded: {"lost": torch.sigmoid(decoded.genes.dropout_logits)},  # type: ignore[arg-type]  # it is raw
+        wanted,
+        generator,
+        partial(model.generative, raw=True),
+    )["lost"]
 
 
 def predictive_draws(
