@@ -142,8 +142,13 @@ def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
 def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """(n, p) counts as they are stored, in memory, and the names of the proteins, None where they have none."""
     where, names = place.counts_name, None
-    hint = " (cells whose proteins were not measured have zeros there)"
-    stored = checks.found(adata.obsm, "protein_expression_obsm_key", place.obsm_key, "a key of adata.obsm", hint)
+    stored = checks.found(
+        adata.obsm,
+        "protein_expression_obsm_key",
+        place.obsm_key,
+        "a key of adata.obsm",
+        hint=" (cells whose proteins were not measured have zeros there)",
+    )
     if isinstance(stored, pd.DataFrame):
         names, stored = tuple(map(str, stored.columns)), stored.to_numpy()
     values = as_dense(as_rows(stored, where))

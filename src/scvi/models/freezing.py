@@ -176,12 +176,9 @@ def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze
         thaws_first, thaws_norm = thaws.get(_part_of(name), (False, False))
         if isinstance(module, FCLayers) and thaws_first:
             trained |= _whole(f"{name}.fc_layers.Layer 0.0", module.fc_layers[0][0])  # type: ignore[index]
-        if isinstance(module, nn.BatchNorm1d):
-            if thaws_norm or freeze.nothing:
-                trained |= _whole(name, module)
-            else:
-                resting.append(name)
-        if isinstance(module, nn.Dropout) and freeze.dropout:
+        if isinstance(module, nn.BatchNorm1d) and (thaws_norm or freeze.nothing):
+            trained |= _whole(name, module)
+        elif isinstance(module, nn.BatchNorm1d) or (isinstance(module, nn.Dropout) and freeze.dropout):
             resting.append(name)
     return Scope(trained, tuple(resting))
 

@@ -131,8 +131,7 @@ class JVAE(Model):
         self.dispersion_of = make_dispersion(dispersion, total_genes, max(n_batch, 1), n_labels)
         for i, positions in enumerate(self.indices_mappings):  # None: all genes in their order
             whole = len(positions) == total_genes and (positions == np.arange(total_genes)).all()
-            genes = None if whole else torch.from_numpy(positions)
-            self.register_buffer(f"_genes_{i}", genes, persistent=False)
+            self.register_buffer(f"_genes_{i}", None if whole else torch.from_numpy(positions), persistent=False)
 
         self.z_encoder = MultiEncoder(
             len(self.n_input_list),

@@ -234,9 +234,8 @@ class TOTALVAE(Model):
     @torch.no_grad()
     def start_background(self, mean: Tensor, log_sd: Tensor, log_factor: Tensor) -> None:
         """Starts the prior and the posterior of the background; arguments as :attr:`Moments.background`."""
-        shape = self.background_pro_alpha.shape
-        self.background_pro_alpha.copy_(mean.reshape(shape))
-        self.background_pro_log_beta.copy_(log_sd.reshape(shape))
+        self.background_pro_alpha.copy_(mean.reshape_as(self.background_pro_alpha))
+        self.background_pro_log_beta.copy_(log_sd.reshape_as(self.background_pro_log_beta))
         self.decoder.start_proteins(mean.mean(1), log_sd.mean(1), log_factor)
 
     def input_size(self, dataset: int = 0) -> tuple[str, int]:
