@@ -27,6 +27,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             compiled_kernels.compile_all()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # begin with what takes long, so that no worker ends with it alone
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def cells() -> AnnData:
     """Synthetic counts, see `small_cells.make_adata`."""
