@@ -11,18 +11,20 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
+from grids import each_of
 from scvi.dataset import declare, encode
 from small_cells import whole
 
 
-@pytest.mark.parametrize("layout", [np.asarray, sp.csr_matrix, sp.csc_matrix])
-@pytest.mark.parametrize(
-    ("value", "reason"), [(np.nan, "non-finite"), (np.inf, "non-finite"), (-2.0, "negative"), (0.5, "non-integer")]
+@each_of(
+    layout=[np.asarray, sp.csr_matrix, sp.csc_matrix],
+    bad=[(np.nan, "non-finite"), (np.inf, "non-finite"), (-2.0, "negative"), (0.5, "non-integer")],
+    where=[(0, 0), (31, 7), (59, 11)],
 )
-@pytest.mark.parametrize("where", [(0, 0), (31, 7), (59, 11)])
 def test_one_bad_value_is_found_and_named(
-    make: Callable[..., AnnData], layout: Callable, value: float, reason: str, where: tuple[int, int]
+    make: Callable[..., AnnData], layout: Callable, bad: tuple[float, str], where: tuple[int, int]
 ) -> None:
+    value, reason = bad
     clean = make()
     schema, _ = declare(clean)
     X = np.asarray(clean.X).copy()

@@ -15,14 +15,14 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
+from grids import each_of
 from scvi.dataset import Schema, declare, encode
 from small_cells import whole
 
 LAYOUTS = [np.asarray, np.asfortranarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.csc_array]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "i8", "f4", "f8"])
+@each_of(layout=LAYOUTS, dtype=["u1", "u2", "i4", "i8", "f4", "f8"])
 def test_every_layout_and_dtype_gives_the_same_minibatches(
     make: Callable[..., AnnData], counts: np.ndarray, keys: dict[str, Any], layout: Callable, dtype: str
 ) -> None:

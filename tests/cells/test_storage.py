@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
+from grids import each_of
 from scvi.cells import storage as module
 from scvi.cells.storage import as_rows, blocks, chosen_blocks, counts_hash, gene_sums, moments, row_sums, summed, take
 
@@ -42,8 +43,7 @@ def on_disk(request: pytest.FixtureRequest, values: np.ndarray, tmp_path: Path) 
     adata.file.close()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [d for d in DTYPES if d not in ("f2", ">i4", ">f8")])
+@each_of(layout=LAYOUTS, dtype=[d for d in DTYPES if d not in ("f2", ">i4", ">f8")])
 def test_every_layout_and_dtype(values: np.ndarray, layout: Callable, dtype: str) -> None:
     check_all(as_rows(layout(values.astype(dtype)), "X"), values)
 

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
+from grids import each_of
 from scvi.cells import storage as counts_module
 from scvi.data.variable_genes import dispersion_genes
 from scvi.dataset import GeneExpressionDataset
@@ -61,8 +62,7 @@ def slow(counts: np.ndarray, flavor: str, n_bins: int = 20) -> np.ndarray:
 
 @FLAVORS
 @LAYOUTS
-@pytest.mark.parametrize("block", [2**24, 1000])
-@pytest.mark.parametrize("n_bins", [20, 7])
+@each_of(block=[2**24, 1000], n_bins=[20, 7])
 def test_equals_the_slow_way(
     counts: np.ndarray, flavor: Any, layout: Callable, block: int, n_bins: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,8 +224,7 @@ EXTREMES = {
 
 
 @PATHS
-@pytest.mark.parametrize("extreme", EXTREMES)
-@pytest.mark.parametrize("model", MODELS)
+@each_of(model=MODELS, extreme=EXTREMES)
 def test_finite_beyond_the_range(nll: Nll, model: str, extreme: str) -> None:
     rng = np.random.default_rng(8)
     n, g = 60, 50

@@ -11,6 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 
 import oracles
+from grids import each_of
 from scvi import kernels
 from scvi.kernels import twin
 from scvi.kernels.fused import mixture_nll
@@ -48,8 +49,7 @@ def evaluate(nll: Nll, y: np.ndarray, parameters: list[np.ndarray], weight: np.n
 
 
 @PATHS
-@pytest.mark.parametrize("per_cell", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (5, 14), (200, 30), (3, 7, 10), (2, 2, 3, 4)], ids=str)
+@each_of(shape=[(1, 1), (5, 14), (200, 30), (3, 7, 10), (2, 2, 3, 4)], per_cell=[False, True])
 def test_rows(nll: Nll, shape: tuple[int, ...], per_cell: bool) -> None:
     y, parameters = problem(shape, per_cell=per_cell)
     weight = np.random.default_rng(1).normal(size=shape[:-1]).astype(np.float32)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
 import oracles
+from grids import each_of
 from scvi.kernels import SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import SCANVI, VAE, VAEC, Classifier
@@ -103,8 +104,7 @@ def per_label(model: Any, mb: Minibatch) -> list[Any]:
 
 
 @BOTH
-@pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-label", "gene-cell"])
-@pytest.mark.parametrize("loss", ["zinb", "nb", "poisson"])
+@each_of(dispersion=["gene", "gene-batch", "gene-label", "gene-cell"], loss=["zinb", "nb", "poisson"])
 def test_an_unlabelled_cell_has_the_mean_over_labels(
     cls: type[LabelledVAE], dispersion: str, loss: str, no_noise: None
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import oracles
+from grids import each_of
 from scvi.kernels import SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import JVAE, Classifier
@@ -116,9 +117,11 @@ def textbook_nll(model: JVAE, mb: Minibatch, z: Tensor, log_library: Tensor) -> 
     return -oracles.log_zinb(x, np.exp(log_mu), np.exp(log_theta), dropout, 0.0).sum(1)
 
 
-@pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-label", "gene-cell"])
-@pytest.mark.parametrize("names", [("zinb", "nb"), ("poisson", "zinb"), ("nb", "poisson")])
-@pytest.mark.parametrize("mode", [0, 1])
+@each_of(
+    dispersion=["gene", "gene-batch", "gene-label", "gene-cell"],
+    names=[("zinb", "nb"), ("poisson", "zinb"), ("nb", "poisson")],
+    mode=[0, 1],
+)
 def test_the_loss_is_that_of_the_textbook(dispersion: str, names: tuple[str, str], mode: int) -> None:
     model = make(dispersion=dispersion, reconstruction_losses=names, n_labels=2).eval()
     mb = cells(mode)
