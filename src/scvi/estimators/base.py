@@ -23,7 +23,7 @@ from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
 from scvi.estimators import files
 from scvi.estimators.cells import Cells, Indices, all_labels, setup_table
-from scvi.estimators.options import network_options, plain
+from scvi.estimators.network_options import network_options, plain
 from scvi.estimators.train import fit, split, train
 from scvi.fit.checkpoint import digest
 from scvi.fit.devices import checked_device

@@ -19,7 +19,7 @@ from scvi.cells.uns import register
 from scvi.estimators import minify, protein_questions, query_mapping, questions
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells
-from scvi.estimators.options import network_options
+from scvi.estimators.network_options import network_options
 from scvi.fit.starting_values import initialise
 from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
