@@ -9,19 +9,6 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-__all__ = [
-    "batch_code",
-    "check_choice",
-    "check_draws",
-    "check_flag",
-    "check_integer",
-    "check_number",
-    "check_rates",
-    "check_sizes",
-    "is_integer",
-    "is_number",
-]
-
 
 def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a value is an integer, of Python or of numpy; True and False are none."""

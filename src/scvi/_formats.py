@@ -8,8 +8,6 @@ from typing import Any, TypeAlias
 
 from scvi._checks import is_integer
 
-__all__ = ["Reader", "in_format"]
-
 Reader: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns what a format holds into what the next one does."""
 

@@ -11,8 +11,6 @@ import torch
 from scvi._checks import check_integer
 from scvi._settings import settings
 
-__all__ = ["generator_of", "resolve_seed", "seeded"]
-
 
 def resolve_seed(seed: int | None) -> int:
     """The given seed, else `scvi.settings.seed`, else fresh entropy."""

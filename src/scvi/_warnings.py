@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 
-__all__ = ["warn"]
-
 
 def warn(message: str) -> None:
     """A UserWarning at the nearest line outside of this package, whatever the depth it comes from."""

@@ -12,8 +12,6 @@ from torch import Tensor
 from scvi.kernels import Counts, SparseRows
 from scvi.kernels.rows import sent
 
-__all__ = ["PER_CELL", "Minibatch", "PerCell"]
-
 C = TypeVar("C")  # counts, as a data set or a minibatch holds them
 A = TypeVar("A")  # arrays of a data set, tensors of a minibatch
 

@@ -29,8 +29,6 @@ from scvi.cells.storage import (
 from scvi.kernels import SparseRows, rows_to_sparse
 from scvi.minibatch import PER_CELL, Minibatch, PerCell
 
-__all__ = ["CellData"]
-
 _ROWS_AT_ONCE = 4096
 _SHARE = 0.5  # of the free memory of a device that counts may take
 _ENTRY_BYTES = 8  # a gene and a value

@@ -12,24 +12,6 @@ from anndata import AnnData
 
 from scvi.cells.minified import is_minified
 
-__all__ = [
-    "category_names",
-    "checked_keys",
-    "chosen_genes",
-    "codes_of",
-    "counts_name",
-    "found",
-    "moments_of",
-    "named",
-    "nearest",
-    "numbers",
-    "obs_column",
-    "places_of",
-    "refuse_other_types",
-    "refuse_repeated_genes",
-    "stored_counts",
-]
-
 
 def named(names: Iterable[Any], limit: int = 5) -> str:
     """The first names, quoted; how many more there are."""

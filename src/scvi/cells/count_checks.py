@@ -13,8 +13,6 @@ from scvi.cells.checks import counts_name, named, stored_counts
 from scvi.cells.storage import Counts, Rows, as_rows, blocks, read_weights, row_sums
 from scvi.kernels import find_bad_count
 
-__all__ = ["checked_counts", "checked_totals", "counts_of", "warn_of_empty_cells"]
-
 
 def counts_of(adata: AnnData, layer: str | None) -> Counts:
     """The counts of all stored genes, in a layout that is read by rows."""

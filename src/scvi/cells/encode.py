@@ -16,8 +16,6 @@ from scvi.cells.proteins import encoded_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.storage import Counts
 
-__all__ = ["encode", "gene_columns", "log_sizes"]
-
 
 def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: bool = True) -> CellData:
     """The cells of `adata` in the codes of `schema`; genes are found by name, in any order, further genes ignored.

@@ -14,8 +14,6 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["BLOCKS_IN_BUFFER", "ahead", "count_minibatches", "draw_buffers", "draw_minibatches", "minibatch_ends"]
-
 BLOCKS_IN_BUFFER = 64
 """So many places of the file meet in a buffer; a block has 256 cells where a buffer has 16,384."""
 

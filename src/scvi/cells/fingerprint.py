@@ -14,8 +14,6 @@ from scvi.cells.proteins import read_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.storage import counts_hash
 
-__all__ = ["fingerprint", "in_a_file"]
-
 
 def fingerprint(adata: AnnData, schema: Schema) -> str:
     """Changes with the names of the cells, the names of the genes and all counts that `schema` reads.

@@ -13,8 +13,6 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.epoch_order import count_minibatches
 from scvi.minibatch import Minibatch
 
-__all__ = ["JointCells", "JointMinibatch", "side_by_side"]
-
 
 @dataclass(frozen=True, eq=False)
 class JointMinibatch:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["VARIANCE_FLOOR", "library_prior"]
-
 VARIANCE_FLOOR = 1e-4
 """Smallest prior variance of a log library size: at 0 the KL divergence is infinite."""
 

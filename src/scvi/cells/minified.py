@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from anndata import AnnData
 
-__all__ = ["Kept", "is_minified", "kept_of", "minified"]
-
 _UNS_KEY, _PREFIX = "_scvi_minified", "scvi_"
 
 

@@ -17,8 +17,6 @@ from scvi.cells.proteins import with_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.storage import as_rows
 
-__all__ = ["become", "with_genes"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -12,8 +12,6 @@ from scvi.cells.checks import found, nearest
 from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.storage import as_dense, as_rows
 
-__all__ = ["OBSM_KEY", "as_anndata", "is_multimodal", "joined_modalities", "places_of"]
-
 OBSM_KEY = "protein_expression"
 """Where the joined AnnData has the proteins."""
 

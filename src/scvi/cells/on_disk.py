@@ -16,8 +16,6 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
-__all__ = ["DenseOnDisk", "OnDisk", "SparseOnDisk", "is_on_disk", "opened", "refuse_damaged"]
-
 _GAP_BYTES = 2**16  # what is read in vain rather than in a second read
 _READ_BYTES = 2**22  # of one read, which is held beside the result
 _CHUNK_BYTES = 2**26  # of the largest unit of a file that is read whole

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["background_moments"]
-
 _STEPS_OF_EM = 60
 _CELLS_OF_EM = 5000  # of each batch
 _LEAST_SD = 0.1  # of log(1 + count)

@@ -16,14 +16,6 @@ from scvi.cells.count_checks import checked_counts
 from scvi.cells.schema import ProteinPlace, ProteinSchema
 from scvi.cells.storage import as_dense, as_rows
 
-__all__ = [
-    "declared_proteins",
-    "encoded_proteins",
-    "read_proteins",
-    "with_new_batches",
-    "with_proteins",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -11,8 +11,6 @@ from scvi._checks import check_number
 from scvi._formats import in_format
 from scvi.cells.checks import counts_name
 
-__all__ = ["ProteinPlace", "ProteinSchema", "Schema"]
-
 _FORMAT = 2
 
 

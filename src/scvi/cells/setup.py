@@ -23,8 +23,6 @@ from scvi.cells.library_prior import library_prior
 from scvi.cells.proteins import declared_proteins, with_new_batches
 from scvi.cells.schema import ProteinPlace, Schema
 
-__all__ = ["declare", "extended", "labelled_schema"]
-
 
 def declare(
     adata: AnnData,

@@ -12,27 +12,6 @@ from anndata.abc import CSCDataset
 
 from scvi.cells.on_disk import OnDisk, opened, refuse_damaged
 
-__all__ = [
-    "BUFFER_BYTES",
-    "BUFFER_CELLS",
-    "Counts",
-    "Rows",
-    "as_dense",
-    "as_rows",
-    "blocks",
-    "buffer_cells",
-    "chosen_blocks",
-    "counts_hash",
-    "gene_sums",
-    "moments",
-    "read_weights",
-    "refuse_damaged_matrix",
-    "row_sums",
-    "summed",
-    "take",
-    "without_repeats",
-]
-
 logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = sp.csr_matrix | sp.csr_array | np.ndarray

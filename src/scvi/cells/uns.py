@@ -14,8 +14,6 @@ from scvi.cells.fingerprint import fingerprint
 from scvi.cells.mudata import as_anndata, is_multimodal
 from scvi.cells.schema import Schema
 
-__all__ = ["register", "registered"]
-
 _UNS_KEY = "_scvi"
 _FORMAT = 2  # in the first one, an entry had no number
 

@@ -14,8 +14,6 @@ from typing import Any
 
 from scvi.data.files import Unreadable, existing, readable_as
 
-__all__ = ["LARGEST_ARCHIVE", "extract", "is_archive"]
-
 LARGEST_ARCHIVE = 2**36
 """Bytes that an archive may unpack to, if nothing else is said: 64 GiB."""
 _BLOCK_BYTES = 2**20

@@ -25,8 +25,6 @@ from scvi.data.files import (
     unique_names,
 )
 
-__all__ = ["read_csv"]
-
 _BLOCK_VALUES = 2**22
 _BARCODE = re.compile(r"^[ACGTN]{10,}([-_.].*)?$|^.*[-_.:][ACGTN]{10,}$")
 _KIND = "a table of counts"

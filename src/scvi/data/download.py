@@ -20,8 +20,6 @@ from scvi.data.published import known_file
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["cache_folder", "download_file"]
-
 logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 2**16  # what is lost when a connection breaks is less than this

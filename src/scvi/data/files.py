@@ -21,24 +21,6 @@ from anndata.utils import make_index_unique
 
 from scvi._checks import check_choice
 
-__all__ = [
-    "Compression",
-    "as_counts",
-    "check_stored",
-    "csr_of",
-    "existing",
-    "names_of",
-    "numbered",
-    "open_bytes",
-    "open_hdf5",
-    "read_lines",
-    "readable_as",
-    "require",
-    "shared_names",
-    "stacked",
-    "unique_names",
-]
-
 Compression = Literal["infer", "gzip", "bz2", "xz", "zip"]
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -13,8 +13,6 @@ from anndata import AnnData
 from scvi.cells.storage import as_rows, refuse_damaged_matrix
 from scvi.data.files import Unreadable, as_counts, check_stored, existing, readable_as, stacked, unique_names
 
-__all__ = ["read_h5ad"]
-
 _ROWS_AT_ONCE = 1024
 
 

@@ -17,8 +17,6 @@ from anndata import AnnData
 
 from scvi.data.files import Unreadable, as_counts, check_stored, names_of, numbered, open_hdf5, readable_as, stacked
 
-__all__ = ["Loom", "open_loom", "read_loom"]
-
 logger = logging.getLogger(__name__)
 
 _KIND = "a loom file"

@@ -19,8 +19,6 @@ import scipy.sparse as sp
 
 from scvi.data.files import Unreadable, csr_of, open_bytes, readable_as
 
-__all__ = ["Header", "read_header", "read_matrix_market"]
-
 _BLOCK_BYTES = 2**21
 _KIND = "a Matrix Market file"
 _LARGEST = np.iinfo(np.int32).max

@@ -11,8 +11,6 @@ from typing import Literal
 
 from scvi._checks import check_choice
 
-__all__ = ["CITE_SEQ", "FILES", "TENX_GROUPS", "PublishedFile", "known_file", "published", "tenx_file"]
-
 
 @dataclass(frozen=True)
 class PublishedFile:

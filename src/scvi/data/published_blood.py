@@ -29,8 +29,6 @@ from scvi.data.files import (
 )
 from scvi.data.unpickling import read_metadata
 
-__all__ = ["LINEAGES", "read_cite_seq", "read_hemato", "read_pbmc"]
-
 _HUMAN = "HUMAN"
 _LINES_AT_ONCE = 256
 _CELL = ["cell_id", "library_id"]

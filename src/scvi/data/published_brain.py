@@ -17,8 +17,6 @@ from scvi.cells.storage import moments
 from scvi.data.files import as_counts, existing, open_bytes, readable_as, stacked, unique_names
 from scvi.data.tenx import TenxH5, genes_and_others, open_tenx_h5
 
-__all__ = ["read_brain_large", "read_cortex"]
-
 logger = logging.getLogger(__name__)
 
 _VALUES_AT_ONCE = 2**24

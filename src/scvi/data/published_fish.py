@@ -13,8 +13,6 @@ from anndata import AnnData
 from scvi.data.files import Unreadable, as_counts, existing, names_of, numbered, open_bytes, readable_as, require
 from scvi.data.loom import open_loom
 
-__all__ = ["read_seqfish", "read_seqfishplus", "read_smfish"]
-
 _LARGEST_CLUSTER = 2**16 - 1
 
 

@@ -22,8 +22,6 @@ from scvi.data.files import as_counts, existing, names_of, numbered, readable_as
 from scvi.data.loom import Loom, open_loom
 from scvi.data.tenx import ANTIBODIES, TenxFolder, TenxH5, columns_of, genes_and_others, open_10x, var_table
 
-__all__ = ["Source", "open_source"]
-
 logger = logging.getLogger(__name__)
 
 _NONE = pd.Index([], dtype=object)

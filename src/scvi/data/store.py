@@ -28,8 +28,6 @@ from scvi.cells.storage import buffer_cells
 from scvi.data.files import shared_names
 from scvi.data.sources import Source, open_source
 
-__all__ = ["to_store"]
-
 logger = logging.getLogger(__name__)
 
 _CHUNK = 100_000

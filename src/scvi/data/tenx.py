@@ -36,20 +36,6 @@ from scvi.data.files import (
 )
 from scvi.data.matrix_market import read_header, read_matrix_market
 
-__all__ = [
-    "ANTIBODIES",
-    "TenxFolder",
-    "TenxH5",
-    "VarNames",
-    "columns_of",
-    "find_matrices",
-    "genes_and_others",
-    "open_10x",
-    "open_tenx_h5",
-    "read_10x",
-    "var_table",
-]
-
 GENES, ANTIBODIES = "Gene Expression", "Antibody Capture"
 VarNames = Literal["gene_ids", "gene_symbols"]
 _MATRICES = ("matrix.mtx", "matrix.mtx.gz")

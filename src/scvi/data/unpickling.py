@@ -21,8 +21,6 @@ from pandas.compat import pickle_compat
 
 from scvi.data.files import Unreadable, existing, open_bytes, readable_as, require
 
-__all__ = ["read_metadata", "read_pickle"]
-
 _LARGEST = 2**30
 
 

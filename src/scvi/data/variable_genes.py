@@ -27,8 +27,6 @@ from scvi.cells.storage import (
     without_repeats,
 )
 
-__all__ = ["dispersion_genes", "population_variance", "seurat_v3", "seurat_v3_highly_variable_genes"]
-
 _CELL_TOTAL = 1e4
 _MAD_OF_A_NORMAL = 0.6744897501960817  # median absolute deviation over standard deviation
 _FEWEST_FOR_LOESS = 30  # with a handful of points the compiled loess fails, or crashes the process

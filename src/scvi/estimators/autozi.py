@@ -16,8 +16,6 @@ from scvi.fit.plan import Plan
 from scvi.models.autozivae import AutoZIVAE
 from scvi.queries import inflation
 
-__all__ = ["AUTOZI"]
-
 
 class AUTOZI(Estimator):
     """scVI that tells which genes are zero-inflated (Clivio et al. 2019).

@@ -33,8 +33,6 @@ from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
 from scvi.models.likelihood import LikelihoodName, make_likelihood
 
-__all__ = ["Estimator"]
-
 
 class Estimator(ABC):
     """A model of the cells of an AnnData: set up, made, fitted, saved and loaded. A class lists its questions.

@@ -18,8 +18,6 @@ from scvi.cells.minified import is_minified
 from scvi.cells.mudata import as_anndata
 from scvi.cells.schema import Schema
 
-__all__ = ["NO_GENE", "Cells", "Indices", "all_labels", "one_or_all", "positions_of", "setup_table"]
-
 Indices: TypeAlias = Sequence[int] | np.ndarray | None
 """Positions of cells or a mask; None: all."""
 

@@ -15,8 +15,6 @@ from scvi.estimators.cells import positions_of
 from scvi.models.vaec import VAEC
 from scvi.queries.annotation import expression_of_labels
 
-__all__ = ["CondSCVI"]
-
 
 class CondSCVI(Estimator):
     """scVI whose encoder and decoder are told the label of the cell (M2 of Kingma et al. 2014, for counts).

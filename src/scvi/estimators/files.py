@@ -25,8 +25,6 @@ from scvi.cells.schema import Schema
 from scvi.estimators.cells import one_or_all
 from scvi.models.freezing import Scope
 
-__all__ = ["ADATA", "ADATA_SEQ", "ADATA_SPATIAL", "StoredModel", "read", "read_adata", "rebuild", "write"]
-
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
 _OWN_FILES = (WEIGHTS, DESCRIPTION, ADATA, ADATA_SEQ, ADATA_SPATIAL)

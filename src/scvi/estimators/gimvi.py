@@ -28,8 +28,6 @@ from scvi.models.jvae import JVAE
 from scvi.models.likelihood import LikelihoodName
 from scvi.queries import imputation, latent, likelihood
 
-__all__ = ["GIMVI"]
-
 NAMES = ("seq", "spatial")
 _DISCRIMINATOR = {"n_hidden": 32, "n_layers": 3, "logits": True}
 

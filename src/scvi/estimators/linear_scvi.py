@@ -12,8 +12,6 @@ from scvi.estimators.base import Estimator
 from scvi.models.ldvae import LDVAE
 from scvi.models.likelihood import LikelihoodName, make_likelihood
 
-__all__ = ["LinearSCVI"]
-
 
 class LinearSCVI(Estimator):
     """scVI with a linear decoder, whose weights say which genes a latent dimension moves (Svensson et al. 2020).

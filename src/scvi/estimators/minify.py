@@ -6,8 +6,6 @@ from scvi.cells.minified import Kept, minified
 from scvi.estimators.base import Estimator
 from scvi.queries import latent
 
-__all__ = ["minify_adata"]
-
 
 def minify_adata(self: Estimator) -> None:
     """Puts an AnnData without counts in the place of the model's ``adata``.

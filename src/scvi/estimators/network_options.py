@@ -10,8 +10,6 @@ import numpy as np
 from scvi._checks import check_flag
 from scvi.cells.schema import Schema
 
-__all__ = ["network_options", "plain"]
-
 _NAMES = {"gene_likelihood": "reconstruction_loss"}
 
 

@@ -19,13 +19,6 @@ from scvi.models.decoded import ProteinValue
 from scvi.queries import proteins as queries
 from scvi.queries.expression import Wanted
 
-__all__ = [
-    "get_feature_correlation_matrix",
-    "get_normalized_expression",
-    "get_protein_foreground_probability",
-    "posterior_predictive_sample",
-]
-
 NO_PROTEIN = "protein_list has {!r}, which is not a protein"
 
 Names = Sequence[str] | None

@@ -21,8 +21,6 @@ from scvi.cells.setup import extended
 from scvi.estimators.base import Estimator
 from scvi.models.freezing import Freeze, Scope, scope_of, widen
 
-__all__ = ["load_query_data", "prepare_query_anndata"]
-
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")

@@ -21,21 +21,6 @@ from scvi.queries.expression import Wanted
 
 Names = Sequence[str] | np.ndarray
 
-__all__ = [
-    "checked_library_size",
-    "chosen",
-    "drawn_cells",
-    "get_elbo",
-    "get_latent_library_size",
-    "get_latent_representation",
-    "get_likelihood_parameters",
-    "get_marginal_ll",
-    "get_normalized_expression",
-    "get_reconstruction_error",
-    "mean_of",
-    "table",
-]
-
 
 def get_latent_representation(
     self: Estimator,

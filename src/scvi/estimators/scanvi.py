@@ -23,8 +23,6 @@ from scvi.fit.plan import SemiSupervisedPlan
 from scvi.models.scanvae import SCANVAE
 from scvi.queries import annotation, calibration
 
-__all__ = ["SCANVI"]
-
 logger = logging.getLogger(__name__)
 
 _EPOCHS_AFTER_SCVI = 20

@@ -4,8 +4,6 @@ from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.models.vae import VAE
 
-__all__ = ["SCVI"]
-
 
 class SCVI(Estimator):
     """Single-cell variational inference (Lopez et al., Nature Methods 2018).

@@ -9,8 +9,6 @@ from anndata import AnnData
 
 from scvi.estimators.base import Estimator
 
-__all__ = ["setup_anndata"]
-
 
 def setup_anndata(
     cls: type[Estimator],

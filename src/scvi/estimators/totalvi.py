@@ -24,8 +24,6 @@ from scvi.fit.starting_values import initialise
 from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
 
-__all__ = ["TOTALVI"]
-
 # What the network calls the options that it knows under other names; None: it does not know them.
 _NAMES = {
     "gene_likelihood": "reconstruction_loss_gene",

@@ -25,8 +25,6 @@ from scvi.fit.split import split_cells
 if TYPE_CHECKING:
     from scvi.estimators.base import Estimator
 
-__all__ = ["fit", "split", "train", "train_by"]
-
 
 def train(
     self: Estimator,

@@ -27,26 +27,6 @@ from scvi.fit.plan import Plan
 from scvi.fit.split import Split
 from scvi.models.freezing import Scope
 
-__all__ = [
-    "FILE_NAME",
-    "Snapshot",
-    "copied",
-    "describe",
-    "digest",
-    "digest_of_data",
-    "find",
-    "flatten",
-    "load_optimizer",
-    "make_directory",
-    "optimizer_tensors",
-    "random_state",
-    "read",
-    "seed_of_fit",
-    "set_random_state",
-    "unflatten",
-    "write",
-]
-
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "checkpoint.safetensors"

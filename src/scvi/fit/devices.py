@@ -10,8 +10,6 @@ from scvi._checks import check_choice, is_integer
 from scvi.fit.plan import Precision
 from scvi.kernels import bf16_is_supported
 
-__all__ = ["check_precision", "checked_device", "resolve_device"]
-
 _KINDS = ("cpu", "cuda", "mps")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Patience"]
-
 
 class Patience:
     """Counts epochs without improvement of a value that should fall."""

@@ -33,8 +33,6 @@ from scvi.models.adversary import Adversaries
 from scvi.models.base import Model
 from scvi.models.freezing import Scope
 
-__all__ = ["Fit"]
-
 logger = logging.getLogger(__name__)
 
 _MAX_RECOVERIES = 5

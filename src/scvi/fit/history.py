@@ -7,8 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["continued", "past_epochs", "tables"]
-
 
 def tables(rows: Mapping[str, Sequence[tuple[int, Any]]], epochs_before: int) -> dict[str, pd.DataFrame]:
     """Pairs of an epoch and a value, by name, as tables; epochs are counted on from those of earlier fits."""

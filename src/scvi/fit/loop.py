@@ -16,8 +16,6 @@ from tqdm import tqdm
 
 from scvi._settings import settings
 
-__all__ = ["Hooks", "Loop", "progress"]
-
 logger = logging.getLogger(__name__)
 
 

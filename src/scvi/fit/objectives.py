@@ -23,8 +23,6 @@ from scvi.models.base import Elbo, Model
 from scvi.queries import evaluating
 from scvi.queries.imputation import data_set_probabilities
 
-__all__ = ["OBJECTIVES", "Adversarial", "NegativeElbo", "SemiSupervised", "describe_fault", "terms_of"]
-
 _VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
 
 

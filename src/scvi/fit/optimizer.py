@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from scvi import kernels
 from scvi.fit.scope import Columns
 
-__all__ = ["ClippedAdam"]
-
 
 class ClippedAdam(torch.optim.Adam):
     """Adam (Kingma and Ba 2015) with an L2 penalty, on gradients whose common norm is at most `max_norm`.

@@ -11,18 +11,6 @@ from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._settings import settings
 from scvi.cells.epoch_order import count_minibatches
 
-__all__ = [
-    "AdversarialPlan",
-    "Plan",
-    "Precision",
-    "Schedule",
-    "SemiSupervisedPlan",
-    "default_batch_size",
-    "default_max_epochs",
-    "make_plan",
-    "one_cycle",
-]
-
 Schedule = Literal["one-cycle", "constant", "plateau"]
 Precision = Literal["float32", "bf16"]
 

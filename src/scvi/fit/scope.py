@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from scvi.models.freezing import Scope
 
-__all__ = ["Columns", "frozen", "left_out", "parts"]
-
 
 class Columns:
     """Columns of a parameter as a parameter of their own.

@@ -14,8 +14,6 @@ import torch
 from scvi._checks import is_number
 from scvi.minibatch import Minibatch
 
-__all__ = ["Split", "split_cells"]
-
 
 @dataclass(frozen=True, eq=False)
 class Split:

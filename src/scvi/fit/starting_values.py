@@ -12,8 +12,6 @@ from scvi.cells.cell_data import CellData
 from scvi.models.base import Model, Moments
 from scvi.models.jvae import JVAE
 
-__all__ = ["initialise", "initialise_joint", "moment_estimates"]
-
 _THETA_RANGE = (0.05, 100.0)
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from scvi.fit.objectives import NegativeElbo
 from scvi.fit.optimizer import ClippedAdam
 
-__all__ = ["Steps"]
-
 _NEVER = 2**62
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from scvi.kernels.precision import linear
 
-__all__ = ["Affine", "as_tensor"]
-
 
 class Affine(NamedTuple):
     """``h @ weight.T + bias``, not computed yet.

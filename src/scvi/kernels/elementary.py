@@ -8,26 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = [
-    "FOUR",
-    "HALF",
-    "ONE",
-    "OPTIONS",
-    "SUMMING",
-    "TWO",
-    "ZERO",
-    "F",
-    "clamp",
-    "digamma_series",
-    "exp",
-    "largest",
-    "log",
-    "log1p",
-    "log1p_and_inverse",
-    "stirling",
-    "total",
-]
-
 F = np.float32
 ZERO, HALF, ONE, TWO, FOUR = F(0), F(0.5), F(1), F(2), F(4)
 _LOG2E, _LN2_HIGH, _LN2_LOW = F(1.44269504), F(0.693359375), F(-2.12194440e-4)

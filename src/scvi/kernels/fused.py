@@ -20,8 +20,6 @@ from scvi.kernels.parallel import Block, row_blocks, run_blocks
 from scvi.kernels.precision import add_product, is_low, product
 from scvi.kernels.rows import SparseRows, arrays
 
-__all__ = ["MixedDropout", "count_nll", "mixture_nll"]
-
 _MIN_ROWS = 8  # rows below which a second thread does not pay
 
 Parameters = Sequence[Tensor]

@@ -7,8 +7,6 @@ from numba import njit
 
 from scvi.kernels.elementary import ONE, OPTIONS, SUMMING, ZERO, F
 
-__all__ = ["adam", "hidden_backward", "hidden_forward", "sum_of_squares"]
-
 
 @njit(inline="always", **OPTIONS)
 def _uniform(seed, number):

@@ -44,16 +44,6 @@ from scvi.kernels.elementary import (
     total,
 )
 
-__all__ = [
-    "MAX_LOG_MEAN",
-    "MAX_LOG_THETA",
-    "MIN_LOG_THETA",
-    "nb_entries",
-    "negative_binomial_rows",
-    "poisson_rows",
-    "within_bounds",
-]
-
 _THREE, _FIVE = F(3), F(5)
 _MAX_MEAN, MAX_LOG_MEAN = F(1e15), F(34.538776)
 MIN_LOG_THETA, MAX_LOG_THETA = F(-18.0), F(18.0)

@@ -14,8 +14,6 @@ from numba import njit
 
 from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, clamp, exp, log
 
-__all__ = ["mix_rows", "slope_rows"]
-
 _MAX_LOGIT = F(60)
 _LEAST_WEIGHT = F(2**-24)  # of dropout; the next float32 is 0, whose logit is none
 

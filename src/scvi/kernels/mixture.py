@@ -18,8 +18,6 @@ from numba import njit
 from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, clamp, exp, log, total
 from scvi.kernels.likelihood import MAX_LOG_MEAN, MAX_LOG_THETA, MIN_LOG_THETA, nb_entries, within_bounds
 
-__all__ = ["mixture_rows"]
-
 _MIN_LOG_MEAN = F(-80.0)
 
 

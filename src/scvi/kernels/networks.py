@@ -14,8 +14,6 @@ from scvi.kernels import layers, sparse
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.rows import SparseRows, arrays
 
-__all__ = ["Adam", "Hidden", "SparseLinear", "densified"]
-
 _F = np.float32
 _LARGE = 2**14  # numbers from which a tensor is shared out between threads
 

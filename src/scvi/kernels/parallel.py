@@ -17,8 +17,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["row_blocks", "run_blocks"]
-
 Block = tuple[int, int]
 _TAKE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as float32_linear
 
-__all__ = ["add_product", "bf16_is_supported", "bf16_products", "is_low", "linear", "product"]
-
 _low: ContextVar[bool] = ContextVar("bf16_products", default=False)
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SparseRows", "arrays", "sent", "starts_of"]
-
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor on a device; what goes to a GPU is not waited for, what comes from one is."""

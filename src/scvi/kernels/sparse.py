@@ -7,17 +7,6 @@ from numba import njit
 
 from scvi.kernels.elementary import OPTIONS, ZERO
 
-__all__ = [
-    "count_entries",
-    "csr_rows",
-    "dense_rows",
-    "densify",
-    "first_bad_count",
-    "product",
-    "sum_by_gene",
-    "transpose",
-]
-
 _PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, softplus
 
-__all__ = ["log_gamma_ratio", "log_nb", "log_nb_mixture", "log_poisson", "log_zinb", "mixed_dropout"]
-
 _MAX_MEAN = 1e15
 _MIN_LOG_THETA, _MAX_LOG_THETA = -18.0, 18.0
 

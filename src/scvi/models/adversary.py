@@ -14,8 +14,6 @@ from scvi.models.classifier import Classifier
 from scvi.models.jvae import JVAE
 from scvi.models.one_hot import one_hot
 
-__all__ = ["Adversaries", "adversarial_losses", "check_discriminator", "class_log_probabilities", "cross_entropy"]
-
 
 class Adversaries(nn.Module):
     """A model of several data sets and its discriminator as one module, so that one optimiser trains both.

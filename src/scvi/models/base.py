@@ -18,8 +18,6 @@ from scvi.minibatch import Minibatch
 from scvi.models.decoded import Decoded
 from scvi.models.gaussian import draw, draw_with_kl
 
-__all__ = ["Elbo", "Latent", "Model", "Moments", "batch_codes", "blocks_of_draws", "observed_log_size"]
-
 _LATENT_DRAWS_AT_ONCE = 256
 _MAX_ELEMENTS = 2**21  # of one decoded block of draws, (s, n, g)
 

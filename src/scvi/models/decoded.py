@@ -16,8 +16,6 @@ from scvi.minibatch import Minibatch
 from scvi.models.gaussian import draw
 from scvi.models.likelihood import Likelihood
 
-__all__ = ["Decoded", "GeneCounts", "Modality", "ProteinCounts", "ProteinValue", "protein_counts"]
-
 
 class Modality(ABC):
     """What a decoder says of one kind of measurement in n cells; leading draw axes are allowed.

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from scvi._checks import check_flag
 from scvi.models.layers import FCLayers
 
-__all__ = ["Freeze", "Scope", "scope_of", "widen"]
-
 
 @dataclass(frozen=True)
 class Freeze:

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 
-__all__ = ["draw", "draw_with_kl", "gaussian_of"]
-
 
 def gaussian_of(h: Tensor, mean: nn.Linear, log_variance: nn.Linear, floor: float) -> Normal:
     """N(mean(h), exp(log_variance(h)) + floor), (n, d)."""

@@ -16,8 +16,6 @@ from scvi.models.methods_2020 import decodable, encodable, three_terms
 from scvi.models.one_hot import one_hot
 from scvi.models.vae import VAE
 
-__all__ = ["LabelPairs", "LabelledVAE"]
-
 _NEGLIGIBLE = math.log(1e-6)
 
 

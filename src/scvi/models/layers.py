@@ -13,8 +13,6 @@ from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, linear
 from scvi.models.gaussian import draw
 from scvi.models.one_hot import as_one_hot
 
-__all__ = ["VARIANCE_FLOOR", "FCLayers", "hidden", "identity", "reparameterize_gaussian", "waiting"]
-
 VARIANCE_FLOOR = 1e-4  # of the Gaussians that encoders give
 
 

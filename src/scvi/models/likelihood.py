@@ -16,8 +16,6 @@ from scvi.kernels import Affine, Counts
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.models.one_hot import columns_of, table_shape
 
-__all__ = ["LIKELIHOODS", "Dispersion", "Likelihood", "LikelihoodName", "make_dispersion", "make_likelihood"]
-
 
 class Likelihood(ABC):
     """The density of counts, in two forms, and which parameters it has beside the expected count."""

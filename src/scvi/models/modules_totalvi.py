@@ -16,8 +16,6 @@ from scvi.kernels.affine import as_tensor
 from scvi.models.gaussian import draw, gaussian_of
 from scvi.models.layers import VARIANCE_FLOOR, FCLayers, hidden, identity, reparameterize_gaussian, waiting
 
-__all__ = ["MAX_LOG_LIBRARY", "DecoderTOTALVI", "EncoderTOTALVI", "TotalHeads", "proteins_of_2020"]
-
 MAX_LOG_LIBRARY = 15.0
 """Largest draw of the log library size."""
 

@@ -8,16 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "as_one_hot",
-    "broadcast_labels",
-    "columns_of",
-    "enumerate_discrete",
-    "iterate",
-    "one_hot",
-    "table_shape",
-]
-
 
 def one_hot(index: Tensor, n_cat: int) -> Tensor:
     """Codes (n, 1) -> float32 (n, n_cat)."""

@@ -22,8 +22,6 @@ from scvi.models.methods_2020 import encodable
 from scvi.models.modules import Decoder, Encoder
 from scvi.models.one_hot import one_hot
 
-__all__ = ["SCANVAE"]
-
 
 class SCANVAE(LabelledVAE):
     r"""scANVI (Xu et al., Molecular Systems Biology 2021).

@@ -20,8 +20,6 @@ from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules_totalvi import MAX_LOG_LIBRARY, DecoderTOTALVI, EncoderTOTALVI
 from scvi.models.one_hot import columns_of
 
-__all__ = ["TOTALVAE"]
-
 
 class TOTALVAE(Model):
     r"""totalVI (Gayoso et al., Nature Methods 2021): genes and proteins of the same cells.

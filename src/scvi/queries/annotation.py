@@ -14,8 +14,6 @@ from scvi.models.scanvae import SCANVAE
 from scvi.models.vaec import VAEC
 from scvi.queries.evaluation import asked, evaluating
 
-__all__ = ["expression_of_labels", "log_probabilities"]
-
 
 def log_probabilities(
     model: SCANVAE, minibatches: Iterable[Minibatch], calibrated: bool = True

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["calibration_error", "temperature"]
-
 _USUAL, _PRIOR_SD = 1.5, 0.25
 """Median of T, and standard deviation of its logarithm, before any cell is seen. A classifier that was fitted to a few
 labels is too sure of itself: hidden cells of real data ask for a T from 1.5 to 1.7 (docs/models/scanvi.md)."""

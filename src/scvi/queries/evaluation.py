@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from scvi.minibatch import Minibatch
 
-__all__ = ["Joined", "asked", "asked_parts", "evaluating", "joined"]
-
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:

@@ -15,8 +15,6 @@ from scvi.models.decoded import Decoded
 from scvi.models.gaussian import draw
 from scvi.queries.evaluation import asked_parts
 
-__all__ = ["Wanted", "columns", "expected", "likelihood_parameters", "normalized", "posterior_draws"]
-
 
 @dataclass(frozen=True)
 class Wanted:

@@ -17,8 +17,6 @@ from scvi.models.jvae import JVAE
 from scvi.queries.evaluation import asked
 from scvi.queries.expression import columns
 
-__all__ = ["data_set_probabilities", "imputed"]
-
 
 def imputed(
     model: JVAE,

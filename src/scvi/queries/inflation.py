@@ -11,8 +11,6 @@ from scvi.minibatch import Minibatch
 from scvi.models.autozivae import AutoZIVAE
 from scvi.queries.evaluation import asked_parts
 
-__all__ = ["alphas_betas", "inflation_probability"]
-
 
 def alphas_betas(model: AutoZIVAE, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
     """Parameters of the Beta posteriors and priors of delta, the probability that there is no zero inflation.

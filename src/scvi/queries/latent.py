@@ -13,8 +13,6 @@ from scvi.models.base import Model
 from scvi.models.gaussian import draw
 from scvi.queries.evaluation import asked, asked_parts
 
-__all__ = ["latent", "latent_distribution", "library", "summary"]
-
 
 def latent(
     model: Model,

@@ -11,8 +11,6 @@ from scvi.minibatch import Minibatch
 from scvi.models.base import Model
 from scvi.queries.evaluation import asked, asked_parts
 
-__all__ = ["elbo", "marginal", "reconstruction"]
-
 
 def elbo(model: Model, minibatches: Iterable[Minibatch], generator: torch.Generator | None = None) -> np.ndarray:
     """(n,) evidence lower bound with full KL weights, one posterior draw a cell."""

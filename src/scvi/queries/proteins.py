@@ -16,16 +16,6 @@ from scvi.models.totalvae import TOTALVAE
 from scvi.queries.evaluation import evaluating, joined
 from scvi.queries.expression import Wanted, columns, expected, posterior_draws
 
-__all__ = [
-    "background",
-    "correlation",
-    "denoised_draws",
-    "dropout_probability",
-    "foreground_probability",
-    "normalized",
-    "predictive_draws",
-]
-
 _MAX_RATE = 1e8  # numpy's Poisson draws know no larger means
 Draws = tuple[np.ndarray, np.ndarray]
 """Genes (s, n, g) and proteins (s, n, p) of one minibatch."""
