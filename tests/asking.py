@@ -31,6 +31,10 @@ NAMES: dict[type[Estimator], dict[str, str]] = {
         "dropout_rate": "dropout_rate_encoder",
     }
 }
+# The question about every gene, where it is another.
+EXPRESSION: dict[type[Estimator], str] = {
+    scvi.GIMVI: "get_imputed_values",
+}
 # Public, but no questions: what every estimator has, what tests of their own call, and other ways to make a model.
 ON_EVERY = {"setup_anndata", "view_anndata_setup", "train", "save", "load", "device", "to_device"}
 ELSEWHERE = {"load_query_data", "prepare_query_anndata", "minify_adata", "from_scvi_model", "setup_mudata", "mdata"}

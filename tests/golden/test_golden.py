@@ -147,11 +147,13 @@ def test_setups_of_earlier_versions_are_accepted(file: str, entry: str) -> None:
     model.train(**{**QUICK, "max_epochs": 1})
 
 
-@pytest.mark.parametrize("name", [name for name in SETUPS if name != "GIMVI"])
 @pytest.mark.parametrize("backed", [None, "r"], ids=["in memory", "on disk"])
-@pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("cells_v?.h5ad")))
-def test_setups_in_files_of_earlier_versions_are_accepted(file: str, backed: Any, name: str, tmp_path: Path) -> None:
-    path = shutil.copy(HERE / file, tmp_path / file)
+@pytest.mark.parametrize(
+    ("file", "name"), [(f, e[:-4]) for f, entries in ENTRIES.items() for e in entries if e.endswith(" all")]
+)
+def test_setups_in_files_of_earlier_versions_are_accepted(file: str, name: str, backed: Any, tmp_path: Path) -> None:
+    stored = file.replace("uns", "cells").replace(".json", ".h5ad")
+    path = shutil.copy(HERE / stored, tmp_path / stored)
     adata = anndata.read_h5ad(path, backed=backed)
     try:
         model = make(name, adata)

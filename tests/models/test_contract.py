@@ -60,7 +60,8 @@ class PeakModel(Model):
 
     def start(self, moments: Moments) -> None:
         with torch.no_grad():
-            self.decoder.fc_layers[0][0].bias.copy_(torch.logit(moments.frequencies))
+            is_closed = torch.exp(-moments.mean_size * moments.frequencies)  # if counts are about Poisson
+            self.decoder.fc_layers[0][0].bias.copy_(torch.logit(1 - is_closed, eps=1e-4))
 
 
 def make() -> PeakModel:
@@ -128,12 +129,12 @@ def test_questions_reach_its_modality() -> None:
 
 def test_its_start_and_its_sizes() -> None:
     model = make()
-    frequencies = torch.linspace(0.1, 0.8, G)
-    model.start(Moments(frequencies, torch.zeros(G)))
+    means = torch.linspace(0.1, 2.0, G)
+    model.start(Moments(means / means.sum(), torch.zeros(G), mean_size=float(means.sum())))
     nn.init.zeros_(model.decoder.fc_layers[0][0].weight)
     mb = cells()
     peaks = model.generative(torch.zeros(N, D), torch.zeros(N, 1), mb)["peaks"]
-    torch.testing.assert_close(peaks.parameters()["probability"], frequencies.expand(N, G))
+    torch.testing.assert_close(peaks.parameters()["probability"], (1 - torch.exp(-means)).expand(N, G))
     model.check_fits(G, K, 1)
     with pytest.raises(ValueError, match=r"n_input=8 for 9 genes.*n_batch=2 for batch codes up to 2"):
         model.check_fits(G + 1, K + 1, 1)

@@ -2,8 +2,9 @@
 
     PYTHONPATH=/path/to/other/version/src python tests/pins/write.py numbers | signatures | networks
 
-New fits and networks get their line by this, too. A new public name of a module other than `scvi` is added to
-signatures.json by hand first: a function as ``null``, a class as ``{"method": null}``.
+Several words write several files. New fits, networks and estimators get their line by this, too. A new public name of a
+module other than `scvi` is added to signatures.json by hand first: a function as ``null``, a class as
+``{"method": null}``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def numbers() -> Any:
 
 
 def signatures() -> Any:
-    return describe(json.loads((HERE / "signatures.json").read_text()))
+    known = json.loads((HERE / "signatures.json").read_text())
+    known["scvi"] = dict.fromkeys(scvi.model.__all__) | known["scvi"]
+    return describe(known)
 
 
 def names_of_weights() -> Any:
@@ -37,11 +40,12 @@ def names_of_weights() -> Any:
 
 def main() -> None:
     wanted = {"numbers": numbers, "signatures": signatures, "networks": names_of_weights}
-    if len(sys.argv) != 2 or sys.argv[1] not in wanted:
-        raise SystemExit(f"usage: {sys.argv[0]} {' | '.join(wanted)}")
-    path = HERE / f"{sys.argv[1]}.json"
-    path.write_text(_text(wanted[sys.argv[1]]()))
-    sys.stderr.write(f"wrote {path} from {Path(scvi.__file__).parent}\n")
+    if not set(sys.argv[1:]) <= set(wanted) or not sys.argv[1:]:
+        raise SystemExit(f"usage: {sys.argv[0]} {' | '.join(wanted)} ...")
+    for name in sys.argv[1:]:
+        path = HERE / f"{name}.json"
+        path.write_text(_text(wanted[name]()))
+        sys.stderr.write(f"wrote {path} from {Path(scvi.__file__).parent}\n")
 
 
 def _text(value: Any) -> str:

@@ -28,7 +28,8 @@ def network_options(
     ValueError
         If size factors are given and the library size is inferred, too.
     """
-    if schema.size_factor_key is not None and not check_flag("use_observed_lib_size", options["use_observed_lib_size"]):
+    observed = check_flag("use_observed_lib_size", options.get("use_observed_lib_size", True))
+    if schema.size_factor_key is not None and not observed:
         raise ValueError(
             f"use_observed_lib_size=False infers the library sizes, which size_factor_key={schema.size_factor_key!r} "
             "gives: leave out one of the two, size_factor_key in setup_anndata or use_observed_lib_size=False here"

@@ -22,11 +22,11 @@ def initialise(
     background: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Starts a model at moment estimates of these cells; `background` as in :class:`scvi.models.base.Moments`."""
-    frequency, theta = moment_estimates(data, indices)
+    frequency, theta, size = moment_estimates(data, indices)
     device = next(module.parameters()).device
     as_tensor = lambda values: torch.as_tensor(values, dtype=torch.float32, device=device)  # noqa: E731
     of_proteins: Any = None if background is None else tuple(map(as_tensor, background))
-    module.start(Moments(as_tensor(frequency), as_tensor(np.log(theta)), of_proteins))
+    module.start(Moments(as_tensor(frequency), as_tensor(np.log(theta)), of_proteins, size))
 
 
 def initialise_joint(
@@ -46,7 +46,7 @@ def initialise_joint(
     """
     frequency, theta = np.full((2, module.total_genes), np.nan), np.full((2, module.total_genes), np.nan)
     for i, places in enumerate(module.indices_mappings):
-        frequency[i, places], theta[i, places] = moment_estimates(data_sets[i], cells[i])
+        frequency[i, places], theta[i, places], _ = moment_estimates(data_sets[i], cells[i])
     shared = np.isfinite(frequency).all(0)
     frequency[1] *= frequency[0, shared].sum() / max(frequency[1, shared].sum(), 1e-8)
     theta = np.where(np.isfinite(theta), theta, theta[::-1])
@@ -57,8 +57,8 @@ def initialise_joint(
     module.start(Moments(as_tensor(start), as_tensor(np.log(chosen))))
 
 
-def moment_estimates(data: CellData, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(g,) frequencies of the genes and (g,) their inverse dispersion.
+def moment_estimates(data: CellData, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(g,) frequencies of the genes, (g,) their inverse dispersion, and the mean total count of a cell.
 
     With library sizes l_n and frequencies f_g, ``var x = E[l] f + var(l) f**2 + E[l**2] f**2 / theta``.
     """
@@ -67,4 +67,4 @@ def moment_estimates(data: CellData, indices: np.ndarray) -> tuple[np.ndarray, n
     spread = variance - mean - totals.var() * frequency**2
     with np.errstate(divide="ignore", invalid="ignore"):
         theta = np.where(spread > 0, (totals**2).mean() * frequency**2 / spread, np.inf)
-    return frequency, np.clip(np.nan_to_num(theta, nan=1.0), *_THETA_RANGE)
+    return frequency, np.clip(np.nan_to_num(theta, nan=1.0), *_THETA_RANGE), float(totals.mean())

@@ -163,11 +163,14 @@ class Moments:
     background
         Of the log background of proteins the mean and log standard deviation in each batch, (p, k) each, and the log of
         how much higher the foreground is, (p,). None: no proteins, or their background starts anywhere.
+    mean_size
+        Mean total count of a cell: times the frequencies, the mean counts of the genes.
     """
 
     frequencies: Tensor
     log_theta: Tensor
     background: tuple[Tensor, Tensor, Tensor] | None = None
+    mean_size: float = 1.0
 
     def start_genes(self, bias: Tensor | None, px_r: Tensor | None) -> None:
         """Writes over the bias of the frequencies' logits (g,) and the table of dispersions, where there are any."""
@@ -236,6 +239,10 @@ class Model(nn.Module, ABC):
         return []
 
     # ---- what all have in common -----------------------------------------------------------------------------------
+
+    def latent(self, mb: Minibatch) -> Latent:
+        """:meth:`variational`, or what was kept of it for cells whose counts were dropped."""
+        return self.variational(mb) if mb.kept is None else Latent.of(mb.kept)
 
     def transformed(self, z: Tensor) -> Tensor:
         """What the decoder sees of the Gaussian z: itself or, for 'ln', its softmax."""

@@ -18,7 +18,15 @@ from scvi.models.one_hot import columns_of, table_shape
 
 
 class Likelihood(ABC):
-    """The density of counts, in two forms, and which parameters it has beside the expected count."""
+    """The density of counts, in two forms, and which parameters it has beside the expected count.
+
+    Attributes
+    ----------
+    has_dispersion
+        Counts are Poisson around a gamma of this mean and inverse dispersion, as predictive draws of totalVI are.
+    has_dropout
+        Counts are lost at random before.
+    """
 
     has_dispersion = True
     has_dropout = False

@@ -202,7 +202,7 @@ class SCANVAE(LabelledVAE):
 
     def log_probabilities(self, mb: Minibatch) -> Tensor:
         """(n, c) log q(y | z1) at the mean of q(z1 | x)."""
-        return self.log_q_y(self.variational(mb).z.loc)
+        return self.log_q_y(self.latent(mb).z.loc)
 
     def calibrated(self, mb: Minibatch) -> Tensor:
         """(n, c) log-probabilities of the labels, at the temperature of the model."""

@@ -176,9 +176,7 @@ class TOTALVAE(Model):
         )
 
     def variational(self, mb: Minibatch) -> Latent:
-        """q(z | x, y) and q(l | x, y), as it was kept for cells whose counts were dropped."""
-        if mb.kept is not None:
-            return Latent.of(mb.kept)
+        """q(z | x, y) and q(l | x, y)."""
         x, y = mb.counts, protein_counts(mb)
         if self.log_variational:
             x, y = x.log1p(), y.log1p()

@@ -133,9 +133,7 @@ class VAE(Model):
         return Decoded(genes=GeneCounts(self.likelihood, logits, log_size, log_theta, dropout))
 
     def variational(self, mb: Minibatch) -> Latent:
-        """q(z | x) and q(l | x), as it was kept for cells whose counts were dropped."""
-        if mb.kept is not None:
-            return Latent.of(mb.kept)
+        """q(z | x) and q(l | x)."""
         x = self.encoder_input(mb)
         qz = self.z_encoder.encode(x, *self.encoder_categories(mb), cont=mb.continuous)
         return Latent(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))

@@ -97,8 +97,8 @@ class VAEC(LabelledVAE):
     # ---- the model -------------------------------------------------------------------------------------------------
 
     def variational(self, mb: Minibatch) -> Latent:
-        """q(z | x, y) and q(l | x), of cells whose label is known; as it was kept for cells without counts."""
-        if mb.kept is None and mb.labels is not None and bool((mb.labels < 0).any()):
+        """q(z | x, y) and q(l | x), of cells whose label is known."""
+        if mb.labels is not None and bool((mb.labels < 0).any()):
             raise ValueError(f"{int((mb.labels < 0).sum())} of {len(mb)} cells have no label, on which z depends")
         return super().variational(mb)
 

@@ -132,7 +132,7 @@ def posterior_draws(
     model: Model, mb: Minibatch, n_samples: int, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of (z, log library size), each (s, n, .), small enough to be decoded at once."""
-    q = model.variational(mb)
+    q = model.latent(mb)
     for s in blocks_of_draws(mb, n_samples):
         z = draw(q.z, s, generator)
         yield z, q.draw_size(mb, s, generator).expand(s, -1, -1)

@@ -27,7 +27,7 @@ def latent(
     """
 
     def z(mb: Minibatch) -> Tensor:
-        qz = model.variational(mb).z
+        qz = model.latent(mb).z
         if give_mean:
             return model.latent_mean(qz, n_draws, generator)
         return model.transformed(draw(qz, generator=generator))
@@ -39,7 +39,7 @@ def latent_distribution(model: Model, minibatches: Iterable[Minibatch]) -> tuple
     """Mean and variance of the (untransformed) Gaussian q(z | x), each (n, d)."""
 
     def moments(mb: Minibatch) -> dict[str, Tensor]:
-        qz = model.variational(mb).z
+        qz = model.latent(mb).z
         return {"mean": qz.loc, "variance": qz.scale.square()}
 
     found = asked_parts(model, minibatches, moments)
@@ -52,7 +52,7 @@ def library(
     """(n, 1) log library sizes: observed where the model observes them, else posterior means or draws."""
 
     def log_size(mb: Minibatch) -> Tensor:
-        q = model.variational(mb)
+        q = model.latent(mb)
         return q.mean_size(mb) if give_mean else q.draw_size(mb, generator=generator)
 
     return asked(model, minibatches, log_size)
@@ -60,4 +60,4 @@ def library(
 
 def summary(model: Model, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
     """(n, .) by name: what a model keeps of cells whose counts are dropped."""
-    return asked_parts(model, minibatches, lambda mb: model.variational(mb).summary(mb))
+    return asked_parts(model, minibatches, lambda mb: model.latent(mb).summary(mb))
