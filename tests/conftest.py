@@ -16,14 +16,13 @@ import scvi
 from small_cells import make_adata
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads crawl on a busy machine
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         compiled_kernels.remove_stale()
-        if session.config.getoption("numprocesses", None):
+        if session.config.getoption("numprocesses", None):  # workers start after this, in this environment
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
             compiled_kernels.compile_all()
 
 
