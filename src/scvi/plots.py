@@ -161,11 +161,10 @@ def _scatter(axes: Axes, places: npt.NDArray[np.float32], values: npt.ArrayLike)
     size = float(np.clip(12_000 / len(places), 1.0, 24.0))
     x, y = places[order].T
     axes.scatter(x, y, s=size, c=np.array(colours)[codes[order]], alpha=0.85, linewidths=0, rasterized=True)
-    axes.set(xticks=[], yticks=[], box_aspect=1)
+    axes.set(xticks=[], yticks=[], box_aspect=1, facecolor="#F7F7F5")
     axes.margins(0.04)
     axes.title.set(fontsize=15, color=INK)
     axes.spines[:].set_visible(False)
-    axes.set_facecolor("#F7F7F5")
 
 
 def _legend(axes: Axes, values: npt.ArrayLike, title: str | None = None) -> None:

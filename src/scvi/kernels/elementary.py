@@ -15,7 +15,8 @@ _ROUND = F(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds a float3
 _EXP_MIN, _EXP_MAX = F(-87.0), F(88.0)
 _BITS_OF_1, _BITS_OF_SQRT_HALF = np.int32(0x3F800000), np.int32(0x3F3504F3)
 # Minimax polynomials for (exp(r) - 1 - r) / r**2 and (log(1 + f) - f + f**2 / 2) / f**3 on the intervals that are left
-# after range reduction; relative errors of exp and log 1e-7 and 3e-7, highest power first.
+# after range reduction; relative errors of exp and log 1e-7 and 3e-7. Each coefficient is named after its power in the
+# series of exp(r) and log(1 + f).
 _E5, _E4, _E3, _E2 = F(0.00831252), F(0.04189016), F(0.16667115), F(0.49999231)
 _L8, _L7, _L6, _L5, _L4, _L3 = (
     F(x) for x in (-0.10191731, 0.16024379, -0.1713713, 0.19924505, -0.24983267, 0.33334246)

@@ -106,9 +106,9 @@ class SparseRows:
 
     def to(self, device: torch.device | str) -> SparseRows:
         """The same rows on another device."""
-        tensors = (self.starts, self.genes, self.values, self.totals)
-        starts, genes, values, totals = (None if t is None else sent(t, device) for t in tensors)
-        return SparseRows(starts, genes, values, self.n_genes, totals)  # type: ignore[arg-type]
+        starts, genes, values = (sent(t, device) for t in (self.starts, self.genes, self.values))
+        totals = None if self.totals is None else sent(self.totals, device)
+        return SparseRows(starts, genes, values, self.n_genes, totals)
 
     @classmethod
     def of(cls, dense: Tensor) -> SparseRows:
