@@ -55,12 +55,13 @@ def hidden_forward(x, gamma, beta, eps, momentum, rate, seed, running_mean, runn
 
 
 @njit(**OPTIONS)
-def hidden_backward(d_out, out, normed, gamma, inverse, rate, d_gamma, d_beta, d_x):
-    """Gradients of :func:`hidden_forward`; where `out` is zero, ReLU or dropout let nothing through."""
+def hidden_backward(d_out, out, gamma, inverse, normed, rate, d_gamma, d_beta, d_x):
+    """Gradients of :func:`hidden_forward`: writes `d_x`, adds to `d_gamma` and `d_beta`.
+
+    Where `out` is zero, ReLU or dropout let nothing through.
+    """
     n, d = out.shape
     keep = ONE / (ONE - rate)
-    d_gamma[:] = ZERO
-    d_beta[:] = ZERO
     for i in range(n):
         for j in range(d):
             g = ZERO if out[i, j] == ZERO else d_out[i, j] * keep

@@ -85,13 +85,13 @@ class Hidden(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
-        out, normed = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
-        inverse = torch.empty(x.shape[1])
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        normed, inverse = np.empty(x.shape, _F), np.empty(x.shape[1], _F)
         seed = int(torch.randint(2**31, ())) if rate > 0 else 0
         numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
         running = (norm.running_mean, norm.running_var)
-        written = [t.numpy() for t in (*running, inverse, normed, out)]  # type: ignore[union-attr]
-        layers.hidden_forward(*arrays(x, gamma, beta), *numbers, *written)
+        moments = [t.numpy() for t in running]  # type: ignore[union-attr]
+        layers.hidden_forward(*arrays(x, gamma, beta), *numbers, *moments, inverse, normed, out.numpy())
         torch.autograd.graph.increment_version(running)  # type: ignore[arg-type]
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         ctx.save_for_backward(gamma, out)
@@ -102,9 +102,9 @@ class Hidden(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         gamma, out = ctx.saved_tensors
-        d_gamma, d_beta, d_x = torch.empty_like(gamma), torch.empty_like(gamma), torch.empty_like(out)
-        given, results = arrays(d_out, out, ctx.normed, gamma, ctx.inverse), arrays(d_gamma, d_beta, d_x)
-        layers.hidden_backward(*given, _F(ctx.rate), *results)
+        d_gamma, d_beta, d_x = torch.zeros_like(gamma), torch.zeros_like(gamma), torch.empty_like(out)
+        results = [t.numpy() for t in (d_gamma, d_beta, d_x)]
+        layers.hidden_backward(*arrays(d_out, out, gamma), ctx.inverse, ctx.normed, _F(ctx.rate), *results)
         return d_x, d_gamma, d_beta, None, None
 
 

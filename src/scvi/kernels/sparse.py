@@ -22,11 +22,9 @@ def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, sta
     seen = np.empty(0, np.int64)
     for i in range(block[0], block[1]):
         first = np.uintp(starts[i])
-        kept[i] = 0
         n, last, is_sorted, total = first, np.int32(-1), True, 0.0
         for k in range(np.uintp(indptr[rows[i]]), np.uintp(indptr[rows[i] + 1])):
             if np.uintp(indices[k]) >= n_stored:  # a damaged matrix; compiled code would read and write anywhere
-                n = first
                 kept[i] = -1
                 break
             value = np.float32(data[k])
@@ -38,15 +36,14 @@ def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, sta
             last = j if keep else last
             n += np.uintp(keep)
             total += value if keep else ZERO
-        if kept[i] < 0:
-            continue
-        n_kept = np.intp(n - first)
-        if not is_sorted:  # only then may a gene have come twice
-            if seen.shape[0] == 0:
-                seen = np.full(n_genes, -1, np.int64)
-            n_kept = _add_up(genes, values, np.intp(first), n_kept, seen)
-        kept[i] = n_kept
-        totals[i, 0] = total
+        else:
+            n_kept = np.intp(n - first)
+            if not is_sorted:  # only then may a gene have come twice
+                if seen.shape[0] == 0:
+                    seen = np.full(n_genes, -1, np.int64)
+                n_kept = _add_up(genes, values, np.intp(first), n_kept, seen)
+            kept[i] = n_kept
+            totals[i, 0] = total
 
 
 @njit(**_PLAIN)
