@@ -438,3 +438,32 @@ def test_a_category_that_appears_after_setup_is_refused() -> None:
     adata.obs["batch"] = ["b9", *adata.obs["batch"].astype(str)[1:]]
     with pytest.raises(ValueError, match=r"batch_key='batch' holds categories that the model has never seen: 'b9'"):
         scvi.SCVI(adata, **TINY)
+
+
+class Narrow(scvi.SCVI):
+    """A user's subclass, which says less or asks under other names."""
+
+    def __init__(self, adata: AnnData, width: int = 8) -> None:
+        super().__init__(adata, n_hidden=width, n_latent=3, gene_likelihood="nb", seed=0)
+
+
+def test_a_subclass_with_a_constructor_of_its_own(cells: AnnData, tmp_path: Path) -> None:
+    Narrow.setup_anndata(cells, batch_key="batch")
+    model = Narrow(cells, width=16)
+    assert (model.options["n_hidden"], model.options["n_latent"]) == (16, 3)
+    assert model.options["gene_likelihood"] == "nb"
+    assert model.options["use_observed_lib_size"] is True
+    assert model.module.z_encoder.mean_encoder.weight.shape == (3, 16)
+    model.save(tmp_path / "model")
+    assert Narrow.load(tmp_path / "model", cells).options == model.options
+
+
+def test_names_in_arrays_of_numpy(cells: AnnData) -> None:
+    scvi.SCVI.setup_anndata(cells, batch_key="batch")
+    model = scvi.SCVI(cells, **TINY)
+    model.train(**QUICK)
+    one, alike = (
+        model.get_normalized_expression(transform_batch=name, gene_list=genes, seed=0)
+        for name, genes in (("b0", "gene3"), (np.array("b0"), np.array("gene3")))
+    )
+    pd.testing.assert_frame_equal(one, alike)

@@ -568,3 +568,19 @@ def test_the_likelihood_gets_the_gradient_that_it_expects(vae, dataset, monkeypa
     trainer.train(n_epochs=1)
     assert said
     assert all(said)
+
+
+def test_a_subclass_may_set_and_shadow_what_the_loop_keeps(vae, dataset):
+    class Early(UnsupervisedTrainer):
+        def __init__(self, *args, **kwargs):
+            self.n_epochs = 3
+            super().__init__(*args, **kwargs)
+            self.train_set, self.test_set, self.validation_set = self.train_test_validation(train_size=0.8)
+
+    class Shadowing(Early):
+        n_epochs = 7
+
+    for kind in (Early, Shadowing):
+        trainer = kind(vae, dataset, frequency=5, use_cuda=False, show_progbar=False)
+        trainer.train(3)
+        assert len(trainer.history["elbo_train_set"]) == 2  # before the first epoch and after the last

@@ -48,7 +48,8 @@ def as_anndata(data: Any, schema: Schema) -> AnnData:
     if not is_multimodal(data):
         return data
     if schema.proteins is None or not schema.proteins.modalities:
-        raise TypeError("a MuData came, but the model was set up with an AnnData: pass one, with its proteins in obsm")
+        where = "" if schema.proteins is None else ", with its proteins in obsm"
+        raise TypeError(f"a MuData came, but the model was set up with an AnnData: pass an anndata.AnnData{where}")
     return joined_modalities(data, schema.proteins)
 
 

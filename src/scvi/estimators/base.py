@@ -24,7 +24,7 @@ from scvi.cells.uns import register, registered
 from scvi.estimators import files
 from scvi.estimators.cells import Cells, Indices, all_labels, setup_table
 from scvi.estimators.network_options import network_options, plain
-from scvi.estimators.train import fit, split, train
+from scvi.estimators.train import fit_as_told, split, train
 from scvi.fit.checkpoint import digest
 from scvi.fit.devices import checked_device
 from scvi.fit.plan import Plan
@@ -98,8 +98,12 @@ class Estimator(ABC):
 
     @classmethod
     def _option_names(cls) -> list[str]:
-        """Arguments of the constructor that are neither cells nor the seed."""
-        return [name for name in inspect.signature(cls).parameters if name != "seed" and not name.startswith("adata")]
+        """Arguments of the constructor that are neither cells nor the seed.
+
+        It is that of the class which names the network: a user's subclass may have another, which calls this one.
+        """
+        owner = next(kind for kind in cls.__mro__ if "_network" in vars(kind))
+        return [name for name in inspect.signature(owner).parameters if name != "seed" and not name.startswith("adata")]
 
     @classmethod
     def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> Any:
@@ -192,13 +196,17 @@ class Estimator(ABC):
     # ---- fitting -----------------------------------------------------------------------------------------------------
 
     train = train
-    _fit = fit
+    _fit = fit_as_told
     _split = split
 
     @classmethod
     def _of_each(cls, argument: str, value: Any) -> dict[str, Any]:
         """What an argument says of each data set, by what a user calls it."""
         return {argument: value}
+
+    def _strata(self, data: CellData) -> np.ndarray | None:
+        """(n,) codes of groups of which training and validation cells get like shares; None: it is left to chance."""
+        return None
 
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
         """Starts the network where the training cells say."""

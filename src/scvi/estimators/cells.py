@@ -137,7 +137,8 @@ def positions_of(names: Any, known: Sequence[str] | np.ndarray, wrong: str) -> n
         How a message about an unknown name begins, with a place for it.
     """
     places = {name: position for position, name in enumerate(known)}
-    wanted = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+    is_one = isinstance(names, str) or not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0
+    wanted = [names] if is_one else list(names)
     for name in wanted:
         if str(name) not in places:
             raise ValueError(f"{wrong.format(name)} of the model{nearest(name, places)}")

@@ -163,12 +163,14 @@ class SCANVI(Estimator):
         if given["calibrate"] and (self._scope is None or self._scope.reaches("classifier")):
             self._calibrate()
 
+    def _strata(self, data: CellData) -> np.ndarray:
+        return data.labels
+
     def _split(
-        self, data_sets: Sequence[CellData], given: Mapping[str, Any], seed: int, strata: np.ndarray | None = None
+        self, data_sets: Sequence[CellData], given: Mapping[str, Any], seed: int
     ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
-        labels = data_sets[0].labels
-        (train_cells,), validation_cells = super()._split(data_sets, given, seed, strata=labels)
-        n_labelled = np.count_nonzero(labels[train_cells] >= 0)
+        (train_cells,), validation_cells = super()._split(data_sets, given, seed)
+        n_labelled = np.count_nonzero(data_sets[0].labels[train_cells] >= 0)
         if n_labelled < 2 and not self.is_trained:
             raise ValueError(
                 f"{n_labelled} of {len(train_cells)} training cells have a label, a classifier needs at least 2: "

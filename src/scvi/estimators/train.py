@@ -147,7 +147,10 @@ def train_by(
 
     @wraps(train)
     def changed(self: Estimator, *args: Any, **kwargs: Any) -> None:
-        arguments = shown.bind(self, *args, **kwargs)
+        try:
+            arguments = shown.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}.train() {error}") from None
         arguments.apply_defaults()
         self._fit(arguments.arguments)
 
@@ -156,7 +159,7 @@ def train_by(
     return changed
 
 
-def fit(self: Estimator, given: Mapping[str, Any]) -> None:
+def fit_as_told(self: Estimator, given: Mapping[str, Any]) -> None:
     """Fits by the arguments of `train`."""
     data_sets = [cells.own("train") for cells in self._data_sets]
     if self._scope is not None and not self._scope.trained:
@@ -176,7 +179,7 @@ def fit(self: Estimator, given: Mapping[str, Any]) -> None:
     )
     check_precision(plan.precision, device)
     data, fitted, looked_at = side_by_side(data_sets, train_cells, validation_cells)
-    trainer = Fit(
+    fit = Fit(
         self._networks,
         data,
         fitted,
@@ -188,13 +191,13 @@ def fit(self: Estimator, given: Mapping[str, Any]) -> None:
         checkpoint_dir=given["checkpoint_dir"],
         scope=self._scope,
     )
-    trainer.prepare(given["resume"], past_epochs(self.history), self.options, self.is_trained)
+    fit.prepare(given["resume"], past_epochs(self.history), self.options, self.is_trained)
     if not (self.is_trained or self._is_initialised):
         self._start(data_sets, train_cells)
     try:
-        trainer.run()
+        fit.run()
     finally:
-        _keep(self, trainer, one_or_all(train_cells), one_or_all(validation_cells))
+        _keep(self, fit, one_or_all(train_cells), one_or_all(validation_cells))
 
 
 def split(
@@ -202,29 +205,24 @@ def split(
     data_sets: Sequence[CellData],
     given: Mapping[str, Any],
     seed: int,
-    strata: np.ndarray | None = None,
 ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
-    """Positions of the training and of the validation cells in each data set.
-
-    Parameters
-    ----------
-    strata
-        (n,) codes of groups of which both get like shares; None: it is left to chance.
-    """
+    """Positions of the training and of the validation cells in each data set."""
     pairs = []
     held_out = self._of_each("validation_indices", given["validation_indices"])
     for data, (name, indices) in zip(data_sets, held_out.items(), strict=True):
         chosen = None if indices is None else data.positions(indices, name)
-        pairs.append(split_cells(len(data), given["train_size"], given["validation_size"], chosen, seed, strata))
+        pairs.append(
+            split_cells(len(data), given["train_size"], given["validation_size"], chosen, seed, self._strata(data))
+        )
     train_cells, validation_cells = zip(*pairs, strict=True)
     return train_cells, validation_cells
 
 
-def _keep(self: Estimator, trainer: Fit, train_cells: Any, validation_cells: Any) -> None:
+def _keep(self: Estimator, fit: Fit, train_cells: Any, validation_cells: Any) -> None:
     """Takes over what a fit has reached, also an interrupted one."""
-    self.was_interrupted = trainer.loop.interrupted
-    if trainer.steps_kept == 0:
+    self.was_interrupted = fit.loop.interrupted
+    if fit.steps_kept == 0:
         return
-    self.history = continued(self.history, trainer.frames(), trainer.epochs_before)
+    self.history = continued(self.history, fit.frames(), fit.epochs_before)
     self.train_indices, self.validation_indices = train_cells, validation_cells
     self.is_trained = True

@@ -93,7 +93,8 @@ class Fit:
         self.cells = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device))
         self.plan, self.seed, self.scope = plan, seed, scope
         self.show_progbar, self.checkpoint_dir = show_progbar, checkpoint_dir
-        self.objective = OBJECTIVES[type(plan)](self.model, self.cells, plan, seed)
+        objective = next(OBJECTIVES[kind] for kind in type(plan).__mro__ if kind in OBJECTIVES)
+        self.objective = objective(self.model, self.cells, plan, seed)
         self.steps, self.loop = Steps(self.objective), Loop()
         self.steps_per_epoch = self.cells.steps_per_epoch
         self.n_steps = plan.max_epochs * self.steps_per_epoch

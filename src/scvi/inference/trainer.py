@@ -90,6 +90,11 @@ class Trainer(ABC):
 
     default_metrics_to_monitor: ClassVar[Sequence[str]] = ()
 
+    @property
+    def loop(self) -> Loop:
+        """Made when it is first asked for: a subclass may set what it keeps before it calls this constructor."""
+        return self.__dict__.setdefault("_loop", Loop())
+
     epoch, first_epoch, n_epochs = _of_loop("epoch"), _of_loop("first_epoch"), _of_loop("n_epochs")
     n_iter, interrupted = _of_loop("n_iter"), _of_loop("interrupted")
 
@@ -116,7 +121,6 @@ class Trainer(ABC):
         if device is None:
             device = "cuda" if use_cuda and torch.cuda.is_available() else "cpu"
         self._posteriors: dict[str, Posterior] = {}
-        self.loop = Loop()
         self.device = torch.device(device)
         self.use_cuda = self.device.type == "cuda"
         self.model: Any = model.to(self.device)
@@ -298,8 +302,8 @@ class Trainer(ABC):
     def compute_metrics(self) -> None:
         """Adds the metrics of each registered posterior of at least 5 cells to `history`, if this epoch is due."""
         self._fresh_metrics = {}
-        epoch = self.epoch + 1
-        if not self.frequency or (epoch not in (0, self.n_epochs) and epoch % self.frequency):
+        epoch = self.loop.epoch + 1
+        if not self.frequency or (epoch not in (0, self.loop.n_epochs) and epoch % self.frequency):
             return
         for name, posterior in self._posteriors.items():
             if posterior.nb_cells < MIN_CELLS_TO_MONITOR:
