@@ -122,6 +122,13 @@ def test_bad_compression(name, content, says, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "zip"])
+def test_a_compression_that_is_not_the_files(compression, tmp_path):
+    (tmp_path / "c.csv").write_bytes(TABLE)
+    with pytest.raises(ValueError, match=r"c\.csv"):
+        read_csv(tmp_path / "c.csv", genes_in_rows=True, compression=compression)
+
+
 def test_a_zip_of_two_files_and_an_unknown_compression(tmp_path):
     formats.zipped(tmp_path / "c.zip", {"a": TABLE, "b": TABLE})
     with pytest.raises(ValueError, match="holds 2 files"):

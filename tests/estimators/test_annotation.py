@@ -473,3 +473,9 @@ def test_twenty_labels_of_each_blood_cell_type() -> None:
     assert accuracy > 0.85
     assert accuracy > of_neighbours
     assert error < 0.05
+
+
+def test_an_unknown_argument_of_train_is_named_with_its_class(cells: AnnData) -> None:
+    scvi.SCANVI.setup_anndata(cells, "cell_type", "t2")
+    with pytest.raises(TypeError, match=r"SCANVI\.train\(\).*'kappa'"):
+        scvi.SCANVI(cells, **TINY).train(kappa=2)

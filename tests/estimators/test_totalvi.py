@@ -553,3 +553,11 @@ def test_cells_of_the_three_panels_mix(real: tuple[scvi.TOTALVI, AnnData, np.nda
     assert batch_entropy(latent, panel) > 0.5 * max_batch_entropy(panel)
     gated = ~adata.obs["protein_gate"].isin(["unassigned", "unlabelled"]).to_numpy()
     assert knn_accuracy(latent[gated], adata.obs["protein_gate"][gated]) > 0.85
+
+
+def test_a_mudata_is_no_cells_of_a_model_of_genes_alone(cells: AnnData) -> None:
+    scvi.SCVI.setup_anndata(cells)
+    model = scvi.SCVI(cells, **TINY)
+    model.train(**QUICK)
+    with pytest.raises(TypeError, match=r"pass an anndata\.AnnData$"):
+        model.get_elbo(make_mdata())

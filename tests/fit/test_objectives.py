@@ -37,6 +37,13 @@ def test_the_plan_decides_what_is_minimised() -> None:
     assert OBJECTIVES[AdversarialPlan] is Adversarial
 
 
+def test_a_plan_with_further_options_keeps_the_objective_of_its_kind() -> None:
+    class Further(SemiSupervisedPlan):
+        pass
+
+    assert type(fit_of(labelled(), Further(1)).objective) is SemiSupervised
+
+
 def test_a_weighted_cross_entropy_is_added() -> None:
     fit, alone = fit_of(labelled(), SemiSupervisedPlan(1, classification_ratio=7)), fit_of(labelled(), Plan(1))
     fit.objective.begin_epoch(0)

@@ -103,7 +103,7 @@ class GeneCounts(Modality):
 
     def nll(self, mb: Minibatch, weight: float | Tensor = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """(..., n) negative log-likelihood, summed over genes."""
-        return self.likelihood.nll(mb.counts, self.logits, self.log_size, self.log_theta, self.dropout, weight)
+        return self.likelihood.nll(mb.counts, self, weight)
 
     def expected(self, library_size: float | str = 1) -> Tensor:
         """(..., n, g) frequencies times a library size; 'latent' is each cell's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,12 @@ from torch.distributions import Distribution, Poisson
 
 from scvi import kernels
 from scvi._checks import check_choice
-from scvi.kernels import Affine, Counts
+from scvi.kernels import Counts
 from scvi.models.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.models.one_hot import columns_of, table_shape
+
+if TYPE_CHECKING:
+    from scvi.models.decoded import GeneCounts
 
 
 class Likelihood(ABC):
@@ -32,15 +35,7 @@ class Likelihood(ABC):
     has_dropout = False
 
     @abstractmethod
-    def nll(
-        self,
-        x: Counts,
-        logits: Tensor | Affine,
-        log_size: Tensor,
-        log_theta: Tensor,
-        dropout: Tensor | Affine | None,
-        weight: float | Tensor = 1.0,
-    ) -> Tensor:
+    def nll(self, x: Counts, genes: GeneCounts, weight: float | Tensor = 1.0) -> Tensor:
         """(..., n) negative log-likelihood summed over genes, as training has it; see :func:`scvi.kernels.nll_zinb`."""
 
     @abstractmethod
@@ -61,16 +56,8 @@ class ZINB(Likelihood):
 
     has_dropout = True
 
-    def nll(
-        self,
-        x: Counts,
-        logits: Tensor | Affine,
-        log_size: Tensor,
-        log_theta: Tensor,
-        dropout: Tensor | Affine | None,
-        weight: float | Tensor = 1.0,
-    ) -> Tensor:
-        return kernels.nll_zinb(x, logits, log_size, log_theta, dropout, weight)  # type: ignore[arg-type]
+    def nll(self, x: Counts, genes: GeneCounts, weight: float | Tensor = 1.0) -> Tensor:
+        return kernels.nll_zinb(x, genes.logits, genes.log_size, genes.log_theta, genes.dropout, weight)  # type: ignore[arg-type]
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
         return ZeroInflatedNegativeBinomial(mu=rate, theta=theta, zi_logits=dropout, validate_args=False)
@@ -79,16 +66,8 @@ class ZINB(Likelihood):
 class NB(Likelihood):
     """Negative binomial."""
 
-    def nll(
-        self,
-        x: Counts,
-        logits: Tensor | Affine,
-        log_size: Tensor,
-        log_theta: Tensor,
-        dropout: Tensor | Affine | None,
-        weight: float | Tensor = 1.0,
-    ) -> Tensor:
-        return kernels.nll_nb(x, logits, log_size, log_theta, weight)
+    def nll(self, x: Counts, genes: GeneCounts, weight: float | Tensor = 1.0) -> Tensor:
+        return kernels.nll_nb(x, genes.logits, genes.log_size, genes.log_theta, weight)
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
         return NegativeBinomial(mu=rate, theta=theta, validate_args=False)
@@ -99,16 +78,8 @@ class PoissonCounts(Likelihood):
 
     has_dispersion = False
 
-    def nll(
-        self,
-        x: Counts,
-        logits: Tensor | Affine,
-        log_size: Tensor,
-        log_theta: Tensor,
-        dropout: Tensor | Affine | None,
-        weight: float | Tensor = 1.0,
-    ) -> Tensor:
-        return kernels.nll_poisson(x, logits, log_size, weight)
+    def nll(self, x: Counts, genes: GeneCounts, weight: float | Tensor = 1.0) -> Tensor:
+        return kernels.nll_poisson(x, genes.logits, genes.log_size, weight)
 
     def distribution(self, rate: Tensor, theta: Tensor, dropout: Tensor | None) -> Distribution:
         # a frequency may underflow to 0, under which a count that was seen would be impossible
