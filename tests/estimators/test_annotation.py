@@ -207,7 +207,7 @@ def test_samples_per_label(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def noted(self: SemiSupervised, epoch: int) -> np.ndarray:
         cells = chosen(self, epoch)
-        seen.append((self.cells.data.labels[cells], cells))
+        seen.append((self.split.data.labels[cells], cells))
         return cells
 
     monkeypatch.setattr(SemiSupervised, "chosen", noted)

@@ -168,7 +168,7 @@ def test_each_epoch_has_an_order_of_its_own() -> None:
     orders = []
     for fit.loop.epoch in range(3):
         orders.append(torch.cat([mb.indices for mb in fit.data_loaders_loop()]).tolist())
-        assert sorted(orders[-1]) == fit.cells.train.tolist()
+        assert sorted(orders[-1]) == fit.split.train.tolist()
     assert orders[0] != orders[1] != orders[2]
 
 
@@ -180,7 +180,7 @@ def test_every_number_of_cells_modulo_the_minibatch(batch_size: int) -> None:
     data = cell_data(60)
     for n in range(2, 40):
         fit = make_fit(replace(PLAN, batch_size=batch_size), data=data)
-        fit.cells, fit.loop.epoch = replace(fit.cells, train=np.arange(n)), 0
+        fit.split, fit.loop.epoch = replace(fit.split, train=np.arange(n)), 0
         minibatches = list(fit.data_loaders_loop())
         assert sorted(torch.cat([mb.indices for mb in minibatches]).tolist()) == list(range(n))
         assert all(len(mb) >= 2 for mb in minibatches)
@@ -204,7 +204,7 @@ def test_a_step_minimises_the_annealed_bound() -> None:
     torch.manual_seed(0)
     model = WithGlobal(40, n_batch=3, n_hidden=8, n_latent=3, use_observed_lib_size=True).eval()
     fit = make_fit(model=model)  # 130 cells
-    mb = fit.cells.data.minibatch(np.arange(10))
+    mb = fit.split.data.minibatch(np.arange(10))
     torch.manual_seed(1)
     loss, _ = fit.objective.loss(mb, kl_weight=0.25)
     torch.manual_seed(1)
@@ -285,7 +285,7 @@ def test_the_validation_loss_is_the_bound_of_the_validation_cells() -> None:
     fit = make_fit()
     fit.fit()
     noise = torch.Generator().manual_seed(_VALIDATION_DRAWS_SEED)
-    cells = fit.cells.data.minibatches(fit.cells.validation, PLAN.batch_size)
+    cells = fit.split.data.minibatches(fit.split.validation, PLAN.batch_size)
     expected = -likelihood.elbo(fit.model, cells, noise).mean()
     assert values(fit, "elbo_validation")[-1] == pytest.approx(expected, rel=1e-5)
 
@@ -536,7 +536,7 @@ def test_the_cell_and_its_genes_are_named() -> None:
     fit = make_fit(model=bad_cell_model())
     (message,) = warnings_of(fit)
     assert " cells have a non-finite likelihood: cell17; largest counts in genes gene" in message
-    counts = fit.cells.data.minibatch(np.array([17])).x[0]
+    counts = fit.split.data.minibatch(np.array([17])).x[0]
     for gene in counts.topk(3).indices:
         assert f"gene{int(gene)} ({counts[gene]:g})" in message
 

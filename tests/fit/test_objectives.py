@@ -47,7 +47,7 @@ def test_a_plan_with_further_options_keeps_the_objective_of_its_kind() -> None:
 def test_a_weighted_cross_entropy_is_added() -> None:
     fit, alone = fit_of(labelled(), SemiSupervisedPlan(1, classification_ratio=7)), fit_of(labelled(), Plan(1))
     fit.objective.begin_epoch(0)
-    mb = fit.cells.data.minibatch(np.arange(30))
+    mb = fit.split.data.minibatch(np.arange(30))
     losses = []
     for each in (fit, alone):
         each.model.eval()
@@ -65,7 +65,7 @@ def test_labelled_cells_are_those_of_the_epoch_and_the_seed() -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, next_one)
     assert np.isin(first, objective.labelled).all()
-    assert np.unique(objective.cells.data.labels[first], return_counts=True)[1].max() <= 2
+    assert np.unique(objective.split.data.labels[first], return_counts=True)[1].max() <= 2
 
 
 def test_too_few_labels_are_left_out_of_the_loss() -> None:
@@ -73,7 +73,7 @@ def test_too_few_labels_are_left_out_of_the_loss() -> None:
     model._cells.data.labels[:] = -1
     fit = fit_of(model, SemiSupervisedPlan(1))
     fit.objective.begin_epoch(0)
-    _, terms = fit.objective.loss(fit.cells.data.minibatch(np.arange(30)), 1.0)
+    _, terms = fit.objective.loss(fit.split.data.minibatch(np.arange(30)), 1.0)
     assert "classification_loss" not in terms
     assert "accuracy" not in fit.objective.validate()
 

@@ -6,7 +6,7 @@ import inspect
 import os
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,6 @@ from scvi.fit.plan import Plan
 from scvi.fit.starting_values import initialise
 from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
-from scvi.models.likelihood import LikelihoodName, make_likelihood
 
 
 class Estimator(ABC):
@@ -68,25 +67,6 @@ class Estimator(ABC):
     def _set_up(cls, adata: AnnData, **keys: Any) -> None:
         """Writes down what the class reads of `adata`, see :func:`scvi.cells.setup.declare`."""
         register(adata, cls.__name__, *declare(adata, **keys))
-
-    def __init__(
-        self,
-        adata: AnnData,
-        n_hidden: int = 128,
-        n_latent: int = 10,
-        n_layers: int = 1,
-        dropout_rate: float = 0.1,
-        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
-        gene_likelihood: LikelihoodName = "zinb",
-        latent_distribution: Literal["normal", "ln"] = "normal",
-        use_observed_lib_size: bool = True,
-        *,
-        encode_covariates: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        """The options of scVI; a class with others has a constructor of its own."""
-        make_likelihood(gene_likelihood, "gene_likelihood")
-        self._make((adata,), seed, locals())
 
     def _make(self, adatas: Sequence[AnnData], seed: int | None, arguments: Mapping[str, Any]) -> None:
         """What a constructor does with its arguments, among which the options are found by name."""

@@ -10,13 +10,13 @@ from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.estimators import minify, query_mapping, questions
-from scvi.estimators.base import Estimator
 from scvi.estimators.cells import positions_of
+from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vaec import VAEC
 from scvi.queries.annotation import expression_of_labels
 
 
-class CondSCVI(Estimator):
+class CondSCVI(WithOptionsOfSCVI):
     """scVI whose encoder and decoder are told the label of the cell (M2 of Kingma et al. 2014, for counts).
 
     >>> scvi.CondSCVI.setup_anndata(adata, labels_key="cell_type", batch_key="batch")

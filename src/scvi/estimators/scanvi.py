@@ -15,8 +15,8 @@ from scvi._random import seeded
 from scvi.cells.cell_data import CellData
 from scvi.cells.setup import labelled_schema
 from scvi.estimators import minify, query_mapping, questions
-from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
+from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.estimators.scvi import SCVI
 from scvi.estimators.train import train_by
 from scvi.fit.plan import SemiSupervisedPlan
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _EPOCHS_AFTER_SCVI = 20
 
 
-class SCANVI(Estimator):
+class SCANVI(WithOptionsOfSCVI):
     """Annotation of cells from a few labelled ones (Xu et al., Molecular Systems Biology 2021).
 
     >>> scvi.SCVI.setup_anndata(adata, batch_key="batch")

@@ -1,11 +1,11 @@
 """scVI for AnnData."""
 
 from scvi.estimators import minify, query_mapping, questions, setup
-from scvi.estimators.base import Estimator
+from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vae import VAE
 
 
-class SCVI(Estimator):
+class SCVI(WithOptionsOfSCVI):
     """Single-cell variational inference (Lopez et al., Nature Methods 2018).
 
     >>> scvi.SCVI.setup_anndata(adata, batch_key="batch")

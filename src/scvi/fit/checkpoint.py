@@ -166,15 +166,15 @@ def digest(*arrays: np.ndarray | None) -> str:
     return value.hexdigest()
 
 
-def describe(plan: Plan, cells: Split, seed: int, scope: Scope | None) -> dict[str, Any]:
+def describe(plan: Plan, split: Split, seed: int, scope: Scope | None) -> dict[str, Any]:
     """What must be the same for a fit to be the continuation of another, in plain JSON types."""
     return {
         **plan.to_json(),
         **({} if scope is None else scope.describe()),
         "seed": seed,
-        "data": digest_of_data(cells.data),
-        "training cells": f"{len(cells.train)} ({digest(cells.train)})",
-        "validation cells": f"{len(cells.validation)} ({digest(cells.validation)})",
+        "data": digest_of_data(split.data),
+        "training cells": f"{len(split.train)} ({digest(split.train)})",
+        "validation cells": f"{len(split.validation)} ({digest(split.validation)})",
     }
 
 

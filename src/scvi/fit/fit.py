@@ -67,8 +67,8 @@ class Fit:
 
     Attributes
     ----------
-    cells, objective, loop
-        What is fitted to, what a step minimises, and where training is.
+    split, objective, loop
+        The cells, what a step minimises, and where training is.
     history
         Lists of (epoch, value); losses in nats per cell.
     steps_kept
@@ -90,13 +90,13 @@ class Fit:
         scope: Scope | None = None,
     ) -> None:
         self.model = model.to(device)
-        self.cells = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device))
+        self.split = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device))
         self.plan, self.seed, self.scope = plan, seed, scope
         self.show_progbar, self.checkpoint_dir = show_progbar, checkpoint_dir
         objective = next(OBJECTIVES[kind] for kind in type(plan).__mro__ if kind in OBJECTIVES)
-        self.objective = objective(self.model, self.cells, plan, seed)
+        self.objective = objective(self.model, self.split, plan, seed)
         self.steps, self.loop = Steps(self.objective), Loop()
-        self.steps_per_epoch = self.cells.steps_per_epoch
+        self.steps_per_epoch = self.split.steps_per_epoch
         self.n_steps = plan.max_epochs * self.steps_per_epoch
         self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
         self.kl_weight = plan.min_kl_weight
@@ -145,7 +145,7 @@ class Fit:
         self.epochs_before, self._trained_before = epochs_before, trained_before
         if self.checkpoint_dir is None:
             return
-        self._identity = {**(options or {}), **checkpoint.describe(self.plan, self.cells, self.seed, self.scope)}
+        self._identity = {**(options or {}), **checkpoint.describe(self.plan, self.split, self.seed, self.scope)}
         self._resume_from = checkpoint.find(self.checkpoint_dir, self._identity, resume)
         checkpoint.make_directory(self.checkpoint_dir)
         if self._resume_from is not None:
@@ -167,7 +167,7 @@ class Fit:
         """
         self._log_plan()
         untrained = [] if self.scope is None else left_out(self.model, self.scope)
-        with frozen(untrained), seeded(self.seed, self.cells.device):
+        with frozen(untrained), seeded(self.seed, self.split.device):
             with self.loop.training(self.model, self.plan.max_epochs) as epochs:
                 self.optimizer = self.make_optimizer()
                 self._begin()
@@ -178,8 +178,8 @@ class Fit:
         logger.info(
             "Training on %d cells, validating on %d: %d epochs of %d steps of %d cells; "
             "the KL weight reaches %g after %d steps.",
-            len(self.cells.train),
-            len(self.cells.validation),
+            len(self.split.train),
+            len(self.split.validation),
             self.plan.max_epochs,
             self.steps_per_epoch,
             self.plan.batch_size,
@@ -226,7 +226,7 @@ class Fit:
 
     def data_loaders_loop(self) -> Iterator[Any]:
         """The minibatches of an epoch, in an order that depends on the seed and the epoch's number only."""
-        return self.cells.shuffled(self.cells.train, [self.seed, self.loop.epoch])
+        return self.split.shuffled(self.split.train, [self.seed, self.loop.epoch])
 
     def on_iteration_begin(self) -> None:
         """Sets the step's learning rate and KL weight."""
@@ -268,7 +268,7 @@ class Fit:
         epoch, means = self.loop.epoch, self.steps.means()
         record = {name if name == "train_loss_epoch" else f"{name}_train": value for name, value in means.items()}
         due = (epoch + 1) % self.plan.check_val_every_n_epoch == 0 or epoch + 1 == self.plan.max_epochs
-        if due and len(self.cells.validation):
+        if due and len(self.split.validation):
             record |= {f"{name}_validation": value for name, value in self.objective.validate().items()}
         record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}
         for name, value in record.items():
@@ -348,7 +348,7 @@ class Fit:
             **checkpoint.flatten("model", self._good.weights),
             **checkpoint.flatten("optimizer", self._good.moments),
             **checkpoint.flatten("best", self.best_state_dict or {}),
-            **checkpoint.random_state(self.cells.device),
+            **checkpoint.random_state(self.split.device),
         }
         state = {
             **{name: getattr(self, name) for name in _IN_CHECKPOINT},
@@ -371,4 +371,4 @@ class Fit:
         self.stopping.best, self.stopping.wait = state["stopping"]
         self.plateau.best, self.plateau.wait = state["plateau"]
         self.history.update({name: [tuple(row) for row in rows] for name, rows in state["history"].items()})
-        checkpoint.set_random_state(tensors, self.cells.device)
+        checkpoint.set_random_state(tensors, self.split.device)

@@ -33,14 +33,14 @@ class NegativeElbo:
     ----------
     model
         The network.
-    cells
-        What it is fitted to.
+    split
+        The cells it is fitted to.
     plan, seed
         Of the fit.
     """
 
-    def __init__(self, model: Any, cells: Split, plan: Any, seed: int) -> None:
-        self.model, self.cells, self.plan, self.seed = model, cells, plan, seed
+    def __init__(self, model: Any, split: Split, plan: Any, seed: int) -> None:
+        self.model, self.split, self.plan, self.seed = model, split, plan, seed
 
     def begin_epoch(self, epoch: int) -> None:
         """Chooses what the steps of an epoch see beside their minibatches: here nothing."""
@@ -49,7 +49,7 @@ class NegativeElbo:
         """What a step minimises, and terms for the history, summed over the cells of the minibatch."""
         with self._products():
             elbo = self.model.loss(mb)
-        loss = elbo.objective(kl_weight) + elbo.global_kl / len(self.cells.train)
+        loss = elbo.objective(kl_weight) + elbo.global_kl / len(self.split.train)
         return loss, {**terms_of(elbo), "train_loss_epoch": loss.detach() * len(mb)}
 
     def _products(self) -> Any:
@@ -58,17 +58,17 @@ class NegativeElbo:
 
     def validate(self) -> dict[str, float]:
         """Means of the terms over the validation cells, with the full KL weight."""
-        generator = torch.Generator(self.cells.device).manual_seed(_VALIDATION_DRAWS_SEED)
+        generator = torch.Generator(self.split.device).manual_seed(_VALIDATION_DRAWS_SEED)
         sums: dict[str, float] = {}
         with evaluating(self.model):
-            for mb in self.cells.in_order(self.cells.validation):
+            for mb in self.split.in_order(self.split.validation):
                 for name, value in terms_of(self.model.loss(mb, generator)).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: total / len(self.cells.validation) for name, total in sums.items()}
+        return {name: total / len(self.split.validation) for name, total in sums.items()}
 
     def fault(self, mb: Any) -> str:
         """Which cells of a minibatch are to blame for a step that was not good."""
-        return describe_fault(self.model, mb, self.cells.data.cell_names, self.cells.data.gene_names)
+        return describe_fault(self.model, mb, self.split.data.cell_names, self.split.data.gene_names)
 
 
 class SemiSupervised(NegativeElbo):
@@ -85,10 +85,10 @@ class SemiSupervised(NegativeElbo):
 
     plan: SemiSupervisedPlan
 
-    def __init__(self, model: Any, cells: Split, plan: SemiSupervisedPlan, seed: int) -> None:
-        super().__init__(model, cells, plan, seed)
-        has_label = cells.data.labels >= 0
-        self.labelled, self.labelled_validation = (some[has_label[some]] for some in (cells.train, cells.validation))
+    def __init__(self, model: Any, split: Split, plan: SemiSupervisedPlan, seed: int) -> None:
+        super().__init__(model, split, plan, seed)
+        has_label = split.data.labels >= 0
+        self.labelled, self.labelled_validation = (some[has_label[some]] for some in (split.train, split.validation))
         self._minibatches: Iterator[Minibatch] = iter(())
 
     def begin_epoch(self, epoch: int) -> None:
@@ -101,14 +101,14 @@ class SemiSupervised(NegativeElbo):
         if n is None or len(self.labelled) == 0:
             return self.labelled
         order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.labelled)
-        labels = self.cells.data.labels[order]
+        labels = self.split.data.labels[order]
         chosen = np.concatenate([order[labels == code][:n] for code in np.unique(labels)])
         return chosen if len(chosen) > 1 else order[:2]
 
     def _passes(self, cells: np.ndarray, epoch: int) -> Iterator[Minibatch]:
         """Pass after pass over labelled cells, each in an order that the seed, the epoch and its number decide."""
         for number in count():
-            yield from self.cells.shuffled(cells, [self.seed, epoch, 2, number])
+            yield from self.split.shuffled(cells, [self.seed, epoch, 2, number])
 
     def loss(self, mb: Minibatch, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = super().loss(mb, kl_weight)
@@ -125,7 +125,7 @@ class SemiSupervised(NegativeElbo):
         values = super().validate()
         if len(self.labelled_validation):
             with evaluating(self.model):
-                cells = self.cells.in_order(self.labelled_validation)
+                cells = self.split.in_order(self.labelled_validation)
                 pairs = [(self.model.log_probabilities(mb), mb.labels) for mb in cells]
             log_q, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
             values["classification_loss"] = -float(log_q.gather(1, labels).mean())
@@ -167,9 +167,9 @@ class Adversarial(NegativeElbo):
 
     def validate(self) -> dict[str, float]:
         """Also how well the discriminator does on the validation cells."""
-        cells = self.cells
-        said = data_set_probabilities(self.model.model, self.model.discriminator, cells.in_order(cells.validation))
-        ends = np.cumsum([len(part) for part in cells.data.split(cells.validation)])
+        split = self.split
+        said = data_set_probabilities(self.model.model, self.model.discriminator, split.in_order(split.validation))
+        ends = np.cumsum([len(part) for part in split.data.split(split.validation)])
         judged = _judgement([torch.from_numpy(part) for part in np.split(said, ends[:-1])])
         return {**super().validate(), **{name: float(value) for name, value in judged.items()}}
 
@@ -178,7 +178,7 @@ class Adversarial(NegativeElbo):
         with evaluating(self.model):
             losses = [float(self.model.loss(mb).per_cell().sum()) for mb in joint.parts]
         worst = int(np.argmax(np.nan_to_num(losses, nan=np.inf)))
-        data = self.cells.data.parts[worst]
+        data = self.split.data.parts[worst]
         fault = describe_fault(self.model, joint.parts[worst], data.cell_names, data.gene_names)
         return f"data set {worst + 1}: {fault}"
 

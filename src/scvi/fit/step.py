@@ -33,7 +33,7 @@ class Steps:
     """
 
     def __init__(self, objective: NegativeElbo) -> None:
-        self.objective, self.device = objective, objective.cells.device
+        self.objective, self.device = objective, objective.split.device
         self.waits = self.device.type == "cpu"
         self.begin_epoch()
 

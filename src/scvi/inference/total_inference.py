@@ -24,9 +24,21 @@ from scvi.inference.total_posterior import MEASUREMENT, TotalPosterior
 from scvi.models.adversary import check_discriminator, cross_entropy
 from scvi.models.classifier import Classifier
 
-__all__ = ["TotalPosterior", "TotalTrainer"]
+__all__ = ["TotalPosterior", "TotalTrainer", "default_early_stopping_kwargs"]
 
 logger = logging.getLogger(__name__)
+
+default_early_stopping_kwargs: dict[str, Any] = {
+    "early_stopping_metric": "elbo",
+    "save_best_state_metric": "elbo",
+    "patience": 45,
+    "threshold": 0,
+    "reduce_lr_on_plateau": True,
+    "lr_patience": 30,
+    "lr_factor": 0.6,
+    "posterior_class": TotalPosterior,
+}
+"""What `TotalTrainer` does unless it is told otherwise."""
 
 
 class TotalTrainer(UnsupervisedTrainer):
@@ -80,7 +92,7 @@ class TotalTrainer(UnsupervisedTrainer):
         is_auto = isinstance(early_stopping_kwargs, str)
         if is_auto:
             check_choice("early_stopping_kwargs", early_stopping_kwargs, ("auto",))
-            early_stopping_kwargs = _STOPPING
+            early_stopping_kwargs = default_early_stopping_kwargs
             kwargs.setdefault("frequency", 1)
         if isinstance(n_iter_kl_warmup, str):
             check_choice("n_iter_kl_warmup", n_iter_kl_warmup, ("auto",))
@@ -219,15 +231,3 @@ class TotalTrainer(UnsupervisedTrainer):
                     named(names[~seen]),
                     MEASUREMENT,
                 )
-
-
-_STOPPING: dict[str, Any] = {
-    "early_stopping_metric": "elbo",
-    "save_best_state_metric": "elbo",
-    "patience": 45,
-    "threshold": 0,
-    "reduce_lr_on_plateau": True,
-    "lr_patience": 30,
-    "lr_factor": 0.6,
-    "posterior_class": TotalPosterior,
-}
