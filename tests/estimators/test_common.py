@@ -44,6 +44,7 @@ from asking import (
     with_partner,
 )
 from scvi.estimators.base import Estimator
+from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.fit import fit as fitting
 from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
@@ -77,7 +78,14 @@ def test_the_surface_is_read_in_the_class(cls: type[Estimator]) -> None:
     assert shared <= ON_EVERY
     assert public(cls) >= ON_EVERY
     assert public(cls) - shared == {name for name in vars(cls) if not name.startswith("_")} - shared
-    assert cls.__bases__ == (Estimator,)
+    assert cls.__bases__ in [(Estimator,), (WithOptionsOfSCVI,)]
+
+
+def test_the_class_with_the_options_of_scvi_has_a_constructor_alone() -> None:
+    assert WithOptionsOfSCVI.__bases__ == (Estimator,)
+    assert public(WithOptionsOfSCVI) == public(Estimator)
+    assert "__init__" in vars(WithOptionsOfSCVI)
+    assert "__init__" not in vars(Estimator)
 
 
 @asked_of()
