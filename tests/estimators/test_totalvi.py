@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
@@ -373,6 +375,28 @@ def test_a_mudata_is_mapped_onto_a_mudata() -> None:
     mapped.train(**QUICK)
     assert mapped.schema.batch_names == ("b0", "b1", "b2", "b7")
     assert np.isfinite(mapped.get_elbo(query))
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["reference", "mapped"])
+def test_a_checkpoint_with_the_former_names_of_weights_is_gone_on_with(mapped: bool, tmp_path: Path) -> None:
+    """Names of weights are in what tells fits apart, too, where a part of the weights is trained."""
+    cells = make_adata()
+    reference = fit(cells[cells.obs["batch"] != "b2"].copy(), {"use_observed_lib_size": False})
+
+    def make() -> scvi.TOTALVI:
+        if mapped:
+            return scvi.TOTALVI.load_query_data(cells[cells.obs["batch"] == "b2"].copy(), reference, unfrozen=True)
+        return scvi.TOTALVI(reference.adata, **TINY, use_observed_lib_size=False)
+
+    whole, resumed = make(), make()
+    whole.train(**QUICK, checkpoint_dir=tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = {name: value.replace("encoder.l_gene_", "encoder.l_") for name, value in file.metadata().items()}
+    save_file({name.replace(".l_gene_", ".l_"): t for name, t in load_file(path).items()}, path, metadata)
+    resumed.train(**QUICK, checkpoint_dir=tmp_path, resume=True)
+    state = resumed.module.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in whole.module.state_dict().items())
 
 
 # ---- MuData ----------------------------------------------------------------------------------------------------------

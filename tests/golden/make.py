@@ -168,6 +168,19 @@ def totalvi_modalities() -> Golden:
     return model, "modalities", QUESTIONS
 
 
+def totalvi_latent_library() -> Golden:
+    """Whose networks of the library size had other names in the second format."""
+    return fitted(scvi.TOTALVI, use_observed_lib_size=False), "all", QUESTIONS
+
+
+def totalvi_query() -> Golden:
+    """Mapped, with such networks, all of which train."""
+    reference = fitted(scvi.TOTALVI, "reference", use_observed_lib_size=False)
+    model = scvi.TOTALVI.load_query_data(cells("query"), reference, unfrozen=True, freeze_dropout=True)
+    model.train(**QUICK)
+    return model, "query", QUESTIONS
+
+
 def gimvi() -> Golden:
     data_sets = [cells("sequenced"), cells("spatial")]
     for adata in data_sets:
@@ -191,6 +204,8 @@ MAKERS = (
     cond_scvi,
     totalvi,
     totalvi_modalities,
+    totalvi_latent_library,
+    totalvi_query,
     gimvi,
 )
 MODELS = {make.__name__: make for make in MAKERS}

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from safetensors.torch import load_file, save_file
 
 import scvi
 from scvi.dataset import AnnDatasetFromAnnData, CellMeasurement, GeneExpressionDataset
@@ -362,6 +363,16 @@ def test_save_and_load(posterior: TotalPosterior, tmp_path: Path, no_noise: None
     assert np.array_equal(loaded.gene_dataset.protein_expression, posterior.gene_dataset.protein_expression)
     assert list(loaded.gene_dataset.protein_names) == ["CD3", "CD19", "CD45", "CD15"]
     assert np.array_equal(loaded.sequential().get_sample_mixing(), posterior.sequential().get_sample_mixing())
+
+
+def test_a_posterior_with_the_former_names_of_weights_is_read(posterior: TotalPosterior, tmp_path: Path) -> None:
+    posterior.save_posterior(tmp_path / "posterior")
+    path = tmp_path / "posterior" / "weights.safetensors"
+    save_file({name.replace(".l_gene_", ".l_"): value for name, value in load_file(path).items()}, path)
+    n_batch = posterior.gene_dataset.n_batches
+    twin = TOTALVI(G, P, n_batch=n_batch, n_labels=2, n_hidden=16, n_latent=3, reconstruction_loss_gene="zinb")
+    state = load_posterior(tmp_path / "posterior", twin, use_cuda=False).model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in posterior.model.state_dict().items())
 
 
 def test_what_does_not_fit_is_refused() -> None:

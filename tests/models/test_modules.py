@@ -314,7 +314,7 @@ def test_encoder_totalvi(distribution: str) -> None:
 
 def test_encoder_totalvi_library_is_at_most_15() -> None:
     encoder = EncoderTOTALVI(9, 3).eval()
-    nn.init.constant_(encoder.l_mean_encoder.bias, 40.0)
+    nn.init.constant_(encoder.l_gene_mean_encoder.bias, 40.0)
     *_, ql_m, _, latent, untransformed = encoder(torch.randn(5, 9))
     assert (ql_m > 15).all()
     assert (untransformed["l"] == 15).all()

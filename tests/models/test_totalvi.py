@@ -369,7 +369,7 @@ def test_names_of_parameters_are_those_of_2020() -> None:
     own = {"background_pro_alpha", "background_pro_log_beta", "px_r", "py_r"}
     linear = {
         f"{part}.{kind}"
-        for part in ("z_mean_encoder", "z_var_encoder", "l_mean_encoder", "l_var_encoder")
+        for part in ("z_mean_encoder", "z_var_encoder", "l_gene_mean_encoder", "l_gene_var_encoder")
         for kind in ("weight", "bias")
     }
     trunks = ("px_decoder", "py_back_decoder", "py_fore_decoder", "sigmoid_decoder")
@@ -383,7 +383,7 @@ def test_names_of_parameters_are_those_of_2020() -> None:
     )
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     expected = own | {f"encoder.{name}" for name in linear}
-    for branch in ("z_encoder", "l_encoder"):
+    for branch in ("z_encoder", "l_gene_encoder"):
         expected |= {f"encoder.{branch}.0.{kind}" for kind in ("weight", "bias")}
         expected |= {f"encoder.{branch}.1.{kind}" for kind in norm}
     for block in ("encoder.encoder", *(f"decoder.{trunk}" for trunk in trunks)):
@@ -393,6 +393,37 @@ def test_names_of_parameters_are_those_of_2020() -> None:
     assert names == expected
     observed = set(build(use_observed_lib_size=True, protein_batch_mask=MASK).state_dict())
     assert observed == {name for name in names if "encoder.l_" not in name}
+
+
+def with_former_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As files of the first two formats have the networks of the library size."""
+    return {name.replace("encoder.l_gene_", "encoder.l_"): value for name, value in state.items()}
+
+
+def test_weights_under_their_former_names_are_read() -> None:
+    model = build()
+    former = with_former_names(model.state_dict())
+    kept = dict(former)
+    assert len(former.keys() - model.state_dict().keys()) == 11
+    fresh = nn.ModuleDict({"totalvi": TOTALVI(G, P, n_batch=K, n_labels=C, n_hidden=16, n_latent=D)})
+    fresh["totalvi"].load_state_dict(former)
+    assert former == kept  # the caller's
+    for name, value in fresh["totalvi"].state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    fresh.load_state_dict({f"totalvi.{name}": torch.zeros_like(value) for name, value in former.items()})
+    assert not fresh["totalvi"].encoder.l_gene_mean_encoder.weight.any()
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_weights_that_are_not_those_of_the_network_are_refused_by_name(former: bool) -> None:
+    model = build()
+    state = dict(model.state_dict())
+    lacks = {name: value for name, value in state.items() if name != "encoder.l_gene_var_encoder.bias"}
+    doubled = {**state, "encoder.l_var_encoder.bias": torch.zeros(1)}
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "encoder.l_gene_var_encoder.bias"'):
+        model.load_state_dict(with_former_names(lacks) if former else lacks)
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "encoder.l_var_encoder.bias"'):
+        model.load_state_dict(doubled)
 
 
 def test_starting_values() -> None:

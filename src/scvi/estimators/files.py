@@ -23,6 +23,7 @@ from scvi._formats import in_format
 from scvi._random import seeded
 from scvi.cells.schema import Schema
 from scvi.estimators.cells import one_or_all
+from scvi.models.former_names import present_name, renamed
 from scvi.models.freezing import Scope
 
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
@@ -151,7 +152,7 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
             f"{source} holds a {description['estimator']} model: load it with scvi.{description['estimator']}.load"
         )
     try:
-        tensors = load_file(source / WEIGHTS)
+        tensors = renamed(load_file(source / WEIGHTS))
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{source / WEIGHTS} is truncated or no safetensors file ({error})") from error
     with _naming(source / DESCRIPTION, estimator):
@@ -262,7 +263,7 @@ def _scope(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sco
     if not isinstance(resting, list) or not all(isinstance(name, str) for name in resting):
         raise ValueError(f"resting is {resting!r}")
     trained = {name.removeprefix(_TRAINED): t for name, t in tensors.items() if name.startswith(_TRAINED)}
-    return Scope(trained, tuple(resting))
+    return Scope(trained, tuple(map(present_name, resting)))
 
 
 def _check_scope(directory: str | os.PathLike[str], scope: Scope | None, module: nn.Module) -> None:

@@ -25,6 +25,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointCells
 from scvi.fit.plan import Plan
 from scvi.fit.split import Split
+from scvi.models.former_names import present_name
 from scvi.models.freezing import Scope
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ def find(
         raise FileExistsError(
             f"{path} is the checkpoint of an earlier fit: pass resume=True to go on with it, or remove it"
         )
-    its, here = found[1]["identity"], identity
+    its = {present_name(k): present_name(v) if isinstance(v, str) else v for k, v in found[1]["identity"].items()}
+    here = identity
     different = [name for name in {**here, **its} if name not in its or name not in here or its[name] != here[name]]
     if different:
         listed = "; ".join(f"{name} was {its.get(name)!r}, is {here.get(name)!r}" for name in different)

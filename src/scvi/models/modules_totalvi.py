@@ -53,9 +53,9 @@ class EncoderTOTALVI(nn.Module):
         self.z_mean_encoder = nn.Linear(n_hidden, n_output)
         self.z_var_encoder = nn.Linear(n_hidden, n_output)
         if latent_library:
-            self.l_encoder = branch()
-            self.l_mean_encoder = nn.Linear(n_hidden, 1)
-            self.l_var_encoder = nn.Linear(n_hidden, 1)
+            self.l_gene_encoder = branch()
+            self.l_gene_mean_encoder = nn.Linear(n_hidden, 1)
+            self.l_gene_var_encoder = nn.Linear(n_hidden, 1)
         self.z_transformation = nn.Softmax(dim=-1) if distribution == "ln" else identity
 
     def reparameterize_transformation(self, mu: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,8 +71,8 @@ class EncoderTOTALVI(nn.Module):
         qz = gaussian_of(hidden(self.z_encoder, h), self.z_mean_encoder, self.z_var_encoder, VARIANCE_FLOOR)
         if not self.latent_library:
             return qz, None
-        ql = gaussian_of(hidden(self.l_encoder, h), self.l_mean_encoder, self.l_var_encoder, VARIANCE_FLOOR)
-        return qz, ql
+        h = hidden(self.l_gene_encoder, h)
+        return qz, gaussian_of(h, self.l_gene_mean_encoder, self.l_gene_var_encoder, VARIANCE_FLOOR)
 
     def forward(self, data: Tensor, *cat_list: Tensor | None) -> tuple[Tensor | dict[str, Tensor], ...]:
         """(qz_m, qz_v, ql_m, ql_v, latent, untran_latent); the dictionaries have 'z' and 'l' (library, its log)."""

@@ -15,6 +15,7 @@ from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
 from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts, protein_counts
+from scvi.models.former_names import rename_weights
 from scvi.models.gaussian import draw_with_kl
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules_totalvi import MAX_LOG_LIBRARY, DecoderTOTALVI, EncoderTOTALVI
@@ -152,6 +153,7 @@ class TOTALVAE(Model):
             dropout_rate=dropout_rate_decoder,
             **covariates,
         )
+        self.register_load_state_dict_pre_hook(rename_weights)
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
