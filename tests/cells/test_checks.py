@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,18 +57,6 @@ def test_categories_of_any_type(adata: AnnData) -> None:
     assert schema.batch_names == ("1", "2.5", "b")
     assert schema.label_names == ("1", "2")
     assert encode(adata, schema).labels.tolist() == [1, 0] * 30
-
-
-@pytest.mark.parametrize(("first", "second"), [(1, "1"), (True, "True"), (2.5, "2.5")])
-@pytest.mark.parametrize("categorical", [False, True])
-def test_categories_of_one_name_are_refused(adata: AnnData, first: Any, second: str, categorical: bool) -> None:
-    adata.obs["mixed"] = pd.Series([first, second, "b"] * 20, index=adata.obs_names, dtype=object)
-    if categorical:
-        adata.obs["mixed"] = adata.obs["mixed"].astype("category")
-    both = {f"{value!r} ({type(value).__name__})" for value in (first, second)}
-    with pytest.raises(ValueError, match=r"batch_key: adata.obs\['mixed'\] holds .* which have one name") as caught:
-        declare(adata, batch_key="mixed")
-    assert all(value in str(caught.value) for value in both)
 
 
 @pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (1e39, "1e\\+39")])

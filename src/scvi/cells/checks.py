@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi.cells.categories import key_of, places_among
 from scvi.cells.minified import is_minified
 
 
@@ -89,37 +90,33 @@ def stored_counts(adata: AnnData, layer: str | None) -> Any:
 
 
 def category_names(adata: AnnData, argument: str, key: str) -> tuple[str, ...]:
-    """The categories that occur in a column, as strings: in their own order, or sorted where the column has none."""
+    """The categories that occur in a column, as strings: in their own order, or sorted where the column has none.
+
+    Two spellings of one category, see :mod:`scvi.cells.categories`, are refused by name.
+    """
     column = _without_gaps(adata, argument, key)
     if isinstance(column.dtype, pd.CategoricalDtype):
         values = column.cat.remove_unused_categories().cat.categories.tolist()
     else:
-        values = column.unique().tolist()
+        values = _spellings(column, column.unique().tolist())
         try:
             values = sorted(values)
         except TypeError:  # numbers among strings
             values = sorted(values, key=str)
-    by_name = {str(value): value for value in reversed(values)}
-    for value in values:
-        twin = by_name[str(value)]
-        if twin is not value:
-            raise ValueError(
-                f"{argument}: adata.obs[{column.name!r}] holds {value!r} ({type(value).__name__}) and {twin!r} "
-                f"({type(twin).__name__}), which have one name: turn the column into strings, or rename one of them"
-            )
+    _refuse_two_spellings(argument, key, values, map(key_of, values))
     return tuple(str(value) for value in values)
 
 
 def codes_of(adata: AnnData, argument: str, key: str | None, categories: Mapping[str, Sequence[str]]) -> np.ndarray:
     """(n,) int64 positions of the values of a column among its categories; zeros without a column.
 
-    A value that is none of them is refused by name.
+    A value that is none of them is refused by name, and so are two spellings of one.
     """
     if key is None:
         return np.zeros(adata.n_obs, dtype=np.int64)
     column, names = _without_gaps(adata, argument, key), categories[key]
     codes, values = pd.factorize(column)  # one look-up per category, not per cell
-    code_of_value = pd.Index(names).get_indexer([str(value) for value in values]).astype(np.int64)
+    code_of_value = places_among(names, values)
     if (code_of_value < 0).any():
         unknown = [str(value) for value, code in zip(values, code_of_value, strict=True) if code < 0]
         cells = int((code_of_value[codes] < 0).sum())
@@ -127,6 +124,8 @@ def codes_of(adata: AnnData, argument: str, key: str | None, categories: Mapping
             f"{argument}={key!r} holds categories that the model has never seen: {named(unknown)} "
             f"({cells} cells){nearest(unknown[0], names)}"
         )
+    spellings = _spellings(column, list(values))
+    _refuse_two_spellings(argument, key, spellings, places_among(names, spellings))
     return code_of_value[codes]
 
 
@@ -246,3 +245,25 @@ def _without_gaps(adata: AnnData, argument: str, key: str) -> pd.Series:
             f"{named(column.index[missing])}. Drop these cells or give them a category of their own"
         )
     return column
+
+
+def _spellings(column: pd.Series, values: list[Any]) -> list[Any]:
+    """The `values` of a column; of one of mixed types also those that pandas takes for one, as 1, 1.0 and True."""
+    if column.dtype != object or not pd.api.types.infer_dtype(column, skipna=False).startswith("mixed"):
+        return values
+    return list({(isinstance(value, str), str(value)): value for value in column}.values())
+
+
+def _refuse_two_spellings(argument: str, key: str, values: Sequence[Any], categories: Iterable[Any]) -> None:
+    """Refuses a column of which two `values` are one category; `categories` says of each which one it is."""
+    first: dict[Any, Any] = {}
+    for value, category in zip(values, categories, strict=True):
+        other = first.setdefault(category, value)
+        if other is not value:
+            a, b = str(other), str(value)
+            text = f"adata.obs[{key!r}].astype(str)" + ("" if a == b else f".replace({b!r}, {a!r})")
+            raise ValueError(
+                f"{argument}: adata.obs[{key!r}] holds {other!r} ({type(other).__name__}) and {value!r} "
+                f"({type(value).__name__}), two spellings of one category: spell it in one way, with "
+                f"adata.obs[{key!r}] = {text}, or rename one of them if two are meant"
+            )

@@ -16,6 +16,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi.cells import checks
+from scvi.cells.categories import joined, places_among
 from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cells
 from scvi.cells.encode import gene_columns, log_sizes
 from scvi.cells.fingerprint import fingerprint
@@ -133,8 +134,7 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     categories = dict(schema.categories)
     for argument, key in (*covariates, ("batch_key", schema.batch_key)):
         if key is not None and not (labels and key == schema.labels_key):
-            names = checks.category_names(adata, argument, key)
-            categories[key] = tuple(dict.fromkeys([*categories[key], *names]))
+            categories[key] = joined(categories[key], checks.category_names(adata, argument, key))
     batch = checks.codes_of(adata, "batch_key", schema.batch_key, categories)
     n_batch = 1 if schema.batch_key is None else len(categories[schema.batch_key])
     totals = checked_totals(adata, schema.layer, counts_of(adata, schema.layer), gene_columns(adata, schema.genes))
@@ -167,7 +167,7 @@ def _known_labels(
     categories: dict[str, tuple[str, ...]],
     others: tuple[str | None, ...],
 ) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """The value that stands for an unknown label, as a string, and the categories without it.
+    """The value that stands for an unknown label, as the column spells it, and the categories without it.
 
     Refused if it is almost, but not quite, one that occurs, and if no cell has another label. It need not occur.
 
@@ -182,8 +182,10 @@ def _known_labels(
         raise ValueError(
             f"unlabeled_category={unlabeled_category!r} is a value of the column of labels: name it by labels_key"
         )
-    category, names = str(unlabeled_category), categories[labels_key]
-    if category not in names:
+    names = categories[labels_key]
+    (place,) = places_among(names, [unlabeled_category])
+    category = str(unlabeled_category) if place < 0 else names[place]
+    if place < 0:
         if get_close_matches(category.lower(), [name.lower() for name in names], n=1, cutoff=0.8):
             raise ValueError(
                 f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]"

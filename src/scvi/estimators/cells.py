@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi.cells.categories import joined, places_among
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
 from scvi.cells.encode import encode
@@ -77,7 +78,7 @@ class Cells:
         if self.batches.start:
             data = replace(data, batch=data.batch + self.batches.start)
         if self.labels is not None and tuple(self.labels) != self.schema.label_names:
-            codes = positions_of(self.schema.label_names, self.labels, "{!r} is not a label")
+            codes = codes_among(self.schema.label_names, self.labels, "{!r} is not a label")
             data = replace(data, labels=codes[data.labels])
         return data
 
@@ -122,27 +123,41 @@ class Cells:
         """Codes of one batch or several; None stays None."""
         if names is None:
             return None
-        codes = positions_of(names, self.schema.batch_names, "transform_batch={!r} is not a batch")
+        codes = codes_among(names, self.schema.batch_names, "transform_batch={!r} is not a batch")
         if len(codes) == 0:
             raise ValueError("transform_batch is an empty list; None decodes each cell in its own batch")
         return codes.tolist()
 
 
 def positions_of(names: Any, known: Sequence[str] | np.ndarray, wrong: str) -> np.ndarray:
-    """(k,) positions of one name or several among the known ones.
+    """(k,) positions of one gene or protein or several among the known ones, by name.
 
     Parameters
     ----------
     wrong
         How a message about an unknown name begins, with a place for it.
     """
-    places = {name: position for position, name in enumerate(known)}
+    wanted = _listed(names)
+    return _all_found(wanted, pd.Index(known).get_indexer([str(name) for name in wanted]), known, wrong)
+
+
+def codes_among(names: Any, known: Sequence[str], wrong: str) -> np.ndarray:
+    """(k,) codes of one batch or label or several: the same of categories, see :mod:`scvi.cells.categories`."""
+    wanted = _listed(names)
+    return _all_found(wanted, places_among(known, wanted), known, wrong)
+
+
+def _listed(names: Any) -> list[Any]:
+    """One name or several as a list."""
     is_one = isinstance(names, str) or not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0
-    wanted = [names] if is_one else list(names)
-    for name in wanted:
-        if str(name) not in places:
-            raise ValueError(f"{wrong.format(name)} of the model{nearest(name, places)}")
-    return np.array([places[str(name)] for name in wanted], dtype=np.int64)
+    return [names] if is_one else list(names)
+
+
+def _all_found(wanted: list[Any], places: np.ndarray, known: Iterable[str], wrong: str) -> np.ndarray:
+    for name, place in zip(wanted, places, strict=True):
+        if place < 0:
+            raise ValueError(f"{wrong.format(name)} of the model{nearest(name, known)}")
+    return places.astype(np.int64)
 
 
 def one_or_all(parts: Sequence[Any]) -> Any:
@@ -151,8 +166,11 @@ def one_or_all(parts: Sequence[Any]) -> Any:
 
 
 def all_labels(schemas: Sequence[Schema]) -> list[str]:
-    """Names of the labels of all data sets, each once."""
-    return list(dict.fromkeys(name for schema in schemas for name in schema.label_names))
+    """Names of the labels of all data sets, each once, as the first that has it spells it."""
+    labels: tuple[str, ...] = ()
+    for schema in schemas:
+        labels = joined(labels, schema.label_names)
+    return list(labels)
 
 
 def setup_table(schema: Schema) -> pd.DataFrame:

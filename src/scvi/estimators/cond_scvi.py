@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.estimators import minify, query_mapping, questions
-from scvi.estimators.cells import positions_of
+from scvi.estimators.cells import codes_among
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vaec import VAEC
 from scvi.queries.annotation import expression_of_labels
@@ -126,7 +126,7 @@ class CondSCVI(WithOptionsOfSCVI):
         """
         self._require_trained()
         asked = self.schema.label_names if labels is None else labels
-        codes = positions_of(asked, self.schema.label_names, "labels has {!r}, which is not a label")
+        codes = codes_among(asked, self.schema.label_names, "labels has {!r}, which is not a label")
         if len(codes) == 0:
             raise ValueError("labels is an empty list; None asks for all labels")
         batches = self._cells.batch_codes(self.schema.batch_names if transform_batch is None else transform_batch)

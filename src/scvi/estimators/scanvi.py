@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scvi._checks import check_flag, check_number
 from scvi._random import seeded
+from scvi.cells.categories import places_among
 from scvi.cells.cell_data import CellData
 from scvi.cells.setup import labelled_schema
 from scvi.estimators import minify, query_mapping, questions
@@ -83,7 +84,7 @@ class SCANVI(WithOptionsOfSCVI):
         labels_key
             Column of ``adata.obs`` with the labels.
         unlabeled_category
-            Its value in cells whose label is not known. It need not occur.
+            Its value in cells whose label is not known, a number where labels are numbers. It need not occur.
         """
         cls._set_up(
             adata,
@@ -258,12 +259,12 @@ def _take_weights(module: SCANVAE, scvi_model: SCVI, labels: Sequence[str]) -> N
     """The weights that scVI and scANVI have in common; a dispersion by label goes by the names of the labels."""
     given = scvi_model.module.state_dict()
     if scvi_model.options["dispersion"] == "gene-label":
-        known = {name: code for code, name in enumerate(scvi_model.schema.label_names)}
-        unknown = [name for name in labels if name not in known]
-        if unknown:
+        codes = places_among(scvi_model.schema.label_names, labels)
+        if (codes < 0).any():
+            unknown = [name for name, code in zip(labels, codes, strict=True) if code < 0]
             raise ValueError(
                 f"dispersion='gene-label': the SCVI model does not know the labels {', '.join(unknown[:5])}: set SCVI "
                 "up with this column of labels, or use another dispersion"
             )
-        given["px_r"] = given["px_r"][:, [known[name] for name in labels]]
+        given["px_r"] = given["px_r"][:, codes]
     module.load_state_dict(given, strict=False)
