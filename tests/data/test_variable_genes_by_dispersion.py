@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from anndata import AnnData
 
 from grids import each_of
 from scvi.cells import storage as counts_module
+from scvi.cells.storage import as_dense
 from scvi.data.variable_genes import dispersion_genes
 from scvi.dataset import GeneExpressionDataset
 
@@ -185,11 +187,17 @@ def test_further_arguments_of_modes(counts: np.ndarray) -> None:
     dataset.populate_from_data(counts)
     coarse = dataset._highly_variable_genes(20, "seurat_v2", n_bins=3)
     np.testing.assert_allclose(coarse["dispersions_norm"], slow(counts, "seurat_v2", 3), rtol=1e-7)
+    further = {"n_bins": 3, "min_mean": 1.0, "max_mean": 2.0, "min_disp": 0.1, "max_disp": 9.0}
+    as_without = dataset._highly_variable_genes(20, "seurat_v3")
+    pd.testing.assert_frame_equal(dataset._highly_variable_genes(20, "seurat_v3", **further), as_without)
     for mode in ("variance", "seurat_v3"):
-        with pytest.raises(TypeError, match=f"mode '{mode}' takes no n_bins; 'seurat_v2' and 'cell_ranger' do"):
-            dataset.subsample_genes(20, mode=mode, n_bins=3)
-    with pytest.raises(TypeError, match="n_bin"):
-        dataset.subsample_genes(20, mode="seurat_v2", n_bin=3)
+        chosen = [deepcopy(dataset), deepcopy(dataset)]
+        for one, arguments in zip(chosen, ({}, further), strict=True):
+            one.subsample_genes(20, mode=mode, **arguments)
+        assert np.array_equal(*(as_dense(one.X) for one in chosen))
+    for mode in ("variance", "seurat_v3", "seurat_v2", "cell_ranger"):
+        with pytest.raises(TypeError, match="subsample_genes takes no n_bin; further arguments are n_bins, min_mean"):
+            dataset.subsample_genes(20, mode=mode, n_bin=3)
     assert dataset.nb_genes == G
     dataset.subsample_genes(mode="cell_ranger", min_disp=1.0, max_mean=9)
     assert 0 < dataset.nb_genes < G

@@ -1,5 +1,7 @@
 """Trainers and posteriors of models with a classifier, and accuracies."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ from scvi.inference.annotation import (
     compute_accuracy_tuple,
     compute_predictions,
 )
-from scvi.inference.posterior import unsupervised_clustering_accuracy
+from scvi.inference.posterior import metric, unsupervised_clustering_accuracy
 from scvi.minibatch import Minibatch
 from scvi.models import SCANVI, VAE, VAEC, Classifier
 
@@ -320,7 +322,34 @@ def test_scores_of_a_posterior(dataset):
     with pytest.raises(ValueError, match="needs labels_groups"):
         AnnotationPosterior(scanvi(dataset), dataset).hierarchical_accuracy()
     for name, mode in (("accuracy", "max"), ("elbo", "min"), ("reconstruction_error", "min")):
-        assert getattr(AnnotationPosterior, name).mode == mode
+        assert getattr(AnnotationPosterior, name).mode == getattr(Posterior, name).mode == mode
+
+
+def test_the_most_accurate_state_is_kept_and_training_stops_by_accuracy(dataset, monkeypatch):
+    """High values are good, which `Posterior` says of them as `AnnotationPosterior` does."""
+    values = iter([0.0, 0.5, 0.9, 0.6, 0.6, 0.6, 0.6, 0.9])
+    monkeypatch.setattr(AnnotationPosterior, "accuracy", metric("max")(lambda self: next(values)))
+    trainer = ClassifierTrainer(
+        Classifier(dataset.nb_genes, n_hidden=16, n_labels=3),
+        dataset,
+        train_size=0.5,
+        metrics_to_monitor=[],
+        early_stopping_kwargs={
+            "early_stopping_metric": "accuracy",
+            "save_best_state_metric": "accuracy",
+            "on": "test_set",
+            "patience": 2,
+            "threshold": 0.01,
+        },
+        **QUIET,
+    )
+    states = []
+    monkeypatch.setattr(trainer, "on_epoch_begin", lambda: states.append(deepcopy(trainer.model.state_dict())))
+    trainer.train(n_epochs=6)
+    assert (trainer.best_epoch, trainer.epoch) == (1, 4)
+    assert (trainer.early_stopping.mode, trainer.early_stopping.mode_save_state) == ("max", "max")
+    kept, after_the_best = trainer.model.state_dict(), states[2]
+    assert all(torch.equal(kept[name], after_the_best[name]) for name in kept)
 
 
 def test_saving_and_loading(dataset, tmp_path):

@@ -10,7 +10,7 @@ from scvi.inference.trainer import EarlyStopping as ByItsOldPath
 
 class Scored(Posterior):
     @metric("max")
-    def accuracy(self):
+    def own(self):
         return 1.0
 
 
@@ -38,9 +38,17 @@ def test_a_gain_of_the_threshold_restores_the_patience():
 
 
 def test_high_values_are_good_where_the_metric_says_so():
-    stopping = EarlyStopping("accuracy", patience=10, threshold=0.01, posterior_class=Scored)
+    stopping = EarlyStopping("accuracy", patience=10, threshold=0.01)
     answers(stopping, [0.5, 0.6, 0.55])
     assert (stopping.best_performance, stopping.wait) == (0.6, 1)
+
+
+def test_the_class_of_the_posterior_says_what_is_good_of_both_metrics():
+    stopping = EarlyStopping("own", "own", posterior_class=Scored)
+    assert (stopping.mode, stopping.mode_save_state) == ("max", "max")
+    assert [stopping.update_state(value) for value in (0.5, 0.4, 0.6)] == [True, False, True]
+    with pytest.raises(NotImplementedError, match="'own' is not a metric of Posterior"):
+        EarlyStopping(save_best_state_metric="own")
 
 
 def test_nan_is_no_improvement():

@@ -535,11 +535,10 @@ def test_the_warmup_is_logged(vae, dataset, caplog, warmup, messages):
 
 
 @pytest.mark.parametrize("option", ["early_stopping_metric", "save_best_state_metric"])
-def test_following_a_metric_without_a_value_is_refused_before_training(option, make_dataset):
-    trainer = make_trainer(
-        VAE(20, n_hidden=16), make_dataset(n_batches=1), early_stopping_kwargs={option: "entropy_batch_mixing"}
-    )
-    with pytest.raises(ValueError, match="'entropy_batch_mixing' on 'test_set', where it has no value"):
+@pytest.mark.parametrize("name", ["entropy_batch_mixing", "accuracy"])
+def test_following_a_metric_without_a_value_is_refused_before_training(option, name, make_dataset):
+    trainer = make_trainer(VAE(20, n_hidden=16), make_dataset(n_batches=1), early_stopping_kwargs={option: name})
+    with pytest.raises(ValueError, match=f"'{name}' on 'test_set', where it has no value"):
         trainer.train(n_epochs=2)
     assert trainer.n_iter == 0
 

@@ -296,6 +296,25 @@ def test_a_cell_without_label_has_no_latent_state_in_vaec() -> None:
         build(VAEC).variational(cells([0, 1, 2, 3, 1, -1]))
 
 
+@BOTH
+@pytest.mark.parametrize("options", [{}, {"dispersion": "gene-label"}, {"encode_covariates": True}])
+def test_the_library_size_depends_on_counts_alone(cls: type[LabelledVAE], options: dict[str, Any]) -> None:
+    model, mb = build(cls, **options), cells()
+    torch.manual_seed(3)
+    drawn = model.sample_from_posterior_l(mb.x)
+    torch.manual_seed(3)
+    close(drawn, model.l_encoder(torch.log1p(mb.x))[2].detach())
+    observed = build(cls, use_observed_lib_size=True, **options)
+    close(observed.sample_from_posterior_l(mb.x), mb.x.sum(1, keepdim=True).log())
+
+
+def test_frequencies_decoded_from_z_need_a_label_where_the_decoder_sees_it() -> None:
+    mb = cells()
+    assert build(SCANVI, dispersion="gene-label").scale_from_z(mb.x, 1).shape == (N, G)
+    with pytest.raises(AssertionError, match="cat not provided"):
+        build(VAEC).scale_from_z(mb.x, 1)
+
+
 def test_dispersion_by_label_where_it_is_not_known() -> None:
     model, mb = build(SCANVI, dispersion="gene-label"), cells([0, -1, 3, -1, 1, 2])
     out = model.inference(mb.x, mb.batch, mb.labels)

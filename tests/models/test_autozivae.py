@@ -253,7 +253,7 @@ def test_entries_have_a_posterior_with_gene_cell_only() -> None:
 @pytest.mark.parametrize("transform_batch", [None, 1])
 def test_the_methods_of_a_vae_work(kind: str, n_samples: int, transform_batch: int | None) -> None:
     model, mb = make(kind), cells()
-    out = model.inference(mb.x, mb.batch, mb.labels, n_samples, transform_batch)
+    out = model.inference(mb.x, mb.batch, mb.labels, n_samples, transform_batch=transform_batch)
     shape = (N, G) if n_samples == 1 else (n_samples, N, G)
     assert out["px_rate"].shape == out["px_dropout"].shape == shape
     arguments = (mb.x, mb.batch, mb.labels, n_samples, transform_batch)
@@ -262,6 +262,23 @@ def test_the_methods_of_a_vae_work(kind: str, n_samples: int, transform_batch: i
     loss = model.get_reconstruction_loss(mb.x, *(out[name] for name in names))
     assert loss.shape == shape[:-1]
     assert torch.isfinite(loss).all()
+
+
+@torch.no_grad()
+def test_the_fifth_argument_of_inference_is_that_of_2020() -> None:
+    """What is added to the probability of no dropout; the batch to decode in goes by its name."""
+    model, mb = make(minimal_dropout=0.25), cells()
+    raw = super(AutoZIVAE, model)
+    for eps_log in (1e-8, 0.1):
+        torch.manual_seed(0)
+        expected = raw.inference(mb.x, mb.batch, mb.labels)["px_dropout"]
+        torch.manual_seed(0)
+        found = model.inference(mb.x, mb.batch, mb.labels, 1, eps_log)["px_dropout"]
+        assert torch.equal(found, model.rescale_dropout(expected, eps_log))
+    with pytest.raises(ValueError, match=r"eps_log=2 is not a number in .*; transform_batch is passed by its name"):
+        model.inference(mb.x, mb.batch, mb.labels, 1, 2)
+    with pytest.raises(TypeError, match="positional argument"):
+        model.inference(mb.x, mb.batch, mb.labels, 1, 1e-8, 2)
 
 
 def test_delta_is_that_of_the_batch_decoded_in() -> None:

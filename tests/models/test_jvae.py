@@ -52,6 +52,24 @@ def cells(mode: int, n: int = N) -> Minibatch:
 # ---- file format -----------------------------------------------------------------------------------------------------
 
 
+def test_weights_of_2020_without_batches() -> None:
+    """The table by gene and batch was empty there; one-hot codes of no batch times it are zeros, a theta of 1."""
+    model = make(n_batch=0)
+    state = {**make(n_batch=0).state_dict(), "px_r": torch.zeros(TOTAL, 0)}
+    model.load_state_dict(state)
+    assert state["px_r"].shape == (TOTAL, 0)
+    mb = cells(0)
+    _, theta, *_ = model.decode(torch.zeros(N, 2), 0, torch.zeros(N, 1), torch.zeros_like(mb.batch))
+    assert torch.equal(theta, torch.ones(N, TOTAL))
+    again = make(n_batch=0)
+    again.px_r.data += 1
+    model.load_state_dict(again.state_dict())
+    assert torch.equal(model.px_r, again.px_r)
+    for n_batch in (1, 3):
+        with pytest.raises(RuntimeError, match="size mismatch for px_r"):
+            make(n_batch=n_batch).load_state_dict(make(n_batch=n_batch).state_dict() | {"px_r": torch.zeros(TOTAL, 0)})
+
+
 def test_the_names_of_the_weights() -> None:
     names = {name for name in make().state_dict() if "num_batches" not in name and "running" not in name}
     layer = [f"fc_layers.Layer 0.{part}" for part in ("0.weight", "0.bias", "1.weight", "1.bias")]

@@ -297,8 +297,21 @@ def test_sample_scale(no_noise: None) -> None:
     assert ((drawn == 0) | torch.isclose(drawn, py_["rate_fore"])).all()
     torch.testing.assert_close(model.get_sample_rate(*given), out["px_"]["rate"])
     assert [r.shape for r in model.get_sample_dispersion(*given)] == [(G,), (P,)]
-    fixed = model.scale_from_z(mb.counts, mb.proteins, 1)
-    assert [part.shape for part in fixed] == [(N, G), (N, P)]
+
+
+@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize("by", BY)
+def test_scale_from_z(by: str, sees: bool, no_noise: None) -> None:
+    """Of cells of one batch what the model says of them there; neither labels nor other batches matter."""
+    model = build(gene_dispersion=f"gene{by}", protein_dispersion=f"protein{by}", encoder_batch=sees)
+    mb = cells()
+    found = model.scale_from_z(mb.counts, mb.proteins, 1)
+    out = model.inference(mb.counts, mb.proteins, torch.ones_like(mb.batch), mb.labels)
+    for part, expected in zip(found, (out["px_"]["scale"], out["py_"]["scale"]), strict=True):
+        torch.testing.assert_close(part, expected)
+        torch.testing.assert_close(part.sum(1), torch.ones(N))
+    with pytest.raises(ValueError, match="fixed_batch=3 is not a batch of this model, which has 0 to 2"):
+        model.scale_from_z(mb.counts, mb.proteins, 3)
 
 
 def test_one_batch_needs_no_codes() -> None:

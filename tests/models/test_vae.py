@@ -393,8 +393,10 @@ def test_sample_from_posterior_l() -> None:
 
 
 @torch.no_grad()
-def test_scale_from_z() -> None:
-    vae, mb = build(), cells()
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-label", "gene-cell"])
+@pytest.mark.parametrize("latent", ["normal", "ln"])
+def test_scale_from_z(dispersion: str, latent: str) -> None:
+    vae, mb = build(dispersion=dispersion, latent_distribution=latent), cells()
     scale = seeded(lambda: vae.scale_from_z(mb.x, 1))
     z = seeded(lambda: vae.sample_from_posterior_z(mb.x))
     expected, *_ = vae.decoder("gene", z, torch.full((N, 1), 4.0), torch.ones(N, 1, dtype=torch.long))

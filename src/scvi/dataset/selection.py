@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from operator import getitem
 from typing import Any
 
@@ -73,14 +74,15 @@ class SelectableCells(AnnotatedCells):
         batch_correction
             Choose across batches (not in mode "variance").
         **highly_var_genes_kwargs
-            Further arguments of :func:`scvi.data.variable_genes.dispersion_genes`, such as `n_bins`.
+            Further arguments of :func:`scvi.data.variable_genes.dispersion_genes`, such as `n_bins`. Modes other than
+            its two take them, too, and have no use for them.
 
         Raises
         ------
         ValueError
             For another mode.
         TypeError
-            For a further argument that the mode does not take.
+            For a further argument that no mode takes.
         """
         if subset_genes is not None:
             self.update_genes(subset_genes)
@@ -89,6 +91,7 @@ class SelectableCells(AnnotatedCells):
             raise ValueError(f"Mode {mode!r} not implemented; it is not one of {', '.join(map(repr, _MODES))}")
         if new_ratio_genes is not None:
             new_n_genes = int(new_ratio_genes * self.nb_genes) if 0 < new_ratio_genes < 1 else 0
+        _check_further(highly_var_genes_kwargs)
         keep_all = mode == "variance" if new_n_genes is None else not 1 <= new_n_genes < self.nb_genes
         if keep_all:
             logger.info(
@@ -97,7 +100,6 @@ class SelectableCells(AnnotatedCells):
             )
             return
         if mode == "variance":
-            _refuse_further(mode, highly_var_genes_kwargs)
             self.update_genes(np.argsort(-population_variance(self._counts), kind="stable")[:new_n_genes])
             return
         table = self._highly_variable_genes(new_n_genes, mode, batch_correction, **highly_var_genes_kwargs)
@@ -112,10 +114,9 @@ class SelectableCells(AnnotatedCells):
     ) -> pd.DataFrame:
         """The table of the function that chooses genes, indexed by the position of the gene as a string."""
         check_choice("flavor", flavor, _MODES[1:])
-        if flavor == "seurat_v3":
-            _refuse_further(flavor, highly_var_genes_kwargs)
-            if n_top_genes is None:
-                raise ValueError("flavor 'seurat_v3' needs n_top_genes, the number of genes to keep")
+        _check_further(highly_var_genes_kwargs)
+        if flavor == "seurat_v3" and n_top_genes is None:
+            raise ValueError("flavor 'seurat_v3' needs n_top_genes, the number of genes to keep")
         logger.info("extracting highly variable genes using %s flavor", flavor)
         batch = self.batch_indices if batch_correction and len(np.unique(self.batch_indices)) >= 2 else None
         if flavor == "seurat_v3":
@@ -271,6 +272,9 @@ class SelectableCells(AnnotatedCells):
             self.update_cells(enough)
 
 
-def _refuse_further(mode: str, arguments: Mapping[str, Any]) -> None:
-    if arguments:
-        raise TypeError(f"mode {mode!r} takes no {', '.join(arguments)}; 'seurat_v2' and 'cell_ranger' do")
+def _check_further(arguments: Mapping[str, Any]) -> None:
+    """Refuses what no way of choosing genes takes; scripts of 2020 give one list of arguments to all of them."""
+    known = [p.name for p in signature(dispersion_genes).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise TypeError(f"subsample_genes takes no {', '.join(unknown)}; further arguments are {', '.join(known)}")

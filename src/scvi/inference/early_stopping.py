@@ -23,7 +23,7 @@ class EarlyStopping:
     early_stopping_metric
         Name of the metric of `posterior_class` that decides when to stop; None never stops.
     save_best_state_metric
-        Name of the metric of `Posterior` by which the best weights are kept and restored; None keeps none.
+        Name of the metric of `posterior_class` by which the best weights are kept and restored; None keeps none.
     on
         Name of the posterior on which both metrics are computed.
     patience
@@ -64,7 +64,7 @@ class EarlyStopping:
         self.wait = 0
         self.wait_lr = 0
         self.mode = _mode_of(early_stopping_metric, posterior_class)
-        self.mode_save_state = _mode_of(save_best_state_metric, Posterior)
+        self.mode_save_state = _mode_of(save_best_state_metric, posterior_class)
         self.best_performance = _worst(self.mode)
         self.best_performance_state = _worst(self.mode_save_state)
 

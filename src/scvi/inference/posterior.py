@@ -232,8 +232,9 @@ class Posterior:
             return self._score(partial(compute_marginal_log_likelihood_autozi, n_samples_mc=n_mc_samples))
         return -float(marginal(self.model, self._asked().minibatches(), n_mc_samples=n_mc_samples).mean())
 
+    @metric("max")
     def accuracy(self) -> float | None:
-        """None: cells are labelled by an `AnnotationPosterior`."""
+        """None: cells are labelled by an `AnnotationPosterior`, whose metric this is."""
         return None
 
     @metric("max")

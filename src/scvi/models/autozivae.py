@@ -252,19 +252,23 @@ class AutoZIVAE(VAE):
         p = self.minimal_dropout + (1 - self.minimal_dropout) * torch.sigmoid(px_dropout)
         return torch.log(p / (1 - p + eps_log))
 
-    def inference(
+    def inference(  # type: ignore[override]  # the order of 2020, which had no transform_batch here
         self,
         x: Tensor,
         batch_index: Tensor | None = None,
         y: Tensor | None = None,
         n_samples: int = 1,
-        transform_batch: int | None = None,
         eps_log: float = 1e-8,
+        *,
+        transform_batch: int | None = None,
     ) -> dict[str, Tensor | None]:
         """As :meth:`VAE.inference`, with px_dropout of at least `minimal_dropout`, and "bernoulli_params".
 
         These are draws of delta: (g,), or (s, 1, g) for more than one draw; with categories (n, g) or (s, n, g).
+        `eps_log` is that of :meth:`rescale_dropout`.
         """
+        if not (is_number(eps_log) and 0 <= eps_log < 1):
+            raise ValueError(f"eps_log={eps_log!r} is not a number in [0, 1); transform_batch is passed by its name")
         out = super().inference(x, batch_index, y, n_samples, transform_batch)
         out["px_dropout"] = self.rescale_dropout(out["px_dropout"], eps_log)  # type: ignore[arg-type]
         batch = batch_codes(methods_2020.decodable(self, "inference", x, batch_index), transform_batch)

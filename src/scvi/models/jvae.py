@@ -157,6 +157,7 @@ class JVAE(Model):
             dropout_rate=dropout_rate_decoder,
         )
         self.register_parameter("px_r", self.dispersion_of.table())
+        self.register_load_state_dict_pre_hook(_one_dispersion_for_no_batch)
 
     @property
     def n_datasets(self) -> int:
@@ -366,6 +367,13 @@ class JVAE(Model):
         none = torch.zeros(len(x), 1, dtype=torch.long, device=x.device)
         batch, y = none if batch is None else batch, none if y is None else y
         return Minibatch(x, batch, y, l_mean, l_var, dataset=mode)
+
+
+def _one_dispersion_for_no_batch(module: JVAE, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """2020's table by gene and batch was empty with ``n_batch=0``; the sum over it, a log dispersion, was 0."""
+    name = f"{prefix}px_r"
+    if name in state_dict and module.n_batch == 0 and state_dict[name].shape == (module.total_genes, 0):
+        state_dict[name] = torch.zeros(module.total_genes, 1)
 
 
 def _check_lengths(dim_input_list: Sequence[int], **lists: Sequence[Any]) -> None:

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from scvi._checks import batch_code, check_draws
+from scvi.kernels.affine import as_tensor
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo, Latent, Model
+from scvi.models.base import Elbo, Latent, Model, batch_codes, observed_log_size
 from scvi.models.gaussian import draw
 
 if TYPE_CHECKING:
     from scvi.models.vae import VAE
-
-_LOG_LIBRARY_OF_SCALE_FROM_Z = 4.0  # the constant that scale_from_z decodes with; frequencies do not depend on it
 
 
 def forward(
@@ -104,8 +103,9 @@ def sample_from_posterior_z(
 
 def sample_from_posterior_l(self: VAE, x: Tensor) -> Tensor:
     """(n, 1) a draw of the log library size (the observed one where it is observed)."""
-    mb = encodable(self, "sample_from_posterior_l", x)
-    return self.variational(mb).draw_size(mb)
+    mb = Minibatch(x, None, None)  # type: ignore[arg-type]  # whose network sees counts alone
+    ql = self.size_posterior(self.encoder_input(mb))
+    return observed_log_size(mb) if ql is None else draw(ql)
 
 
 def get_sample_scale(
@@ -117,7 +117,7 @@ def get_sample_scale(
     transform_batch: int | None = None,
 ) -> Tensor:
     """(n, g) expected frequencies; arguments as :meth:`inference`."""
-    return self.inference(x, batch_index, y, n_samples, transform_batch)["px_scale"]  # type: ignore[return-value]
+    return self.inference(x, batch_index, y, n_samples, transform_batch=transform_batch)["px_scale"]  # type: ignore[return-value]
 
 
 def get_sample_rate(
@@ -129,18 +129,17 @@ def get_sample_rate(
     transform_batch: int | None = None,
 ) -> Tensor:
     """(n, g) expected counts; arguments as :meth:`inference`."""
-    return self.inference(x, batch_index, y, n_samples, transform_batch)["px_rate"]  # type: ignore[return-value]
+    return self.inference(x, batch_index, y, n_samples, transform_batch=transform_batch)["px_rate"]  # type: ignore[return-value]
 
 
 def scale_from_z(self: VAE, sample_batch: Tensor, fixed_batch: int) -> Tensor:
     """(n, g) expected frequencies of these cells at a draw of z, decoded in batch `fixed_batch` (0.5 name)."""
     code = batch_code("fixed_batch", fixed_batch, self.n_batch)
-    any_code = torch.zeros(sample_batch.shape[0], 1, dtype=torch.long, device=sample_batch.device)
     encodable(self, "scale_from_z", sample_batch)
-    mb = decodable(self, "scale_from_z", sample_batch, any_code, any_code)
-    z = draw(self.variational(mb).z)
-    log_size = torch.full_like(z[:, :1], _LOG_LIBRARY_OF_SCALE_FROM_Z)
-    return self.generative(z, log_size, mb, code).genes.scale
+    mb = decodable(self, "scale_from_z", sample_batch)
+    z = self.transformed(draw(self.variational(mb).z))
+    logits, *_ = self.decoder.heads(z, *self.categories(mb, batch_codes(mb, code)), dropout=False)
+    return torch.softmax(as_tensor(logits), dim=-1)
 
 
 # ---- what they share with the methods of other models ----------------------------------------------------------------

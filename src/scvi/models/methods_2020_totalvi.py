@@ -192,6 +192,14 @@ def get_sample_scale(
 
 
 def scale_from_z(self: TOTALVAE, x: Tensor, y: Tensor, fixed_batch: int) -> tuple[Tensor, Tensor]:
-    """Frequencies of genes and shares of proteins' foreground, decoded in batch `fixed_batch` (0.5 name)."""
-    outputs = self.inference(x, y, torch.zeros_like(x[:, :1]).long(), transform_batch=fixed_batch)
-    return outputs["px_"]["scale"], outputs["py_"]["scale"]
+    """Frequencies of genes and shares of proteins' foreground, at a draw of z, as of cells of batch `fixed_batch`.
+
+    A name of 0.5, where the encoder saw no batch. One that does is shown `fixed_batch`, too; to decode cells in a batch
+    that is not theirs, use :meth:`get_sample_scale` with `transform_batch`.
+    """
+    code = batch_code("fixed_batch", fixed_batch, self.n_batch)
+    codes = torch.full((len(x), 1), code, device=x.device)  # type: ignore[arg-type]
+    mb = decodable(self, "scale_from_z", x, codes, proteins=y)
+    z = self.transformed(draw(self.variational(mb).z))
+    px_, py_, _ = self.decoder(z, torch.ones_like(z[:, :1]), *self.categories(mb, codes))
+    return px_["scale"], py_["scale"]

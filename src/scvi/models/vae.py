@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from scvi._checks import check_choice, check_flag, check_rates, check_sizes
 from scvi.kernels import Counts
@@ -136,7 +137,11 @@ class VAE(Model):
         """q(z | x) and q(l | x)."""
         x = self.encoder_input(mb)
         qz = self.z_encoder.encode(x, *self.encoder_categories(mb), cont=mb.continuous)
-        return Latent(qz, None if self.use_observed_lib_size else self.l_encoder.encode(x))
+        return Latent(qz, self.size_posterior(x))
+
+    def size_posterior(self, x: Counts) -> Normal | None:
+        """q(l | x) from what the encoders see, (n, g); None where the library size is observed."""
+        return None if self.use_observed_lib_size else self.l_encoder.encode(x)
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; KL(z) is annealed, KL(l) is not."""
