@@ -115,6 +115,26 @@ def test_cells_are_unlabelled_however_their_category_is_spelled(drawn: Any) -> N
     assert (later.label_names, later.unlabeled_category) == (schema.label_names, schema.unlabeled_category)
 
 
+@pytest.mark.parametrize("category", [-1, -1.0, "-1", "-1.0", 10, 0.5])
+def test_a_number_that_does_not_occur_may_stand_for_unlabelled(category: Any) -> None:
+    """It is not a misspelling of another number."""
+    schema, _ = declare(
+        cells(np.array([1.0, 2.0, 100.0] * 2), "label"), labels_key="label", unlabeled_category=category
+    )
+    assert schema.label_names == ("1.0", "2.0", "100.0")
+    assert schema.unlabeled_category == str(category)
+
+
+@pytest.mark.parametrize(
+    ("names", "category"),
+    [(["01", "2"], 1), (["1", "2"], "01"), (["1.10", "2"], 1.1), (["1", "2"], "1.00"), (["NaN", "2"], "nan")],
+)
+def test_a_number_in_a_spelling_of_its_own_is_refused_as_unlabelled(names: list[str], category: Any) -> None:
+    adata = cells(np.array(names * 2, dtype=object), "label")
+    with pytest.raises(ValueError, match=f"unlabeled_category='{category}' does not occur"):
+        declare(adata, labels_key="label", unlabeled_category=category)
+
+
 @pytest.mark.parametrize("key", ["batch_key", "labels_key", "categorical_covariate_keys"])
 def test_every_column_is_matched_so(key: str) -> None:
     reference, query = cells(np.array([2.0, 1.0, 2.0, 1.0])), cells(np.array(["2", "1", "2", "1"]))
@@ -136,6 +156,16 @@ def test_flags_that_went_through_files(tmp_path: Any) -> None:
     for column in (text["batch"], read_h5ad(tmp_path / "cells.h5ad").obs["batch"], adata.obs["batch"] * 1.0):
         assert encode(cells(column.to_numpy()), schema).batch.tolist() == [1, 0, 0, 1]
     assert schema.batch_names == ("False", "True")
+
+
+def test_doses_in_single_precision() -> None:
+    """0.1 in float32 is 0.1, though as a float it is 0.10000000149011612: so earlier models have it by name."""
+    doses = np.array([0.1, 0.5, 0.1, 2.0])
+    for reference in (doses, doses.astype(np.float32), doses.astype(str)):
+        schema, _ = declare(cells(reference), batch_key="batch")
+        for query in (doses, doses.astype(np.float32), pd.array(doses, dtype="Float32"), doses.astype(str)):
+            assert encode(cells(query), schema).batch.tolist() == [0, 1, 0, 2]
+        assert codes_among(["0.1", 0.1, np.float32(0.1)], schema.batch_names, "{}").tolist() == [0, 0, 0]
 
 
 def test_new_categories_of_a_query_are_added_as_it_spells_them() -> None:

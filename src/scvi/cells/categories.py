@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ def key_of(value: Any) -> str:
     """A text that two values have in common just where they are one category."""
     if isinstance(value, (Integral, np.bool_)):  # True and False are integers of Python
         return str(int(value))
-    if isinstance(value, Real):
+    if isinstance(value, (float, np.floating)):
         return _key_of_number(float(value))
     text = str(value)
     if text in ("True", "False"):

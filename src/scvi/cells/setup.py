@@ -186,7 +186,7 @@ def _known_labels(
     (place,) = places_among(names, [unlabeled_category])
     category = str(unlabeled_category) if place < 0 else names[place]
     if place < 0:
-        if get_close_matches(category.lower(), [name.lower() for name in names], n=1, cutoff=0.8):
+        if _is_almost(category, names):
             raise ValueError(
                 f"unlabeled_category={category!r} does not occur in adata.obs[{labels_key!r}]"
                 f"{checks.nearest(category, names)}"
@@ -198,3 +198,20 @@ def _known_labels(
             f"labels_key={labels_key!r} is the batch or a covariate as well, which are known of every cell"
         )
     return category, {**categories, labels_key: tuple(name for name in names if name != category)}
+
+
+def _is_almost(category: str, names: Sequence[str]) -> bool:
+    """Whether a category that is none of `names` is likely one of them: 'unknwon', or 01 where there is 1."""
+    number = _number(category)
+    if number is None:
+        return bool(get_close_matches(category.lower(), [name.lower() for name in names], n=1, cutoff=0.8))
+    return number in map(_number, names)  # -1.0 is not almost 1.0
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text can be read as."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
