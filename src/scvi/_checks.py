@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
+from functools import wraps
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
@@ -81,3 +86,33 @@ def batch_code(name: str, code: Any, n_batch: int) -> int | None:
     if not 0 <= position < max(n_batch, 1):
         raise ValueError(f"{name}={code!r} is not a batch of this model, which has 0 to {max(n_batch, 1) - 1}")
     return position
+
+
+def superseded(**remedies: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Refuses arguments that release 0.5 had and 0.6 has not, by a TypeError that says what to pass instead.
+
+    Parameters
+    ----------
+    **remedies
+        The sentence to say, by the name of the argument.
+    """
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in remedies.keys() & kwargs.keys():
+                raise TypeError(f"{name!r} was an argument in release 0.5 and is none any more: {remedies[name]}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return mark
+
+
+def one_of_two(name: str, value: Any, former: str, given: Any, default: Any) -> Any:
+    """The value of an argument that may come under its former name, refused where it comes under both."""
+    if given is None:
+        return value
+    if value != default:
+        raise TypeError(f"{former}={given!r} is {name} under its name of release 0.5, and {name}={value!r}: pass one")
+    return given

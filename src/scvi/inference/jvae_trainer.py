@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import batch_code, check_integer, check_number
+from scvi._checks import batch_code, check_integer, check_number, superseded
 from scvi.dataset import GeneExpressionDataset
 from scvi.inference.loaders import side_by_side
 from scvi.inference.posterior import Posterior, metric
@@ -147,6 +147,7 @@ class JVAETrainer(Trainer):
         posteriors = [self._posteriors[name] for name in self.posteriors_loop]
         return side_by_side(posteriors, leader=int(np.argmax([posterior.nb_cells for posterior in posteriors])))
 
+    @superseded(lr_g="the learning rate of the model is lr")
     def training_extras_init(self, lr_d: float = 1e-3, eps: float = 0.01) -> None:  # type: ignore[override]
         """A new optimiser of the discriminator."""
         check_number("lr_d", lr_d, "a positive number", above=0)

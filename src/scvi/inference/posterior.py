@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 
-from scvi._checks import check_draws
+from scvi._checks import check_draws, superseded
 from scvi.dataset import GeneExpressionDataset
 from scvi.inference import posterior_utils
 from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
@@ -250,6 +250,7 @@ class Posterior:
 
     # Latent space and expression ----------------------------------------------------------------------------------
 
+    @superseded(sample="pass give_mean, its opposite")
     def get_latent(
         self, give_mean: bool = True
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

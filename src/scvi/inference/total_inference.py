@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from scvi._checks import check_choice, check_flag, check_number
+from scvi._checks import check_choice, check_flag, check_number, superseded
 from scvi.cells.checks import named
 from scvi.cells.protein_background import background_moments
 from scvi.cells.storage import as_dense
@@ -72,6 +72,7 @@ class TotalTrainer(UnsupervisedTrainer):
         See `Trainer`.
     """
 
+    @superseded(n_epochs_back_kl_warmup="n_epochs_kl_warmup is the warm-up of the background's divergence, too")
     def __init__(
         self,
         model: nn.Module,

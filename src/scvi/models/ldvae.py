@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scvi._checks import check_flag
+from scvi._checks import check_flag, one_of_two
 from scvi.models.modules import LinearDecoderSCVI
 from scvi.models.vae import VAE
 
@@ -63,7 +63,7 @@ class LDVAE(VAE):
             n_labels,
             n_hidden,
             n_latent,
-            n_layers_encoder if n_layers is None else n_layers,
+            one_of_two("n_layers_encoder", n_layers_encoder, "n_layers", n_layers, default=1),
             dropout_rate,
             dispersion,
             log_variational,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi._checks import check_choice
+from scvi._checks import check_choice, check_flag, superseded
 from scvi.kernels import Affine, Counts
 from scvi.kernels.affine import as_tensor
 from scvi.models.gaussian import draw, gaussian_of
@@ -140,6 +140,10 @@ class DecoderSCVI(nn.Module):
 class LinearDecoderSCVI(nn.Module):
     """The decoder of LDVAE (Svensson et al. 2020): each head is one linear map of z and the covariates."""
 
+    @superseded(
+        n_layers="each head is one linear map, with the options use_batch_norm and bias; leave it out",
+        n_hidden="each head is one linear map, with the options use_batch_norm and bias; leave it out",
+    )
     def __init__(
         self,
         n_input: int,
@@ -151,6 +155,8 @@ class LinearDecoderSCVI(nn.Module):
         n_cont: int = 0,
     ):
         super().__init__()
+        check_flag("use_batch_norm", use_batch_norm)  # the numbers of layers and of hidden units stood here in 0.5
+        check_flag("bias", bias)
 
         def linear_map() -> FCLayers:
             return FCLayers(
@@ -158,7 +164,7 @@ class LinearDecoderSCVI(nn.Module):
                 n_output,
                 n_cat_list,
                 dropout_rate=0,
-                use_batch_norm=bool(use_batch_norm),
+                use_batch_norm=use_batch_norm,
                 use_relu=False,
                 bias=bias,
                 n_cont=n_cont,

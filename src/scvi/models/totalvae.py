@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from scvi._checks import check_choice, check_flag, check_rates, check_sizes
+from scvi._checks import check_choice, check_flag, check_rates, check_sizes, one_of_two
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
@@ -94,8 +94,8 @@ class TOTALVAE(Model):
         n_cats_per_cov: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if n_layers is not None:
-            n_layers_encoder = n_layers_decoder = n_layers
+        n_layers_encoder = one_of_two("n_layers_encoder", n_layers_encoder, "n_layers", n_layers, default=1)
+        n_layers_decoder = one_of_two("n_layers_decoder", n_layers_decoder, "n_layers", n_layers, default=1)
         check_sizes(
             1,
             n_input_genes=n_input_genes,
