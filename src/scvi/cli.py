@@ -188,7 +188,10 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _read(file: Path) -> AnnData:
     import anndata
 
+    from scvi._links import check_links
+
     try:
+        check_links(file)
         return anndata.read_h5ad(file)
     except Exception as error:  # a broken file fails in as many ways as HDF5 and anndata have
         raise ValueError(f"{str(file)!r} is no readable .h5ad file: {error}") from error

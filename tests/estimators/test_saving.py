@@ -479,6 +479,28 @@ def test_weights_that_do_not_fit(stored: Path, fault: str) -> None:
         scvi.SCVI.load(stored)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite(fitted: scvi.SCVI, stored: Path, value: float) -> None:
+    tensors = load_file(stored / "weights.safetensors")
+    tensors["model/px_r"].view(-1)[[1, 3]] = value
+    save_file(tensors, stored / "weights.safetensors")
+    says = r"weights.safetensors is damaged, .*: 2 of \d+ values of 'px_r' are NaN or infinite$"
+    for read in (scvi.SCVI.load, lambda path: scvi.SCVI.load_query_data(make_adata(), path)):
+        with pytest.raises(ValueError, match=says):
+            read(stored)
+
+
+def test_weights_that_are_not_finite_are_not_saved(fitted: scvi.SCVI, stored: Path) -> None:
+    before = {name: (stored / name).read_bytes() for name in names(stored)}
+    broken = scvi.SCVI.load(stored, fitted.adata)
+    with torch.no_grad():
+        for weight in broken.module.parameters():
+            weight.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"this model is not saved.*values of '.*' are NaN.*and \d+ further tensors"):
+        broken.save(stored, overwrite=True)
+    assert {name: (stored / name).read_bytes() for name in names(stored)} == before
+
+
 def test_an_adata_that_does_not_fit(stored: Path) -> None:
     narrow = make_adata()[:, 10:].copy()
     with pytest.raises(ValueError, match="lacks 5 of the 20 genes that the model reads: 'gene0'"):

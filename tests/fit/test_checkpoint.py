@@ -133,6 +133,15 @@ def test_a_checkpoint_that_lacks_something_is_refused_by_name(tmp_path: Path, wr
         checkpoint.read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model/a", "best/a"])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str) -> None:
+    checkpoint.write(tmp_path, {**TENSORS, name: torch.tensor([0.0, torch.nan])}, STATE)
+    with pytest.raises(
+        ValueError, match=rf"no complete checkpoint \(its weights .*: 1 of 2 values of '{name}' are NaN"
+    ):
+        checkpoint.read(tmp_path)
+
+
 def test_values_of_another_type_are_refused(tmp_path: Path) -> None:
     for name in STATE:
         checkpoint.write(tmp_path, TENSORS, {**STATE, name: "text"})

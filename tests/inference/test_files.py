@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from safetensors.torch import save_file
 
 from scvi.dataset import CellMeasurement
 from scvi.inference import Posterior, load_posterior
@@ -155,6 +156,23 @@ def test_damaged_files_are_refused(saved, dataset, name, damage):
         (saved / name).write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
     with pytest.raises(ValueError, match="is no complete directory of save_posterior"):
         load_posterior(saved, fresh(dataset))
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_read(posterior, saved, of_2020, dataset, tmp_path):
+    px_r = posterior.model.state_dict()["px_r"]
+    broken = {name: (t * np.nan).contiguous() for name, t in posterior.model.state_dict().items()} | {"px_r": px_r}
+    save_file(broken, saved / "weights.safetensors")
+    torch.save(broken, of_2020 / "model_params.pt")
+    for folder in (saved, of_2020):
+        model = fresh(dataset)
+        before = model.px_r.clone()
+        with pytest.raises(ValueError, match=r"no complete directory.*its weights are damaged: .* and \d+ further"):
+            load_posterior(folder, model)
+        assert torch.equal(model.px_r, before)
+    posterior.model.px_r.data[:] = np.inf
+    with pytest.raises(ValueError, match=r"this posterior is not saved.*values of 'px_r' are NaN or infinite$"):
+        posterior.save_posterior(tmp_path / "another")
+    assert not (tmp_path / "another").exists()
 
 
 def test_an_unknown_class_and_a_later_format_are_refused(saved, dataset):

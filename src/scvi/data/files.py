@@ -20,6 +20,7 @@ import scipy.sparse as sp
 from anndata.utils import make_index_unique
 
 from scvi._checks import check_choice
+from scvi._links import held_bytes, refuse_links
 
 Compression = Literal["infer", "gzip", "bz2", "xz", "zip"]
 T = TypeVar("T")
@@ -81,28 +82,30 @@ def require(path: Any, found: Container[str], wanted: Iterable[str], what: str =
 
 def check_stored(dataset: Any) -> None:
     """Refuses a list or table of an HDF5 file that claims far more than its file holds, before memory is asked for."""
-    elsewhere = dataset.is_virtual or dataset.external is not None
-    held = dataset.id.get_storage_size()
-    if dataset.nbytes > max(_UNCHECKED_BYTES, held * _COMPRESSION) and not elsewhere:
+    held = held_bytes(dataset)
+    if dataset.nbytes > max(_UNCHECKED_BYTES, held * _COMPRESSION):
         raise ValueError(
             f"{dataset.name} claims {' x '.join(map(str, dataset.shape))} values, and {held} bytes are there"
         )
 
 
 @contextmanager
-def open_hdf5(path: str | os.PathLike[str], kind: str, look: Callable[[Path, h5py.File], T]) -> Iterator[T]:
+def open_hdf5(
+    path: str | os.PathLike[str], kind: str, look: Callable[[Path, h5py.File], T], allow_links: bool = False
+) -> Iterator[T]:
     """What `look` makes of an HDF5 file, which stays open as long as the block lasts.
 
     Raises
     ------
     ValueError
-        If it is damaged, or what `look` finds is not of this kind.
+        If it is damaged, if values are in other files unless `allow_links`, or what `look` finds is not of this kind.
     """
     path = existing(path)
     with readable_as(path, kind):
         file = h5py.File(path, "r")
     with file:
         with readable_as(path, kind):
+            refuse_links(file, allow_links)
             seen = look(path, file)
         yield seen
 

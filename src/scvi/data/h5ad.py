@@ -10,14 +10,21 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi._checks import check_flag
+from scvi._links import refuse_links
 from scvi.cells.storage import as_rows, refuse_damaged_matrix
 from scvi.data.files import Unreadable, as_counts, check_stored, existing, readable_as, stacked, unique_names
 
 _ROWS_AT_ONCE = 1024
 
 
-def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
+def read_h5ad(path: str | os.PathLike[str], *, allow_links: bool = False) -> AnnData:
     """Reads an .h5ad file; the counts in `X` become CSR if they are dense or stored by gene.
+
+    Parameters
+    ----------
+    allow_links
+        Follow links to other files, which are refused otherwise: the maker of a file could name any that you may read.
 
     Raises
     ------
@@ -29,6 +36,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
         raise Unreadable(f"{path} is no HDF5 file, so it is no .h5ad")
     with readable_as(path, "an .h5ad file"):
         with h5py.File(path) as file:
+            refuse_links(file, check_flag("allow_links", allow_links))
             for name in ("obs", "var"):
                 if name not in file:
                     raise ValueError(f"it has no {name}")

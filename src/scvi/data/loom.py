@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi._checks import check_flag
 from scvi.data.files import Unreadable, as_counts, check_stored, names_of, numbered, open_hdf5, readable_as, stacked
 
 logger = logging.getLogger(__name__)
@@ -79,18 +80,20 @@ class Loom:
         return obs, var, obsm, varm
 
 
-def open_loom(path: str | os.PathLike[str]) -> AbstractContextManager[Loom]:
+def open_loom(path: str | os.PathLike[str], allow_links: bool = False) -> AbstractContextManager[Loom]:
     """Opens a loom file of any version.
 
     Raises
     ------
     ValueError
-        If it is damaged, or no loom file.
+        If it is damaged, or no loom file, or has links to other files that are not allowed.
     """
-    return open_hdf5(path, _KIND, _opened)
+    return open_hdf5(path, _KIND, _opened, check_flag("allow_links", allow_links))
 
 
-def read_loom(path: str | os.PathLike[str], *, obs_names: str = "CellID", var_names: str = "Gene") -> AnnData:
+def read_loom(
+    path: str | os.PathLike[str], *, obs_names: str = "CellID", var_names: str = "Gene", allow_links: bool = False
+) -> AnnData:
     """Reads a loom file.
 
     Parameters
@@ -98,6 +101,8 @@ def read_loom(path: str | os.PathLike[str], *, obs_names: str = "CellID", var_na
     obs_names, var_names
         Attributes of columns and rows to name cells and genes by; where a file has none of this name, numbers do. Names
         of genes that occur twice get a number.
+    allow_links
+        Follow links to other files, which are refused otherwise: the maker of a file could name any that you may read.
 
     Returns
     -------
@@ -109,7 +114,7 @@ def read_loom(path: str | os.PathLike[str], *, obs_names: str = "CellID", var_na
     ValueError
         If the file is damaged or no loom file, or names of cells repeat.
     """
-    with open_loom(path) as loom:
+    with open_loom(path, allow_links) as loom:
         obs, var, obsm, varm = loom.tables(obs_names, var_names)
         return AnnData(loom.rows(0, len(obs)), obs=obs, var=var, obsm=obsm, varm=varm, uns=dict(loom.others))
 

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset
 from anndata.io import read_elem, sparse_dataset
 
+from scvi._links import refuse_links
 from scvi.cells.storage import as_dense, as_rows, take
 from scvi.data.archives import is_archive
 from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
@@ -52,7 +53,9 @@ class Source:
     rows: Callable[[int, int], Rows]
 
 
-def open_source(path: Path, layer: str | None, protein_key: str | None, stack: ExitStack) -> Source:
+def open_source(
+    path: Path, layer: str | None, protein_key: str | None, stack: ExitStack, allow_links: bool = False
+) -> Source:
     """Opens an .h5ad, a loom file, or a folder, archive or .h5 of Cell Ranger, which are told apart by their contents.
 
     Parameters
@@ -63,20 +66,23 @@ def open_source(path: Path, layer: str | None, protein_key: str | None, stack: E
         Key of `obsm` for the proteins of an .h5ad; None leaves those of any file out.
     stack
         Closes what is opened.
+    allow_links
+        Follow the links of HDF5 files to others.
 
     Raises
     ------
     ValueError
-        If it is none of these.
+        If it is none of these, or has links that are not allowed.
     """
     if existing(path).is_file() and not is_archive(path) and h5py.is_hdf5(path):
         with readable_as(path, "an HDF5 file"), h5py.File(path) as file:
+            refuse_links(file, allow_links)
             is_h5ad, is_loom = "obs" in file and "var" in file, isinstance(file.get("matrix"), h5py.Dataset)
         if is_h5ad:
             return _of_h5ad(path, layer, protein_key, stack)
         if is_loom:
-            return _of_loom(stack.enter_context(open_loom(path)))
-    return _of_10x(path, stack.enter_context(open_10x(path)), protein_key)
+            return _of_loom(stack.enter_context(open_loom(path, allow_links)))
+    return _of_10x(path, stack.enter_context(open_10x(path, allow_links=allow_links)), protein_key)
 
 
 def _of_h5ad(path: Path, layer: str | None, protein_key: str | None, stack: ExitStack) -> Source:

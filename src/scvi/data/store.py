@@ -21,7 +21,7 @@ from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
 from tqdm import tqdm
 
-from scvi._checks import check_integer
+from scvi._checks import check_flag, check_integer
 from scvi._files import replacing
 from scvi.cells.checks import named
 from scvi.cells.storage import buffer_cells
@@ -47,6 +47,7 @@ def to_store(
     cells_at_once: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    allow_links: bool = False,
 ) -> Path:
     """Writes the cells of one or many files into one store, from which models are trained without reading it whole.
 
@@ -74,6 +75,9 @@ def to_store(
         Replace a store that is there.
     progress
         Show a bar, on a terminal.
+    allow_links
+        Follow the links of HDF5 files to others, which are refused otherwise: the maker of a file could name any that
+        you may read.
 
     Returns
     -------
@@ -94,11 +98,12 @@ def to_store(
         raise FileExistsError(f"{path} is there already; pass overwrite=True to replace it")
     if cells_at_once is not None:
         check_integer("cells_at_once", cells_at_once, 1)
+    check_flag("allow_links", allow_links)
     files = _named(inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = path.with_name(f".{path.name}.parts")
     with ExitStack() as stack:
-        sources = {name: open_source(file, layer, protein_key, stack) for name, file in files.items()}
+        sources = {name: open_source(file, layer, protein_key, stack, allow_links) for name, file in files.items()}
         genes, proteins = _shared_genes(sources), _shared_proteins(sources)
         obs = _joined_obs(sources, batch_key)
         blocks = list(_blocks(sources, cells_at_once))

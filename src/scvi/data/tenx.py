@@ -20,7 +20,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi._checks import check_choice
+from scvi._checks import check_choice, check_flag
 from scvi.data.archives import extract, is_archive
 from scvi.data.files import (
     Unreadable,
@@ -45,7 +45,13 @@ _KIND = "an HDF5 file of Cell Ranger"
 _LARGEST = np.iinfo(np.int32).max
 
 
-def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", genome: str | None = None) -> AnnData:
+def read_10x(
+    path: str | os.PathLike[str],
+    *,
+    var_names: VarNames = "gene_ids",
+    genome: str | None = None,
+    allow_links: bool = False,
+) -> AnnData:
     """Reads the counts that Cell Ranger wrote.
 
     Parameters
@@ -58,6 +64,9 @@ def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", 
         Which of the two names of a gene to index by. Symbols that occur twice get a number.
     genome
         Genes of this genome only; needed for HDF5 files of version 2 with several.
+    allow_links
+        Follow the links of an HDF5 file to others, which are refused otherwise: its maker could name any that you may
+        read.
 
     Returns
     -------
@@ -73,7 +82,7 @@ def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", 
         If a file is damaged or not of this format, if files do not go together, or barcodes repeat.
     """
     check_choice("var_names", var_names, ("gene_ids", "gene_symbols"))
-    with open_10x(path, genome) as file:
+    with open_10x(path, genome, allow_links) as file:
         features, barcodes = file.features, file.barcodes
         counts = file.rows(0, file.shape[0])
     genes, others = genes_and_others(features, genome, path)
@@ -92,7 +101,9 @@ def read_10x(path: str | os.PathLike[str], *, var_names: VarNames = "gene_ids", 
 
 
 @contextmanager
-def open_10x(path: str | os.PathLike[str], genome: str | None = None) -> Iterator[TenxFolder | TenxH5]:
+def open_10x(
+    path: str | os.PathLike[str], genome: str | None = None, allow_links: bool = False
+) -> Iterator[TenxFolder | TenxH5]:
     """Opens what :func:`read_10x` reads; an archive is unpacked for as long as it is open."""
     path = existing(path)
     if path.is_dir():
@@ -102,7 +113,7 @@ def open_10x(path: str | os.PathLike[str], genome: str | None = None) -> Iterato
             extract(path, folder)
             yield TenxFolder(matrix_folder(Path(folder), named=path))
     elif h5py.is_hdf5(path):
-        with open_tenx_h5(path, genome) as file:
+        with open_tenx_h5(path, genome, allow_links) as file:
             yield file
     else:
         raise Unreadable(f"{path} is no HDF5 file, no tar or zip archive and no folder; nothing else is read here")
@@ -297,20 +308,24 @@ class TenxH5:
             return names_of(self.group[key][:])
 
 
-def open_tenx_h5(path: str | os.PathLike[str], genome: str | None = None) -> AbstractContextManager[TenxH5]:
+def open_tenx_h5(
+    path: str | os.PathLike[str], genome: str | None = None, allow_links: bool = False
+) -> AbstractContextManager[TenxH5]:
     """Opens a file of either version.
 
     Parameters
     ----------
     genome
         The group to read where a version 2 file has several.
+    allow_links
+        Follow links to other files.
 
     Raises
     ------
     ValueError
-        If it is damaged, or no such file.
+        If it is damaged, or no such file, or has links that are not allowed.
     """
-    return open_hdf5(path, _KIND, partial(_opened, genome=genome))
+    return open_hdf5(path, _KIND, partial(_opened, genome=genome), check_flag("allow_links", allow_links))
 
 
 def _opened(path: Path, file: h5py.File, genome: str | None) -> TenxH5:

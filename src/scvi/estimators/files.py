@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from scvi._checks import check_flag, is_integer
 from scvi._files import replacing
 from scvi._formats import in_format
+from scvi._links import check_links
 from scvi._random import seeded
 from scvi.cells.schema import Schema
 from scvi.estimators.cells import one_or_all
 from scvi.models.former_names import present_name, renamed
 from scvi.models.freezing import Scope
+from scvi.models.weights import refuse_not_finite
 
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
@@ -89,8 +91,9 @@ def write(
     FileExistsError
         If the directory exists and may not be overwritten, or is no model's.
     ValueError
-        If it is the current directory, or holds it.
+        If it is the current directory, or holds it; if a weight is not finite, so that the files could not be read.
     """
+    refuse_not_finite(model.weights, "this model is not saved, for it answers nothing any more; fit it anew")
     target, here = Path(directory).resolve(), Path.cwd()
     if here.is_relative_to(target):
         raise ValueError(
@@ -140,7 +143,8 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
     FileNotFoundError
         If there are no such files.
     ValueError
-        If they are truncated, foreign, of a newer version, of another estimator, or say what cannot be.
+        If they are truncated, foreign, of a newer version, of another estimator, or say what cannot be; if a weight is
+        not finite.
     """
     source = Path(directory)
     for name in (DESCRIPTION, WEIGHTS):
@@ -163,13 +167,15 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         schemas = _schemas(description["schema"], n_data_sets)
         history = _history(description["history"])
         scope = _scope(description, tensors)
+    weights = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
+    refuse_not_finite(weights, f"{source / WEIGHTS} is damaged, take another copy of the model")
     return StoredModel(
         estimator,
         description["options"],
         schemas,
         history,
         description["is_trained"],
-        {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)},
+        weights,
         **{name: _split(name, tensors, source / WEIGHTS, n_data_sets) for name in _SPLIT},
         scope=scope,
         is_initialised=is_initialised,
@@ -209,9 +215,12 @@ def read_adata(directory: str | os.PathLike[str], name: str = ADATA) -> AnnData 
     if not path.exists():
         return None
     try:
+        check_links(path)
         return read_h5ad(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or no .h5ad file ({error}); pass adata to load without it") from error
+    except Exception as error:  # a damaged file fails in as many ways as HDF5 and anndata have
+        raise ValueError(
+            f"{path} is truncated or no .h5ad file of its own ({error}); pass adata to load without it"
+        ) from error
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -27,12 +27,14 @@ from scvi.fit.plan import Plan
 from scvi.fit.split import Split
 from scvi.models.former_names import present_name
 from scvi.models.freezing import Scope
+from scvi.models.weights import refuse_not_finite
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "checkpoint.safetensors"
 _FORMAT = "scvi checkpoint 1"
 _RANDOM_STATE, _CUDA_RANDOM_STATE = "random/cpu", "random/cuda"
+_WEIGHTS = "model/", "best/"  # beginnings of the names of tensors
 _STATE: dict[str, type | tuple[type, ...]] = {
     "identity": dict,
     "first_epoch": int,
@@ -112,6 +114,8 @@ def _check_state(tensors: Mapping[str, Tensor], state: Any) -> None:
         wrong.append(_RANDOM_STATE)
     if wrong:
         raise ValueError(f"it lacks, or holds in another form, {', '.join(wrong)}")
+    weights = {name: t for name, t in tensors.items() if name.startswith(_WEIGHTS)}
+    refuse_not_finite(weights, "its weights are damaged")
 
 
 def find(

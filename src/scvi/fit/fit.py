@@ -32,6 +32,7 @@ from scvi.fit.step import Steps
 from scvi.models.adversary import Adversaries
 from scvi.models.base import Model
 from scvi.models.freezing import Scope
+from scvi.models.weights import not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ class Fit:
             go_on = self._follow(monitored[-1][1])
         last = self.loop.epoch + 1 == self.plan.max_epochs or not go_on
         if last or (self.loop.epoch + 1) % self.snapshot_every == 0:
-            if not all(bool(torch.isfinite(t).all()) for t in self.model.state_dict().values()):
+            if not_finite(self.model.state_dict()):
                 self._recover(f"non-finite weights after epoch {self.loop.epoch + 1}")
             self._good = self._snapshot()
             self._write_checkpoint(finished=last)

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 import scvi
 from scvi._files import replacing
+from scvi._links import check_links
 from scvi.dataset import CellMeasurement, GeneExpressionDataset
+from scvi.models.weights import refuse_not_finite
 from scvi.queries.clustering import neighbourhood_entropy
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ CORRUPTED_LAYER = "corrupted_X"
 
 def write_posterior(posterior: Posterior, dir_path: Path) -> None:
     """Writes what `load_posterior` reads: h5ad for the data, safetensors for codes and weights, JSON for the rest."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in posterior.model.state_dict().items()}
+    refuse_not_finite(weights, "this posterior is not saved, for its model answers nothing any more; fit it anew")
     data_set = posterior.gene_dataset
     info = {
         "format": FORMAT,
@@ -78,7 +82,6 @@ def write_posterior(posterior: Posterior, dir_path: Path) -> None:
         folder.mkdir()
         adata.write_h5ad(folder / DATA, compression="lzf")
         safetensors.numpy.save_file(cells, folder / CELLS)
-        weights = {name: value.detach().cpu().contiguous() for name, value in posterior.model.state_dict().items()}
         safetensors.torch.save_file(weights, folder / WEIGHTS)
         (folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
 
@@ -108,7 +111,7 @@ def load_posterior(
     FileNotFoundError
         If there is no such directory.
     ValueError
-        If its files are damaged or of another origin, or the weights do not fit the model.
+        If its files are damaged or of another origin, or the weights do not fit the model or are not finite.
     """
     # Posterior itself uses this module
     from scvi.inference.posterior import Posterior
@@ -119,6 +122,7 @@ def load_posterior(
     kinds = {kind.__name__: kind for kind in with_subclasses(Posterior)}
     with _blaming(dir_path):
         info, cells, weights = _read(dir_path)
+        refuse_not_finite(weights, "its weights are damaged")
         name, options = info["posterior_type"], dict(info.get("options", {}))
         if name in kinds:
             data_set = _read_data_set(dir_path / DATA, info, cells)
@@ -168,6 +172,7 @@ def _read_2020(dir_path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray], 
 
 def _read_data_set(path: Path, info: Mapping[str, Any], cells: Mapping[str, npt.NDArray]) -> GeneExpressionDataset:
     """The data set as it was saved: no cell is left out, no code is renumbered."""
+    check_links(path)
     adata = anndata.read_h5ad(path)
     cells, mappings = _codes(adata, cells, info["mappings"])
     columns = adata.uns.get("cell_measurements_col_mappings", {})
