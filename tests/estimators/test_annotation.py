@@ -17,7 +17,7 @@ import scvi
 from scvi.fit import fit as fitting
 from scvi.fit.objectives import SemiSupervised
 from scvi.queries.calibration import calibration_error
-from small_cells import QUICK, TINY, N, make_adata
+from small_cells import QUICK, TINY, G, N, make_adata
 
 UNKNOWN = "not known"
 
@@ -144,6 +144,62 @@ def test_what_cannot_be_annotated_is_refused(first: scvi.SCVI, tmp_path: Path) -
     adata.obs["other"] = adata.obs["label"].replace({"t1": "new"})
     with pytest.raises(ValueError, match="the SCVI model does not know the labels new: set SCVI up"):
         scvi.SCANVI.from_scvi_model(by_label, UNKNOWN, "other")
+
+
+def other_cells() -> AnnData:
+    """Other cells than those of `first`, labelled in the column 'named', their genes in another order, and one more."""
+    cells = some_labels(make_adata(seed=1))[:90].copy()
+    more = AnnData(np.ones((90, 1), np.float32), cells.obs[[]], pd.DataFrame(index=["more"]))
+    adata = anndata.concat([cells[:, np.r_[10:G, :10]], more], axis=1)
+    adata.obs = cells.obs.rename(columns={"label": "named"})
+    return adata
+
+
+@pytest.mark.parametrize("has_cells", [True, False], ids=["with cells", "without"])
+def test_other_cells_are_annotated_from_scvi(first: scvi.SCVI, has_cells: bool, tmp_path: Path) -> None:
+    first.save(tmp_path / "model")
+    scvi_model = first if has_cells else scvi.SCVI.load(tmp_path / "model")
+    adata = other_cells()
+    model = scvi.SCANVI.from_scvi_model(scvi_model, UNKNOWN, "named", adata, seed=0)
+    assert model.adata is adata
+    assert not adata.uns
+    assert model.schema.label_names == ("t0", "t1", "t2")
+    assert model.schema.library_prior == first.schema.library_prior
+    weights = model.module.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in first.module.state_dict().items())
+    model.train(**{**QUICK, "max_epochs": 1})
+    assert len(model.train_indices) + len(model.validation_indices) == 90
+    assert np.array_equal(model.predict(), model.predict(other_cells()))
+    known = (adata.obs["named"] != UNKNOWN).to_numpy()
+    assert np.array_equal(model.predict(keep_observed=True)[known], adata.obs["named"][known])
+
+
+def test_other_cells_that_do_not_fit_the_scvi_model_are_refused(first: scvi.SCVI, tmp_path: Path) -> None:
+    adata = other_cells()
+    new_batch, negative, mixed = adata.copy(), adata.copy(), adata.copy()
+    new_batch.obs["batch"] = new_batch.obs["batch"].astype(str).replace({"b0": "b9"})
+    negative.X.data[3] = -1
+    mixed.X = mixed.X / 3
+    first.save(tmp_path / "model")
+    minified = scvi.SCVI.load(tmp_path / "model", some_labels())
+    minified.minify_adata()
+    minified.adata.obs["named"] = minified.adata.obs["label"]
+    for given, error, message in (
+        (adata[:, 1:].copy(), ValueError, f"lacks 1 of the {G} genes that the model reads"),
+        (
+            AnnData(adata.X, adata.obs.drop(columns="named"), adata.var),
+            ValueError,
+            "labels_key='named' is not a column",
+        ),
+        (AnnData(adata.X, adata.obs.drop(columns="batch"), adata.var), ValueError, "batch_key='batch' is not a column"),
+        (new_batch, ValueError, "b9"),
+        (negative, ValueError, "negative"),
+        (mixed, ValueError, "normalised"),
+        (minified.adata, ValueError, "minified by another model"),
+        (adata.obs, TypeError, "adata is a DataFrame; pass an anndata.AnnData"),
+    ):
+        with pytest.raises(error, match=message):
+            scvi.SCANVI.from_scvi_model(first, UNKNOWN, "named", given)
 
 
 def test_a_dispersion_by_label_goes_by_the_names_of_the_labels() -> None:

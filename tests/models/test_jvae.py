@@ -52,6 +52,12 @@ def cells(mode: int, n: int = N) -> Minibatch:
 # ---- file format -----------------------------------------------------------------------------------------------------
 
 
+def test_the_rate_of_2020_reads_labels_where_dispersions_differ_by_label() -> None:
+    model, mb = make(dispersion="gene-label", n_labels=2).eval(), cells(0)
+    for given, named in (((mb.labels,), {}), ((), {"y": mb.labels}), ((mb.labels, 1), {"transform_batch": None})):
+        assert model.get_sample_rate(mb.x, mb.batch, *given, **named).shape == (N, TOTAL)
+
+
 def test_weights_of_2020_without_batches() -> None:
     """The table by gene and batch was empty there; one-hot codes of no batch times it are zeros, a theta of 1."""
     model = make(n_batch=0)

@@ -104,6 +104,7 @@ def declare(
 
 def labelled_schema(adata: AnnData, schema: Schema, labels_key: str | None, unlabeled_category: str) -> Schema:
     """The schema of a model of the same cells, of which some have labels; `labels_key` None is that of `schema`."""
+    checks.refuse_other_types(adata)
     key = schema.labels_key if labels_key is None else labels_key
     if key is None:
         raise ValueError("labels_key=None, and the model was set up without one: name the column of labels")

@@ -104,6 +104,7 @@ class SCANVI(WithOptionsOfSCVI):
         scvi_model: SCVI,
         unlabeled_category: str,
         labels_key: str | None = None,
+        adata: AnnData | None = None,
         *,
         seed: int | None = None,
     ) -> Self:
@@ -117,18 +118,25 @@ class SCANVI(WithOptionsOfSCVI):
             The value of the labels' column in cells whose label is not known.
         labels_key
             Column of ``adata.obs`` with the labels; None: the one that `scvi_model` was set up with.
+        adata
+            Cells in place of those of `scvi_model`, with its genes, in any order, and with its batches and covariates;
+            they need no set-up, but for the labels. What `scvi_model` took of its own cells is kept: the prior of the
+            library size, the scale of size factors and of covariates.
         seed
             Seed of the initial weights of what scVI does not have.
         """
         if not isinstance(scvi_model, SCVI):
             raise TypeError(f"scvi_model is a {type(scvi_model).__name__}; pass a fitted scvi.SCVI")
         scvi_model._require_trained()
-        scvi_model._cells.own("be annotated")
-        schema = labelled_schema(scvi_model.adata, scvi_model.schema, labels_key, unlabeled_category)
+        is_given = adata is not None
+        if adata is None:
+            scvi_model._cells.own("be annotated")
+            adata = scvi_model.adata
+        schema = labelled_schema(adata, scvi_model.schema, labels_key, unlabeled_category)
         with seeded(seed):
             module = cls._make_networks((schema,), scvi_model.options)
         _take_weights(module, scvi_model, schema.label_names)
-        cells = cls._make_cells((schema,), scvi_model.options, (scvi_model.adata,), validate=False)
+        cells = cls._make_cells((schema,), scvi_model.options, (adata,), validate=is_given)
         model = cls._assembled(scvi_model.options, module.to(scvi_model.device), cells)
         model._is_initialised = True
         return model

@@ -319,8 +319,8 @@ class JVAE(Model):
         return self._sampled(x, mode, batch_index, y, deterministic, decode_mode, transform_batch)[2]
 
     def get_sample_rate(self, x: Tensor, batch_index: Tensor, *_: Any, **__: Any) -> Tensor:
-        """:meth:`sample_rate` of cells of the first data set; further arguments are ignored."""
-        return self.sample_rate(x, 0, batch_index)
+        """:meth:`sample_rate` of cells of the first data set; of further arguments only `y`, the next, is read."""
+        return self.sample_rate(x, 0, batch_index, _[0] if _ else __.get("y"))
 
     def reconstruction_loss(self, x: Tensor, px_rate: Tensor, px_r: Tensor, px_dropout: Tensor, mode: int) -> Tensor:
         """(n,) negative log-likelihood of the counts of data set `mode`; all arguments over its genes."""
