@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 import scvi
 from scvi.cells.schema import ProteinPlace
 from scvi.dataset import CellMeasurement, GeneExpressionDataset, Schema, declare, encode, fingerprint
-from small_cells import N, make_adata
+from small_cells import QUICK, TINY, N, make_adata
 
 NAMES = tuple(f"protein{j}" for j in range(5))
 
@@ -134,7 +136,7 @@ def test_nan_in_other_cells_was_not_measured() -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(0.5, "non-integer"), (-1.0, "negative"), (np.nan, "non-finite"), (np.inf, "non-finite")],
+    [(0.5, "non-integer"), (-1.0, "negative"), (np.inf, "non-finite")],
 )
 def test_what_is_no_count_is_refused(value: float, message: str) -> None:
     adata = make_adata()
@@ -142,6 +144,152 @@ def test_what_is_no_count_is_refused(value: float, message: str) -> None:
     adata.obsm["proteins"].iloc[3, 2] = value
     with pytest.raises(ValueError, match=rf"{message} value.*in cell 'cell3', protein 'protein2'"):
         schema_of(adata)
+
+
+# ---- types of pandas, and gaps --------------------------------------------------------------------------------------
+
+DTYPES = ["Int64", "UInt16", "Int8", "Float64", "Float32", "int16", "float32", "uint8", "Sparse[int]"]
+
+
+@given(dtypes=st.lists(st.sampled_from(DTYPES), min_size=5, max_size=5))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_tables_of_any_numeric_types_are_the_same_counts(dtypes: list[str]) -> None:
+    adata = make_adata()
+    counts = np.minimum(counts_of(adata), 100)
+    table = pd.DataFrame(counts, index=adata.obs_names, columns=NAMES)
+    adata.obsm["proteins"] = table.astype(dict(zip(NAMES, dtypes, strict=True)))
+    schema = schema_of(adata)
+    mb = encode(adata, schema).minibatch(np.arange(N))
+    assert np.array_equal(mb.proteins.numpy(), counts)
+    assert mb.measured is None
+    adata.obsm["proteins"] = table
+    assert schema_of(adata) == schema
+
+
+def test_flags_are_counts_of_zero_and_one() -> None:
+    adata = make_adata()
+    for dtype in (bool, "boolean"):
+        adata.obsm["proteins"] = (make_adata().obsm["proteins"] > 4).astype({"protein1": dtype})
+        flags = adata.obsm["proteins"].to_numpy(dtype=float)
+        assert np.array_equal(encode(adata, schema_of(adata)).minibatch(np.arange(N)).proteins.numpy(), flags)
+
+
+@pytest.mark.parametrize("dtype", [object, "string", "category", complex, "datetime64[ns]"])
+def test_a_column_without_numbers_is_refused_by_name(dtype: Any) -> None:
+    adata = make_adata()
+    values = adata.obsm["proteins"]["protein3"]
+    adata.obsm["proteins"]["protein3"] = values.astype(str if dtype == "string" else int).astype(dtype)
+    with pytest.raises(TypeError, match=r"adata\.obsm\['proteins'\] holds .* values, in 'protein3'; pass counts as"):
+        schema_of(adata)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Float32", "Int64"])
+@pytest.mark.parametrize("filled", [np.nan, 0])
+def test_nan_in_a_whole_batch_is_as_zero_there(filled: float, dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    adata = make_adata()
+    counts, in_b1 = counts_of(adata).astype(float), (adata.obs["batch"] == "b1").to_numpy()
+    counts[np.ix_(in_b1, [1, 4])] = filled
+    counts[~in_b1, 2] = 0  # beside a protein that is zero elsewhere
+    adata.obsm["proteins"] = pd.DataFrame(counts, index=adata.obs_names, columns=NAMES).astype(dtype)
+    with caplog.at_level(logging.WARNING, logger="scvi"):
+        schema = schema_of(adata)
+    assert "'b1' has no count of the proteins 'protein1', 'protein4': they are taken as not measured" in caplog.text
+    assert ("(they are NaN)" in caplog.text) == np.isnan(filled)
+    assert schema.proteins.measured == (
+        (True, True, False, True, True),
+        (True, False, True, True, False),
+        (True, True, False, True, True),
+    )
+    mb = encode(adata, schema).minibatch(np.arange(N))
+    assert np.array_equal(mb.measured.numpy(), np.array(schema.proteins.measured)[np.arange(N) % 3])
+    assert np.array_equal(mb.proteins.numpy(), np.nan_to_num(counts))
+
+
+def test_a_protein_without_any_value() -> None:
+    adata = make_adata()
+    adata.obsm["proteins"] = adata.obsm["proteins"].astype({"protein2": "Int64"})
+    adata.obsm["proteins"]["protein2"] = pd.NA
+    adata.obsm["proteins"] = adata.obsm["proteins"].astype({"protein2": "Int64"})
+    assert schema_of(adata).proteins.measured == ((True, True, False, True, True),) * 3
+    adata.obsm["proteins"] = adata.obsm["proteins"].astype(float) * np.nan
+    with pytest.raises(ValueError, match=r"every count of adata\.obsm\['proteins'\] is zero or missing"):
+        schema_of(adata)
+
+
+@pytest.mark.parametrize("stored", ["table", "Int64", "array"])
+def test_nan_in_a_part_of_a_batch_is_refused_with_the_remedy(stored: str) -> None:
+    adata = make_adata()
+    counts = counts_of(adata).astype(float)
+    counts[[4, 7], 2] = np.nan
+    counts[[4, 5, 7], 3] = np.nan
+    table = pd.DataFrame(counts, index=adata.obs_names, columns=NAMES)
+    adata.obsm["proteins"] = {"table": table, "Int64": table.astype("Int64"), "array": counts}[stored]
+    name = "protein_2" if stored == "array" else "protein2"
+    says = (
+        rf"adata\.obsm\['proteins'\]: protein '{name}' is missing \(NaN\) in 2 of the 50 cells of batch 'b1' "
+        r"\(and so in 2 further pairs.*put NaN \(or 0\) in all of this batch"
+    )
+    with pytest.raises(ValueError, match=says):
+        schema_of(adata)
+    with pytest.raises(ValueError, match="in 2 of the 150 cells of batch '0'"):
+        declare(adata, proteins=ProteinPlace("proteins", None))
+
+
+def nan_in(batch: str) -> AnnData:
+    adata = make_adata()
+    adata.obsm["proteins"] = adata.obsm["proteins"].convert_dtypes()
+    adata.obsm["proteins"].loc[(adata.obs["batch"] == batch).to_numpy(), "protein1"] = pd.NA
+    return adata
+
+
+def test_a_model_of_a_protein_that_is_nan_in_a_batch(tmp_path: Path) -> None:
+    """The same model as with zeros; other cells, of a question or a saved model, may have NaN anywhere."""
+    latent = []
+    zeros = make_adata()
+    zeros.obsm["proteins"].loc[(zeros.obs["batch"] == "b1").to_numpy(), "protein1"] = 0
+    for adata in (nan_in("b1"), zeros):
+        scvi.TOTALVI.setup_anndata(adata, "proteins", batch_key="batch")
+        model = scvi.TOTALVI(adata, **TINY)
+        model.train(**QUICK)
+        latent.append(model.get_latent_representation())
+        _, proteins = model.get_normalized_expression(seed=0)
+        unmeasured = proteins.isna().to_numpy()
+        assert np.array_equal(unmeasured.any(axis=1), (adata.obs["batch"] == "b1").to_numpy())
+        assert unmeasured[:, 1].sum() == unmeasured.sum() == 50
+    assert np.array_equal(*latent)
+    model.save(tmp_path / "model")
+    other = nan_in("b1")
+    other.obsm["proteins"].iloc[3, 2] = pd.NA
+    loaded = scvi.TOTALVI.load(tmp_path / "model", other)
+    answer = loaded.get_latent_representation()
+    assert np.array_equal(np.delete(answer, 3, axis=0), np.delete(latent[0], 3, axis=0))
+    assert np.array_equal(model.get_latent_representation(other), answer)
+
+
+def test_nan_is_no_measured_zero() -> None:
+    adata = nan_in("b1")
+    scvi.TOTALVI.setup_anndata(adata, "proteins", batch_key="batch")
+    with pytest.raises(ValueError, match=r"override_missing_proteins=True .* NaN, .* \('protein1', in 50 cells\): "):
+        scvi.TOTALVI(adata, **TINY, override_missing_proteins=True)
+    adata.obsm["proteins"] = adata.obsm["proteins"].fillna(0)
+    scvi.TOTALVI.setup_anndata(adata, "proteins", batch_key="batch")
+    scvi.TOTALVI(adata, **TINY, override_missing_proteins=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+@pytest.mark.filterwarnings("ignore:From 0.4 .update:FutureWarning")
+def test_nan_in_a_modality() -> None:
+    mudata = pytest.importorskip("mudata")
+    adata = nan_in("b1")
+    table = adata.obsm.pop("proteins").to_numpy(dtype=np.float32, na_value=np.nan)
+    proteins = AnnData(table, obs=adata.obs[[]], var=pd.DataFrame(index=NAMES))
+    mdata = mudata.MuData({"rna": adata, "protein": proteins})
+    scvi.TOTALVI.setup_mudata(mdata, batch_key="batch")
+    model = scvi.TOTALVI(mdata, **TINY)
+    assert model.schema.proteins.measured[1] == (True, False, True, True, True)
+    proteins.X[0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"'protein0' is missing \(NaN\) in 1 of the 50 cells of batch 'b0'"):
+        scvi.TOTALVI.setup_mudata(mdata, batch_key="batch")
 
 
 @pytest.mark.parametrize(

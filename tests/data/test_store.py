@@ -136,6 +136,24 @@ def test_proteins_that_all_inputs_have(suffix, tmp_path, caplog):
     assert not anndata.read_h5ad(to_store(inputs, tmp_path / "none.h5ad", protein_key=None)).obsm
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_tables_of_proteins_with_types_of_pandas(gaps, tmp_path):
+    adata = AnnData(formats.counts(N, G), var=pd.DataFrame(index=IDS))
+    table = pd.DataFrame(np.arange(2 * N).reshape(N, 2), index=adata.obs_names, columns=["x", "y"], dtype="Int64")
+    if gaps:
+        table["y"] = pd.array([pd.NA] * N, dtype="Int64")
+    adata.obsm["protein_expression"] = table
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    table["y"] = 1
+    adata.write_h5ad(tmp_path / "b.h5ad")
+    store = anndata.read_h5ad(to_store([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "s.h5ad"))
+    proteins = store.obsm["protein_expression"]
+    np.testing.assert_array_equal(proteins[:, 0], np.tile(np.arange(0, 2 * N, 2), 2))
+    np.testing.assert_array_equal(proteins[:, 1], [*([np.nan] * N if gaps else range(1, 2 * N, 2)), *[1] * N])
+    assert gaps or proteins.dtype == np.int32
+    scvi.TOTALVI.setup_anndata(store, "protein_expression", "protein_names", batch_key="sample")
+
+
 def test_proteins_without_names_or_of_other_cells(tmp_path, caplog):
     adata = AnnData(formats.counts(N, G), obsm={"adt": np.ones((N, 2), np.int32)})
     adata.write_h5ad(tmp_path / "a.h5ad")

@@ -151,6 +151,26 @@ def numbers(adata: AnnData, argument: str, key: str, positive: bool = False) -> 
     return values
 
 
+def values_of_table(table: pd.DataFrame, what: str) -> np.ndarray:
+    """(n, p) numbers of a table whose columns may have any numeric types of pandas; a gap is NaN.
+
+    Raises
+    ------
+    TypeError
+        If a column holds none; `what` is what the user calls the table.
+    """
+    dtypes = table.dtypes.tolist()
+    for name, dtype in zip(table.columns, dtypes, strict=True):
+        is_flag = pd.api.types.is_bool_dtype(dtype) and not isinstance(dtype, pd.CategoricalDtype)
+        if not (pd.api.types.is_numeric_dtype(dtype) or is_flag) or dtype.kind == "c":
+            raise TypeError(
+                f"{what} holds {dtype} values, in {str(name)!r}; pass counts as integers or floats, of numpy or pandas"
+            )
+    if len(set(dtypes)) == 1 and isinstance(dtypes[0], np.dtype):
+        return table.to_numpy()
+    return table.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
 def moments_of(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation, which is given as 1 where all values are the same but for rounding."""
     mean, deviation = float(values.mean()), float(values.std())

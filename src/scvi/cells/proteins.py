@@ -24,27 +24,62 @@ def declared_proteins(
 ) -> ProteinSchema:
     """Checks the counts of proteins, and describes them; `batch` (n,) are codes of the batches that are named.
 
+    A protein that is zero, or NaN, in all cells of a batch was not measured there.
+
     Raises
     ------
     ValueError, TypeError
-        If the counts are not there or are none, or no batch has any.
+        If the counts are not there or are none, no batch has any, or a protein is NaN in a part of a batch.
     """
     values, names = read_proteins(adata, place)
     names = tuple(f"protein_{i}" for i in range(values.shape[1])) if names is None else names
+    values, missing = _without_gaps(values)
+    gaps = _of_batches(missing, batch, len(batch_names))  # (k, p) how many cells
+    _refuse_gaps_in_a_part(gaps, batch, batch_names, names, place.counts_name)
     checked_counts(values, place.counts_name, adata.obs_names, names, None, None, feature="protein")
     seen = _measured(values, batch, len(batch_names))
     if not seen.any():
-        raise ValueError(f"every count of {place.counts_name} is zero; there are no proteins to fit")
-    for batch_name, row in zip(batch_names, seen, strict=True):
-        missing = [name for name, is_seen in zip(names, row, strict=True) if not is_seen]
-        if missing:
-            logger.warning(
-                "Batch %r has no count of the proteins %s: they are taken as not measured there, unless the model is "
-                "made with override_missing_proteins=True.",
-                batch_name,
-                ", ".join(map(repr, missing)),
-            )
+        raise ValueError(f"every count of {place.counts_name} is zero or missing; there are no proteins to fit")
+    for batch_name, row, no_value in zip(batch_names, seen, gaps > 0, strict=True):
+        _report(batch_name, names, ~row & ~no_value, ", unless the model is made with override_missing_proteins=True")
+        _report(batch_name, names, no_value, " (they are NaN)")
     return ProteinSchema(**vars(place), names=names, measured=tuple(map(tuple, seen.tolist())))
+
+
+def _report(batch: str, names: Sequence[str], unmeasured: np.ndarray, more: str) -> None:
+    if unmeasured.any():
+        listed = ", ".join(repr(name) for name, flag in zip(names, unmeasured, strict=True) if flag)
+        message = "Batch %r has no count of the proteins %s: they are taken as not measured there%s."
+        logger.warning(message, batch, listed, more)
+
+
+def _refuse_gaps_in_a_part(
+    gaps: np.ndarray, batch: np.ndarray, batch_names: Sequence[str], names: Sequence[str], where: str
+) -> None:
+    """`gaps` (k, p) cells of each batch that lack a protein: all of them, or none."""
+    n_cells = np.bincount(batch, minlength=len(batch_names))
+    wrong = np.argwhere((gaps > 0) & (gaps < n_cells[:, None]))
+    if len(wrong):
+        code, protein = wrong[0]
+        more = "" if len(wrong) == 1 else f" (and so in {len(wrong) - 1} further pairs of a protein and a batch)"
+        raise ValueError(
+            f"{where}: protein {names[protein]!r} is missing (NaN) in {gaps[code, protein]} of the {n_cells[code]} "
+            f"cells of batch {str(batch_names[code])!r}{more}. A protein is measured in all cells of a batch or in "
+            "none: put NaN (or 0) in all of this batch, where it is then taken as not measured, give the cells that "
+            "lack it a batch of their own, or leave them out"
+        )
+
+
+def refuse_gaps(adata: AnnData, proteins: ProteinSchema) -> None:
+    """Refuses NaN where all that is not counted is to be taken as a measured zero."""
+    _, missing = _without_gaps(read_proteins(adata, proteins)[0])
+    if missing.any():
+        name = proteins.names[int(np.argmax(missing.any(axis=0)))]
+        raise ValueError(
+            "override_missing_proteins=True takes proteins without any count in a batch as measured zeros, and "
+            f"{proteins.counts_name} has NaN, which is no zero ({name!r}, in {missing.any(axis=1).sum()} cells): leave "
+            "override_missing_proteins out, or put 0 where the protein was measured"
+        )
 
 
 def encoded_proteins(
@@ -87,8 +122,7 @@ def _aligned(adata: AnnData, proteins: ProteinSchema, validate: bool) -> tuple[n
         values = values[:, checks.places_of(proteins.names, names, where, "protein")]
     if values.shape[1] != len(proteins.names):
         raise ValueError(f"{where} has {values.shape[1]} columns; the model reads {len(proteins.names)} proteins")
-    missing = np.isnan(values)
-    values = np.where(missing, 0, values) if missing.any() else values
+    values, missing = _without_gaps(values)
     if validate:
         checked_counts(values, where, adata.obs_names, proteins.names, None, None, feature="protein")
     return values, missing
@@ -132,7 +166,7 @@ def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:
 
 
 def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """(n, p) counts as they are stored, in memory, and the names of the proteins, None where they have none."""
+    """(n, p) counts as they are stored, NaN for gaps, and the names of the proteins, None where they have none."""
     where, names = place.counts_name, None
     stored = checks.found(
         adata.obsm,
@@ -142,7 +176,7 @@ def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tupl
         hint=" (cells whose proteins were not measured have zeros there)",
     )
     if isinstance(stored, pd.DataFrame):
-        names, stored = tuple(map(str, stored.columns)), stored.to_numpy()
+        names, stored = tuple(map(str, stored.columns)), checks.values_of_table(stored, where)
     values = as_dense(as_rows(stored, where))
     if place.names_uns_key is not None:
         given = checks.found(adata.uns, "protein_names_uns_key", place.names_uns_key, "a key of adata.uns")
@@ -157,4 +191,15 @@ def read_proteins(adata: AnnData, place: ProteinPlace) -> tuple[np.ndarray, tupl
 
 def _measured(values: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
     """(k, p) whether a batch has any count of a protein."""
-    return np.stack([(values[batch == code] > 0).any(axis=0) for code in range(n_batch)])
+    return _of_batches(values > 0, batch, n_batch) > 0
+
+
+def _of_batches(flags: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
+    """(k, p) cells of each batch that have a flag of (n, p)."""
+    return np.stack([flags[batch == code].sum(axis=0) for code in range(n_batch)])
+
+
+def _without_gaps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values with 0 for NaN, and where there was NaN."""
+    missing = np.isnan(values)
+    return np.where(missing, 0, values) if missing.any() else values, missing

@@ -17,6 +17,7 @@ from anndata.abc import CSCDataset
 from anndata.io import read_elem, sparse_dataset
 
 from scvi._links import refuse_links
+from scvi.cells.checks import values_of_table
 from scvi.cells.storage import as_dense, as_rows, take
 from scvi.data.archives import is_archive
 from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
@@ -105,7 +106,7 @@ def _of_h5ad(path: Path, layer: str | None, protein_key: str | None, stack: Exit
             rows = sp.csr_matrix(take(counts, np.arange(start, stop)))
             rows.sum_duplicates()
             genes = sp.csr_matrix((as_counts(rows.data), rows.indices, rows.indptr), shape=rows.shape)
-            return genes, as_counts(np.asarray(protein_counts[start:stop]))
+            return genes, _with_gaps(np.asarray(protein_counts[start:stop]))
 
     return Source(obs, var.set_axis(numbered(var.index)), proteins, getattr(counts, "row_bytes", 0.0), rows)
 
@@ -119,7 +120,7 @@ def _proteins_of_h5ad(file: h5py.File, key: str | None, n: int) -> tuple[pd.Inde
     if not isinstance(stored, h5py.Dataset):
         stored = read_elem(stored)
     if isinstance(stored, pd.DataFrame):
-        names, stored = stored.columns, stored.to_numpy()
+        names, stored = stored.columns, values_of_table(stored, f"obsm/{key}")
     elif "uns/protein_names" in file:
         names = pd.Index(names_of(read_elem(file["uns/protein_names"])).ravel())
     else:
@@ -129,6 +130,14 @@ def _proteins_of_h5ad(file: h5py.File, key: str | None, n: int) -> tuple[pd.Inde
     if counts.shape != (n, len(names)):
         raise ValueError(f"obsm/{key} has shape {counts.shape} for {n} cells and {len(names)} names of proteins")
     return pd.Index(names.astype(str), dtype=object), counts
+
+
+def _with_gaps(values: np.ndarray) -> np.ndarray:
+    """Counts of proteins, NaN where one was not measured."""
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+    if not missing.any():
+        return as_counts(values)
+    return np.where(missing, np.float32(np.nan), as_counts(np.where(missing, 0, values)).astype(np.float32))
 
 
 def _of_loom(loom: Loom) -> Source:

@@ -11,8 +11,10 @@ from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
+from scvi.cells.minified import is_minified
 from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities, places_of
 from scvi.cells.protein_background import background_moments
+from scvi.cells.proteins import refuse_gaps
 from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register
@@ -59,7 +61,7 @@ class TOTALVI(Estimator):
     empirical_protein_background_prior
         Start the background of each protein where the lower of two Gaussians fits its log counts. None: True.
     override_missing_proteins
-        Take proteins without any count in a batch as measured zeros.
+        Take proteins without any count in a batch as measured zeros; those that are NaN there cannot be.
     n_hidden, n_layers_encoder, n_layers_decoder, dropout_rate_encoder, dropout_rate_decoder
         Width, depths and dropout rates of the networks.
     use_observed_lib_size
@@ -97,6 +99,8 @@ class TOTALVI(Estimator):
             check_flag("empirical_protein_background_prior", empirical_protein_background_prior)
         check_flag("override_missing_proteins", override_missing_proteins)
         self._make((adata,), seed, locals())
+        if override_missing_proteins and not is_minified(self.adata):
+            refuse_gaps(self.adata, self.schema.proteins)  # type: ignore[arg-type]
 
     # ---- making a model ----------------------------------------------------------------------------------------------
 
