@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,7 +48,24 @@ PACKAGES = {"kernels": {"torch", "numpy", "numba", "scipy"}, "minibatch": {"torc
 # Imported where they are used, never when a module is imported.
 SLOW = {"pooch", "requests", "openpyxl", "sklearn", "matplotlib", "scanpy", "umap", "skmisc", "numba"}
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
-GLOBAL_STATE = {"torch.manual_seed", "np.random.seed", "numpy.random.seed", "random.seed", "torch.set_num_threads"}
+GLOBAL_STATE = re.compile(
+    r"torch\.set_num_threads|torch\.set_default_\w+"
+    r"|torch\.(random\.|cuda\.|mps\.)?(manual_seed|seed|fork_rng|set_rng_state)(_all)?"
+    r"|(np\.|numpy\.)?random\.(?!default_rng|RandomState|Generator|SeedSequence)\w+"
+)
+# Operations of torch that draw from its global generator unless they are given another.
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "native_dropout"}
+DRAWS |= {
+    "uniform_",
+    "normal_",
+    "bernoulli_",
+    "exponential_",
+    "random_",
+    "rand_like",
+    "randn_like",
+    "rsample",
+    "sample",
+}
 
 
 def none(offenders: Iterable[str]) -> None:
@@ -230,22 +248,37 @@ def test_library_code_does_not_print() -> None:
     none(place(path, call) for path, call in calls if ast.unparse(call.func) in speaking)
 
 
-def outside_forks(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those below `with torch.random.fork_rng(...)`, which puts the generators back."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.With) and "fork_rng" in ast.unparse(child.items[0])):
-            yield from outside_forks(child)
-
-
 def test_global_state_is_left_alone() -> None:
     none(
         f"{place(path, node)} {ast.unparse(node)}"
-        for path, tree in TREES.items()
-        if layer(path) != "_settings"  # there the user asks for it
-        for node in outside_forks(tree)
-        if (isinstance(node, ast.Call) and ast.unparse(node.func) in GLOBAL_STATE)
-        or (isinstance(node, ast.Assign) and any(ast.unparse(t).startswith("torch.backends") for t in node.targets))
+        for path, node in nodes(ast.Call, ast.Assign, but={"_settings"})  # there the user asks for it
+        if place(path) != "kernels/forks.py"  # of a child that has just begun
+        and (
+            (isinstance(node, ast.Call) and GLOBAL_STATE.fullmatch(ast.unparse(node.func)))
+            or (isinstance(node, ast.Assign) and any(ast.unparse(t).startswith("torch.backends") for t in node.targets))
+        )
+        and not (layer(path) == "dataset" and "np.random.randint" in ast.unparse(node))  # as in 2020
+    )
+
+
+def test_filters_of_warnings_which_all_threads_share_are_left_alone() -> None:
+    none(
+        f"{place(path, call)} {ast.unparse(call)}"
+        for path, call in nodes(ast.Call, but={"cli", "plots"})
+        if ast.unparse(call.func).removeprefix("warnings.") in {"catch_warnings", "simplefilter", "filterwarnings"}
+        and path.name != "store.py"  # anndata speaks of each .zarr that it writes
+    )
+
+
+def test_the_core_is_given_its_random_numbers() -> None:
+    none(
+        f"{place(path, call)} {ast.unparse(call)}"
+        # constructors of networks draw within `seeded`, methods of 2020 from the global generators
+        for path, call in nodes(ast.Call, but={"models", *DOOR_OF_2020})
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in DRAWS
+        and not ast.unparse(call.func).startswith("rng.")
+        and "generator" not in {k.arg for k in call.keywords}
     )
 
 

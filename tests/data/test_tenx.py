@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import scipy.sparse as sp
 
 import formats
 from scvi.data import read_10x, read_brain_large
-from scvi.data.matrix_market import read_matrix_market
+from scvi.data.matrix_market import Header, _parsed, read_matrix_market
 from scvi.data.tenx import open_tenx_h5
 
 X = formats.counts()
@@ -211,6 +212,24 @@ def test_a_damaged_folder_is_refused_in_one_line(what, says, tmp_path):
         read_10x(damage(tmp_path / "f", what))
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", [b"1 2 x\n3 4 5", b"1 2 3.5\n3 4 5", b"1 2 3\n4 5 6.5", b"1 2 3\n4 5 6x", b"1 2 3\n4 5"]
+)
+def test_what_is_no_number_is_found_where_numpy_only_warns_of_it(text, monkeypatch):
+    def stops(text, kind, sep):
+        """As numpy did before it raised an error."""
+        for end in range(len(text), -1, -1):
+            with contextlib.suppress(ValueError):
+                return whole(text[:end], kind, sep=sep)
+
+    whole = np.fromstring
+    monkeypatch.setattr(np, "fromstring", stops)
+    header = Header(12, 30, 2, whole=True)
+    with pytest.raises(ValueError, match=r"no number of its kind|not row, column, value"):
+        _parsed(text, header)
+    assert [part.tolist() for part in _parsed(b"1 2 3\n4 5 6", header)] == [[1, 4], [0, 3], [3, 6]]
 
 
 def test_absurd_numbers_of_cells_need_no_memory(tmp_path):

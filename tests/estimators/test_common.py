@@ -277,24 +277,6 @@ def test_the_session_seed_stands_in(cls: type[Estimator], session_seed: Any) -> 
 
 
 @EACH
-def test_global_random_state_is_left_alone(cls: type[Estimator], tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    np.random.seed(5)
-    expected = torch.rand(3), np.random.rand(3)
-    torch.manual_seed(5)
-    np.random.seed(5)
-    model = make(cls)
-    model.train(**QUICK)
-    for question in questions(cls):
-        ask(model, question)
-        ask(model, question, own_draws=True)
-    model.save(tmp_path / "model")
-    cls.load(tmp_path / "model", *cells_of(model))
-    assert torch.equal(torch.rand(3), expected[0])
-    assert np.array_equal(np.random.rand(3), expected[1])
-
-
-@EACH
 def test_a_resumed_fit_is_an_uninterrupted_one(
     cls: type[Estimator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

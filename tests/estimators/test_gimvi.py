@@ -230,6 +230,7 @@ def test_other_cells_of_either_data_set(fitted: GIMVI, question: str) -> None:
         ask(fitted, question, adatas=[None, spatial])
 
 
+@pytest.mark.usefixtures("global_numbers")
 def test_imputed_values_by_hand(fitted: GIMVI) -> None:
     module = fitted.module
     codes = [fitted.adata_seq.obs["batch"].cat.codes, 3 + fitted.adata_spatial.obs["batch"].cat.codes]

@@ -432,6 +432,7 @@ def doors() -> tuple[scvi.SCVI, Posterior]:
     return model, posterior
 
 
+@pytest.mark.usefixtures("global_numbers")
 def test_both_doors_give_the_same_latents(doors: tuple[scvi.SCVI, Posterior]) -> None:
     model, posterior = doors
     latent, batches, _ = posterior.get_latent()
@@ -439,6 +440,7 @@ def test_both_doors_give_the_same_latents(doors: tuple[scvi.SCVI, Posterior]) ->
     assert np.array_equal(np.ravel(batches), model.adata.obs["codes"])
 
 
+@pytest.mark.usefixtures("global_numbers")
 def test_both_doors_give_the_same_scores(doors: tuple[scvi.SCVI, Posterior], monkeypatch: pytest.MonkeyPatch) -> None:
     """With the sign of 2020 turned round; every draw is the mean, here."""
     monkeypatch.setattr("scvi.models.gaussian._noise", lambda q, shape, generator: torch.zeros(shape))

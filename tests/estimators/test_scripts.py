@@ -28,6 +28,7 @@ def _settings_are_put_back() -> Iterator[None]:
     logger.setLevel(level)
 
 
+@pytest.mark.usefixtures("global_numbers")
 def test_a_script_of_today(tmp_path: Path) -> None:
     scvi.settings.seed = 0
     scvi.settings.verbosity = 30

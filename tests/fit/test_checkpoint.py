@@ -122,7 +122,7 @@ def test_a_checkpoint_that_lacks_something_is_refused_by_name(tmp_path: Path, wr
         message = "no mapping"
     elif wrong == "random/cpu":
         write({"model/a": TENSORS["model/a"]}, STATE)
-        message = "it lacks, or holds in another form, random/cpu"
+        message = "it lacks, or holds in another form, random/"
     elif wrong == "seed":
         write(TENSORS, {**STATE, "identity": {"seed": "3"}})
         message = "in another form, seed"
@@ -217,3 +217,20 @@ def test_digests_keep_arrays_apart() -> None:
     assert checkpoint.digest(a, b) != checkpoint.digest(np.array([1, 2, 3]))
     assert checkpoint.digest(a, None) != checkpoint.digest(None, a)
     assert checkpoint.digest(a[::-1]) != checkpoint.digest(a)
+
+
+def test_the_state_of_a_generator() -> None:
+    first, second = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    torch.rand(7, generator=first)
+    kept = checkpoint.random_state(first)
+    expected = torch.rand(5, generator=first)
+    checkpoint.set_random_state(kept, second)
+    assert torch.equal(torch.rand(5, generator=second), expected)
+
+
+def test_a_fit_that_goes_on_elsewhere_says_that_its_numbers_are_others(caplog: pytest.LogCaptureFixture) -> None:
+    generator = torch.Generator().manual_seed(1)
+    before = generator.get_state()
+    checkpoint.set_random_state({"random/cuda": torch.zeros(16, dtype=torch.uint8)}, generator)
+    assert torch.equal(generator.get_state(), before)
+    assert "written on another device (cuda): on this one (cpu)" in caplog.text

@@ -478,6 +478,20 @@ def test_early_stopping_on_nothing_is_refused(vae, dataset):
         trainer.train(n_epochs=1)
 
 
+def test_weights_draws_and_dropout_follow_the_global_seed_of_torch(dataset):
+    def trained(seed, seed_of_training):
+        torch.manual_seed(seed)
+        model = VAE(dataset.nb_genes, n_batch=dataset.n_batches, n_hidden=16, n_latent=3)
+        torch.manual_seed(seed_of_training)
+        make_trainer(model, dataset).train(n_epochs=2)
+        return state(model)
+
+    first = trained(1, 2)
+    assert same(first, trained(1, 2))
+    assert not same(first, trained(1, 3))
+    assert not same(first, trained(3, 2))
+
+
 # The objective --------------------------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import warnings
 from typing import Any
 
-from anndata import AnnData, ImplicitModificationWarning
+from anndata import AnnData
 
 from scvi._formats import in_format
 from scvi.cells.checks import named, refuse_other_types
@@ -34,9 +33,9 @@ def register(adata: Any, class_name: str, schema: Schema, fingerprint: str) -> N
             "pass the whole AnnData, or call adata.to_memory() first"
         )
     entry = json.dumps({"format": _FORMAT, "fingerprint": fingerprint, "schema": schema.to_json()})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImplicitModificationWarning)
-        adata.uns[_UNS_KEY] = {**_entries(adata), class_name: entry}
+    if adata.is_view:
+        adata.uns = adata.uns.copy()  # as it would become by itself, with a warning
+    adata.uns[_UNS_KEY] = {**_entries(adata), class_name: entry}
 
 
 def registered(data: Any, class_name: str) -> Schema:

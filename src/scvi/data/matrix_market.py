@@ -6,7 +6,6 @@ are read twice, the first time to learn how many entries each cell has.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -125,12 +124,10 @@ def _entries(path: Path, header: Header) -> Iterator[tuple[np.ndarray, np.ndarra
 
 
 def _parsed(text: bytes, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # how numpy reports what is no number
-        try:
-            numbers = np.fromstring(text, np.int64 if header.whole else np.float64, sep=" ")
-        except (ValueError, DeprecationWarning) as error:
-            raise ValueError("there is something between its entries that is no number of its kind") from error
+    try:
+        numbers = _numbers(text, int if header.whole else float)
+    except (ValueError, DeprecationWarning) as error:
+        raise ValueError("there is something between its entries that is no number of its kind") from error
     if len(numbers) % 3:
         raise ValueError("it has a line that is not row, column, value; it is damaged")
     genes, cells, values = numbers.reshape(-1, 3).T
@@ -140,6 +137,21 @@ def _parsed(text: bytes, header: Header) -> tuple[np.ndarray, np.ndarray, np.nda
     if header.whole and len(values) and (values.max() > _LARGEST or values.min() < -_LARGEST):
         raise ValueError("it has a value beyond 32 bits, which is no count")
     return cells.astype(np.int64) - 1, genes.astype(np.int64) - 1, values
+
+
+def _numbers(text: bytes, kind: type[int] | type[float]) -> np.ndarray:
+    """All that a text holds, int64 or float64; ValueError if some of it is no number of its kind.
+
+    Some versions of numpy stop there and but warn. To make an error of a warning would change the filters of all
+    threads, so what was read is counted, and its end is compared.
+    """
+    numbers = np.fromstring(text, kind, sep=" ")
+    last = text.rsplit(None, 1)[-1:]
+    if len(numbers) != 3 * (text.count(b"\n") + 1) and len(numbers) != len(text.split()):
+        raise ValueError(f"{len(numbers)} numbers in {len(text.split())} words")
+    if last and str(kind(last[0])) != str(numbers[-1].item()):
+        raise ValueError(f"{last[0]!r} was read as {numbers[-1]}")
+    return numbers
 
 
 def _counts(path: Path, header: Header) -> sp.csr_matrix:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "checkpoint.safetensors"
 _FORMAT = "scvi checkpoint 1"
-_RANDOM_STATE, _CUDA_RANDOM_STATE = "random/cpu", "random/cuda"
+_RANDOM_STATE = "random/"  # and the kind of device that the numbers are drawn on
 _WEIGHTS = "model/", "best/"  # beginnings of the names of tensors
 _STATE: dict[str, type | tuple[type, ...]] = {
     "identity": dict,
@@ -110,7 +110,7 @@ def _check_state(tensors: Mapping[str, Tensor], state: Any) -> None:
     wrong = [name for name, kind in _STATE.items() if name not in state or not isinstance(state[name], kind)]
     if not wrong and not isinstance(state["identity"].get("seed"), int):
         wrong = ["seed"]
-    if _RANDOM_STATE not in tensors:
+    if not any(name.startswith(_RANDOM_STATE) for name in tensors):
         wrong.append(_RANDOM_STATE)
     if wrong:
         raise ValueError(f"it lacks, or holds in another form, {', '.join(wrong)}")
@@ -249,16 +249,21 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().clone() for name, t in tensors.items()}
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's global generators that a fit on this device draws from."""
-    states = {_RANDOM_STATE: torch.get_rng_state()}
-    if device.type == "cuda":
-        states[_CUDA_RANDOM_STATE] = torch.cuda.get_rng_state(device)
-    return states
+def random_state(generator: torch.Generator) -> dict[str, Tensor]:
+    """The state of the generator of a fit."""
+    return {f"{_RANDOM_STATE}{generator.device.type}": generator.get_state()}
 
 
-def set_random_state(tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """The inverse of :func:`random_state`."""
-    torch.set_rng_state(tensors[_RANDOM_STATE])
-    if _CUDA_RANDOM_STATE in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors[_CUDA_RANDOM_STATE], device)
+def set_random_state(tensors: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    """The inverse of :func:`random_state`; says so where the state is one of another kind of device."""
+    state = tensors.get(f"{_RANDOM_STATE}{generator.device.type}")
+    if state is not None:
+        generator.set_state(state)
+        return
+    kinds = ", ".join(name.removeprefix(_RANDOM_STATE) for name in tensors if name.startswith(_RANDOM_STATE))
+    logger.warning(
+        "The checkpoint was written on another device (%s): on this one (%s) the random numbers are others, and so "
+        "the fit goes on a little differently.",
+        kinds,
+        generator.device.type,
+    )

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from scvi._random import seeded
 from scvi._warnings import warn
 from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointCells
@@ -29,6 +28,7 @@ from scvi.fit.plan import Plan
 from scvi.fit.scope import Columns, frozen, left_out, parts
 from scvi.fit.split import Split
 from scvi.fit.step import Steps
+from scvi.kernels import dropout_from
 from scvi.models.adversary import Adversaries
 from scvi.models.base import Model
 from scvi.models.freezing import Scope
@@ -154,7 +154,7 @@ class Fit:
             self.loop.first_epoch, self.epochs_before = state["first_epoch"], state["epochs_before"]
 
     def fit(self, resume: bool = False) -> None:
-        """Runs the plan, or the rest of it from the checkpoint. Global random state is put back afterwards."""
+        """Runs the plan, or the rest of it from the checkpoint."""
         self.prepare(resume)
         self.run()
 
@@ -168,7 +168,7 @@ class Fit:
         """
         self._log_plan()
         untrained = [] if self.scope is None else left_out(self.model, self.scope)
-        with frozen(untrained), seeded(self.seed, self.split.device):
+        with frozen(untrained), dropout_from(self.objective.generator):
             with self.loop.training(self.model, self.plan.max_epochs) as epochs:
                 self.optimizer = self.make_optimizer()
                 self._begin()
@@ -349,7 +349,7 @@ class Fit:
             **checkpoint.flatten("model", self._good.weights),
             **checkpoint.flatten("optimizer", self._good.moments),
             **checkpoint.flatten("best", self.best_state_dict or {}),
-            **checkpoint.random_state(self.split.device),
+            **checkpoint.random_state(self.objective.generator),
         }
         state = {
             **{name: getattr(self, name) for name in _IN_CHECKPOINT},
@@ -372,4 +372,4 @@ class Fit:
         self.stopping.best, self.stopping.wait = state["stopping"]
         self.plateau.best, self.plateau.wait = state["plateau"]
         self.history.update({name: [tuple(row) for row in rows] for name, rows in state["history"].items()})
-        checkpoint.set_random_state(tensors, self.split.device)
+        checkpoint.set_random_state(tensors, self.objective.generator)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scvi._random import generator_of
+from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointMinibatch
 from scvi.fit.plan import AdversarialPlan, Plan, SemiSupervisedPlan
 from scvi.fit.split import Split
@@ -37,10 +39,16 @@ class NegativeElbo:
         The cells it is fitted to.
     plan, seed
         Of the fit.
+
+    Attributes
+    ----------
+    generator
+        What all draws of the fit come from.
     """
 
     def __init__(self, model: Any, split: Split, plan: Any, seed: int) -> None:
         self.model, self.split, self.plan, self.seed = model, split, plan, seed
+        self.generator = generator_of(seed, split.device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Chooses what the steps of an epoch see beside their minibatches: here nothing."""
@@ -48,7 +56,7 @@ class NegativeElbo:
     def loss(self, mb: Any, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """What a step minimises, and terms for the history, summed over the cells of the minibatch."""
         with self._products():
-            elbo = self.model.loss(mb)
+            elbo = self.model.loss(mb, self.generator)
         loss = elbo.objective(kl_weight) + elbo.global_kl / len(self.split.train)
         return loss, {**terms_of(elbo), "train_loss_epoch": loss.detach() * len(mb)}
 
@@ -58,7 +66,7 @@ class NegativeElbo:
 
     def validate(self) -> dict[str, float]:
         """Means of the terms over the validation cells, with the full KL weight."""
-        generator = torch.Generator(self.split.device).manual_seed(_VALIDATION_DRAWS_SEED)
+        generator = generator_of(_VALIDATION_DRAWS_SEED, self.split.device)
         sums: dict[str, float] = {}
         with evaluating(self.model):
             for mb in self.split.in_order(self.split.validation):
@@ -68,7 +76,7 @@ class NegativeElbo:
 
     def fault(self, mb: Any) -> str:
         """Which cells of a minibatch are to blame for a step that was not good."""
-        return describe_fault(self.model, mb, self.split.data.cell_names, self.split.data.gene_names)
+        return describe_fault(self.model, mb, self.split.data, self.generator)
 
 
 class SemiSupervised(NegativeElbo):
@@ -151,7 +159,7 @@ class Adversarial(NegativeElbo):
     def loss(self, joint: JointMinibatch, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         n_cells = len(joint)
         with self._products():
-            pairs = [self.model.model.draw_with_loss(mb, n_cells=n_cells) for mb in joint.parts]
+            pairs = [self.model.model.draw_with_loss(mb, self.generator, n_cells) for mb in joint.parts]
         latents, elbos = [z for z, _ in pairs], [elbo for _, elbo in pairs]
         said = self.model.told_apart(latents)
         own = torch.stack(adversarial_losses(said, predict_true_class=True)).sum()
@@ -176,10 +184,9 @@ class Adversarial(NegativeElbo):
     def fault(self, joint: JointMinibatch) -> str:
         """Names the cells at fault in the data set with the largest loss."""
         with evaluating(self.model):
-            losses = [float(self.model.loss(mb).per_cell().sum()) for mb in joint.parts]
+            losses = [float(self.model.loss(mb, self.generator).per_cell().sum()) for mb in joint.parts]
         worst = int(np.argmax(np.nan_to_num(losses, nan=np.inf)))
-        data = self.split.data.parts[worst]
-        fault = describe_fault(self.model, joint.parts[worst], data.cell_names, data.gene_names)
+        fault = describe_fault(self.model, joint.parts[worst], self.split.data.parts[worst], self.generator)
         return f"data set {worst + 1}: {fault}"
 
 
@@ -202,10 +209,11 @@ def terms_of(elbo: Elbo) -> dict[str, Tensor]:
     return terms
 
 
-def describe_fault(model: Model, mb: Minibatch, cells: np.ndarray, genes: np.ndarray) -> str:
+def describe_fault(model: Model, mb: Minibatch, data: CellData, generator: torch.Generator) -> str:
     """Which cells of a minibatch have a non-finite loss (or the largest), and the genes with their largest counts."""
+    cells, genes = data.cell_names, data.gene_names
     with evaluating(model):
-        per_cell = model.loss(mb).per_cell()
+        per_cell = model.loss(mb, generator).per_cell()
     bad = (~torch.isfinite(per_cell)).nonzero()[:, 0]
     kind = f"{len(bad)} of {len(mb)} cells have a non-finite likelihood"
     if len(bad) == 0:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi.kernels import precision, twin
+from scvi.kernels import forks, precision, twin  # noqa: F401 - forks is to be there from the first kernel on
 from scvi.kernels.affine import Affine, as_tensor
+from scvi.kernels.dropout import dropout, dropout_from
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.precision import bf16_is_supported, bf16_products
 from scvi.kernels.rows import SparseRows, starts_of
@@ -32,6 +33,8 @@ __all__ = [
     "batch_norm_relu_dropout",
     "bf16_is_supported",
     "bf16_products",
+    "dropout",
+    "dropout_from",
     "find_bad_count",
     "linear",
     "mixed_dropout",
@@ -184,13 +187,13 @@ def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None
 def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
     """What follows a linear layer in training: (n, d) -> (n, d); the running moments of `norm` are brought up to date.
 
-    Dropout draws from torch's global generator.
+    Dropout draws from the generator that :func:`dropout_from` names.
     """
     if _compiled(x) and x.dim() == 2 and len(x) > 1:
         from scvi.kernels.networks import Hidden
 
         return Hidden.apply(x, norm.weight, norm.bias, norm, rate)
-    return nn.functional.dropout(torch.relu(norm(x)), rate)
+    return dropout(torch.relu(norm(x)), rate)
 
 
 def adam(states: list[tuple[Tensor, Mapping[str, Tensor]]], decayed: Sequence[bool] | None = None) -> Adam:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from scvi.kernels import layers, sparse
+from scvi.kernels.dropout import dropout_seed
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.rows import SparseRows, arrays
 
@@ -87,7 +88,7 @@ class Hidden(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         normed, inverse = np.empty(x.shape, _F), np.empty(x.shape[1], _F)
-        seed = int(torch.randint(2**31, ())) if rate > 0 else 0
+        seed = dropout_seed() if rate > 0 else 0
         numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
         running = (norm.running_mean, norm.running_var)
         moments = [t.numpy() for t in running]  # type: ignore[union-attr]

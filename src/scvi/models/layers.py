@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, linear
+from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, dropout, linear
 from scvi.models.gaussian import draw
 from scvi.models.one_hot import as_one_hot
 
@@ -113,12 +113,13 @@ class FCLayers(nn.Module):
 
 def hidden(layer: nn.Sequential, x: Counts, beside: Tensor | None = None) -> Tensor:
     """What linear, batch norm, ReLU and dropout make of x (..., n, d) and of columns beside it."""
-    first, norm, relu, dropout = layer.children()
+    first, norm, relu, last = layer.children()
     h = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
+    rate = last.p if isinstance(last, nn.Dropout) and last.training else 0.0
     if isinstance(norm, nn.BatchNorm1d) and norm.training and isinstance(relu, nn.ReLU) and h.dim() == 2:
-        rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
         return batch_norm_relu_dropout(h, norm, rate)
-    return dropout(relu(_each_draw(norm, h)))
+    h = relu(_each_draw(norm, h))
+    return dropout(h, rate) if isinstance(last, nn.Dropout) else last(h)
 
 
 def waiting(layer: nn.Module, h: Tensor, genes: Tensor | None = None) -> Tensor | Affine:
