@@ -11,6 +11,7 @@ from anndata import AnnData
 from scvi.cells import checks
 from scvi.cells.cell_data import CellData
 from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cells
+from scvi.cells.far import warn_if_far
 from scvi.cells.minified import kept_of
 from scvi.cells.proteins import encoded_proteins
 from scvi.cells.schema import Schema
@@ -23,8 +24,8 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: boo
     Parameters
     ----------
     validate
-        Look at every stored count, and warn of empty cells. Not needed for an `adata` that was declared and has not
-        changed since.
+        Look at every stored count, and warn of empty cells and of cells far from those of the schema. Not needed for
+        an `adata` that was declared and has not changed since.
     labels
         Read the labels. A model that has no use for them need not refuse cells without known labels; their codes are 0.
 
@@ -60,8 +61,11 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: boo
         proteins=proteins,
         measured=measured,
     )
-    if validate and kept is None:
-        warn_of_empty_cells(checked_totals(adata, schema.layer, counts, columns), adata.obs_names)
+    if validate:
+        totals = None if kept is not None else checked_totals(adata, schema.layer, counts, columns)
+        if totals is not None:
+            warn_of_empty_cells(totals, adata.obs_names)
+        warn_if_far(adata, schema, totals)
     return cells
 
 

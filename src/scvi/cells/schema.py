@@ -11,7 +11,7 @@ from scvi._checks import check_number
 from scvi._formats import in_format
 from scvi.cells.checks import counts_name
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,25 @@ class ProteinSchema(ProteinPlace):
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How far the values of a column reach in the cells that a schema was made for.
+
+    Attributes
+    ----------
+    lowest, highest
+        Of all cells.
+    typical, large
+        Median and 95 % quantile of the absolute values that are not 0, of the batch where it is smallest, and where it
+        is largest.
+    """
+
+    lowest: float
+    highest: float
+    typical: tuple[float, float]
+    large: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Schema:
     """The declaration that a model keeps: where its inputs are, and what every code means.
 
@@ -87,6 +106,9 @@ class Schema:
         Mean and standard deviation of each continuous covariate, which enters a model less the one, over the other.
     proteins
         The counts of proteins, for a model that reads them.
+    continuous_extents, size_factor_extent, total_extent
+        How far each continuous covariate, the size factors and the total counts of the cells reach; None where that is
+        not known, or there is no such column.
 
     Raises
     ------
@@ -108,6 +130,9 @@ class Schema:
     continuous_moments: tuple[tuple[float, float], ...] = ()
     unlabeled_category: str | None = None
     proteins: ProteinSchema | None = None
+    continuous_extents: tuple[Extent, ...] | None = None
+    size_factor_extent: Extent | None = None
+    total_extent: Extent | None = None
 
     def __post_init__(self) -> None:
         proteins, lost = self.proteins, [key for key in self.category_keys if not self.categories.get(key)]
@@ -116,6 +141,7 @@ class Schema:
             "a deviation in continuous_moments": [deviation for _, deviation in self.continuous_moments],
             "size_factor_scale": [self.size_factor_scale],
         }
+        extents = [*(self.continuous_extents or ()), self.size_factor_extent, self.total_extent]
         named = [
             ("genes", self.genes),
             ("proteins", () if proteins is None else proteins.names),
@@ -126,6 +152,9 @@ class Schema:
             "library_prior has not one pair for each batch": len(self.library_prior) != self.n_batch,
             "continuous_moments has not one pair for each covariate": len(self.continuous_moments) != self.n_continuous,
             **{f"{name} is not above 0": min(values, default=1) <= 0 for name, values in spreads.items()},
+            "continuous_extents has not one for each covariate": self.continuous_extents is not None
+            and len(self.continuous_extents) != self.n_continuous,
+            "the lowest value of an extent is above the highest": any(e.lowest > e.highest for e in extents if e),
             "it does not say for each batch which proteins were measured": proteins is not None
             and [len(row) for row in proteins.measured] != [len(proteins.names)] * self.n_batch,
             **{f"an entry of {name} occurs twice": len(set(entries)) < len(entries) for name, entries in named},
@@ -191,12 +220,20 @@ class Schema:
         ValueError
             If an entry is missing, unknown, of the wrong type or out of range, or the format is of a newer version.
         """
-        return _built(cls, in_format(_FORMAT, "the schema", _mapping("a schema", values), {1: _of_format_1}))
+        return _built(cls, in_format(_FORMAT, "the schema", _mapping("a schema", values), _READERS))
 
 
 def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
     """There were no unlabelled cells at first, and an entry for proteins was left out where a model reads none."""
     return {"unlabeled_category": None, "proteins": None, **values}
+
+
+def _of_format_2(values: dict[str, Any]) -> dict[str, Any]:
+    """How far the cells reach was not written down."""
+    return {"continuous_extents": None, "size_factor_extent": None, "total_extent": None, **values}
+
+
+_READERS = {1: _of_format_1, 2: _of_format_2}
 
 
 def _built(kind: Any, values: Any) -> Any:

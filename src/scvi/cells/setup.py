@@ -19,6 +19,7 @@ from scvi.cells import checks
 from scvi.cells.categories import joined, places_among
 from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cells
 from scvi.cells.encode import gene_columns, log_sizes
+from scvi.cells.far import extent_of, warn_if_far
 from scvi.cells.fingerprint import fingerprint
 from scvi.cells.library_prior import library_prior
 from scvi.cells.proteins import declared_proteins, with_new_batches
@@ -75,6 +76,7 @@ def declare(
             unlabeled_category, labels_key, categories, (batch_key, *categorical)
         )
     relative = log_sizes(adata, size_factor_key)
+    factors = None if relative is None else np.exp(relative, dtype=np.float64)
     batch = checks.codes_of(adata, "batch_key", batch_key, categories)
     batch_names = ("0",) if batch_key is None else categories[batch_key]
     totals = checked_totals(adata, layer, counts_of(adata, layer), gene_columns(adata, genes))
@@ -94,10 +96,13 @@ def declare(
         genes=genes,
         categories=categories,
         library_prior=library_prior(totals, batch, len(batch_names)),
-        size_factor_scale=1.0 if relative is None else float(totals.mean() / np.exp(relative, dtype=np.float64).mean()),
+        size_factor_scale=1.0 if factors is None else float(totals.mean() / factors.mean()),
         continuous_moments=tuple(checks.moments_of(values) for values in covariates),
         unlabeled_category=unlabeled_category,
         proteins=None if proteins is None else declared_proteins(adata, proteins, batch, batch_names),
+        continuous_extents=tuple(extent_of(values, batch) for values in covariates),
+        size_factor_extent=None if factors is None else extent_of(factors, batch),
+        total_extent=extent_of(totals[totals > 0], batch[totals > 0]),
     )
     return schema, fingerprint(adata, schema)
 
@@ -119,7 +124,8 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     """The schema with the batches, and categories of the categorical covariates, that only `adata` has.
 
     New categories follow the old ones, whose codes stay. The prior of the library size of a new batch is that of its
-    cells here; sizes and continuous covariates are scaled as those of the cells that the schema was made for.
+    cells here; sizes and continuous covariates are scaled as those of the cells that the schema was made for, and how
+    far these reach stays what it is.
 
     Parameters
     ----------
@@ -140,6 +146,7 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     n_batch = 1 if schema.batch_key is None else len(categories[schema.batch_key])
     totals = checked_totals(adata, schema.layer, counts_of(adata, schema.layer), gene_columns(adata, schema.genes))
     warn_of_empty_cells(totals, adata.obs_names)
+    warn_if_far(adata, schema, totals)
     prior, proteins = schema.library_prior, schema.proteins
     if n_batch > schema.n_batch:
         if not totals.any():
