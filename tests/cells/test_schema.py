@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from scvi.cells.schema import Extent
 from scvi.dataset import Schema
+
+EXTENT = Extent(-1 / 3, 1 / 3, (0.1, 0.2), (0.3, 1 / 3))
 
 
 def schema() -> Schema:
@@ -21,6 +24,8 @@ def schema() -> Schema:
         library_prior=((3.25, 0.1), (1 / 3, 1e-4)),
         size_factor_scale=1.7,
         continuous_moments=((50.5, 1 / 7),),
+        continuous_extents=(EXTENT,),
+        total_extent=replace(EXTENT, highest=1e4),
     )
 
 
@@ -63,6 +68,7 @@ def test_json_round_trip_is_exact() -> None:
         ("continuous_moments", [[0.0, 1.0], [0.0, 1.0]]),
         ("continuous_moments", [[0.0, 0.0]]),
         ("continuous_moments", None),
+        ("continuous_extents", []),
         ("size_factor_scale", None),
         ("size_factor_scale", "big"),
         ("size_factor_scale", 0.0),
@@ -72,6 +78,22 @@ def test_json_round_trip_is_exact() -> None:
 def test_a_damaged_entry_is_a_value_error(entry: str, value: Any) -> None:
     with pytest.raises(ValueError, match=entry if value != {"batch": ["x", "x"], "donor": ["1"]} else "batch"):
         Schema.from_json({**schema().to_json(), entry: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3.0, "Extent is a mapping, not float"),
+        ({"lowest": 0.0}, "missing or unknown entries .*'highest'"),
+        ({**asdict(EXTENT), "lowest": 2.0}, "the lowest value of an extent is above the highest"),
+        ({**asdict(EXTENT), "large": [1.0]}, "large is"),
+        ({**asdict(EXTENT), "highest": float("nan")}, "highest=nan is not a number"),
+    ],
+)
+def test_a_damaged_extent_is_a_value_error(value: Any, message: str) -> None:
+    for changes in ({"total_extent": value}, {"size_factor_extent": value}, {"continuous_extents": [value]}):
+        with pytest.raises(ValueError, match=message):
+            Schema.from_json({**schema().to_json(), **changes})
 
 
 def test_missing_and_unknown_entries_are_named() -> None:
@@ -89,16 +111,22 @@ def test_a_schema_whose_parts_do_not_belong_together_cannot_be_made() -> None:
             replace(schema(), **changes)
 
 
-def test_schemas_of_the_first_format_are_read() -> None:
+def test_schemas_of_earlier_formats_are_read() -> None:
+    """They do not know how far their cells reach; in the first one two entries might be left out."""
     values = schema().to_json()
-    assert values.pop("format") == 2
-    for name in ("proteins", "unlabeled_category"):  # which the first files did not have
-        assert Schema.from_json(values) == schema()
+    assert values["format"] == 3
+    for name in ("continuous_extents", "size_factor_extent", "total_extent"):
+        del values[name]
+    unknown = replace(schema(), continuous_extents=None, total_extent=None)
+    assert Schema.from_json({**values, "format": 2}) == unknown
+    del values["format"]
+    for name in ("proteins", "unlabeled_category"):
+        assert Schema.from_json(values) == unknown
         assert values.pop(name) is None
-    assert Schema.from_json(values) == schema()
+    assert Schema.from_json(values) == unknown
 
 
-@pytest.mark.parametrize("number", [0, 3, "2", None, 2.0, True])
+@pytest.mark.parametrize("number", [0, 4, "2", None, 2.0, True])
 def test_other_formats_are_refused(number: Any) -> None:
-    with pytest.raises(ValueError, match=rf"the schema has format {number!r}, .* reads 1 to 2: update scvi"):
+    with pytest.raises(ValueError, match=rf"the schema has format {number!r}, .* reads 1 to 3: update scvi"):
         Schema.from_json({**schema().to_json(), "format": number})

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scvi.cells.categories import key_of, places_among
 from scvi.cells.minified import is_minified
+from scvi.cells.other_names import likely_cause
 
 
 def named(names: Iterable[Any], limit: int = 5) -> str:
@@ -183,20 +184,27 @@ def refuse_other_types(adata: Any) -> None:
         raise TypeError(f"adata is a {type(adata).__name__}; pass an anndata.AnnData")
 
 
-def places_of(wanted: Sequence[str], there: Iterable[str], where: str, kind: str) -> np.ndarray:
+def places_of(
+    wanted: Sequence[str], there: Iterable[str], where: str, kind: str, table: pd.DataFrame | None = None
+) -> np.ndarray:
     """(k,) positions of the `wanted` genes, or what `kind` says that they are, among those that are `there`.
+
+    Parameters
+    ----------
+    table
+        As in :func:`scvi.cells.other_names.likely_cause`.
 
     Raises
     ------
     ValueError
-        If some are missing: how many, and which.
+        If some are missing: how many, which, and the likely cause.
     """
     places = pd.Index(there).get_indexer(pd.Index(wanted))
     missing = [name for name, place in zip(wanted, places, strict=True) if place < 0]
     if missing:
         raise ValueError(
             f"{where} lacks {len(missing)} of the {len(wanted)} {kind}s that the model reads: {named(missing)}"
-            f"{nearest(missing[0], there)}"
+            f"{likely_cause(missing, there, table) or nearest(missing[0], there)}"
         )
     return places
 
@@ -250,7 +258,8 @@ def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd
     unknown = wanted.difference(names, sort=False)
     if len(unknown):
         raise ValueError(
-            f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}{nearest(unknown[0], names)}"
+            f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}"
+            f"{likely_cause(unknown.tolist(), names, adata.var) or nearest(unknown[0], names)}"
         )
     return names[names.isin(wanted)].tolist()
 

@@ -72,7 +72,7 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: boo
 def gene_columns(adata: AnnData, genes: Sequence[str]) -> np.ndarray | None:
     """(s,) int32 where each stored gene is among `genes`, see :class:`scvi.cells.cell_data.CellData`."""
     checks.refuse_repeated_genes(adata.var_names)
-    stored = checks.places_of(genes, adata.var_names, "adata", "gene")
+    stored = checks.places_of(genes, adata.var_names, "adata", "gene", adata.var)
     if len(stored) == adata.n_vars and (stored == np.arange(len(stored))).all():
         return None
     columns = np.full(adata.n_vars, -1, dtype=np.int32)

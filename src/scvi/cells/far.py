@@ -8,7 +8,7 @@ thresholds are in ``docs/query-mapping.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,6 +18,7 @@ from anndata import AnnData
 
 from scvi._warnings import warn
 from scvi.cells import checks
+from scvi.cells.other_names import likely_cause
 from scvi.cells.schema import Extent, Schema
 
 Batches: TypeAlias = np.ndarray | pd.Series
@@ -36,6 +37,12 @@ ALIKE = 1.3
 """Total counts are alike if their 95 % quantile is less than this times the 5 % one.
 
 It is where cells were normalised to one sum and rounded (at most 1.27), and nowhere else (at least 1.8).
+"""
+SHARED_SHARE, SHARED_GENES = 0.1, 10
+"""Two data sets share hardly a gene below this share of the smaller, or below this number if that is not half of it.
+
+Pairs of one tissue, a panel and a part of the transcriptome, shared 23 to 100 % of the smaller; a few genes by chance
+are also shared by names of two kinds, and fewer than 10 do not span the latent space.
 """
 
 
@@ -89,6 +96,18 @@ def far_depth(totals: np.ndarray, schema: Schema, batch: Batches | None = None) 
         return None
     depth = _Depth("the total counts of a cell over the model's genes", totals[some], schema.total_extent)
     return depth.finding(None if batch is None else batch[some])
+
+
+def warn_of_few_shared(names: str, first: Sequence[str], second: Sequence[str]) -> None:
+    """A warning if two data sets, which go by `names`, share hardly any of their genes, which tie them together."""
+    smaller, larger = sorted((first, second), key=len)
+    missing = [gene for gene, place in zip(smaller, pd.Index(larger).get_indexer(smaller), strict=True) if place < 0]
+    n, n_shared = len(smaller), len(smaller) - len(missing)
+    if n_shared < SHARED_SHARE * n or (n_shared < SHARED_GENES and n_shared < n / 2):
+        warn(
+            f"{names} share {n_shared} genes, of {len(first)} and {len(second)}, and these alone tie them together, "
+            f"which is hardly enough: only one has {checks.named(missing)}{likely_cause(missing, larger)}"
+        )
 
 
 def _columns(adata: AnnData, schema: Schema, rows: np.ndarray) -> Iterator[_Sizes]:

@@ -13,6 +13,7 @@ from anndata import AnnData
 from scvi._checks import is_number
 from scvi._warnings import warn
 from scvi.cells import checks
+from scvi.cells.other_names import likely_cause
 from scvi.cells.proteins import with_proteins
 from scvi.cells.schema import Schema
 from scvi.cells.storage import as_rows
@@ -42,7 +43,7 @@ def with_genes(adata: AnnData, schema: Schema, min_genes_found: float, *, no_oth
     Warns
     -----
     UserWarning
-        If some are missing: how many, and which.
+        If some are missing: how many, which, and the likely cause.
     """
     places = _places(adata, schema, min_genes_found)
     adata = _padded(adata, schema, places) if no_others or (places < 0).any() else adata
@@ -62,16 +63,17 @@ def _places(adata: AnnData, schema: Schema, min_genes_found: float) -> np.ndarra
     missing = [gene for gene, place in zip(schema.genes, places, strict=True) if place < 0]
     n, n_found = schema.n_genes, schema.n_genes - len(missing)
     found = f"adata has {n_found} of the {n} genes of the reference ({n_found / n:.1%})"
+    cause = likely_cause(missing, adata.var_names, adata.var)
     if n_found == 0 or n_found < min_genes_found * n:
         raise ValueError(
             f"{found}, at least {min_genes_found:.0%} are needed; it lacks {checks.named(missing)}"
-            f"{checks.nearest(missing[0], adata.var_names)} (are var_names of the same kind, symbols or identifiers, "
-            "and was adata subset to genes of its own?)"
+            f"{cause or checks.nearest(missing[0], adata.var_names)} (are var_names of the same kind, symbols or "
+            "identifiers, and was adata subset to genes of its own?)"
         )
     if not missing:
         logger.info("%s; %d further ones are not read.", found, adata.n_vars - n)
     else:
-        warn(f"{found}; the others are read as zeros: {checks.named(missing)}")
+        warn(f"{found}; the others are read as zeros: {checks.named(missing)}{cause}")
     return places
 
 

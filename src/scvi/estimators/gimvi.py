@@ -13,6 +13,8 @@ from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
+from scvi.cells.far import warn_of_few_shared
+from scvi.cells.other_names import likely_cause
 from scvi.cells.schema import Schema
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import NO_GENE, Cells, all_labels, positions_of, setup_table
@@ -135,6 +137,8 @@ class GIMVI(Estimator):
         libraries = _two("model_library_size", model_library_size, [True, False])
         given = {**locals(), "generative_distributions": distributions, "model_library_size": libraries}
         self._make((adata_seq, adata_spatial), seed, given)
+        first, second = (cells.schema.genes for cells in self._data_sets)
+        warn_of_few_shared("adata_seq and adata_spatial", first, second)
 
     @classmethod
     def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> Adversaries:
@@ -352,9 +356,10 @@ def _all_genes(schemas: Sequence[Schema]) -> list[str]:
     genes = list(dict.fromkeys(name for schema in schemas for name in schema.genes))
     if len(genes) == sum(schema.n_genes for schema in schemas):
         first, second = (schema.genes[0] for schema in schemas)
+        cause = likely_cause(*sorted((schema.genes for schema in schemas), key=len))
         raise ValueError(
             "adata_seq and adata_spatial have no gene in common, such as would tie them together; their genes are "
-            f"called like {first!r} and {second!r}: are these names of the same kind?"
+            f"called like {first!r} and {second!r}: are these names of the same kind?{cause}"
         )
     return genes
 
