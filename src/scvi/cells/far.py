@@ -27,10 +27,10 @@ Batches: TypeAlias = np.ndarray | pd.Series
 FACTOR = 5.0
 """Values that are so many times those of every batch of the reference are far, or such a share of them.
 
-Ordinary batches and data sets of one tissue were at most 3.5 apart; units and normalisations mostly are 10 or more.
+Ordinary batches were at most 1.8 apart, data sets of blood from several platforms 3.1; units mostly are 10 or more.
 """
 DEVIATIONS = 10.0
-"""A covariate so many standard deviations away, and outside of its range, is far; ordinary batches were within 5."""
+"""A covariate so many standard deviations away, and outside of its range, is far; batches and data sets were within 5."""
 FEW = 20
 """Sizes are compared among so many different values: a column of fewer may say something of samples, not of cells."""
 ALIKE = 1.3
@@ -145,7 +145,7 @@ class _Sizes:
 
     def is_far(self, values: np.ndarray) -> bool:
         """Whether the cells of one batch are."""
-        return self._is_beyond(values) or (len(pd.unique(values)) >= FEW and self._is_resized(values))
+        return self._is_beyond(values) or self._is_resized(values)
 
     def cause(self, values: np.ndarray) -> str:
         """The likely one."""
@@ -163,7 +163,8 @@ class _Sizes:
         (typical, large), extent = _sizes(values), self.extent
         above = typical >= FACTOR * extent.typical[1] and large >= FACTOR * extent.large[1]
         below = typical <= extent.typical[0] / FACTOR and large <= extent.large[0] / FACTOR
-        return min(typical, extent.typical[0]) > 0 and (above or below)
+        varies = len(pd.unique(values[values != 0])) >= FEW
+        return varies and extent.typical[0] > 0 and (above or below)
 
     def _ratio(self, values: np.ndarray) -> str:
         """By how much typical values differ, if that is worth a word."""
@@ -188,10 +189,10 @@ class _Covariate(_Sizes):
         return (outside and abs(middle - self.mean) >= DEVIATIONS * self.deviation) or super().is_far(values)
 
     def cause(self, values: np.ndarray) -> str:
-        typical, of_reference = _sizes(values)[0], self.extent.typical[1]
-        if _is_log_of(typical, of_reference):
+        sizes, of_reference = _sizes(values), (self.extent.typical[1], self.extent.large[1])
+        if _are_logs_of(sizes, of_reference):
             return "logs of what the reference has"
-        if _is_log_of(of_reference, typical):
+        if _are_logs_of(of_reference, sizes):
             return "logs in the reference"
         if values.min() < 0 <= self.extent.lowest:
             return "standardised, or logs"
@@ -213,9 +214,9 @@ class _Depth(_Sizes):
         return "logs of counts, another normalisation, genes that are missing, or sequenced far less deeply"
 
     def _are_alike(self, values: np.ndarray) -> bool:
-        """Whether they are all but the same, and those of the reference are not."""
+        """Whether they are all but the same, and those of no batch of the reference are."""
         low, high = np.quantile(values, (0.05, 0.95))
-        varies = self.extent.large[0] > ALIKE * self.extent.typical[0]
+        varies = self.extent.large[0] >= ALIKE * self.extent.typical[1]
         return len(values) >= FEW and varies and bool(high < ALIKE * low)
 
 
@@ -234,10 +235,16 @@ def _by_batch(batch: Batches) -> dict[str, np.ndarray]:
     return {str(name): rows for name, rows in zip(names, np.split(order, ends), strict=True)}
 
 
-def _is_log_of(one: float, other: float) -> bool:
-    """Whether a value is about the logarithm of another, which is large enough to tell."""
-    logs = np.log1p(other) / np.log((np.e, 2, 10))
-    return other > 50 and bool((np.abs(logs - one) < 0.15 * logs).any())
+def _are_logs_of(ones: tuple[float, float], others: tuple[float, float]) -> bool:
+    """Whether sizes are about the logarithms of others, which are large enough to tell, to one base or another."""
+    if min(ones) <= 0 or min(others) <= 20:
+        return False
+    logs = np.log1p(others) / np.log(np.array([[np.e], [2.0], [10.0]]))  # (3, 2)
+    near = (np.abs(logs - ones) < 0.2 * logs).all(axis=1)
+    # Another unit leaves the ratio of large to typical values as it is; logarithms do not.
+    ratio, of_others = ones[1] / ones[0], others[1] / others[0]
+    closer = np.abs(logs[:, 1] / logs[:, 0] - ratio) < abs(of_others - ratio)
+    return bool((near & closer).any())
 
 
 def _span(lowest: float, highest: float) -> str:
