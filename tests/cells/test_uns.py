@@ -176,7 +176,7 @@ def test_copies_do_not_share_the_entry(adata: AnnData) -> None:
 def test_entries_of_the_first_format_are_read(adata: AnnData, keys: dict[str, Any]) -> None:
     schema = set_up(adata, **keys)
     entry = json.loads(adata.uns["_scvi"]["SCVI"])
-    assert (entry.pop("format"), entry["schema"].pop("format"), entry["schema"].pop("proteins")) == (2, 2, None)
+    assert (entry.pop("format"), entry["schema"].pop("format"), entry["schema"].pop("proteins")) == (2, 3, None)
     adata.uns["_scvi"] = {"SCVI": json.dumps(entry)}  # as tests/golden has it
     assert registered(adata, "SCVI") == schema
 

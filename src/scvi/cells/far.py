@@ -30,7 +30,7 @@ FACTOR = 5.0
 Ordinary batches were at most 1.8 apart, data sets of blood from several platforms 3.1; units mostly are 10 or more.
 """
 DEVIATIONS = 10.0
-"""A covariate so many standard deviations away, and outside of its range, is far; batches and data sets were within 5."""
+"""A covariate so many standard deviations away, and outside of its range, is far; batches of data were within 5."""
 FEW = 20
 """Sizes are compared among so many different values: a column of fewer may say something of samples, not of cells."""
 ALIKE = 1.3

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 ENOUGH = 0.1
-"""Share that has to be there in another spelling, of the missing names or of all there are, whichever are fewer.
+"""Share that has to be there in another spelling, of the missing names or of all that there are; two at least.
 
 Of human and mouse symbols it was 14 to 76 % but for upper and lower case, of human symbols of two annotations 3 %.
 """
@@ -36,7 +36,7 @@ def likely_cause(missing: Sequence[str], there: Iterable[Any], table: pd.DataFra
     names = [str(name) for name in there]
     if not missing or not names:
         return ""
-    enough = max(1.0, ENOUGH * min(len(missing), len(names)))
+    enough = max(2.0, ENOUGH * min(len(missing), len(names)))
     for column, values in () if table is None else table.items():
         n_found = int(pd.Index(missing).isin(values.astype(str)).sum())
         if n_found >= enough:
@@ -48,8 +48,7 @@ def likely_cause(missing: Sequence[str], there: Iterable[Any], table: pd.DataFra
     words, pairs = max(found.items(), key=lambda entry: len(entry[1]))
     if len(pairs) >= enough:
         (wanted, given), n_more = pairs[0], len(pairs) - 1
-        more = f" ({n_more} more are alike)" if n_more else ""
-        return f"; {wanted!r} is there as {given!r}{more}, the same but for {words}: rename them"
+        return f"; {wanted!r} is there as {given!r} (and {n_more} more), the same but for {words}: rename them"
     wanted_kind, given_kind = _kind(missing), _kind(names)
     if wanted_kind != given_kind:
         return (
