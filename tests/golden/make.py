@@ -60,6 +60,7 @@ class Modalities:
 
     def __init__(self, **mod: AnnData) -> None:
         self.mod, self.uns = mod, {}
+        self.is_view = False
         self.obs = pd.DataFrame(index=mod["rna"].obs_names)
 
 
