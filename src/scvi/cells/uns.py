@@ -33,7 +33,7 @@ def register(adata: Any, class_name: str, schema: Schema, fingerprint: str) -> N
             "pass the whole AnnData, or call adata.to_memory() first"
         )
     entry = json.dumps({"format": _FORMAT, "fingerprint": fingerprint, "schema": schema.to_json()})
-    if adata.is_view:
+    if getattr(adata, "is_view", False):  # what has only the modalities of a MuData is none
         adata.uns = adata.uns.copy()  # as it would become by itself, with a warning
     adata.uns[_UNS_KEY] = {**_entries(adata), class_name: entry}
 
