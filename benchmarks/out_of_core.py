@@ -92,7 +92,7 @@ def speed(source: AnnData, n_cells: int, rounds: int, folder: Path) -> None:
     for name, adata in stores(cells, folder, with_gzip=True).items():
         first = timed(lambda adata=adata: SCVI.setup_anndata(adata, batch_key="batch"))
         second = timed(lambda adata=adata, name=name: models.update({name: SCVI(adata, seed=0)}))
-        schema, _ = declare(adata, batch_key="batch")
+        schema, *_ = declare(adata, batch_key="batch")
         setups[name], rates[name] = (first, second), []
         models[name] = models[name], encode(adata, schema, validate=False)
     for _ in range(rounds):

@@ -54,6 +54,7 @@ def _call_all() -> None:
         kernels.batch_norm_relu_dropout(wide, torch.nn.BatchNorm1d(9), 0.1),
     ):
         result.sum().backward()
+    kernels.row_digests(kernels.SparseRows.of(x))
     weights = [torch.ones(99) for _ in range(4)]
     kernels.adam([(weights[0], {"exp_avg": weights[1], "exp_avg_sq": weights[2]})]).step(
         weights[3:], max_norm=None, number=1, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi.cells.cell_data import CellData
+from scvi.cells.setup import SetUp
 
 N, G = 150, 40
 TINY: dict[str, Any] = {"n_hidden": 8, "n_latent": 3, "seed": 0}
@@ -50,6 +51,11 @@ def make_adata(n: int = N, g: int = G, seed: int = 0) -> AnnData:
     levels = np.array([[40.0, 3, 3, 20, 5], [3, 60, 3, 20, 5], [3, 3, 30, 2, 5]])[kind]
     proteins = pd.DataFrame(rng.poisson(levels), index=obs.index, columns=[f"protein{j}" for j in range(5)])
     return AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var, obsm={"proteins": proteins})
+
+
+def same_set_up(first: SetUp, second: SetUp) -> bool:
+    """Whether two declarations are of the same cells, and say the same of them."""
+    return first[:2] == second[:2] and np.array_equal(first.digests, second.digests)
 
 
 def whole(cells: CellData) -> np.ndarray:

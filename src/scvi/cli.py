@@ -215,7 +215,7 @@ def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
 
 def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     from scvi.cells.checks import obs_column, refuse_repeated_genes
-    from scvi.cells.count_checks import checked_totals, counts_of
+    from scvi.cells.count_checks import counted, counts_of
     from scvi.data.variable_genes import seurat_v3
 
     n_top = arguments.n_top_genes
@@ -224,7 +224,7 @@ def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     refuse_repeated_genes(adata.var_names)
     batch = obs_column(adata, "batch_key", arguments.batch_key) if arguments.batch_key else None
     counts = counts_of(adata, arguments.layer)
-    checked_totals(adata, arguments.layer, counts)  # the local regression is no match for values that are no counts
+    counted(adata, arguments.layer, counts)  # the local regression is no match for values that are no counts
     adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
 
 

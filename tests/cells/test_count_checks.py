@@ -26,7 +26,7 @@ def test_one_bad_value_is_found_and_named(
 ) -> None:
     value, reason = bad
     clean = make()
-    schema, _ = declare(clean)
+    schema, *_ = declare(clean)
     X = np.asarray(clean.X).copy()
     X[where] = value
     adata = make()
@@ -70,10 +70,10 @@ def test_empty_cells_give_one_warning(adata: AnnData) -> None:
     adata.X[[4, 9]] = 0
     adata.X[:, 5] = 0  # an empty gene gives none
     with pytest.warns(UserWarning, match=r"2 of 60 cells have no count .*\('cell4', 'cell9'\)") as caught:
-        schema, _ = declare(adata, batch_key="batch")
+        schema, _, digests = declare(adata, batch_key="batch")
     assert len(caught) == 1
     assert np.isfinite(schema.library_prior).all()
-    cells = encode(adata, schema, validate=False)
+    cells = encode(adata, schema, validate=False, digests=digests)
     totals = adata.X.sum(axis=1)
     batch_a = (adata.obs["batch"] == "a").to_numpy() & (totals > 0)
     np.testing.assert_allclose(schema.library_prior[0][0], np.log(totals[batch_a]).mean())

@@ -17,7 +17,7 @@ from anndata import AnnData
 
 from grids import each_of
 from scvi.dataset import Schema, declare, encode
-from small_cells import whole
+from small_cells import same_set_up, whole
 
 LAYOUTS = [np.asarray, np.asfortranarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.csc_array]
 
@@ -27,13 +27,13 @@ def test_every_layout_and_dtype_gives_the_same_minibatches(
     make: Callable[..., AnnData], counts: np.ndarray, keys: dict[str, Any], layout: Callable, dtype: str
 ) -> None:
     adata = make(layout, dtype)
-    expected, mark = declare(make(), **keys)
-    assert declare(adata, **keys) == (expected, mark)
-    cells = encode(adata, expected)
+    expected = declare(make(), **keys)
+    assert same_set_up(declare(adata, **keys), expected)
+    cells = encode(adata, expected.schema)
     indices = np.array([5, 0, 59, 5, 17])
     mb = cells.minibatch(indices)
     np.testing.assert_array_equal(mb.x.numpy(), counts[indices])
-    check_columns(mb, adata.obs.iloc[indices], expected)
+    check_columns(mb, adata.obs.iloc[indices], expected.schema)
     assert mb.indices is not None
     assert mb.indices.tolist() == indices.tolist()
     np.testing.assert_array_equal(whole(cells), counts)
@@ -58,7 +58,7 @@ def check_columns(mb: Any, obs: pd.DataFrame, schema: Schema) -> None:
 
 
 def test_without_keys_there_is_one_batch_and_one_label(adata: AnnData) -> None:
-    schema, _ = declare(adata)
+    schema, *_ = declare(adata)
     mb = encode(adata, schema).minibatch(np.arange(4))
     assert (schema.n_batch, schema.n_labels) == (1, 1)
     assert not mb.batch.any()
@@ -78,7 +78,7 @@ def test_the_counts_are_shared(make: Callable[..., AnnData]) -> None:
 def test_a_layer(adata: AnnData, counts: np.ndarray) -> None:
     adata.layers["counts"] = sp.csr_matrix(counts)
     adata.X = np.log1p(counts)
-    schema, _ = declare(adata, layer="counts")
+    schema, *_ = declare(adata, layer="counts")
     np.testing.assert_array_equal(whole(encode(adata, schema)), counts)
     adata.X = None
     np.testing.assert_array_equal(whole(encode(adata, schema)), counts)
@@ -102,7 +102,7 @@ def test_unsorted_sparse_indices(adata: AnnData, counts: np.ndarray) -> None:
     before = X.indices.copy()
     expected = declare(adata)
     adata.X = X
-    assert declare(adata) == expected
+    assert same_set_up(declare(adata), expected)
     np.testing.assert_array_equal(whole(encode(adata, expected[0])), counts)
     np.testing.assert_array_equal(adata.X.indices, before)
 
@@ -114,14 +114,14 @@ def test_backed(
     path = tmp_path / "x.h5ad"
     make(layout).write_h5ad(path)
     adata = anndata.read_h5ad(path, backed="r")
-    expected, mark = declare(make(layout), **keys)
-    assert declare(adata, **keys) == (expected, mark)
-    cells = encode(adata, expected)
+    expected = declare(make(layout), **keys)
+    assert same_set_up(declare(adata, **keys), expected)
+    cells = encode(adata, expected.schema)
     assert (layout is sp.csc_matrix) == isinstance(cells.counts, sp.csr_matrix)  # else it stays on disk
     for indices in ([9, 2, 2, 58, 0], [3, 4, 5, 6], [41], []):
         mb = cells.minibatch(np.array(indices, dtype=np.int64))
         np.testing.assert_array_equal(mb.x.numpy(), counts[indices])
-        check_columns(mb, adata.obs.iloc[indices], expected)
+        check_columns(mb, adata.obs.iloc[indices], expected.schema)
     np.testing.assert_array_equal(whole(cells), counts)
     part = adata[5:20, 2:9]
     np.testing.assert_array_equal(whole(encode(part, declare(part)[0])), counts[5:20, 2:9])
@@ -129,7 +129,7 @@ def test_backed(
 
 
 def test_genes_are_found_by_name_in_any_order(adata: AnnData, counts: np.ndarray) -> None:
-    schema, _ = declare(adata)
+    schema, *_ = declare(adata)
     order = np.random.default_rng(0).permutation(adata.n_vars)
     more = anndata.concat(
         [adata[:, order], AnnData(np.ones((adata.n_obs, 2)), var=pd.DataFrame(index=["x", "y"]), obs=adata.obs[[]])],
@@ -146,13 +146,13 @@ def test_genes_are_found_by_name_in_any_order(adata: AnnData, counts: np.ndarray
 
 
 def test_missing_genes_are_counted_and_named(adata: AnnData) -> None:
-    schema, _ = declare(adata)
+    schema, *_ = declare(adata)
     with pytest.raises(ValueError, match="adata lacks 2 of the 12 genes that the model reads: 'gene0', 'gene1'"):
         encode(adata[:, 2:], schema)
 
 
 def test_repeated_gene_names_are_refused(adata: AnnData) -> None:
-    schema, _ = declare(adata)
+    schema, *_ = declare(adata)
     adata.var_names = ["a", "a", *adata.var_names[2:]]
     for call in (lambda: declare(adata), lambda: encode(adata, schema)):
         with warnings.catch_warnings():
@@ -165,7 +165,7 @@ def test_repeated_gene_names_are_refused(adata: AnnData) -> None:
 
 @pytest.mark.parametrize("change", ["unknown", "NaN", "no column"])
 def test_labels_are_read_only_where_they_are_needed(adata: AnnData, change: str) -> None:
-    schema, _ = declare(adata, labels_key="cell_type")
+    schema, *_ = declare(adata, labels_key="cell_type")
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
     if change == "no column":
         del adata.obs["cell_type"]
@@ -185,7 +185,7 @@ def test_covariates_are_standardised_by_the_cells_of_the_setup(adata: AnnData) -
     adata.obs["late"] = 1.7e9 + adata.obs["size"]
     adata.obs["flag"] = np.arange(60) % 2 == 0
     keys = ["depth", "constant", "late", "flag"]
-    schema, _ = declare(adata, continuous_covariate_keys=keys)
+    schema, *_ = declare(adata, continuous_covariate_keys=keys)
     continuous = encode(adata, schema).continuous
     assert continuous.dtype == np.float32
     np.testing.assert_allclose(continuous.mean(0), 0, atol=1e-5)

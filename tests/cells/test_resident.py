@@ -24,7 +24,7 @@ def test_minibatches_are_the_same(
     cells: AnnData, layout: type, mask: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells.X = layout(cells.X.toarray())
-    schema, _ = declare(cells, batch_key="batch", mask_var=mask)
+    schema, *_ = declare(cells, batch_key="batch", mask_var=mask)
     data = encode(cells, schema)
     assert data.on(CPU) is data
     monkeypatch.setattr(cell_data, "fits", lambda counts, device: True)
@@ -45,7 +45,7 @@ def epochs(data: CellData, resident: CellData) -> list:
 
 
 def test_cells_in_memory_fit_on_a_gpu_only_if_there_is_room(cells: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    schema, _ = declare(cells)
+    schema, *_ = declare(cells)
     data = encode(cells, schema)
     gpu = torch.device("cuda", 0)
     for free, expected in ((0, False), (2**40, True)):

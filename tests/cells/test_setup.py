@@ -14,7 +14,7 @@ from small_cells import whole
 
 
 def test_the_schema_says_what_is_read(adata: AnnData, counts: np.ndarray, keys: dict[str, Any]) -> None:
-    schema, _ = declare(adata, **keys)
+    schema, *_ = declare(adata, **keys)
     assert schema.genes == tuple(adata.var_names)
     assert schema.categories == {
         "batch": ("a", "b", "c"),  # sorted
@@ -33,7 +33,7 @@ def test_the_schema_says_what_is_read(adata: AnnData, counts: np.ndarray, keys: 
 
 
 def test_size_factors_are_scaled_to_the_mean_total(adata: AnnData, counts: np.ndarray) -> None:
-    schema, _ = declare(adata, size_factor_key="size")
+    schema, *_ = declare(adata, size_factor_key="size")
     log_size = encode(adata, schema).log_size
     assert log_size is not None
     np.testing.assert_allclose(np.exp(log_size).mean(), counts.sum(axis=1).mean(), rtol=1e-5)
@@ -52,10 +52,12 @@ def test_mask_var(adata: AnnData, counts: np.ndarray, how: str) -> None:
         "series": chosen,
         "shuffled series": chosen.sample(frac=1.0, random_state=0),
     }[how]
-    schema, mark = declare(adata, mask_var=mask)
+    schema, mark, digests = declare(adata, mask_var=mask)
     assert schema.genes == tuple(adata.var_names[chosen])
     assert schema.mask_var == ("chosen" if how == "column" else None)
-    assert mark == declare(adata)[1]
+    chosen_ones = AnnData(adata.X[:, chosen.to_numpy()], obs=adata.obs, var=adata.var[chosen])
+    assert np.array_equal(digests, declare(chosen_ones).digests)  # other genes do not matter
+    assert ("genes in mask_var" in mark) is (how == "column")
     cells = encode(adata, schema)
     np.testing.assert_array_equal(whole(cells), counts[:, chosen])
     np.testing.assert_array_equal(cells.totals([3, 1]), counts[[3, 1]][:, chosen].sum(axis=1))
@@ -88,7 +90,7 @@ def test_nothing_but_zeros_is_refused(adata: AnnData) -> None:
 
 
 def test_too_few_cells_or_genes(adata: AnnData) -> None:
-    schema, _ = declare(adata)
+    schema, *_ = declare(adata)
     with pytest.raises(ValueError, match="adata has 1 cells; a model is fitted to two or more"):
         declare(adata[:1])
     with pytest.raises(ValueError, match="1 of the 1 genes"):

@@ -12,21 +12,22 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi.dataset import declare, register, registered
+from small_cells import same_set_up
 
 
 def set_up(adata: AnnData, name: str = "SCVI", **arguments: Any) -> Any:
-    schema, mark = declare(adata, **arguments)
-    register(adata, name, schema, mark)
-    return schema
+    setup = declare(adata, **arguments)
+    register(adata, name, setup)
+    return setup.schema
 
 
 def test_one_entry_for_each_class(adata: AnnData) -> None:
     first = set_up(adata, batch_key="batch")
     second = set_up(adata, "LinearSCVI", labels_key="cell_type")
-    assert registered(adata, "SCVI") == first
-    assert registered(adata, "LinearSCVI") == second
+    assert registered(adata, "SCVI").schema == first
+    assert registered(adata, "LinearSCVI").schema == second
     third = set_up(adata)  # replaces
-    assert registered(adata, "SCVI") == third
+    assert registered(adata, "SCVI").schema == third
     assert set(adata.uns) == {"_scvi"}
     assert set(adata.uns["_scvi"]) == {"SCVI", "LinearSCVI"}
 
@@ -62,9 +63,15 @@ CHANGES: dict[str, Callable[[AnnData], AnnData]] = {
     "view": lambda a: a[3:9],
     "renamed cell": lambda a: renamed(a, "obs_names"),
     "renamed gene": lambda a: renamed(a, "var_names"),
-    "one count": lambda a: with_counts(a, np.asarray(a.X) + np.eye(*a.shape)),
-    "log": lambda a: with_counts(a, np.log1p(np.asarray(a.X))),
-    "nan": lambda a: with_counts(a, np.where(np.eye(*a.shape) > 0, np.nan, np.asarray(a.X))),
+    "batches": lambda a: with_column(a, "batch", lambda values: np.roll(values, 1)),
+    "one batch less": lambda a: with_column(a, "batch", lambda values: np.where(values == "a", "b", values)),
+    "new batch": lambda a: with_column(a, "batch", lambda values: np.where(values == "a", "x", values)),
+    "labels": lambda a: with_column(a, "cell_type", lambda values: 1 - values),
+    "size factors": lambda a: with_column(a, "size", lambda values: values * 2),
+    "covariate": lambda a: with_column(a, "age", lambda values: values + 1e-3),
+    "category": lambda a: with_column(a, "treated", np.logical_not),
+    "no column": lambda a: without_column(a, "donor"),
+    "mask": lambda a: with_mask(a),
 }
 
 
@@ -75,18 +82,40 @@ def renamed(adata: AnnData, which: str) -> AnnData:
     return adata
 
 
+def with_column(adata: AnnData, key: str, change: Callable[[np.ndarray], np.ndarray]) -> AnnData:
+    adata.obs[key] = change(adata.obs[key].to_numpy())
+    return adata
+
+
+def without_column(adata: AnnData, key: str) -> AnnData:
+    del adata.obs[key]
+    return adata
+
+
+def with_mask(adata: AnnData) -> AnnData:
+    adata.var["chosen"] = ~adata.var["chosen"]
+    return adata
+
+
 def with_counts(adata: AnnData, X: Any) -> AnnData:
     adata.X = X
     return adata
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_adata_is_refused(adata: AnnData, change: str) -> None:
-    set_up(adata)
+def test_a_changed_adata_is_refused(adata: AnnData, keys: dict[str, Any], change: str) -> None:
+    set_up(adata, mask_var="chosen", **keys)
     with pytest.raises(
         ValueError, match=r"adata has changed since .* SCVI: .*; call SCVI.setup_anndata\(adata, ...\) again"
     ):
         registered(CHANGES[change](adata), "SCVI")
+
+
+def test_the_refusal_says_what_changed(adata: AnnData, keys: dict[str, Any]) -> None:
+    set_up(adata, **keys)
+    adata.obs["size"] *= 2
+    with pytest.raises(ValueError, match=r"for SCVI: adata.obs\['size'\] \(what was read then is not what is there"):
+        registered(adata, "SCVI")
 
 
 SAME: dict[str, Callable[[AnnData], AnnData]] = {
@@ -101,7 +130,10 @@ SAME: dict[str, Callable[[AnnData], AnnData]] = {
 @pytest.mark.parametrize("change", SAME)
 def test_storing_the_same_counts_otherwise_is_no_change(adata: AnnData, change: str) -> None:
     schema = set_up(adata)
-    assert registered(SAME[change](adata), "SCVI") == schema
+    changed = SAME[change](adata)
+    found = registered(changed, "SCVI")
+    assert found.schema == schema
+    assert np.array_equal(found.digests, declare(changed).digests)
 
 
 def test_what_the_model_does_not_read_may_change(adata: AnnData) -> None:
@@ -111,7 +143,7 @@ def test_what_the_model_does_not_read_may_change(adata: AnnData) -> None:
     adata.obsm["X_scVI"] = np.zeros((adata.n_obs, 2))
     adata.obs["leiden"] = "1"
     adata.uns["more"] = {"a": 1}
-    assert registered(adata, "SCVI") == schema
+    assert registered(adata, "SCVI").schema == schema
 
 
 @pytest.mark.parametrize("layout", [np.asarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array])
@@ -121,9 +153,9 @@ def test_round_trip_through_a_file(
     adata = make(layout)
     schema = set_up(adata, mask_var="chosen", **keys)
     adata.write_h5ad(tmp_path / "x.h5ad")
-    assert registered(anndata.read_h5ad(tmp_path / "x.h5ad"), "SCVI") == schema
+    assert registered(anndata.read_h5ad(tmp_path / "x.h5ad"), "SCVI").schema == schema
     backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
-    assert registered(backed, "SCVI") == schema
+    assert registered(backed, "SCVI").schema == schema
     backed.file.close()
 
 
@@ -131,7 +163,7 @@ def test_a_view_becomes_actual_without_a_warning(adata: AnnData) -> None:
     view = adata[5:30, ::2]
     schema = set_up(view)
     assert not view.is_view
-    assert registered(view, "SCVI") == schema
+    assert registered(view, "SCVI").schema == schema
     assert not adata.uns
 
 
@@ -140,7 +172,7 @@ def test_backed(make: Callable[..., AnnData], tmp_path: Path) -> None:
     written = (tmp_path / "x.h5ad").read_bytes()
     backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
     schema = set_up(backed)
-    assert registered(backed, "SCVI") == schema
+    assert registered(backed, "SCVI").schema == schema
     with pytest.raises(ValueError, match=r"open on disk, .* call adata.to_memory\(\) first"):
         set_up(backed[:10])
     backed.file.close()
@@ -152,15 +184,21 @@ def test_entries_of_other_software(adata: AnnData) -> None:
     with pytest.raises(ValueError, match=r"\['SCVI'\] cannot be read .* again"):
         registered(adata, "SCVI")
     schema = set_up(adata)
-    assert registered(adata, "SCVI") == schema
+    assert registered(adata, "SCVI").schema == schema
     assert adata.uns["_scvi"]["data_registry"] == {"X": 1}
     adata.uns["_scvi"] = "text"
     with pytest.raises(ValueError, match="holds a str that scvi did not write; remove it"):
         set_up(adata)
 
 
-@pytest.mark.parametrize("entry", ["", "{", "[]", "{}", '{"schema": {}, "fingerprint": "x"}', "null"])
-def test_a_damaged_entry(adata: AnnData, entry: str) -> None:
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *["", "{", "[]", "{}", '{"schema": {}, "fingerprint": "x"}', "null"],
+        *[{}, {"declared": "{}"}, {"declared": '{"format": 3, "schema": {}, "fingerprint": {}}', "digests": [1]}],
+    ],
+)
+def test_a_damaged_entry(adata: AnnData, entry: Any) -> None:
     adata.uns["_scvi"] = {"SCVI": entry}
     with pytest.raises(ValueError, match="cannot be read"):
         registered(adata, "SCVI")
@@ -173,17 +211,30 @@ def test_copies_do_not_share_the_entry(adata: AnnData) -> None:
     assert set(adata.uns["_scvi"]) == {"SCVI"}
 
 
-def test_entries_of_the_first_format_are_read(adata: AnnData, keys: dict[str, Any]) -> None:
+def old_entry(adata: AnnData, number: int) -> str:
+    """What an earlier version wrote, as tests/golden has it."""
+    declared = json.loads(adata.uns["_scvi"]["SCVI"]["declared"])
+    declared |= {"format": number, "fingerprint": "of all counts"}
+    if number == 1:
+        assert (declared.pop("format"), declared["schema"].pop("proteins")) == (1, None)
+        declared["schema"].pop("format")
+    return json.dumps(declared)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_entries_of_earlier_formats_are_declarations(adata: AnnData, keys: dict[str, Any], number: int) -> None:
+    """They are made anew of the cells as they are."""
     schema = set_up(adata, **keys)
-    entry = json.loads(adata.uns["_scvi"]["SCVI"])
-    assert (entry.pop("format"), entry["schema"].pop("format"), entry["schema"].pop("proteins")) == (2, 3, None)
-    adata.uns["_scvi"] = {"SCVI": json.dumps(entry)}  # as tests/golden has it
-    assert registered(adata, "SCVI") == schema
+    adata.uns["_scvi"] = {"SCVI": old_entry(adata, number)}
+    assert registered(adata, "SCVI").schema == schema
+    adata.obs["size"] *= 2
+    adata.X = adata.X * 3
+    assert same_set_up(registered(adata, "SCVI"), declare(adata, mask_var=schema.genes, **keys))
 
 
 def test_entries_of_newer_versions_are_refused(adata: AnnData) -> None:
     set_up(adata)
-    entry = json.loads(adata.uns["_scvi"]["SCVI"])
-    adata.uns["_scvi"] = {"SCVI": json.dumps({**entry, "format": 3})}
-    with pytest.raises(ValueError, match=r"the entry has format 3, .*: update scvi\); call SCVI.setup"):
+    entry = adata.uns["_scvi"]["SCVI"]
+    entry["declared"] = json.dumps({**json.loads(entry["declared"]), "format": 4})
+    with pytest.raises(ValueError, match=r"the entry has format 4, .*: update scvi\); call SCVI.setup"):
         registered(adata, "SCVI")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -130,7 +131,9 @@ def test_setup_writes_one_entry_and_nothing_else(cls: type[Estimator], cells: An
     set_up(cls, cells, **KEYS)
     assert list(cells.uns) == ["_scvi"]
     assert list(cells.uns["_scvi"]) == [cls.__name__]
-    assert isinstance(cells.uns["_scvi"][cls.__name__], str)
+    entry = cells.uns["_scvi"][cls.__name__]
+    assert json.loads(entry["declared"])["schema"]["genes"] == list(cells.var_names)
+    assert (entry["digests"].shape, entry["digests"].dtype) == ((N,), np.uint64)
     pd.testing.assert_frame_equal(cells.obs, before.obs)
     pd.testing.assert_frame_equal(cells.var, before.var)
     assert (cells.X != before.X).nnz == 0

@@ -350,7 +350,7 @@ def test_counts_that_changed_are_refused() -> None:
     model = make()
     model.train(**QUICK)
     model.adata_spatial.X = model.adata_spatial.X * 2
-    with pytest.raises(ValueError, match="have changed since the model was made"):
+    with pytest.raises(ValueError, match="has changed since the model was made"):
         model.get_imputed_values()
 
 

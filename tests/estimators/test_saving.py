@@ -77,7 +77,7 @@ def test_the_files_are_safetensors_and_json(stored: Path) -> None:
         "validation_indices",
     }
     description = json.loads((stored / "model.json").read_text())
-    assert description["format"] == 2
+    assert description["format"] == 3
     assert description["scvi_version"] == scvi.__version__
     assert description["estimator"] == "SCVI"
 
@@ -460,8 +460,8 @@ def test_another_estimator(stored: Path) -> None:
 
 
 def test_a_newer_format(stored: Path) -> None:
-    edit(stored, lambda d: {**d, "format": 3, "scvi_version": "7.1"})
-    with pytest.raises(ValueError, match=r"written by scvi 7\.1, has format 3, .* this one reads 1 to 2: update scvi"):
+    edit(stored, lambda d: {**d, "format": 4, "scvi_version": "7.1"})
+    with pytest.raises(ValueError, match=r"written by scvi 7\.1, has format 4, .* this one reads 1 to 3: update scvi"):
         scvi.SCVI.load(stored)
 
 

@@ -195,7 +195,7 @@ def test_an_optimiser_before_its_first_step() -> None:
 @pytest.mark.parametrize("changed", ["counts", "cells", "genes", "batch", "age", "size"])
 def test_the_digest_of_data_sees_changes(changed: str) -> None:
     def digest(adata: AnnData) -> str:
-        schema, _ = declare(adata, batch_key="batch", continuous_covariate_keys=["age"], size_factor_key="size")
+        schema, *_ = declare(adata, batch_key="batch", continuous_covariate_keys=["age"], size_factor_key="size")
         return checkpoint.digest_of_data(encode(adata, schema))
 
     adata = make_adata()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import coo_matrix, csr_array, csr_matrix
 
-from scvi.kernels import find_bad_count, rows_to_dense
+from scvi.kernels import SparseRows, find_bad_count, row_digests, rows_to_dense, rows_to_sparse
 
 DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
 
@@ -188,3 +188,45 @@ def test_position_counts_in_row_order(layout: str) -> None:
     values = np.zeros((4, 6))
     values[2, 3] = -1
     assert find_bad_count(LAYOUTS[layout](values)) == (15, "negative")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
+def test_digests_are_of_the_counts_however_they_are_stored(layout: str, dtype: str) -> None:
+    dense = np.random.default_rng(0).poisson(0.7, (600, 9)).astype(dtype)
+    expected = row_digests(SparseRows.of(torch.from_numpy(dense.astype(np.float32))))
+    rows = np.arange(len(dense))
+    assert expected.dtype == np.uint64
+    np.testing.assert_array_equal(row_digests(rows_to_sparse(LAYOUTS[layout](dense), rows, None, 9)), expected)
+    genes = np.random.default_rng(1).permutation(9)
+    shuffled = LAYOUTS[layout](np.ascontiguousarray(dense[:, genes]))
+    np.testing.assert_array_equal(row_digests(rows_to_sparse(shuffled, rows, genes.astype(np.int32), 9)), expected)
+    np.testing.assert_array_equal(
+        row_digests(rows_to_sparse(LAYOUTS[layout](dense), rows[::-1], None, 9)), expected[::-1]
+    )
+
+
+def test_digests_of_repeated_entries_and_stored_zeros() -> None:
+    """Places that are named twice, and zeros that are stored."""
+    stored = csr_matrix(([1.0, 2.0, 5.0, 0.0], [1, 1, 0, 2], [0, 4]), shape=(1, 3))
+    once = SparseRows.of(torch.tensor([[5.0, 3.0, 0.0]]))
+    assert row_digests(rows_to_sparse(stored, np.zeros(1, np.int64), None, 3)) == row_digests(once)
+
+
+@given(hnp.arrays(np.float32, (4, 5), elements=st.integers(0, 3)), st.integers(0, 3), st.integers(0, 4), st.data())
+def test_digests_see_every_change(dense: np.ndarray, cell: int, gene: int, data: st.DataObject) -> None:
+    changed = dense.copy()
+    values = st.integers(0, 2**24) | st.floats(0, 2**30, width=32)
+    changed[cell, gene] = data.draw(values.filter(lambda value: value != dense[cell, gene]))
+    before, after = (row_digests(SparseRows.of(torch.from_numpy(values))) for values in (dense, changed))
+    assert (before != after).tolist() == [row == cell for row in range(4)]
+    for row in range(4):  # which gene it is matters, and not only how much
+        moved = np.roll(dense[row], 1)
+        if (moved != dense[row]).any():
+            assert row_digests(SparseRows.of(torch.from_numpy(moved[None]))) != before[row]
+
+
+def test_digests_of_no_rows_and_of_empty_ones() -> None:
+    empty = SparseRows.of(torch.zeros(3, 4))
+    assert row_digests(empty).tolist() == [0, 0, 0]
+    assert row_digests(SparseRows.of(torch.zeros(0, 4))).shape == (0,)

@@ -13,14 +13,15 @@ import scipy.sparse as sp
 import torch
 
 from scvi.cells.epoch_order import ahead, count_minibatches, draw_buffers, draw_minibatches, minibatch_ends
+from scvi.cells.guard import Guard
 from scvi.cells.minified import Kept
 from scvi.cells.on_disk import OnDisk
 from scvi.cells.storage import (
     Counts,
+    Reordered,
     Rows,
     as_dense,
     buffer_cells,
-    chosen_blocks,
     moments,
     read_weights,
     row_sums,
@@ -54,11 +55,11 @@ class Resident:
         return self.rows.take(cells, self.starts)
 
     @classmethod
-    def of(cls, counts: Rows, columns: np.ndarray | None, n_genes: int, device: torch.device) -> Resident:
-        """`columns` as in :func:`scvi.kernels.rows_to_sparse`."""
-        n = counts.shape[0]
+    def of(cls, cells: CellData, device: torch.device) -> Resident:
+        """The counts of all cells, which are looked at on their way."""
+        n, n_genes = len(cells), cells.n_genes
         parts = [
-            rows_to_sparse(counts, np.arange(start, min(start + _ROWS_AT_ONCE, n)), columns, n_genes).to(device)
+            cells.read(np.arange(start, min(start + _ROWS_AT_ONCE, n))).to(device)
             for start in range(0, n, _ROWS_AT_ONCE)
         ]
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), *(part.starts.diff().cpu() for part in parts)]).cumsum(0)
@@ -78,6 +79,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
     cell_names: np.ndarray  # (n,)
     gene_names: np.ndarray  # (g,)
     kept: Kept | None = None  # what a model keeps of cells without counts
+    guard: Guard | None = None  # looks at counts as they are read; None: they are taken as they are
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -122,15 +124,20 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
     def minibatch(self, indices: np.ndarray) -> Minibatch:
         """The cells at `indices`, in that order; positions may repeat."""
         rows = self.positions(indices)
-        if isinstance(self.counts, Resident):
-            counts = self.counts.take(rows)
-        elif isinstance(self.counts, (np.ndarray, sp.csr_matrix, sp.csr_array)):
-            counts = rows_to_sparse(self.counts, rows, self.columns, self.n_genes)
-        else:
-            counts = rows_to_sparse(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
+        counts = self.counts.take(rows) if isinstance(self.counts, Resident) else self.read(rows)
         columns: dict[str, Any] = {name: _tensor(values[rows], _DTYPES[name]) for name, values in self.given().items()}
         kept = None if self.kept is None else {k: torch.from_numpy(v[rows]) for k, v in self.kept.values.items()}
         return Minibatch(counts=counts, indices=torch.from_numpy(rows), kept=kept, **columns)
+
+    def read(self, rows: np.ndarray) -> SparseRows:
+        """The counts of the cells at `rows`, which are looked at if that was not done yet."""
+        if isinstance(self.counts, (np.ndarray, sp.csr_matrix, sp.csr_array)):
+            counts = rows_to_sparse(self.counts, rows, self.columns, self.n_genes)
+        else:
+            counts = rows_to_sparse(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
+        if self.guard is not None:
+            self.guard.look(rows, counts)
+        return counts
 
     def minibatches(
         self, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 128
@@ -142,6 +149,8 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         together = max(1, self._buffer_cells // batch_size)
         yield from self._in_turn(parts[start : start + together] for start in range(0, len(parts), together))
+        if self.guard is not None:
+            self.guard.finish()
 
     def epoch(self, indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """The cells at `indices`, each once, shuffled and cut into minibatches as by :func:`draw_minibatches`.
@@ -162,14 +171,32 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
     def loaded(self, rows: np.ndarray) -> CellData:
         """The cells at `rows` with their counts in memory; positions among them count from 0."""
         some: dict[str, Any] = {name: values[rows] for name, values in self.given().items()}
-        return replace(self, counts=take(self.counts, rows), cell_names=self.cell_names[rows], **some)
+        counts, names = take(self.counts, rows), self.cell_names[rows]
+        self._look(rows, counts)
+        return replace(self, counts=counts, cell_names=names, guard=None, **some)
+
+    def reordered(self, order: np.ndarray) -> CellData:
+        """The same cells in another order; (n,) positions of the cells that come first, second and so on."""
+        arrays: dict[str, Any] = {name: values[order] for name, values in self.given().items()}
+        guard = None if self.guard is None else self.guard.take(order)
+        counts, names = Reordered(self.counts, order), self.cell_names[order]
+        return replace(self, counts=counts, cell_names=names, guard=guard, **arrays)
+
+    def reads_like(self, other: CellData) -> bool:
+        """Whether all that is read of the cells, but for their counts, is the same."""
+        mine, others = self.given(), other.given()
+        return (
+            np.array_equal(self.cell_names, other.cell_names)
+            and mine.keys() == others.keys()
+            and all(np.array_equal(mine[name], others[name]) for name in mine)
+        )
 
     def on(self, device: torch.device) -> CellData:
         """The same cells with their counts on a device, if they fit there; for drawing minibatches only."""
         counts = self.counts
-        if isinstance(counts, (Resident, OnDisk)) or not fits(counts, device):
+        if isinstance(counts, (Resident, Reordered, OnDisk)) or not fits(counts, device):
             return self
-        return replace(self, counts=Resident.of(counts, self.columns, self.n_genes, device), columns=None)
+        return replace(self, counts=Resident.of(self, device), columns=None)
 
     def _in_turn(self, buffers: Iterable[list[np.ndarray]]) -> Iterator[Minibatch]:
         """Minibatches of the cells at these positions; what is on disk is read a buffer at a time, one ahead."""
@@ -216,15 +243,19 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         return mean, variance, np.concatenate(totals)
 
     def _row_blocks(self, indices: Sequence[int] | np.ndarray | None) -> Iterator[Rows]:
-        if indices is None:
-            yield from chosen_blocks(self.counts)
-            return
+        """Cells, all stored genes, which are looked at if that was not done yet."""
         wanted = self.positions(indices)
-        parts = (wanted[start : start + _ROWS_AT_ONCE] for start in range(0, len(wanted), _ROWS_AT_ONCE))
-        if isinstance(self.counts, OnDisk):
-            yield from ahead(partial(take, self.counts), parts)
-        else:
-            yield from (take(self.counts, rows) for rows in parts)
+        parts = [wanted[start : start + _ROWS_AT_ONCE] for start in range(0, len(wanted), _ROWS_AT_ONCE)]
+        read = partial(take, self.counts)
+        found = ahead(read, parts) if isinstance(self.counts, OnDisk) else map(read, parts)
+        for rows, counts in zip(parts, found, strict=True):
+            self._look(rows, counts)
+            yield counts
+
+    def _look(self, rows: np.ndarray, counts: Rows) -> None:
+        """Looks at the counts that were read of the cells at `rows`."""
+        if self.guard is not None and self.guard.asks_for(rows):
+            self.guard.look(rows, rows_to_sparse(counts, np.arange(len(rows)), self.columns, self.n_genes))
 
 
 def _tensor(rows: np.ndarray | sp.csr_matrix, dtype: np.dtype) -> torch.Tensor:

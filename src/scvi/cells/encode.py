@@ -10,24 +10,35 @@ from anndata import AnnData
 
 from scvi.cells import checks
 from scvi.cells.cell_data import CellData
-from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cells
+from scvi.cells.count_checks import Called, counted, counts_of, warn_of_empty_cells
 from scvi.cells.far import warn_if_far
+from scvi.cells.guard import Guard
 from scvi.cells.minified import kept_of
+from scvi.cells.on_disk import OnDisk
 from scvi.cells.proteins import encoded_proteins
 from scvi.cells.schema import Schema
-from scvi.cells.storage import Counts
+from scvi.cells.storage import Rows
 
 
-def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: bool = True) -> CellData:
+def encode(
+    adata: AnnData,
+    schema: Schema,
+    *,
+    validate: bool = True,
+    labels: bool = True,
+    digests: np.ndarray | None = None,
+) -> CellData:
     """The cells of `adata` in the codes of `schema`; genes are found by name, in any order, further genes ignored.
 
     Parameters
     ----------
     validate
-        Look at every stored count, and warn of empty cells and of cells far from those of the schema. Not needed for
-        an `adata` that was declared and has not changed since.
+        Look at every stored count now, and warn of empty cells and of cells far from those of the schema. Otherwise
+        counts are looked at when they are read.
     labels
         Read the labels. A model that has no use for them need not refuse cells without known labels; their codes are 0.
+    digests
+        (n,) what the counts of the cells were when all of them were looked at; not for use with `validate`.
 
     Raises
     ------
@@ -40,12 +51,14 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: boo
     kept = kept_of(adata)
     batch = checks.codes_of(adata, "batch_key", schema.batch_key, schema.categories)
     prior = np.array(schema.library_prior, dtype=np.float32)[batch]  # (n, 2)
-    counts: Counts = sp.csr_matrix((adata.n_obs, schema.n_genes), dtype=np.float32)  # no entry, if none were kept
-    columns = None
+    counts: Rows | OnDisk = sp.csr_matrix((adata.n_obs, schema.n_genes), dtype=np.float32)  # none, if none were kept
+    columns = guard = None
     if kept is None:
-        counts, columns = counts_of(adata, schema.layer), gene_columns(adata, schema.genes)
-    proteins, measured = encoded_proteins(adata if kept is None else None, schema.proteins, batch, validate)
-    cells = CellData(
+        counts, columns, guard = _guarded(adata, schema, validate, digests)
+    elif validate:
+        warn_if_far(adata, schema)
+    proteins, measured = encoded_proteins(adata if kept is None else None, schema.proteins, batch)
+    return CellData(
         counts=counts,
         columns=columns,
         batch=batch,
@@ -60,13 +73,26 @@ def encode(adata: AnnData, schema: Schema, *, validate: bool = True, labels: boo
         kept=kept,
         proteins=proteins,
         measured=measured,
+        guard=guard,
     )
+
+
+def _guarded(
+    adata: AnnData, schema: Schema, validate: bool, digests: np.ndarray | None
+) -> tuple[Rows | OnDisk, np.ndarray | None, Guard]:
+    """The counts, the places of their genes, and who looks at them when they are read."""
+    counts, columns = counts_of(adata, schema.layer, look_at_all=validate), gene_columns(adata, schema.genes)
+
+    def report(totals: np.ndarray, rows: np.ndarray) -> None:
+        warn_of_empty_cells(totals, adata.obs_names[rows])
+        warn_if_far(adata, schema, totals, rows)
+
     if validate:
-        totals = None if kept is not None else checked_totals(adata, schema.layer, counts, columns)
-        if totals is not None:
-            warn_of_empty_cells(totals, adata.obs_names)
-        warn_if_far(adata, schema, totals)
-    return cells
+        found = counted(adata, schema.layer, counts, columns, schema.n_genes)
+        report(found.totals, np.arange(adata.n_obs))
+        digests = found.digests
+    called = Called(schema.counts_name, adata.obs_names, schema.genes, list(adata.layers))
+    return counts, columns, Guard(called, digests, report)
 
 
 def gene_columns(adata: AnnData, genes: Sequence[str]) -> np.ndarray | None:

@@ -1,43 +1,55 @@
-"""What tells the cells, genes and counts that a model was set up for from others."""
+"""What tells the cells that a model was set up for from others, but for their counts (see :mod:`scvi.cells.guard`)."""
 
 from __future__ import annotations
 
 import hashlib
-import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
-from scvi.cells.checks import stored_counts
-from scvi.cells.on_disk import is_on_disk
-from scvi.cells.proteins import read_proteins
+from scvi.cells.checks import chosen_genes
+from scvi.cells.encode import encode
 from scvi.cells.schema import Schema
-from scvi.cells.storage import counts_hash
+
+_DERIVED = ("l_mean", "l_var")  # of the batch
 
 
-def fingerprint(adata: AnnData, schema: Schema) -> str:
-    """Changes with the names of the cells, the names of the genes and all counts that `schema` reads.
+def fingerprint(adata: AnnData, schema: Schema) -> dict[str, str]:
+    """Digests by name of what they are of: names of cells and genes, and each kind of what `schema` reads of a cell.
 
-    How the counts are stored (layout, number type, order of sparse indices) does not matter.
+    They are of what a model gets to see: how a column is stored does not matter. No count is read.
     """
-    counts = stored_counts(adata, schema.layer)
-    digest = hashlib.blake2b(digest_size=16)
-    for names in (adata.obs_names, adata.var_names):
-        digest.update("\n".join(map(str, names)).encode() + b"\0")
-    digest.update(f"{counts.shape} {counts_hash(counts)}".encode())
-    return digest.hexdigest() + _of_proteins(adata, schema)
+    data = encode(adata, schema, validate=False)
+    parts: dict[str, Any] = {"names of cells": _text(adata.obs_names), "names of genes": _text(adata.var_names)}
+    parts |= {_place(schema, name): values for name, values in data.given().items() if name not in _DERIVED}
+    if schema.mask_var is not None:
+        parts["genes in mask_var"] = _text(chosen_genes(adata, schema.mask_var))
+    return {name: _digest(values) for name, values in parts.items()}
 
 
-def _of_proteins(adata: AnnData, schema: Schema) -> str:
-    """The part of the fingerprint that the proteins make; empty where there are none."""
-    if schema.proteins is None:
-        return ""
-    values, names = read_proteins(adata, schema.proteins)
-    missing = np.isnan(values)
-    missing_hash = f".{counts_hash(missing):x}" if missing.any() else ""
-    return f"+{counts_hash(np.where(missing, 0, values)):x}.{zlib.crc32(repr(names).encode()):x}{missing_hash}"
+def _place(schema: Schema, name: str) -> str:
+    """Where what is known of each cell is read, as a user writes it."""
+    columns: dict[str, Sequence[str | None]] = {
+        "batch": [schema.batch_key],
+        "labels": [schema.labels_key],
+        "log_size": [schema.size_factor_key],
+        "continuous": schema.continuous_covariate_keys,
+        "categorical": schema.categorical_covariate_keys,
+    }
+    return ", ".join(f"adata.obs[{key!r}]" for key in columns.get(name, ()) if key is not None) or name
 
 
-def in_a_file(adata: AnnData, schema: Schema) -> bool:
-    """Whether the counts that `schema` reads are those of an open file, a part of it included."""
-    return (adata.isbacked and schema.layer is None) or is_on_disk(stored_counts(adata, schema.layer))
+def digest_of_names(names: Iterable[Any]) -> str:
+    """Changes with any name, and with their order."""
+    return _digest(_text(names))
+
+
+def _digest(values: Any) -> str:
+    content = values if isinstance(values, bytes) else np.ascontiguousarray(values).tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _text(names: Iterable[Any]) -> bytes:
+    return "\0".join(map(str, names)).encode("utf-8", "surrogatepass")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi.cells.cell_data import CellData
 from scvi.cells.checks import found, nearest
 from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.storage import as_dense, as_rows
@@ -53,8 +55,42 @@ def as_anndata(data: Any, schema: Schema) -> AnnData:
     return joined_modalities(data, schema.proteins)
 
 
+def cells_in_order(data: Any, adata: AnnData, cells: CellData) -> CellData:
+    """The cells that are read of `adata` in the order of the MuData, or the AnnData, that was given."""
+    order = order_of(data, adata)
+    return cells if order is None else cells.reordered(order)
+
+
+def adata_in_order(data: Any, adata: AnnData) -> AnnData:
+    """The AnnData that is read of a MuData in the order of the MuData: a copy, if its order is another."""
+    order = order_of(data, adata)
+    return adata if order is None else adata[order].copy()
+
+
+def order_of(data: Any, adata: AnnData) -> np.ndarray | None:
+    """(n,) where each cell of a MuData is in the AnnData that is read of it; None where the order is the same.
+
+    Raises
+    ------
+    ValueError
+        If ``mdata.obs_names`` are not the names of these cells.
+    """
+    if not is_multimodal(data) or data.obs.index.equals(adata.obs_names):
+        return None
+    names = data.obs.index
+    are_unique = names.is_unique and adata.obs_names.is_unique
+    order = adata.obs_names.get_indexer(names) if are_unique else np.array([-1])
+    if len(order) != adata.n_obs or (order < 0).any():
+        raise ValueError(
+            f"the {len(names)} mdata.obs_names are not those of the {adata.n_obs} cells of the modalities that are "
+            "read: was one of these filtered? Call mdata.update(), or keep the cells that all modalities have, with "
+            "mudata.pp.intersect_obs(mdata)"
+        )
+    return order
+
+
 def joined_modalities(mdata: Any, place: ProteinPlace) -> AnnData:
-    """The RNA modality with the proteins in `obsm`; counts of genes are shared, not copied.
+    """The RNA modality, in its own order, with the proteins in `obsm`; counts of genes are shared, not copied.
 
     Its `obs` also has the columns of ``mdata.obs`` that the RNA lacks.
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from scvi._warnings import warn
 from scvi.cells import checks
-from scvi.cells.count_checks import checked_counts
+from scvi.cells.count_checks import Called, checked_counts
 from scvi.cells.schema import ProteinPlace, ProteinSchema
 from scvi.cells.storage import as_dense, as_rows
 
@@ -36,7 +36,7 @@ def declared_proteins(
     values, missing = _without_gaps(values)
     gaps = _of_batches(missing, batch, len(batch_names))  # (k, p) how many cells
     _refuse_gaps_in_a_part(gaps, batch, batch_names, names, place.counts_name)
-    checked_counts(values, place.counts_name, adata.obs_names, names, None, None, feature="protein")
+    checked_counts(values, Called(place.counts_name, adata.obs_names, names, feature="protein"))
     seen = _measured(values, batch, len(batch_names))
     if not seen.any():
         raise ValueError(f"every count of {place.counts_name} is zero or missing; there are no proteins to fit")
@@ -83,7 +83,7 @@ def refuse_gaps(adata: AnnData, proteins: ProteinSchema) -> None:
 
 
 def encoded_proteins(
-    adata: AnnData | None, proteins: ProteinSchema | None, batch: np.ndarray, validate: bool
+    adata: AnnData | None, proteins: ProteinSchema | None, batch: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(n, p) float32 counts, 0 where they were not measured, and (n, p) which were measured; None stands for all.
 
@@ -93,7 +93,7 @@ def encoded_proteins(
     Raises
     ------
     ValueError, TypeError
-        If proteins are missing, or if `validate` and the counts are none.
+        If proteins are missing, or the counts are none.
     """
     if proteins is None:
         return None, None
@@ -101,7 +101,7 @@ def encoded_proteins(
     measured = None if flags.all() else flags[batch]
     if adata is None:
         return None, measured
-    values, missing = _aligned(adata, proteins, validate)
+    values, missing = _aligned(adata, proteins)
     if missing.any():
         measured = ~missing if measured is None else measured & ~missing
     return np.ascontiguousarray(values, dtype=np.float32), measured
@@ -109,12 +109,12 @@ def encoded_proteins(
 
 def with_new_batches(adata: AnnData, proteins: ProteinSchema, batch: np.ndarray, n_batch: int) -> ProteinSchema:
     """The same proteins, with what further batches measured by their counts; `batch` (n,) are codes up to `n_batch`."""
-    values, _ = _aligned(adata, proteins, validate=True)
+    values, _ = _aligned(adata, proteins)
     seen = _measured(values, batch, n_batch)[len(proteins.measured) :]
     return replace(proteins, measured=(*proteins.measured, *map(tuple, seen.tolist())))
 
 
-def _aligned(adata: AnnData, proteins: ProteinSchema, validate: bool) -> tuple[np.ndarray, np.ndarray]:
+def _aligned(adata: AnnData, proteins: ProteinSchema) -> tuple[np.ndarray, np.ndarray]:
     """(n, p) counts in the order of the schema, whatever that of the names is; 0 for NaN, and where there was NaN."""
     values, names = read_proteins(adata, proteins)
     where = proteins.counts_name
@@ -123,8 +123,7 @@ def _aligned(adata: AnnData, proteins: ProteinSchema, validate: bool) -> tuple[n
     if values.shape[1] != len(proteins.names):
         raise ValueError(f"{where} has {values.shape[1]} columns; the model reads {len(proteins.names)} proteins")
     values, missing = _without_gaps(values)
-    if validate:
-        checked_counts(values, where, adata.obs_names, proteins.names, None, None, feature="protein")
+    checked_counts(values, Called(where, adata.obs_names, proteins.names, feature="protein"))
     return values, missing
 
 

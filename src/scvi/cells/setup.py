@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,21 @@ from anndata import AnnData
 
 from scvi.cells import checks
 from scvi.cells.categories import joined, places_among
-from scvi.cells.count_checks import checked_totals, counts_of, warn_of_empty_cells
+from scvi.cells.count_checks import counted, counts_of, warn_of_empty_cells
 from scvi.cells.encode import gene_columns, log_sizes
 from scvi.cells.far import extent_of, warn_if_far
 from scvi.cells.fingerprint import fingerprint
 from scvi.cells.library_prior import library_prior
 from scvi.cells.proteins import declared_proteins, with_new_batches
 from scvi.cells.schema import ProteinPlace, Schema
+
+
+class SetUp(NamedTuple):
+    """A declaration, and what tells the cells that it was made for from others."""
+
+    schema: Schema
+    fingerprint: dict[str, str]  # of all that is read but the counts, see :mod:`scvi.cells.fingerprint`
+    digests: np.ndarray  # (n,) uint64 of the counts of each cell
 
 
 def declare(
@@ -38,7 +46,7 @@ def declare(
     mask_var: str | Sequence[str] | np.ndarray | pd.Series | None = None,
     unlabeled_category: str | None = None,
     proteins: ProteinPlace | None = None,
-) -> tuple[Schema, str]:
+) -> SetUp:
     """Checks everything that a model is going to read, and describes it. `adata` is not changed.
 
     Parameters
@@ -57,7 +65,7 @@ def declare(
 
     Returns
     -------
-    The schema, and the fingerprint of the cells, genes and counts it was made for.
+    The schema, and what tells the cells that it was made for from others.
 
     Raises
     ------
@@ -79,7 +87,8 @@ def declare(
     factors = None if relative is None else np.exp(relative, dtype=np.float64)
     batch = checks.codes_of(adata, "batch_key", batch_key, categories)
     batch_names = ("0",) if batch_key is None else categories[batch_key]
-    totals = checked_totals(adata, layer, counts_of(adata, layer), gene_columns(adata, genes))
+    found = counted(adata, layer, counts_of(adata, layer), gene_columns(adata, genes), len(genes))
+    totals = found.totals
     if not totals.any():
         raise ValueError(
             f"every count of {checks.counts_name(layer)} is zero in the genes to be read; there is nothing to fit"
@@ -104,7 +113,7 @@ def declare(
         size_factor_extent=None if factors is None else extent_of(factors, batch),
         total_extent=extent_of(totals[totals > 0], batch[totals > 0]),
     )
-    return schema, fingerprint(adata, schema)
+    return SetUp(schema, fingerprint(adata, schema), found.digests)
 
 
 def labelled_schema(adata: AnnData, schema: Schema, labels_key: str | None, unlabeled_category: str) -> Schema:
@@ -120,7 +129,7 @@ def labelled_schema(adata: AnnData, schema: Schema, labels_key: str | None, unla
     return replace(schema, labels_key=key, categories=categories, unlabeled_category=unlabeled_category)
 
 
-def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
+def extended(schema: Schema, adata: AnnData, labels: bool) -> tuple[Schema, np.ndarray]:
     """The schema with the batches, and categories of the categorical covariates, that only `adata` has.
 
     New categories follow the old ones, whose codes stay. The prior of the library size of a new batch is that of its
@@ -131,6 +140,10 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
     ----------
     labels
         Whether labels are read. New ones are refused.
+
+    Returns
+    -------
+    The schema, and (n,) digests of the counts of `adata`
 
     Raises
     ------
@@ -144,7 +157,9 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
             categories[key] = joined(categories[key], checks.category_names(adata, argument, key))
     batch = checks.codes_of(adata, "batch_key", schema.batch_key, categories)
     n_batch = 1 if schema.batch_key is None else len(categories[schema.batch_key])
-    totals = checked_totals(adata, schema.layer, counts_of(adata, schema.layer), gene_columns(adata, schema.genes))
+    counts, columns = counts_of(adata, schema.layer), gene_columns(adata, schema.genes)
+    found = counted(adata, schema.layer, counts, columns, schema.n_genes)
+    totals = found.totals
     warn_of_empty_cells(totals, adata.obs_names)
     warn_if_far(adata, schema, totals)
     prior, proteins = schema.library_prior, schema.proteins
@@ -154,7 +169,7 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> Schema:
         prior += library_prior(totals, batch, n_batch)[schema.n_batch :]
     if proteins is not None:
         proteins = with_new_batches(adata, proteins, batch, n_batch)
-    return replace(schema, categories=categories, library_prior=prior, proteins=proteins)
+    return replace(schema, categories=categories, library_prior=prior, proteins=proteins), found.digests
 
 
 def _genes(adata: AnnData, layer: str | None, mask_var: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,21 @@ logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = sp.csr_matrix | sp.csr_array | np.ndarray
 """Some cells in memory."""
-Counts: TypeAlias = Rows | OnDisk
+
+
+@dataclass(frozen=True, eq=False)
+class Reordered:
+    """Cells in another order than that in which they are stored; nothing is copied."""
+
+    counts: Rows | OnDisk
+    order: np.ndarray  # (n,) where each of these cells is stored
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.order), self.counts.shape[1]
+
+
+Counts: TypeAlias = Rows | OnDisk | Reordered
 """All cells, in memory or on disk."""
 
 BUFFER_CELLS = 16_384
@@ -25,10 +40,9 @@ BUFFER_BYTES = 2**27
 """Limit of a buffer: where `BUFFER_CELLS` cells take more memory, it has fewer."""
 
 _BLOCK_VALUES = 2**24  # cells x genes of a block: at most 64 MiB where a file holds dense float32
-_FIXED_POINT = 2**16  # resolution of counts_hash for values that are not integers
 
 
-def as_rows(counts: Any, name: str) -> Counts:
+def as_rows(counts: Any, name: str, *, look_at_all: bool = True) -> Rows | OnDisk:
     """The same counts in a layout that is read by rows.
 
     Nothing is copied unless the layout forces it: counts stored by gene (CSC) become CSR, once, in memory.
@@ -39,6 +53,9 @@ def as_rows(counts: Any, name: str) -> Counts:
         (n, g) numpy array, scipy sparse matrix or array, or what anndata gives for an open .h5ad or zarr store.
     name
         What the user calls them, for messages.
+    look_at_all
+        Look for damage at every place that a matrix by cell names. Not needed where only :func:`rows_to_sparse` reads
+        it, which looks at those that it reads.
 
     Raises
     ------
@@ -66,18 +83,20 @@ def as_rows(counts: Any, name: str) -> Counts:
     if isinstance(counts, OnDisk):
         return counts
     if sp.issparse(counts):
-        refuse_damaged_matrix(name, counts)
+        refuse_damaged_matrix(name, counts, look_at_all or counts.format != "csr")
     return _plain(counts)
 
 
-def refuse_damaged_matrix(name: str, matrix: Any) -> None:
+def refuse_damaged_matrix(name: str, matrix: Any, look_at_all: bool = True) -> None:
     """Refuses a sparse matrix, by cell or by gene, whose values are not within its shape."""
     if matrix.format in ("csr", "csc"):
         n, kind = (matrix.shape[1], "gene") if matrix.format == "csr" else (matrix.shape[0], "cell")
-        refuse_damaged(name, np.asarray(matrix.indptr), len(matrix.data), np.asarray(matrix.indices), n, kind)
+        indices = np.asarray(matrix.indices)
+        n_stored = min(len(matrix.data), len(indices))
+        refuse_damaged(name, np.asarray(matrix.indptr), n_stored, indices if look_at_all else indices[:0], n, kind)
 
 
-def blocks(counts: Counts) -> Iterator[tuple[int, Rows]]:
+def blocks(counts: Rows | OnDisk) -> Iterator[tuple[int, Rows]]:
     """Pairs of the first row and the rows of a block, from the first cell to the last."""
     n, g = counts.shape
     step = max(1, _BLOCK_VALUES // max(g, 1))
@@ -91,6 +110,8 @@ def take(counts: Counts, rows: np.ndarray) -> Rows:
 
     A file is read in the order of the file and put into the order wanted afterwards.
     """
+    if isinstance(counts, Reordered):
+        return take(counts.counts, counts.order[rows])
     if not isinstance(counts, OnDisk):
         return counts[rows]
     wanted, order = np.unique(rows, return_inverse=True)
@@ -130,7 +151,7 @@ def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(rows.indices, values, minlength=g), np.bincount(rows.indices, values**2, minlength=g)
 
 
-def chosen_blocks(counts: Counts, cells: np.ndarray | None = None) -> Iterator[Rows]:
+def chosen_blocks(counts: Rows | OnDisk, cells: np.ndarray | None = None) -> Iterator[Rows]:
     """The rows of block after block; with `cells`, an (n,) mask, those of the chosen cells."""
     for start, rows in blocks(counts):
         yield rows if cells is None else rows[cells[start : start + rows.shape[0]]]
@@ -153,26 +174,6 @@ def moments(parts: Iterable[Rows], n_cells: int, n_genes: int) -> tuple[np.ndarr
     n = max(n_cells, 1)
     sums, squares = summed(parts, n_genes)
     return sums / n, np.maximum(squares / n - (sums / n) ** 2, 0.0)
-
-
-def counts_hash(counts: Any) -> int:
-    """A 64-bit hash of the values and their places, the same for every layout, dtype and order of storage.
-
-    It is linear in the counts (a sum of value x random row weight x random column weight, modulo 2**64), so zeros
-    that are stored, repeated entries and unsorted indices do not change it.
-    """
-    n, g = counts.shape
-    rows, columns = _weights(n, 1), _weights(g, 2)
-    total = np.zeros(1, dtype=np.uint64)
-    if isinstance(counts, CSCDataset) or (sp.issparse(counts) and counts.format == "csc"):
-        step = max(1, _BLOCK_VALUES // max(n, 1))
-        for start in range(0, g, step):
-            block = sp.csc_matrix(counts[:, start : start + step])
-            total += (rows * (_fixed_point(block) @ columns[start : start + step])).sum()
-    else:
-        for start, block in blocks(as_rows(counts, "the matrix")):
-            total += (rows[start : start + block.shape[0]] * (_fixed_point(block) @ columns)).sum()
-    return int(total[0])
 
 
 def _plain(counts: Any) -> Rows:
@@ -202,26 +203,3 @@ def without_repeats(rows: sp.csr_matrix | sp.csr_array) -> sp.csr_matrix | sp.cs
     rows = rows.copy()  # the summing works in place, on arrays that may be the user's
     rows.sum_duplicates()
     return rows
-
-
-def _fixed_point(block: Any) -> Any:
-    """The block in integers modulo 2**64, `_FIXED_POINT` to the unit."""
-    values = block.data if sp.issparse(block) else block
-    if values.dtype.kind == "f":
-        with np.errstate(invalid="ignore", over="ignore"):  # what is no count may be anything here
-            fixed = (values.astype(np.float64) * _FIXED_POINT).astype(np.int64)
-    else:
-        fixed = values.astype(np.int64) * _FIXED_POINT
-    fixed = fixed.view(np.uint64)
-    if not sp.issparse(block):
-        return fixed
-    kind = sp.csc_matrix if block.format == "csc" else sp.csr_matrix
-    return kind((fixed, block.indices, block.indptr), shape=block.shape)
-
-
-def _weights(length: int, stream: int) -> np.ndarray:
-    """Fixed random odd numbers (splitmix64, Steele et al. 2014)."""
-    z = (np.arange(1, length + 1, dtype=np.uint64) + np.uint64(stream << 40)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (z ^ (z >> np.uint64(31))) | np.uint64(1)

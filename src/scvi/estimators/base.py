@@ -22,7 +22,8 @@ from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
 from scvi.estimators import files
-from scvi.estimators.cells import Cells, Indices, all_labels, setup_table
+from scvi.estimators.cells import Cells, Indices, all_labels, one_or_all, setup_table
+from scvi.estimators.fitted_cells import FittedCells
 from scvi.estimators.network_options import network_options, plain
 from scvi.estimators.train import fit_as_told, split, train
 from scvi.fit.checkpoint import digest
@@ -44,16 +45,12 @@ class Estimator(ABC):
     ----------
     module
         The network, a torch module.
-    adata
-        The AnnData the model was made with, or None.
     history
         One-column tables of losses by epoch, in nats per cell; `elbo_*` and `train_loss_epoch` fall.
     is_trained
         Whether the model was fitted, by one step at least.
     was_interrupted
         Whether the last fit was ended early with Ctrl-C.
-    train_indices, validation_indices
-        Positions of the cells of the last fit.
     """
 
     _network: ClassVar[type[Any]]  # makes the network
@@ -66,15 +63,16 @@ class Estimator(ABC):
     @classmethod
     def _set_up(cls, adata: AnnData, **keys: Any) -> None:
         """Writes down what the class reads of `adata`, see :func:`scvi.cells.setup.declare`."""
-        register(adata, cls.__name__, *declare(adata, **keys))
+        register(adata, cls.__name__, declare(adata, **keys))
 
     def _make(self, adatas: Sequence[AnnData], seed: int | None, arguments: Mapping[str, Any]) -> None:
         """What a constructor does with its arguments, among which the options are found by name."""
         options = {name: arguments[name] for name in self._option_names()}
-        schemas = tuple(registered(adata, type(self).__name__) for adata in adatas)
+        setups = [registered(adata, type(self).__name__) for adata in adatas]
+        schemas, digests = tuple(setup.schema for setup in setups), [setup.digests for setup in setups]
         with seeded(seed):
             networks = self._make_networks(schemas, options)
-        self._assemble(options, networks, self._make_cells(schemas, options, adatas, validate=False))
+        self._assemble(options, networks, self._make_cells(schemas, options, adatas, digests))
 
     @classmethod
     def _option_names(cls) -> list[str]:
@@ -97,9 +95,9 @@ class Estimator(ABC):
         schemas: Sequence[Schema],
         options: Mapping[str, Any],
         adatas: Sequence[AnnData | None],
-        validate: bool = True,
+        digests: Sequence[np.ndarray | None] | None = None,
     ) -> tuple[Cells, ...]:
-        """The data sets as the model reads them."""
+        """The data sets as the model reads them; all counts are looked at of those without `digests` of them."""
         first_batches = np.cumsum([0, *(schema.n_batch for schema in schemas)]).tolist()
         return tuple(
             Cells(
@@ -107,10 +105,12 @@ class Estimator(ABC):
                 adata,
                 labels=all_labels(schemas) if cls._reads_labels(options) else None,
                 owner=cls.__name__,
-                validate=validate,
+                digests=known,
                 first_batch=first,
             )
-            for schema, adata, first in zip(schemas, adatas, first_batches[:-1], strict=True)
+            for schema, adata, known, first in zip(
+                schemas, adatas, digests or [None] * len(adatas), first_batches[:-1], strict=True
+            )
         )
 
     @classmethod
@@ -132,8 +132,8 @@ class Estimator(ABC):
         self.history: dict[str, pd.DataFrame] = {}
         self.is_trained = self.was_interrupted = False
         self._is_initialised = False  # whether the weights are a start already, of another model
-        self.train_indices: Any = None
-        self.validation_indices: Any = None
+        self._train_cells: list[FittedCells] | None = None  # of the last fit, in each data set
+        self._validation_cells: list[FittedCells] | None = None
         self._scope: Scope | None = None  # the part of a mapped model that trains
         for cells in data_sets:
             self._check_kept(cells.data)
@@ -145,12 +145,52 @@ class Estimator(ABC):
     def _take_cells(self, data_sets: Sequence[Cells]) -> None:
         """Keeps the cells, and what is known of them, under the names that users know."""
         self._data_sets = data_sets
-        self.schema, self.adata = self._cells.schema, self._cells.adata
+        self.schema = self._cells.schema
 
     @property
     def _cells(self) -> Cells:
         """Those of a model of one data set."""
         return self._data_sets[0]
+
+    @property
+    def adata(self) -> AnnData | None:
+        """The AnnData the model was made with, or None; other cells may be assigned, which are checked then."""
+        return self._cells.adata
+
+    @adata.setter
+    def adata(self, adata: AnnData) -> None:
+        self._give(0, adata)
+
+    def _give(self, number: int, adata: AnnData) -> None:
+        """Puts other cells in the place of those of one data set, if they fit the model."""
+        given: list[Any] = [cells.given for cells in self._data_sets]
+        known = [cells.digests for cells in self._data_sets]
+        given[number], known[number] = adata, None
+        schemas = tuple(cells.schema for cells in self._data_sets)
+        data_sets = self._make_cells(schemas, self.options, given, known)
+        self._check_kept(data_sets[number].data)
+        self._take_cells(data_sets)
+
+    @property
+    def train_indices(self) -> Any:
+        """Positions in `adata` of the cells that were fitted; None before a fit, empty where `adata` has none of them.
+
+        Cells are found by name. One whose name others share is found only among the same cells in the same order.
+        """
+        return self._positions_of(self._train_cells)
+
+    @property
+    def validation_indices(self) -> Any:
+        """Positions in `adata` of the cells that were looked at only, as of `train_indices`."""
+        return self._positions_of(self._validation_cells)
+
+    def _positions_of(self, parts: Sequence[FittedCells] | None) -> Any:
+        if parts is None:
+            return None
+        pairs = zip(parts, self._data_sets, strict=True)
+        return one_or_all(
+            [part.within(None if cells.given is None else cells.given.obs.index) for part, cells in pairs]
+        )
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -214,8 +254,8 @@ class Estimator(ABC):
             self.history,
             self.is_trained,
             self._networks.state_dict(),
-            self.train_indices,
-            self.validation_indices,
+            self._train_cells,
+            self._validation_cells,
             self._scope,
             self._is_initialised,
         )
@@ -257,7 +297,7 @@ class Estimator(ABC):
     def _restored(cls, stored: files.StoredModel, networks: nn.Module, adatas: Sequence[AnnData | None]) -> Self:
         model = cls._assembled(stored.options, networks, cls._make_cells(stored.schemas, stored.options, adatas))
         model.history, model.is_trained = stored.history, stored.is_trained
-        model.train_indices, model.validation_indices = stored.train_indices, stored.validation_indices
+        model._train_cells, model._validation_cells = stored.train_cells, stored.validation_cells
         model._scope, model._is_initialised = stored.scope, stored.is_initialised
         return model
 

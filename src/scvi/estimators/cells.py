@@ -14,9 +14,7 @@ from scvi.cells.categories import joined, places_among
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
 from scvi.cells.encode import encode
-from scvi.cells.fingerprint import fingerprint, in_a_file
-from scvi.cells.minified import is_minified
-from scvi.cells.mudata import as_anndata
+from scvi.cells.mudata import adata_in_order, as_anndata, cells_in_order
 from scvi.cells.schema import Schema
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | None
@@ -29,6 +27,9 @@ _WITH_COUNTS = "pass the AnnData with counts that they were made of, or load the
 class Cells:
     """One data set as a model reads it.
 
+    It is encoded anew for each question, so that answers are about the cells as they are. Their counts are held against
+    what they were when the model was given the cells, as they are read.
+
     Parameters
     ----------
     schema
@@ -40,19 +41,19 @@ class Cells:
         cells may come without.
     owner
         Name of the model's class, for messages.
-    validate
-        Look at every stored count. Not needed for an `adata` that was set up and has not changed since.
+    digests
+        (n,) what the counts of each cell are, where all of them were looked at already; None: this is done now.
     first_batch
         Code of the first batch of one of several data sets, whose batches the model counts through.
 
     Attributes
     ----------
     given, adata
-        The cells as they were given, and the AnnData that is read of them.
+        The cells as they were given, and the AnnData that is read of them, in the same order.
     data
-        The encoded cells of `adata`.
-    fingerprint
-        Of the counts of `adata`; None where there are none, and for those in a file, which nobody changes in place.
+        The cells of `adata` as they were encoded last.
+    digests
+        Of the counts, in the order in which they are stored; None where there are none.
     """
 
     def __init__(
@@ -62,19 +63,23 @@ class Cells:
         *,
         labels: Sequence[str] | None,
         owner: str,
-        validate: bool = True,
+        digests: np.ndarray | None = None,
         first_batch: int = 0,
     ) -> None:
         self.schema, self.labels, self.owner = schema, labels, owner
-        self.given = adata
-        self.adata = adata = as_anndata(adata, schema)
         self.batches = range(first_batch, first_batch + schema.n_batch)
-        self.data = None if adata is None else self._encoded(adata, validate)
-        in_memory = adata is not None and not is_minified(adata) and not in_a_file(adata, schema)
-        self.fingerprint = fingerprint(adata, schema) if in_memory else None
+        self.given, self.digests = adata, digests
+        self.adata: AnnData | None = None
+        self.data: CellData | None = None
+        if adata is not None:
+            stored = as_anndata(adata, schema)
+            data = self._encoded(stored, digests, validate=digests is None)
+            self.digests = None if data.guard is None else data.guard.digests
+            self._names = stored.obs_names
+            self._keep(stored, data)
 
-    def _encoded(self, adata: AnnData, validate: bool = True) -> CellData:
-        data = encode(adata, self.schema, validate=validate, labels=self.labels is not None)
+    def _encoded(self, adata: AnnData, digests: np.ndarray | None = None, validate: bool = False) -> CellData:
+        data = encode(adata, self.schema, validate=validate, labels=self.labels is not None, digests=digests)
         if self.batches.start:
             data = replace(data, batch=data.batch + self.batches.start)
         if self.labels is not None and tuple(self.labels) != self.schema.label_names:
@@ -82,19 +87,23 @@ class Cells:
             data = replace(data, labels=codes[data.labels])
         return data
 
+    def _keep(self, stored: AnnData, data: CellData) -> CellData:
+        """Keeps the cells in the order in which they were given; the same AnnData as before, if it reads the same."""
+        in_order = cells_in_order(self.given, stored, data)
+        if self.adata is None or self.data is None or not self.data.reads_like(in_order):
+            self.adata = adata_in_order(self.given, stored)
+        self.data = in_order
+        return in_order
+
     def own(self, wish: str, needs_counts: bool = True) -> CellData:
-        """The cells the model was made with, refused if there are none or if their counts are gone or have changed."""
-        if self.data is None:
+        """The cells the model was made with as they are now, refused if there are none or if their counts are gone."""
+        if self.given is None:
             raise ValueError(f"this model was loaded without cells and cannot {wish}: pass adata to {self.owner}.load")
-        if self.data.kept is not None and needs_counts:
+        stored = as_anndata(self.given, self.schema)
+        data = self._encoded(stored, self.digests if stored.obs_names.equals(self._names) else None)
+        if data.kept is not None and needs_counts:
             raise ValueError(f"the model's adata is minified, and to {wish} needs counts: {_WITH_COUNTS}")
-        if self.fingerprint is not None and fingerprint(self.adata, self.schema) != self.fingerprint:
-            raise ValueError(
-                "the cells, genes or counts of the model's adata have changed since the model was made "
-                f"({self.schema.counts_name} was normalised or subset in place, perhaps): "
-                "put the raw counts back, or pass other cells as adata"
-            )
-        return self.data
+        return self._keep(stored, data)
 
     def choose(self, adata: AnnData | None, indices: Indices, needs_counts: bool = True) -> tuple[CellData, np.ndarray]:
         """The cells that a question is about: the data they are part of, and their positions.
@@ -107,7 +116,8 @@ class Cells:
         if adata is None or adata is self.adata or adata is self.given:
             data = self.own("answer without adata", needs_counts=False)
         else:
-            data = self._encoded(as_anndata(adata, self.schema))
+            stored = as_anndata(adata, self.schema)
+            data = cells_in_order(adata, stored, self._encoded(stored))
         if needs_counts and data.kept is not None:
             raise ValueError(f"these cells are minified, and this question needs their counts: {_WITH_COUNTS}")
         positions = data.positions(indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -24,14 +25,17 @@ from scvi._links import check_links
 from scvi._random import seeded
 from scvi.cells.schema import Schema
 from scvi.estimators.cells import one_or_all
+from scvi.estimators.fitted_cells import FittedCells
 from scvi.models.former_names import present_name, renamed
 from scvi.models.freezing import Scope
 from scvi.models.weights import refuse_not_finite
 
+logger = logging.getLogger(__name__)
+
 WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
 _OWN_FILES = (WEIGHTS, DESCRIPTION, ADATA, ADATA_SEQ, ADATA_SPATIAL)
-_FORMAT = 2  # in the first one, a schema had no number
+_FORMAT = 3  # in the second, cells of a fit had no names; in the first one, a schema had no number
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
 _PREFIX, _TRAINED = "model/", "trained/"  # of the names of weights, and of masks of the part of them that trains
@@ -47,8 +51,8 @@ class StoredModel:
     history: dict[str, pd.DataFrame]
     is_trained: bool
     weights: dict[str, Tensor]
-    train_indices: Any  # array or None; for several data sets a list of arrays
-    validation_indices: Any
+    train_cells: list[FittedCells] | None  # for each data set
+    validation_cells: list[FittedCells] | None
     scope: Scope | None = None
     is_initialised: bool = False  # of a model that was not trained: whether its weights are those of another model
 
@@ -57,10 +61,9 @@ class StoredModel:
         tensors = {f"{_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in self.weights.items()}
         if self.scope is not None:
             tensors |= {f"{_TRAINED}{name}": mask.cpu() for name, mask in self.scope.trained.items()}
-        for name in _SPLIT:
-            cells = getattr(self, name)
-            parts = [] if cells is None else cells if isinstance(cells, list) else [cells]
-            tensors |= zip(_names_of_split(name, len(self.schemas)), map(torch.as_tensor, parts), strict=False)
+        for side, parts in zip(_SPLIT, (self.train_cells, self.validation_cells), strict=True):
+            for name, cells in zip(_names_of_split(side, len(self.schemas)), parts or [], strict=False):
+                tensors |= {f"{name}/{part}".rstrip("/"): tensor for part, tensor in cells.tensors().items()}
         return tensors
 
     def description(self) -> dict[str, Any]:
@@ -72,6 +75,7 @@ class StoredModel:
             "format": _FORMAT,
             **scope,
             **({"is_initialised": True} if self.is_initialised else {}),
+            **({"cells": [part.among for part in self.train_cells]} if self.train_cells else {}),
             "scvi_version": __version__,
             "estimator": self.estimator,
             "options": self.options,
@@ -167,6 +171,9 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         schemas = _schemas(description["schema"], n_data_sets)
         history = _history(description["history"])
         scope = _scope(description, tensors)
+    train_cells, validation_cells = (
+        _split(side, tensors, description, source / WEIGHTS, n_data_sets) for side in _SPLIT
+    )
     weights = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
     refuse_not_finite(weights, f"{source / WEIGHTS} is damaged, take another copy of the model")
     return StoredModel(
@@ -176,7 +183,8 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         history,
         description["is_trained"],
         weights,
-        **{name: _split(name, tensors, source / WEIGHTS, n_data_sets) for name in _SPLIT},
+        train_cells,
+        validation_cells,
         scope=scope,
         is_initialised=is_initialised,
     )
@@ -306,9 +314,26 @@ def _names_of_split(name: str, n_data_sets: int) -> list[str]:
     return [name] if n_data_sets == 1 else [f"{name}/{i}" for i in range(n_data_sets)]
 
 
-def _split(name: str, tensors: Mapping[str, Tensor], path: Path, n_data_sets: int) -> Any:
-    """Positions of the cells of one side of the split, in each data set if there are several."""
-    found = [tensors[part] for part in _names_of_split(name, n_data_sets) if part in tensors]
-    if any(cells.dtype != torch.int64 or cells.dim() != 1 or bool((cells < 0).any()) for cells in found):
-        raise ValueError(f"{path} holds no positions of cells in {name!r}")
-    return one_or_all([cells.numpy() for cells in found]) if len(found) == n_data_sets else None
+def _split(
+    side: str, tensors: Mapping[str, Tensor], description: Mapping[str, Any], path: Path, n_data_sets: int
+) -> list[FittedCells] | None:
+    """The cells of one side of the split, in each data set."""
+    among, found = description.get("cells", [""] * n_data_sets), []
+    for i, name in enumerate(_names_of_split(side, n_data_sets)):
+        of_part = {
+            key.removeprefix(name).lstrip("/"): t for key, t in tensors.items() if f"{key}/".startswith(f"{name}/")
+        }
+        if "" not in of_part:
+            return None
+        try:
+            found.append(FittedCells.from_tensors(of_part, str(among[i])))
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no positions of cells in {side!r} ({error})") from error
+    if any(cells.names is None for cells in found):
+        logger.warning(
+            "%s was written by an earlier version, without the names of its cells: %s are right for the same cells in "
+            "the same order only.",
+            path.parent,
+            side,
+        )
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Never, Self
 
 import numpy as np
 import pandas as pd
@@ -74,8 +74,6 @@ class GIMVI(Estimator):
     ----------
     module, discriminator
         The network, and the one that tells cells of the two data sets apart by their latent states.
-    adata_seq, adata_spatial
-        The cells the model was made with, or None.
     gene_names
         Names of the model's genes, in the order of imputed values.
     history
@@ -166,8 +164,30 @@ class GIMVI(Estimator):
 
     def _take_cells(self, data_sets: Sequence[Cells]) -> None:
         self._data_sets = data_sets
-        self.adata_seq, self.adata_spatial = (cells.adata for cells in data_sets)
         self.gene_names = np.array(_all_genes([cells.schema for cells in data_sets]), dtype=object)
+
+    @property  # type: ignore[misc]
+    def adata(self) -> Never:
+        """Of two data sets: `adata_seq` and `adata_spatial`."""
+        raise AttributeError("a GIMVI model has two data sets: adata_seq and adata_spatial")
+
+    @property
+    def adata_seq(self) -> AnnData | None:
+        """The dissociated cells the model was made with, or None; others may be assigned, which are checked then."""
+        return self._data_sets[0].adata
+
+    @adata_seq.setter
+    def adata_seq(self, adata: AnnData) -> None:
+        self._give(0, adata)
+
+    @property
+    def adata_spatial(self) -> AnnData | None:
+        """The spatial cells, as `adata_seq`."""
+        return self._data_sets[1].adata
+
+    @adata_spatial.setter
+    def adata_spatial(self, adata: AnnData) -> None:
+        self._give(1, adata)
 
     def _sizes(self) -> str:
         n_shared = sum(cells.schema.n_genes for cells in self._data_sets) - len(self.gene_names)

@@ -15,7 +15,7 @@ from scvi._checks import check_flag
 from scvi._random import seeded
 from scvi._warnings import warn
 from scvi.cells.missing_genes import become, with_genes
-from scvi.cells.mudata import as_anndata
+from scvi.cells.mudata import adata_in_order, as_anndata
 from scvi.cells.schema import Schema
 from scvi.cells.setup import extended
 from scvi.estimators.base import Estimator
@@ -106,10 +106,13 @@ def load_query_data(
     )
     reference = _reference(cls, reference_model)
     reference._require_trained()
-    adata = with_genes(as_anndata(adata, reference.schema), reference.schema, min_genes_found)
+    stored = as_anndata(adata, reference.schema)
+    found = with_genes(stored, reference.schema, min_genes_found)
+    if found is not stored:
+        adata = found = adata_in_order(adata, found)
     options = reference.options
-    schema = extended(reference.schema, adata, cls._reads_labels(options))
-    cells = cls._make_cells((schema,), options, (adata,), validate=False)
+    schema, digests = extended(reference.schema, found, cls._reads_labels(options))
+    cells = cls._make_cells((schema,), options, (adata,), [digests])
     with seeded(0):  # nothing random is left in it
         module = cls._make_networks((schema,), options).to(reference.device)
     scope = scope_of(module, widen(reference.module, module), freeze)
@@ -153,7 +156,7 @@ def prepare_query_anndata(
     reference = _reference(cls, reference_model)
     if check_flag("return_reference_var_names", return_reference_var_names):
         return pd.Index(reference.schema.genes)
-    read = as_anndata(adata, reference.schema)
+    read = adata_in_order(adata, as_anndata(adata, reference.schema))
     if inplace and read is not adata:
         raise TypeError(f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False")
     prepared = with_genes(read, reference.schema, min_genes_found, no_others=True)

@@ -128,15 +128,15 @@ class SCANVI(WithOptionsOfSCVI):
         if not isinstance(scvi_model, SCVI):
             raise TypeError(f"scvi_model is a {type(scvi_model).__name__}; pass a fitted scvi.SCVI")
         scvi_model._require_trained()
-        is_given = adata is not None
+        digests = None
         if adata is None:
-            scvi_model._cells.own("be annotated")
-            adata = scvi_model.adata
+            data = scvi_model._cells.own("be annotated")
+            adata, digests = scvi_model.adata, None if data.guard is None else data.guard.digests
         schema = labelled_schema(adata, scvi_model.schema, labels_key, unlabeled_category)
         with seeded(seed):
             module = cls._make_networks((schema,), scvi_model.options)
         _take_weights(module, scvi_model, schema.label_names)
-        cells = cls._make_cells((schema,), scvi_model.options, (adata,), validate=is_given)
+        cells = cls._make_cells((schema,), scvi_model.options, (adata,), [digests])
         model = cls._assembled(scvi_model.options, module.to(scvi_model.device), cells)
         model._is_initialised = True
         return model

@@ -12,7 +12,7 @@ from anndata import AnnData
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
 from scvi.cells.minified import is_minified
-from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities, places_of
+from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities, order_of, places_of
 from scvi.cells.protein_background import background_moments
 from scvi.cells.proteins import refuse_gaps
 from scvi.cells.schema import ProteinPlace, Schema
@@ -180,7 +180,8 @@ class TOTALVI(Estimator):
         }
         place = ProteinPlace(OBSM_KEY, modalities=places_of(modalities or {}, keys), layer=protein_layer)
         adata = joined_modalities(mdata, place)
-        register(mdata, cls.__name__, *declare(adata, layer=rna_layer, **keys, proteins=place))
+        order_of(mdata, adata)  # refuses cells that are not those of mdata
+        register(mdata, cls.__name__, declare(adata, layer=rna_layer, **keys, proteins=place))
 
     @classmethod
     def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> TOTALVAE:
@@ -199,11 +200,11 @@ class TOTALVI(Estimator):
         schemas: Sequence[Schema],
         options: Mapping[str, Any],
         adatas: Sequence[AnnData | None],
-        validate: bool = True,
+        digests: Sequence[np.ndarray | None] | None = None,
     ) -> tuple[Cells, ...]:
         (schema,) = schemas
         schema = replace(schema, proteins=_proteins_of(schema, options))
-        return super()._make_cells((schema,), options, adatas, validate)
+        return super()._make_cells((schema,), options, adatas, digests)
 
     def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
         (data,), (cells,) = data_sets, train_cells

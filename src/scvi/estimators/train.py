@@ -14,7 +14,8 @@ import numpy as np
 
 from scvi.cells.cell_data import CellData
 from scvi.cells.joint import side_by_side
-from scvi.estimators.cells import Indices, one_or_all
+from scvi.estimators.cells import Indices
+from scvi.estimators.fitted_cells import FittedCells
 from scvi.fit.checkpoint import seed_of_fit
 from scvi.fit.devices import check_precision, resolve_device
 from scvi.fit.fit import Fit
@@ -197,7 +198,7 @@ def fit_as_told(self: Estimator, given: Mapping[str, Any]) -> None:
     try:
         fit.run()
     finally:
-        _keep(self, fit, one_or_all(train_cells), one_or_all(validation_cells))
+        _keep(self, fit, [data.cell_names for data in data_sets], train_cells, validation_cells)
 
 
 def split(
@@ -218,11 +219,18 @@ def split(
     return train_cells, validation_cells
 
 
-def _keep(self: Estimator, fit: Fit, train_cells: Any, validation_cells: Any) -> None:
-    """Takes over what a fit has reached, also an interrupted one."""
+def _keep(
+    self: Estimator,
+    fit: Fit,
+    cell_names: Sequence[np.ndarray],
+    train_cells: Sequence[np.ndarray],
+    validation_cells: Sequence[np.ndarray],
+) -> None:
+    """Takes over what a fit has reached, also an interrupted one; names and positions of cells in each data set."""
     self.was_interrupted = fit.loop.interrupted
     if fit.steps_kept == 0:
         return
     self.history = continued(self.history, fit.frames(), fit.epochs_before)
-    self.train_indices, self.validation_indices = train_cells, validation_cells
+    sides = [FittedCells.of(*part) for part in zip(cell_names, train_cells, validation_cells, strict=True)]
+    self._train_cells, self._validation_cells = map(list, zip(*sides, strict=True))
     self.is_trained = True

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scvi._warnings import warn
 from scvi.cells.cell_data import CellData
+from scvi.cells.count_checks import BadCounts
 from scvi.cells.joint import JointCells
 from scvi.fit import checkpoint
 from scvi.fit.early_stopping import Patience
@@ -172,7 +173,11 @@ class Fit:
             with self.loop.training(self.model, self.plan.max_epochs) as epochs:
                 self.optimizer = self.make_optimizer()
                 self._begin()
-                self.loop.run(self, progress(epochs, self.progress_values, self.show_progbar))
+                try:
+                    self.loop.run(self, progress(epochs, self.progress_values, self.show_progbar))
+                except BadCounts:
+                    self._go_back()
+                    raise
             self._end()
 
     def _log_plan(self) -> None:
@@ -322,8 +327,7 @@ class Fit:
     def _recover(self, fault: str) -> None:
         """Back to the last good weights with half the learning rate; says what was at fault."""
         self.recoveries += 1
-        self._good.restore(self.model, self.optimizer)
-        self.steps_kept = self._good.steps
+        self._go_back()
         if self.recoveries > _MAX_RECOVERIES:
             raise RuntimeError(
                 f"Training was given up after {_MAX_RECOVERIES} recoveries: {fault}. The model {self._what_is_left()}. "
@@ -331,6 +335,10 @@ class Fit:
             )
         self.lr_scale *= 0.5
         warn(f"Recovered from {fault}: back to the last good weights, learning rate halved.")
+
+    def _go_back(self) -> None:
+        self._good.restore(self.model, self.optimizer)
+        self.steps_kept = self._good.steps
 
     def _what_is_left(self) -> str:
         if self.steps_kept:

@@ -18,7 +18,7 @@ from scvi.kernels.affine import Affine, as_tensor
 from scvi.kernels.dropout import dropout, dropout_from
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.precision import bf16_is_supported, bf16_products
-from scvi.kernels.rows import SparseRows, starts_of
+from scvi.kernels.rows import SparseRows, arrays, starts_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array, csr_matrix
@@ -42,6 +42,7 @@ __all__ = [
     "nll_nb_mixture",
     "nll_poisson",
     "nll_zinb",
+    "row_digests",
     "rows_to_dense",
     "rows_to_sparse",
 ]
@@ -286,6 +287,17 @@ def rows_to_dense(
 ) -> Tensor:
     """As :func:`rows_to_sparse`; (len(rows), n_genes)."""
     return _dense(rows_to_sparse(counts, rows, columns, n_genes))
+
+
+def row_digests(rows: SparseRows) -> np.ndarray:
+    """(n,) uint64 that tell the counts of each row from others; the order of its entries does not matter."""
+    from scvi.kernels import sparse
+
+    starts, genes, values = arrays(rows.starts, rows.genes, rows.values)
+    out = np.empty(len(rows), np.uint64)
+    entries = starts, genes, values.view(np.uint32)
+    run_blocks(lambda _, *block: sparse.digests(*entries, block, out), row_blocks(len(rows), min_rows=256))
+    return out
 
 
 def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:

@@ -94,6 +94,23 @@ def densify(starts, genes, values, block, out):
 
 
 @njit(**_PLAIN)
+def digests(starts, genes, bits, block, out):
+    """Writes to ``out[i]`` what tells row i from others: a sum over its entries, whatever their order.
+
+    An entry is its gene and the `bits` of its value in one integer, mixed as in splitmix64 (Steele et al. 2014).
+    """
+    for i in range(block[0], block[1]):
+        total = np.uint64(0)
+        for e in range(np.uintp(starts[i]), np.uintp(starts[i + 1])):
+            z = (np.uint64(genes[e]) << np.uint64(32)) | np.uint64(bits[e])
+            z = (z + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0x9E3779B97F4A7C15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            total += z ^ (z >> np.uint64(31))
+        out[i] = total
+
+
+@njit(**_PLAIN)
 def first_bad_count(values):
     """Position of the first value that is no count, else -1."""
     for k in range(values.shape[0]):
