@@ -88,13 +88,13 @@ def names_of(values: Sequence[int], column: Any) -> dict[int, str]:
 def test_reference_query_and_argument_agree_whatever_their_types(drawn: Any) -> None:
     """The names are those of the reference, and every spelling finds its code."""
     values, (reference, query), argument = drawn
-    schema, _ = declare(cells(reference), batch_key="batch")
+    schema, *_ = declare(cells(reference), batch_key="batch")
     names = names_of(values, reference)
     assert set(schema.batch_names) == set(names.values())
     codes = [schema.batch_names.index(names[value]) for value in values]
     assert encode(cells(reference), schema).batch.tolist() == codes
     assert encode(cells(query), schema).batch.tolist() == codes
-    assert extended(schema, cells(query), labels=False) == schema  # no category is new
+    assert extended(schema, cells(query), labels=False)[0] == schema  # no category is new
     assert [codes_among(argument(value), schema.batch_names, "{}").tolist() for value in values] == [[c] for c in codes]
     assert codes_among([argument(value) for value in values], schema.batch_names, "{}").tolist() == codes
 
@@ -105,7 +105,7 @@ def test_cells_are_unlabelled_however_their_category_is_spelled(drawn: Any) -> N
     values, (reference, query), argument = drawn
     unknown, names = values[0], names_of(values, reference)
     adata = cells(reference, "label")
-    schema, _ = declare(adata, labels_key="label", unlabeled_category=argument(unknown))
+    schema, *_ = declare(adata, labels_key="label", unlabeled_category=argument(unknown))
     assert schema.unlabeled_category == names[unknown]
     assert set(schema.label_names) == set(names.values()) - {names[unknown]}
     codes = [-1 if value == unknown else schema.label_names.index(names[value]) for value in values]
@@ -118,7 +118,7 @@ def test_cells_are_unlabelled_however_their_category_is_spelled(drawn: Any) -> N
 @pytest.mark.parametrize("category", [-1, -1.0, "-1", "-1.0", 10, 0.5])
 def test_a_number_that_does_not_occur_may_stand_for_unlabelled(category: Any) -> None:
     """It is not a misspelling of another number."""
-    schema, _ = declare(
+    schema, *_ = declare(
         cells(np.array([1.0, 2.0, 100.0] * 2), "label"), labels_key="label", unlabeled_category=category
     )
     assert schema.label_names == ("1.0", "2.0", "100.0")
@@ -138,7 +138,7 @@ def test_a_number_in_a_spelling_of_its_own_is_refused_as_unlabelled(names: list[
 @pytest.mark.parametrize("key", ["batch_key", "labels_key", "categorical_covariate_keys"])
 def test_every_column_is_matched_so(key: str) -> None:
     reference, query = cells(np.array([2.0, 1.0, 2.0, 1.0])), cells(np.array(["2", "1", "2", "1"]))
-    schema, _ = declare(reference, **{key: ["batch"] if key.endswith("keys") else "batch"})  # type: ignore[arg-type]
+    schema, *_ = declare(reference, **{key: ["batch"] if key.endswith("keys") else "batch"})  # type: ignore[arg-type]
     found = encode(query, schema)
     part = {"batch_key": found.batch, "labels_key": found.labels, "categorical_covariate_keys": found.categorical}[key]
     assert part is not None
@@ -149,7 +149,7 @@ def test_every_column_is_matched_so(key: str) -> None:
 def test_flags_that_went_through_files(tmp_path: Any) -> None:
     """A column of True and False is text in a csv file, 0 and 1 after arithmetic, and itself in an h5ad file."""
     adata = cells(np.array([True, False, False, True]))
-    schema, _ = declare(adata, batch_key="batch")
+    schema, *_ = declare(adata, batch_key="batch")
     adata.obs.to_csv(tmp_path / "obs.csv")
     adata.write_h5ad(tmp_path / "cells.h5ad")
     text = pd.read_csv(tmp_path / "obs.csv", index_col=0, dtype={"batch": str})
@@ -162,15 +162,15 @@ def test_doses_in_single_precision() -> None:
     """0.1 in float32 is 0.1, though as a float it is 0.10000000149011612: so earlier models have it by name."""
     doses = np.array([0.1, 0.5, 0.1, 2.0])
     for reference in (doses, doses.astype(np.float32), doses.astype(str)):
-        schema, _ = declare(cells(reference), batch_key="batch")
+        schema, *_ = declare(cells(reference), batch_key="batch")
         for query in (doses, doses.astype(np.float32), pd.array(doses, dtype="Float32"), doses.astype(str)):
             assert encode(cells(query), schema).batch.tolist() == [0, 1, 0, 2]
         assert codes_among(["0.1", 0.1, np.float32(0.1)], schema.batch_names, "{}").tolist() == [0, 0, 0]
 
 
 def test_new_categories_of_a_query_are_added_as_it_spells_them() -> None:
-    schema, _ = declare(cells(np.array(["1", "2", "2", "1"])), batch_key="batch")
-    wider = extended(schema, cells(np.array([2.0, 3.0, 3.0, 2.0])), labels=False)
+    schema, *_ = declare(cells(np.array(["1", "2", "2", "1"])), batch_key="batch")
+    wider, _ = extended(schema, cells(np.array([2.0, 3.0, 3.0, 2.0])), labels=False)
     assert wider.batch_names == ("1", "2", "3.0")
     assert encode(cells(np.array([3, 2, 1])), wider).batch.tolist() == [2, 1, 0]
     assert joined(("a", "1"), ("1.0", "b", "a")) == ("a", "1", "b")
@@ -178,7 +178,7 @@ def test_new_categories_of_a_query_are_added_as_it_spells_them() -> None:
 
 def test_a_column_keeps_its_own_order() -> None:
     reference = pd.Categorical([10, 9, 10, 9], categories=[10, 8, 9])
-    schema, _ = declare(cells(reference), batch_key="batch")
+    schema, *_ = declare(cells(reference), batch_key="batch")
     assert schema.batch_names == ("10", "9")
     assert encode(cells(np.array([9.0, 10.0])), schema).batch.tolist() == [1, 0]
 
@@ -264,13 +264,13 @@ DIFFERENT = [
 def test_what_is_another_category(reference: Any, query: Any) -> None:
     assert key_of(reference) != key_of(query)
     for first, second in ((reference, query), (query, reference)):
-        schema, _ = declare(cells(mixed([first, "other"] * 2)), batch_key="batch")
+        schema, *_ = declare(cells(mixed([first, "other"] * 2)), batch_key="batch")
         with pytest.raises(ValueError, match="holds categories that the model has never seen"):
             encode(cells(mixed([second, "other"] * 2)), schema)
         with pytest.raises(ValueError, match="is not a batch of the model"):
             codes_among(second, schema.batch_names, "{!r} is not a batch")
-        assert extended(schema, cells(mixed([second, "other"])), labels=False).n_batch == 3
-    both, _ = declare(cells(mixed([reference, query] * 2)), batch_key="batch")
+        assert extended(schema, cells(mixed([second, "other"])), labels=False)[0].n_batch == 3
+    both, *_ = declare(cells(mixed([reference, query] * 2)), batch_key="batch")
     assert both.n_batch == 2
 
 
