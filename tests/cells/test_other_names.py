@@ -57,7 +57,7 @@ def renamed(adata: AnnData, spelling: str) -> tuple[AnnData, AnnData, str]:
 @OF
 def test_of_cells_given_later(adata: AnnData, spelling: str) -> None:
     reference, query, message = renamed(adata, spelling)
-    schema, _ = declare(reference)
+    schema, *_ = declare(reference)
     with pytest.raises(ValueError, match=f"lacks 12 of the 12 genes that the model reads.*{message}.*rename them"):
         encode(query, schema)
     with pytest.raises(ValueError, match=f"adata has 0 of the 12 genes.*{message}"):
@@ -81,7 +81,7 @@ def test_of_some_genes(adata: AnnData, spelling: str) -> None:
 @pytest.mark.parametrize("dtype", [object, "string", "category"])
 def test_a_column_of_var_that_has_the_names(adata: AnnData, dtype: Any) -> None:
     reference, query, _ = renamed(adata, "identifiers")
-    schema, _ = declare(reference)
+    schema, *_ = declare(reference)
     query.var["numbers"] = np.arange(12)
     query.var["symbol"] = pd.Series(SYMBOLS, index=query.var_names).astype(dtype)
     remedy = r"adata.var\['symbol'\] has 12 of them: adata.var_names = adata.var\['symbol'\].astype\(str\)"
@@ -96,7 +96,7 @@ def test_no_cause_in_sight(adata: AnnData) -> None:
     """Other genes are other genes; then the nearest name is what there is to say."""
     assert likely_cause(["CD3E", "CD4"], ["LYZ", "NKG7"]) == ""
     assert likely_cause([], ["LYZ"]) == likely_cause(["LYZ"], []) == ""
-    schema, _ = declare(adata)
+    schema, *_ = declare(adata)
     adata.var_names = [*adata.var_names[:-1], "GENE11"]  # a single one may be a slip
     with pytest.raises(ValueError, match=r"lacks 1 of the 12 genes .*'gene11'; did you mean 'GENE11'"):
         encode(adata, schema)
