@@ -280,7 +280,7 @@ def test_a_mapped_model_keeps_the_extents_of_its_reference(real: dict[str, AnnDa
     query.obs["percent"] *= 10
     schema = schema_of(reference, batch_key="batch")
     with pytest.warns(UserWarning, match="'percent'"):
-        mapped = extended(schema, query, True)
+        mapped, _ = extended(schema, query, True)
     for name in ("continuous_extents", "size_factor_extent", "total_extent"):
         assert getattr(mapped, name) == getattr(schema, name)
 

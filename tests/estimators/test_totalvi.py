@@ -406,7 +406,7 @@ class Pair:
     """The part of a MuData that is read."""
 
     def __init__(self, **mod: AnnData) -> None:
-        self.mod, self.uns = dict(mod), {}
+        self.mod, self.uns, self.is_view = dict(mod), {}, False
         self.obs = pd.DataFrame(index=next(iter(mod.values())).obs_names)
 
 

@@ -70,7 +70,7 @@ def test_labelled_cells_are_those_of_the_epoch_and_the_seed() -> None:
 
 def test_too_few_labels_are_left_out_of_the_loss() -> None:
     model = labelled()
-    model._cells.data.labels[:] = -1
+    model.adata.obs["known"] = "Unknown"
     fit = fit_of(model, SemiSupervisedPlan(1))
     fit.objective.begin_epoch(0)
     _, terms = fit.objective.loss(fit.split.data.minibatch(np.arange(30)), 1.0)

@@ -14,6 +14,7 @@ from scvi.cells.categories import joined, places_among
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
 from scvi.cells.encode import encode
+from scvi.cells.far import warn_if_far
 from scvi.cells.mudata import adata_in_order, as_anndata, cells_in_order
 from scvi.cells.schema import Schema
 
@@ -118,6 +119,8 @@ class Cells:
         else:
             stored = as_anndata(adata, self.schema)
             data = cells_in_order(adata, stored, self._encoded(stored))
+            if data.kept is not None:  # else it is said when the counts are read
+                warn_if_far(stored, self.schema)
         if needs_counts and data.kept is not None:
             raise ValueError(f"these cells are minified, and this question needs their counts: {_WITH_COUNTS}")
         positions = data.positions(indices)
