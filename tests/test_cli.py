@@ -214,6 +214,13 @@ def broken(path):
     path.write_bytes(b"no HDF5")
 
 
+def nullable_text(path):
+    """In a table that has no categories for it, which anndata writes with a setting only."""
+    table = pd.DataFrame({"x": pd.array(["a"] * N, dtype="string")}, index=[f"cell{i}" for i in range(N)])
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        counts_file(path, obsm={"notes": table})
+
+
 def with_counts(change):
     def write(path):
         counts_file(path, X=change(np.ones((N, G), np.float32)))
@@ -233,6 +240,7 @@ def poisoned(value):
     ("write", "options", "parts"),
     [
         (broken, [], ["cells.h5ad", "no readable .h5ad"]),
+        (nullable_text, [], ["adata.obsm['notes']['x'] cannot be written to a file: it holds string values"]),
         (with_counts(poisoned(np.nan)), [], ["cell3", "gene5"]),
         (with_counts(poisoned(-1)), [], ["-1", "gene5"]),
         (with_counts(poisoned(0.5)), [], ["0.5", "gene5"]),
@@ -291,6 +299,15 @@ def test_train_writes_everything(capsys, cells, tmp_path, no_picture):
     model = scvi.SCVI.load(output / "model", adata=written)
     np.testing.assert_array_equal(model.get_latent_representation(), written.obsm["X_scVI"])
     assert json.loads((output / "options.json").read_text())["batch_key"] == "sample"
+
+
+def test_text_of_pandas_is_copied_as_text(capsys, tmp_path, no_picture):
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        obs = pd.DataFrame({"id": pd.array([f"x{i}" for i in range(N)], dtype="string")})
+        counts_file(tmp_path / "cells.h5ad", obs=obs.set_axis([f"cell{i}" for i in range(N)]))
+    code, _, error = run(capsys, "train", tmp_path / "cells.h5ad", "--output", tmp_path / "out", "--max-epochs", 1)
+    assert code == 0, error
+    assert anndata.read_h5ad(tmp_path / "out" / "cells.h5ad").obs["id"].tolist() == [f"x{i}" for i in range(N)]
 
 
 def test_linear_decoder_top_genes_and_layer(capsys, tmp_path, no_picture):

@@ -164,7 +164,10 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"{output.folder} is complete; --overwrite would fit it anew")
         return
 
+    from scvi._writing import writable
+
     adata = _read(arguments.file)
+    writable(adata, "adata")  # before the fit: not all that is read can be written, as it is with settings of anndata
     model = _model(adata, arguments)
     if arguments.overwrite:
         output.clear()
@@ -231,10 +234,12 @@ def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
 def _write(output: Output, model: SCVI | LinearSCVI, adata: AnnData) -> None:
     import pandas as pd
 
+    from scvi._writing import writable, write_h5ad
+
     adata.obsm["X_scVI"] = model.get_latent_representation()
     print("writing", flush=True)
     with replacing(output.adata) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")
+        write_h5ad(temporary, writable(adata, "adata"), compression="gzip")
     print(f"  {output.adata}  with the latent space in obsm['X_scVI']")
     with replacing(output.history) as temporary:
         pd.concat(model.history.values(), axis=1).to_csv(temporary, index_label="epoch")

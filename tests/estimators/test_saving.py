@@ -268,7 +268,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         elif culprit == "json.dumps":
             patch.setattr(files.json, "dumps", fails)
         elif culprit == "write_h5ad":
-            patch.setattr(files, "_write_adata", fails)
+            patch.setattr(files, "write_h5ad", fails)
         else:
             patch.setattr(Path, "rename", fails_to_move_in)
         with pytest.raises(OSError, match="disk full"):

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scvi._checks import is_number
 from scvi._warnings import warn
+from scvi._writing import padded
 from scvi.cells import checks
 from scvi.cells.other_names import likely_cause
 from scvi.cells.proteins import with_proteins
@@ -25,7 +26,7 @@ def with_genes(adata: AnnData, schema: Schema, min_genes_found: float, *, no_oth
     """`adata` if it has all genes and proteins of the schema, in any order; otherwise a copy where they are filled in.
 
     The copy has exactly the genes of the schema, in its order; the missing ones are zero. It has ``obs``, ``obsm``,
-    ``obsp`` and ``uns``, all layers, and ``var`` as far as it goes. Missing proteins are NaN, see
+    ``obsp`` and ``uns``, all layers, and ``var`` as far as it goes, with gaps. Missing proteins are NaN, see
     :func:`scvi.cells.proteins.with_proteins`.
 
     Parameters
@@ -84,7 +85,7 @@ def _padded(adata: AnnData, schema: Schema, places: np.ndarray) -> AnnData:
     return AnnData(
         None if adata.X is None else _columns(adata.X, places),
         obs=adata.obs.copy(),
-        var=adata.var.reindex(pd.Index(schema.genes, name=adata.var_names.name)),
+        var=padded(adata.var, pd.Index(schema.genes, name=adata.var_names.name)),
         obsm={name: values.copy() for name, values in adata.obsm.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
         layers={name: _columns(values, places) for name, values in adata.layers.items()},

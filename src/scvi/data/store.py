@@ -23,9 +23,11 @@ from tqdm import tqdm
 
 from scvi._checks import check_flag, check_integer
 from scvi._files import replacing
+from scvi._writing import as_written, check_writable, write_without_counts
 from scvi.cells.checks import named
 from scvi.cells.storage import buffer_cells
 from scvi.data.files import shared_names
+from scvi.data.joining import joined_obs
 from scvi.data.sources import Source, open_source
 
 logger = logging.getLogger(__name__)
@@ -82,14 +84,16 @@ def to_store(
     Returns
     -------
     `path`. Genes are those that all inputs have, in the order of the first, with its columns of `var`; columns of `obs`
-    and proteins are those that all have. Names of cells that occur twice get the name of their input behind them.
+    and proteins are those that all have. Columns of `obs` whose types differ become text. Names of cells that occur
+    twice get the name of their input behind them.
 
     Raises
     ------
     FileExistsError
         If the store is there.
     ValueError
-        If inputs are damaged, have no gene in common, or names repeat.
+        If inputs are damaged, have no gene in common, or names repeat; or, before anything is, if a column cannot be
+        written.
     """
     path = Path(path)
     if path.suffix not in (".h5ad", ".zarr"):
@@ -105,11 +109,10 @@ def to_store(
     with ExitStack() as stack:
         sources = {name: open_source(file, layer, protein_key, stack, allow_links) for name, file in files.items()}
         genes, proteins = _shared_genes(sources), _shared_proteins(sources)
-        obs = _joined_obs(sources, batch_key)
+        frame = _frame(sources, genes, batch_key, path.suffix)
         blocks = list(_blocks(sources, cells_at_once))
         _prepare(parts, _plan(files, genes, proteins, blocks, [layer, protein_key]))
         _write_parts(parts, sources, (genes, proteins), blocks, progress)
-        frame = AnnData(obs=obs, var=next(iter(sources.values())).var.loc[genes])
     if len(proteins):
         frame.obsm[protein_key] = np.concatenate([_loaded(file, "proteins")[0] for file in _files(parts).values()])
         frame.uns["protein_names"] = proteins.to_numpy().astype(str)
@@ -156,20 +159,17 @@ def _shared_proteins(sources: Mapping[str, Source]) -> pd.Index:
     return shared
 
 
-def _joined_obs(sources: Mapping[str, Source], batch_key: str | None) -> pd.DataFrame:
-    tables = [source.obs for source in sources.values()]
-    if batch_key is not None and any(batch_key in table for table in tables):
-        raise ValueError(f"obs has a column {batch_key!r} already; pass another batch_key, or None")
-    columns = [name for name in tables[0] if all(name in table for table in tables)]
-    joined = pd.concat([table[columns] for table in tables])
-    # objects are categories of several inputs, or text
-    joined = joined.astype({name: "category" for name in columns if joined[name].dtype == object})
-    names = np.repeat(list(sources), [len(table) for table in tables])
-    if batch_key is not None:
-        joined[batch_key] = pd.Categorical(names, categories=list(sources))
-    if not joined.index.is_unique:
-        joined.index = pd.Index([f"{cell}-{name}" for cell, name in zip(joined.index, names, strict=True)])
-    return joined
+def _frame(sources: Mapping[str, Source], genes: pd.Index, batch_key: str | None, suffix: str) -> AnnData:
+    """Names and annotations, of which it is made sure that a store of this kind holds them."""
+    obs = joined_obs({name: source.obs for name, source in sources.items()}, batch_key)
+    tables = {"obs": as_written(obs), "var": as_written(next(iter(sources.values())).var.loc[genes])}
+    if suffix == ".h5ad":
+        check_writable(tables)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in _assemble
+            check_writable(tables, _new_zarr)
+    return AnnData(**tables)
 
 
 def _blocks(sources: Mapping[str, Source], cells_at_once: int | None) -> Iterator[_Block]:
@@ -258,12 +258,13 @@ def _assemble(parts: Path, path: Path, frame: AnnData, progress: bool) -> None:
             _fill(_new_zarr(temporary), parts, frame, progress)
 
 
-def _new_zarr(path: Path) -> Any:
+def _new_zarr(path: Path | None = None) -> Any:
+    """An empty group, in memory without a path."""
     try:
         import zarr
     except ImportError as error:
         raise ImportError("writing a .zarr store needs zarr: pip install zarr; or write an .h5ad") from error
-    return zarr.open_group(path, mode="w")
+    return zarr.group() if path is None else zarr.open_group(path, mode="w")
 
 
 def _fill(store: Any, parts: Path, frame: AnnData, progress: bool) -> None:
@@ -272,10 +273,7 @@ def _fill(store: Any, parts: Path, frame: AnnData, progress: bool) -> None:
     dtype = np.result_type(*{file.stem.partition("-")[2] for file in files}) if files else np.dtype(np.int32)
     if dtype.kind == "f":
         dtype = np.dtype(np.float32)
-    write_elem(store, "/", frame)
-    for name in ("X", "raw"):  # empty entries, which some versions write
-        if name in store:
-            del store[name]
+    write_without_counts(store, frame)
     empty = sp.csr_matrix((0, frame.n_vars), dtype=dtype)
     empty.indptr = empty.indptr.astype(np.int64)  # the ends of rows may be beyond 32 bits
     write_elem(store, "X", empty, dataset_kwargs={"chunks": (_CHUNK,)})

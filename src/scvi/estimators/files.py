@@ -23,6 +23,7 @@ from scvi._files import replacing
 from scvi._formats import in_format
 from scvi._links import check_links
 from scvi._random import seeded
+from scvi._writing import writable, write_h5ad
 from scvi.cells.schema import Schema
 from scvi.estimators.cells import one_or_all
 from scvi.estimators.fitted_cells import FittedCells
@@ -95,7 +96,8 @@ def write(
     FileExistsError
         If the directory exists and may not be overwritten, or is no model's.
     ValueError
-        If it is the current directory, or holds it; if a weight is not finite, so that the files could not be read.
+        If it is the current directory, or holds it; if a weight is not finite, so that the files could not be read; if
+        something of the cells cannot be written.
     """
     refuse_not_finite(model.weights, "this model is not saved, for it answers nothing any more; fit it anew")
     target, here = Path(directory).resolve(), Path.cwd()
@@ -111,25 +113,15 @@ def write(
             )
         if not target.is_dir() or (any(target.iterdir()) and not (target / DESCRIPTION).exists()):
             raise FileExistsError(f"{target} exists and holds no model: it is not overwritten, choose another dir_path")
+    cells = {name: writable(adata, f"model.{Path(name).stem}") for name, adata in adatas.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target, own=_OWN_FILES) as temporary:
         temporary.mkdir()
         save_file(model.tensors(), temporary / WEIGHTS)
         (temporary / DESCRIPTION).write_text(json.dumps(model.description(), indent=1) + "\n")
-        for name, adata in adatas.items():
-            _write_adata(adata, temporary / name)
+        for name, parts in cells.items():
+            write_h5ad(temporary / name, parts)
         (temporary / WEIGHTS).chmod((temporary / DESCRIPTION).stat().st_mode)  # safetensors lets only the owner read
-
-
-def _write_adata(adata: AnnData, path: Path) -> None:
-    """Writes a copy, and leaves the text columns of `adata` and the file that it may have open as they are."""
-    from anndata.io import write_h5ad
-
-    if adata.isbacked:  # anndata would close the file, which the model reads
-        parts = ("obs", "var", "uns", "obsm", "varm", "layers", "obsp", "varp")
-        raw = None if adata.raw is None else {"X": adata.raw.X, "var": adata.raw.var, "varm": adata.raw.varm}
-        adata = AnnData(adata.X, **{name: getattr(adata, name) for name in parts}, raw=raw)
-    write_h5ad(path, adata, convert_strings_to_categoricals=False)
 
 
 def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n_data_sets: int = 1) -> StoredModel:
