@@ -171,8 +171,24 @@ def table(X: Any, lines: Any, columns: Any, sep: str = ",", corner: str | None =
     return (end.join(sep.join(row) for row in [head, *rows]) + end).encode()
 
 
-def cortex_text(X: sp.csr_matrix, types: Any, subtypes: Any, genes: Any) -> bytes:
-    """The layout of Zeisel et al. 2015: ten lines of annotations, an empty one, genes with a number each."""
+def cortex_text(
+    X: sp.csr_matrix,
+    types: Any,
+    subtypes: Any,
+    genes: Any,
+    first: tuple[str, str] = ("(none)", ""),
+    beyond: int = 0,
+    end: str = "\n",
+) -> bytes:
+    """The layout of Zeisel et al. 2015: ten lines of annotations, an empty one, genes with a number each.
+
+    Parameters
+    ----------
+    first
+        What the last three lines of annotations have before their name or, if that is nothing, behind it.
+    beyond
+        How many values the lines have that are no group and no class, beyond those of the cells.
+    """
     n = X.shape[0]
     lines = {
         "tissue": ["sscortex"] * n,
@@ -187,9 +203,11 @@ def cortex_text(X: sp.csr_matrix, types: Any, subtypes: Any, genes: Any) -> byte
         "level2class": subtypes,
     }
     rows = [["", name, *map(str, values)] for name, values in lines.items()]
-    rows[7][0:2] = ["cell_id", ""]  # names of these lines stand in the first field
-    rows[8][0:2] = ["level1class", ""]
-    rows[9][0:2] = ["level2class", ""]
+    for row in rows[7:]:
+        row[:2] = [first[0], row[1]] if first[0] else [row[1], first[1]]
+    for name, row in zip(lines, rows, strict=True):
+        if name not in ("group #", "level1class"):
+            row += [f"more{i}" for i in range(beyond)]
     dense = X.toarray().T
     body = [[gene, str(i % 7), *map(str, row)] for i, (gene, row) in enumerate(zip(genes, dense.tolist(), strict=True))]
-    return ("\n".join("\t".join(row) for row in [*rows, [""], *body]) + "\n").encode()
+    return (end.join("\t".join(row) for row in [*rows, [""] * len(rows[0]), *body]) + end).encode()

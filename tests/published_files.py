@@ -21,7 +21,7 @@ IDS, GENES = formats.names(G)
 def cortex(folder: Path) -> dict[str, Any]:
     types = np.array(["interneurons", "pyramidal SS", "microglia"])[np.arange(N) % 3]
     subtypes = [f"Sub{i % 5}" for i in range(N)]
-    (folder / "expression.bin").write_bytes(formats.cortex_text(X, types, subtypes, GENES))
+    (folder / "expression.bin").write_bytes(formats.cortex_text(X, types, subtypes, GENES, beyond=3))
     return {"types": types, "subtypes": subtypes}
 
 
@@ -129,10 +129,10 @@ def hemato(folder: Path) -> dict[str, Any]:
 
 
 def seqfish(folder: Path) -> dict[str, Any]:
-    frame = pd.DataFrame(X.toarray(), index=[f"line {i}" for i in range(N)], columns=range(1, G + 1))
+    frame = pd.DataFrame(X.T.toarray(), index=[f"'{gene}'" for gene in GENES])
     with pd.ExcelWriter(folder / "SeqFISH.xlsx", engine="openpyxl") as writer:
         pd.DataFrame({"a": [1]}).to_excel(writer, sheet_name="Cover")
-        frame.to_excel(writer, sheet_name="Hippocampus Counts")
+        frame.to_excel(writer, sheet_name="Hippocampus Counts", header=False)
     return {}
 
 
@@ -144,10 +144,9 @@ def seqfishplus(folder: Path) -> dict[str, Any]:
         )
         if prefix == "cortex_svz":
             frame["Region"] = "Cortex"
-        members[f"sourcedata/{prefix}_counts.csv"] = (
-            pd.DataFrame(X.toarray(), columns=GENES).to_csv(index=False).encode()
-        )
-        members[f"sourcedata/{prefix}_cellcentroids.csv"] = frame.to_csv(index=False).encode()
+        counts = pd.DataFrame(X.toarray(), columns=GENES)
+        members[f"sourcedata/{prefix}_counts.csv"] = counts.to_csv().encode()  # a column without a name comes first
+        members[f"sourcedata/{prefix}_cellcentroids.csv"] = frame.to_csv().encode()
     formats.zipped(folder / "seqfishplus.zip", members)
     return {"places": places}
 
@@ -162,7 +161,7 @@ def random_metadata(folder: Path) -> dict[str, Any]:
 
 
 def looms(folder: Path) -> dict[str, Any]:
-    cells = {"ClusterID": (np.arange(N) % 14)[:, None], "BatchID": (np.arange(N) % 2)[:, None]}
+    cells = {"ClusterID": (np.arange(N) % 14)[:, None], "BatchID": (np.arange(N) % 2.0)[:, None]}
     formats.write_loom(folder / "retina.loom", X, cells, {"Gene": GENES})
     types = [f"type{i}" for i in range(14)]
     cells = {"Clusters": np.arange(N) % 14, "BatchID": np.zeros(N, int)}

@@ -37,11 +37,58 @@ def test_counts_and_attributes(version, block_bytes, tmp_path, monkeypatch):
     assert adata.uns["Types"].tolist() == ["a", "ü"]
 
 
-def test_without_names_they_are_numbered_and_repeated_ones_told_apart(tmp_path):
-    adata = read_loom(formats.write_loom(tmp_path / "f.loom", X, {}, {}))
+def test_without_names_they_are_numbered_and_that_is_said(tmp_path):
+    path = formats.write_loom(tmp_path / "f.loom", X, {"age": np.arange(N)}, {"length": np.arange(G)})
+    with pytest.warns(UserWarning, match="has no names of") as said:
+        adata = read_loom(path)
+    cells, genes = (str(warning.message) for warning in said)
+    assert "no names of cells: of the column attributes 'CellID', 'obs_names'," in cells
+    assert "it has none (there are ['age'])" in cells
+    assert "no names of genes: of the row attributes 'Gene', 'var_names'," in genes
+    assert "(there are ['length'])" in genes
     assert adata.obs_names[:2].tolist() == adata.var_names[:2].tolist() == ["0", "1"]
-    adata = read_loom(formats.write_loom(tmp_path / "f.loom", X, {}, {"Gene": ["A", "A", *GENES[2:]]}))
+
+
+def test_names_that_repeat_are_told_apart(tmp_path, caplog):
+    adata = read_loom(formats.write_loom(tmp_path / "f.loom", X, CELLS, {"Gene": ["A", "A", *GENES[2:]]}))
     assert adata.var_names[:2].tolist() == ["A", "A-1"]
+    assert "1 gene names occur twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cells", "genes"),
+    [
+        ("obs_names", "var_names"),  # as AnnData and scanpy write them
+        ("CellID", "var_names"),
+        ("cell_id", "gene_symbols"),
+        ("barcode", "gene_ids"),
+        ("index", "index"),
+        ("Barcodes", "Accession"),
+    ],
+)
+def test_names_as_others_call_them(cells, genes, tmp_path):
+    """Genes and cells are in another order in the second file, and are found by name."""
+    order, others = np.random.default_rng(0).permutation(G), {"length": np.arange(G), "strand": ["+"] * G}
+    one = formats.write_loom(tmp_path / "one.loom", X, {cells: CELLS["CellID"]}, {**others, genes: GENES})
+    names = np.array(GENES)[order]
+    other = formats.write_loom(tmp_path / "other.loom", X[:, order], {cells: CELLS["CellID"]}, {**others, genes: names})
+    one, other = read_loom(one), read_loom(other)
+    assert one.obs_names.tolist() == other.obs_names.tolist() == CELLS["CellID"]
+    assert one.var_names.tolist() == GENES
+    assert (other[:, GENES].X != one.X).nnz == 0
+
+
+def test_names_that_were_asked_for(tmp_path):
+    genes = {"Gene": GENES, "Symbol": [f"{gene}s" for gene in GENES], "pairs": np.zeros((G, 2))}
+    path = formats.write_loom(tmp_path / "f.loom", X, {**CELLS, "well": [f"w{i}" for i in range(N)]}, genes)
+    adata = read_loom(path, obs_names="well", var_names="Symbol")
+    assert adata.obs_names[0] == "w0"
+    assert adata.var_names[0] == f"{GENES[0]}s"
+    for missing in ("symbols of genes", "pairs"):
+        with pytest.warns(
+            UserWarning, match=f"no row attribute '{missing}'; the names of the genes are those in 'Gene'"
+        ):
+            assert read_loom(path, var_names=missing).var_names.tolist() == GENES
 
 
 def changed(path, what):

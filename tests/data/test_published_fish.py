@@ -35,11 +35,12 @@ def test_a_smfish_that_lacks_something(lacking, tmp_path):
 @pytest.mark.parametrize(
     ("name", "values", "says"),
     [
-        ("ClusterID", np.full(N, np.nan), "'ClusterID' that are no numbers from 0"),
-        ("ClusterID", np.arange(N) - 1, "'ClusterID' that are no numbers from 0"),
-        ("ClusterID", np.full(N, 10**15), "'ClusterID' that are no numbers from 0"),
-        ("ClusterID", np.array(["a"] * N), "'ClusterID' that are no numbers from 0"),
-        ("X", np.zeros((N, 3)), r"several values for each cell in \['X'\]"),
+        ("ClusterID", np.full(N, np.nan), "'ClusterID' that are no whole numbers from 0"),
+        ("ClusterID", np.arange(N) + 0.5, "'ClusterID' that are no whole numbers from 0"),
+        ("ClusterID", np.arange(N) - 1, "'ClusterID' that are no whole numbers from 0"),
+        ("ClusterID", np.full(N, 10**15), "'ClusterID' that are no whole numbers from 0"),
+        ("ClusterID", np.array(["a"] * N), "'ClusterID' that are no whole numbers from 0"),
+        ("X", np.zeros((N, 3)), r"several values for each cell or gene in \['X'\]"),
     ],
 )
 def test_a_bad_smfish_is_refused_in_one_line(name, values, says, tmp_path):
@@ -55,12 +56,47 @@ def test_seqfish(tmp_path):
     path = tmp_path / "SeqFISH.xlsx"
     adata = read_seqfish(path)
     assert (adata.X != X).nnz == 0
-    assert adata.obs_names[0] == "line 0"
+    assert adata.X.dtype == np.int32
+    assert adata.var_names.tolist() == GENES
+    assert adata.obs_names[:2].tolist() == ["0", "1"]
     with pytest.raises(ValueError, match="Worksheet named 'Nix' not found"):
         read_seqfish(path, sheet="Nix")
     path.write_bytes(b"<html>404</html>")
     with pytest.raises(ValueError, match="cannot be read as an Excel workbook"):
         read_seqfish(path)
+
+
+def workbook(path, rows):
+    pd.DataFrame(rows).to_excel(path, sheet_name="Hippocampus Counts", header=False, index=False, engine="openpyxl")
+    return path
+
+
+@pytest.mark.parametrize("head", [[None, 1, 2], [None, "c1", "c2"], ["gene", "c1", "c2"]])
+def test_a_seqfish_with_a_line_of_names(head, tmp_path):
+    rows = [head, ["'NA'", 1, 2], ["'nan'", 0, 4], [None, None, None]]
+    adata = read_seqfish(workbook(tmp_path / "f.xlsx", rows))
+    assert adata.X.toarray().tolist() == [[1, 0], [2, 4]]
+    assert adata.var_names.tolist() == ["NA", "nan"]
+    assert adata.obs_names.tolist() == [str(name) for name in head[1:]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([["'A'", 1, 2], ["'B'", 3, None]], "missing"),
+        ([["'A'", 1, 2], ["'B'", 3, "x"]], "no numbers"),
+        ([["'A'", 1, 2], [7, 3, 4]], "does not begin with the name of a gene"),
+        ([[1, 2], [3, 4]], "does not begin with the name of a gene"),
+        ([[None, "c", "c"], ["'A'", 1, 2]], "1 repeated names of cells"),
+        ([[None]], "has no counts"),
+    ],
+)
+def test_a_bad_seqfish_is_refused_in_one_line(rows, says, tmp_path):
+    path = workbook(tmp_path / "f.xlsx", rows)
+    with pytest.raises(ValueError, match=says) as error:
+        read_seqfish(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
 
 
 def seqfishplus(folder):
@@ -77,6 +113,10 @@ def test_seqfishplus(tmp_path):
     assert (adata.X != X).nnz == 0
     assert adata.X.dtype == np.int32
     assert adata.var_names.tolist() == GENES
+    pd.read_csv(counts).to_csv(counts)  # with a column without a name in front, as published
+    again = read_seqfishplus(counts, centroids)
+    assert (again.X != X).nnz == 0
+    assert again.var_names.tolist() == GENES
     assert list(adata.obs) == ["field_of_view", "cell_id"]
     np.testing.assert_array_equal(adata.obsm["coords"], places[["X", "Y"]])
 

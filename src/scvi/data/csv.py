@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from scvi.data.files import (
     existing,
     numbered,
     open_bytes,
+    read_table,
     readable_as,
     stacked,
     unique_names,
@@ -112,7 +114,7 @@ def _blocks(
     """Names and values of some lines at a time."""
     with open_bytes(path, compression) as file:
         file.readline()
-        table = pd.read_csv(
+        table = read_table(
             file,
             sep=sep,
             header=None,
@@ -131,10 +133,17 @@ def _blocks(
 def _numbers(part: pd.DataFrame, columns: list[str]) -> np.ndarray:
     for place, dtype in enumerate(part.dtypes):
         if dtype.kind not in "iuf":
-            wrong = pd.to_numeric(part.iloc[:, place].astype(str), errors="coerce").isna().to_numpy()
+            wrong = np.array([not _is_number(str(value)) for value in part.iloc[:, place]])
             value = part.iloc[:, place].to_numpy()[wrong][:1]
             raise ValueError(
                 f"column {columns[place]!r} holds {value[0] if len(value) else 'values'!r} beside numbers (line "
                 f"{str(part.index[wrong][0] if wrong.any() else part.index[0])!r})"
             )
     return part.to_numpy()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -159,6 +159,12 @@ _OPEN: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
 }
 
 
+def read_table(source: Any, **options: Any) -> Any:
+    """:func:`pandas.read_csv` with the parser of numbers of Python: its own reads beyond its memory, and ends the
+    program, where an exponent has ten digits or more."""
+    return pd.read_csv(source, float_precision="round_trip", **options)
+
+
 def read_lines(path: Path, kind: str) -> list[list[str]]:
     """Fields of the lines of a tab-separated text; empty lines are left out."""
     with readable_as(path, kind), open_bytes(path) as file:
@@ -205,6 +211,11 @@ def shared_names(each: Sequence[pd.Index]) -> pd.Index:
     for names in each[1:]:
         shared = shared[shared.isin(names)]
     return shared
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Whether these are numbers, and none is missing or infinite."""
+    return values.dtype.kind in "biuf" and bool(np.isfinite(values).all())
 
 
 def as_counts(values: np.ndarray) -> np.ndarray:

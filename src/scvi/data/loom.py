@@ -7,7 +7,7 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -16,12 +16,20 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi._checks import check_flag
+from scvi._warnings import warn
 from scvi.data.files import Unreadable, as_counts, check_stored, names_of, numbered, open_hdf5, readable_as, stacked
 
 logger = logging.getLogger(__name__)
 
 _KIND = "a loom file"
 _BLOCK_BYTES = 2**25
+
+_CELL_NAMES = ("CellID", "obs_names", "cell_names", "barcode", "barcodes", "index")
+_GENE_NAMES = (
+    *("Gene", "var_names", "gene_names", "gene_symbols", "genes", "gene_name", "gene_symbol"),
+    *("Accession", "gene_ids", "gene_id", "ensembl_id", "index"),
+)
+"""What names of cells and genes are called: by loom, by AnnData and scanpy, by others; symbols before identifiers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +77,19 @@ class Loom:
         self, obs_names: str = "CellID", var_names: str = "Gene"
     ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
         """`obs`, `var`, `obsm` and `varm`, see :func:`read_loom`."""
-        cells = _index(self.cells.get(obs_names), self.shape[0])
+        by = _naming(self.path, "column", "cell", self.cells, obs_names, self.shape[0])
+        cells = _index(self.cells, by, self.shape[0])
         if not cells.is_unique:
-            raise Unreadable(
-                f"{self.path}: the column attribute {obs_names!r} has repeated values, so it names no cells"
-            )
-        genes = numbered(_index(self.genes.get(var_names), self.shape[1]))
+            raise Unreadable(f"{self.path}: the column attribute {by!r} has repeated values, so it names no cells")
+        genes = numbered(_index(self.genes, self.naming_genes(var_names), self.shape[1]))
         obs, obsm = _tables(self.cells, cells)
         var, varm = _tables(self.genes, genes)
         return obs, var, obsm, varm
+
+    def naming_genes(self, wanted: str = "Gene") -> str | None:
+        """The attribute with the names of the genes: `wanted`, or one that is called as such are; None, and a warning,
+        where there is none."""
+        return _naming(self.path, "row", "gene", self.genes, wanted, self.shape[1])
 
 
 def open_loom(path: str | os.PathLike[str], allow_links: bool = False) -> AbstractContextManager[Loom]:
@@ -99,8 +111,10 @@ def read_loom(
     Parameters
     ----------
     obs_names, var_names
-        Attributes of columns and rows to name cells and genes by; where a file has none of this name, numbers do. Names
-        of genes that occur twice get a number.
+        Attributes of columns and rows to name cells and genes by. Where a file has none of this name, one that is
+        called as others call it is taken, such as "obs_names" and "var_names", which AnnData and scanpy write; where
+        there is none of those either, numbers are the names, and a warning says so. Names of genes that occur twice get
+        a number.
     allow_links
         Follow links to other files, which are refused otherwise: the maker of a file could name any that you may read.
 
@@ -119,8 +133,39 @@ def read_loom(
         return AnnData(loom.rows(0, len(obs)), obs=obs, var=var, obsm=obsm, varm=varm, uns=dict(loom.others))
 
 
-def _index(names: np.ndarray | None, length: int) -> pd.Index:
-    return pd.RangeIndex(length).astype(str) if names is None else pd.Index(names_of(names).ravel())
+def _index(attributes: dict[str, np.ndarray], by: str | None, length: int) -> pd.Index:
+    return pd.RangeIndex(length).astype(str) if by is None else pd.Index(names_of(attributes[by]).ravel())
+
+
+def _naming(
+    path: str, axis: str, what: Literal["cell", "gene"], attributes: dict[str, np.ndarray], wanted: str, length: int
+) -> str | None:
+    """The attribute that names cells or genes; what is not the one that was wanted is said."""
+    if wanted in attributes and attributes[wanted].size == length:
+        return wanted
+    usual = _CELL_NAMES if what == "cell" else _GENE_NAMES
+    texts = {
+        _plain(name): name
+        for name, values in attributes.items()
+        if values.size == length and values.dtype.kind == "O"  # numbers may be anything
+    }
+    found = next((texts[_plain(name)] for name in usual if _plain(name) in texts), None)
+    if found is None:
+        warn(
+            f"{path} has no names of {what}s: of the {axis} attributes "
+            f"{', '.join(map(repr, dict.fromkeys((wanted, *usual))))} it has none (there are {sorted(attributes)}). "
+            f"Numbers stand for the names, and {what}s of other files would be matched by number; if another attribute "
+            "holds the names, say which"
+        )
+    elif wanted not in usual:
+        warn(f"{path} has no {axis} attribute {wanted!r}; the names of the {what}s are those in {found!r}")
+    else:
+        logger.info("%s has no %s attribute %r; the names of the %ss are those in %r", path, axis, wanted, what, found)
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").casefold()
 
 
 def _tables(attributes: dict[str, np.ndarray], index: pd.Index) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -154,6 +199,8 @@ def _attributes(file: h5py.File, group: str, length: int, other: int) -> dict[st
         if not isinstance(stored, h5py.Dataset):
             raise ValueError(f"/{group}/{name} is no list of values")
         check_stored(stored)
+        if stored.dtype.kind in "cV":
+            raise ValueError(f"/{group}/{name} holds {stored.dtype}, which are no numbers and no text")
         values = stored[()]
         if np.ndim(values) == 0 or len(values) != length:
             hint = "; the matrix is stored the other way round" if np.ndim(values) and len(values) == other else ""

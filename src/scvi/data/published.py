@@ -6,7 +6,9 @@ the folder of the data set is read as if it had been downloaded.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from scvi._checks import check_choice
@@ -26,12 +28,20 @@ class PublishedFile:
         Bytes; None if not known.
     sha256
         Hexadecimal checksum; None if not known.
+    other_name
+        Another name that the file had in 2020, at its address or in a folder.
     """
 
     url: str
     filename: str
     size: int | None = None
     sha256: str | None = None
+    other_name: str | None = None
+
+    def name_in(self, folder: str | os.PathLike[str]) -> str:
+        """The name under which it lies in a folder; its own, if it is not there."""
+        names = [name for name in (self.filename, self.other_name) if name is not None]
+        return next((name for name in names if (Path(folder) / name).exists()), self.filename)
 
 
 _LINNARSSON = "https://storage.googleapis.com/linnarsson-lab-www-blobs/blobs"
@@ -63,7 +73,9 @@ FILES: dict[str, PublishedFile] = {
     "starmap": PublishedFile(f"{_YOSEF}/mpfc-starmap.loom", "mpfc-starmap.loom"),
     "dropseq": PublishedFile(f"{_YOSEF}/fc-dropseq.loom", "fc-dropseq.loom"),
     "smfish": PublishedFile(
-        "http://linnarssonlab.org/osmFISH/osmFISH_SScortex_mouse_all_cells.loom", "osmFISH_SScortex_mouse_all_cell.loom"
+        "http://linnarssonlab.org/osmFISH/osmFISH_SScortex_mouse_all_cells.loom",
+        "osmFISH_SScortex_mouse_all_cell.loom",
+        other_name="osmFISH_SScortex_mouse_all_cells.loom",
     ),
     "seqfish": PublishedFile("https://www.cell.com/cms/attachment/2080562255/2072099886/mmc6.xlsx", "SeqFISH.xlsx"),
     "seqfishplus": PublishedFile(

@@ -19,9 +19,11 @@ from scvi.data.files import (
     Unreadable,
     as_counts,
     existing,
+    is_finite,
     numbered,
     open_bytes,
     read_lines,
+    read_table,
     readable_as,
     require,
     shared_names,
@@ -93,7 +95,7 @@ def read_cite_seq(
 def _read_values(path: Path) -> pd.DataFrame:
     """A small table of numbers that are no counts."""
     with readable_as(existing(path), "a table of numbers"):
-        table = pd.read_csv(path, index_col=0)
+        table = read_table(path, index_col=0)
         if not all(dtype.kind in "iuf" for dtype in table.dtypes) or table.isna().any(axis=None):
             raise ValueError("it holds something that is no number")
     return table
@@ -124,8 +126,10 @@ def read_hemato(
         If a table is damaged, or they have no cells or genes in common.
     """
     with readable_as(existing(spring), "a table of cells"):
-        places = pd.read_csv(spring, dtype={"cell_id": str})
-    require(spring, places, ("cell_id", "x_spring", "y_spring", *LINEAGES), "columns")
+        places = read_table(spring, dtype={"cell_id": str})
+        require(spring, places, ("cell_id", "x_spring", "y_spring", *LINEAGES), "columns")
+        if not all(is_finite(places[name].to_numpy()) for name in ("x_spring", "y_spring", *LINEAGES)):
+            raise ValueError("it has coordinates or probabilities that are no numbers")
     cells, matrix, kept = _counts(Path(counts), _gene_list(Path(genes)))
     cells = cells.assign(row=np.arange(len(cells)))[cells["library_id"] != _EXCLUDED]
     joined = cells.merge(places, on=[name for name in _CELL if name in places], how="inner")
@@ -145,13 +149,13 @@ def _counts(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, sp.csr_matrix,
     """Names of the cells, their counts, and which genes these are of."""
     with readable_as(existing(path), "a table of cells"):
         with open_bytes(path) as file:
-            columns = pd.read_csv(file, nrows=0).columns
+            columns = read_table(file, nrows=0).columns
         require(path, columns, _CELL, "columns")
         kept = [gene for gene in wanted if gene in columns]
         if not kept:
             raise ValueError("none of the genes to keep is in it")
         options = {"usecols": [*_CELL, *kept], "dtype": dict.fromkeys(_CELL, str), "chunksize": _LINES_AT_ONCE}
-        with open_bytes(path) as file, pd.read_csv(file, **options) as parts:
+        with open_bytes(path) as file, read_table(file, **options) as parts:
             read = [(part[_CELL], sp.csr_matrix(as_counts(part[kept].to_numpy()))) for part in parts]
     cells = pd.concat([names for names, _ in read], ignore_index=True)
     return cells, stacked([block for _, block in read], len(kept)), kept
@@ -189,10 +193,15 @@ def read_pbmc(runs: Sequence[AnnData], metadata: str | os.PathLike[str], genes: 
         If a file is damaged, lacks a table, or has no cells or genes in common with the counts.
     """
     with readable_as(existing(genes), "a table of genes"):
-        info = pd.read_csv(genes)
+        info = read_table(genes)
         if "ENSG" not in info:
             raise ValueError("it has no column ENSG")
     known = read_metadata(metadata, "barcodes", "clusters", "list_clusters", *_TABLES)
+    with readable_as(metadata, "metadata of cells"):
+        cell_types, tables = _cell_types(known), {name: _as_array(known[name]) for name in _TABLES}
+        short = [name for name, table in tables.items() if len(table) != len(cell_types)]
+        if short or len(known["barcodes"]) != len(cell_types):
+            raise ValueError(f"its tables {['barcodes', *short]} are not of the {len(cell_types)} cells with a cluster")
     runs = [run[row_sums(run.X) > 0] for run in runs]
     rows, cells = _matched(known["barcodes"], [run.obs_names for run in runs])
     if not len(rows):
@@ -206,7 +215,7 @@ def read_pbmc(runs: Sequence[AnnData], metadata: str | os.PathLike[str], genes: 
         {
             "run": np.repeat(range(len(runs)), [run.n_obs for run in runs])[cells],
             "barcode": np.concatenate([run.obs_names for run in runs])[cells],
-            "cell_type": _cell_types(known)[rows],
+            "cell_type": cell_types[rows],
         }
     )
     columns = getattr(known["raw_qc"], "columns", None)
@@ -214,7 +223,7 @@ def read_pbmc(runs: Sequence[AnnData], metadata: str | os.PathLike[str], genes: 
         sp.vstack([run[:, names].X for run in runs], format="csr")[cells],
         obs=obs.set_axis(obs.index.astype(str)),
         var=info.loc[names],
-        obsm={name: _as_array(known[name])[rows] for name in _TABLES},
+        obsm={name: table[rows] for name, table in tables.items()},
         uns={} if columns is None else {"qc_names": columns.to_numpy().astype(str)},
     )
 
@@ -222,8 +231,10 @@ def read_pbmc(runs: Sequence[AnnData], metadata: str | os.PathLike[str], genes: 
 def _cell_types(known: dict[str, Any]) -> pd.Categorical:
     names = np.asarray(known["list_clusters"]).astype(str).ravel()
     clusters = np.asarray(known["clusters"]).ravel().astype(np.int64)
-    if clusters.min() < 0 or clusters.max() >= len(names):  # codes that do not count from 0
-        clusters = np.unique(clusters, return_inverse=True)[1]
+    if clusters.min() == 1 and clusters.max() == len(names):
+        clusters = clusters - 1  # they count from 1
+    if clusters.min() < 0 or clusters.max() >= len(names):
+        raise ValueError(f"it has clusters from {clusters.min()} to {clusters.max()}, and names of {len(names)}")
     return pd.Categorical.from_codes(clusters, names)
 
 

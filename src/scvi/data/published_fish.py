@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scvi.data.files import Unreadable, as_counts, existing, names_of, numbered, open_bytes, readable_as, require
+from scvi.data.files import (
+    Unreadable,
+    as_counts,
+    existing,
+    is_finite,
+    names_of,
+    numbered,
+    open_bytes,
+    read_table,
+    readable_as,
+    require,
+    unique_names,
+)
 from scvi.data.loom import open_loom
 
 _LARGEST_CLUSTER = 2**16 - 1
@@ -34,11 +47,16 @@ def read_smfish(path: str | os.PathLike[str]) -> AnnData:
     require(path, loom.cells, columns, "attributes")
     require(path, loom.genes, ["Gene"], "attributes")
     several = [name for name in columns if loom.cells[name].size != counts.shape[0]]
-    if several:
-        raise Unreadable(f"{path} has several values for each cell in {several}")
+    if several or loom.genes["Gene"].size != counts.shape[1]:
+        raise Unreadable(f"{path} has several values for each cell or gene in {several or ['Gene']}")
+    if not all(is_finite(loom.cells[name]) for name in ("X", "Y")):
+        raise Unreadable(f"{path} has places, 'X' and 'Y', that are no numbers")
     clusters, names, x, y = (loom.cells[name].ravel() for name in columns)
-    if clusters.dtype.kind not in "iuf" or not ((clusters >= 0) & (clusters <= _LARGEST_CLUSTER)).all():
-        raise Unreadable(f"{path} has values in 'ClusterID' that are no numbers from 0 to {_LARGEST_CLUSTER}")
+    numbers = clusters.dtype.kind in "iuf" and (clusters >= 0) & (clusters <= _LARGEST_CLUSTER) & (
+        clusters == np.floor(clusters)
+    )
+    if not np.all(numbers):
+        raise Unreadable(f"{path} has values in 'ClusterID' that are no whole numbers from 0 to {_LARGEST_CLUSTER}")
     obs = pd.DataFrame({"ClusterID": clusters.astype(np.int64), "ClusterName": names_of(names)})
     obs.index = obs.index.astype(str)
     var = pd.DataFrame(index=numbered(names_of(loom.genes["Gene"]).ravel()))
@@ -48,18 +66,19 @@ def read_smfish(path: str | os.PathLike[str]) -> AnnData:
 def read_seqfish(path: str | os.PathLike[str], sheet: str = "Hippocampus Counts") -> AnnData:
     """Reads a sheet of the workbook of the mouse hippocampus by seqFISH (Shah et al. 2016).
 
-    A line of names, then a line for each cell, its name first.
+    A line for each gene: its name, in apostrophes, and a count for each cell. A line of names of cells may be above
+    them; its corner is empty, or it has texts where the others have counts.
 
     Returns
     -------
-    Counts as CSR.
+    Counts as CSR, cells x genes. Names of genes that occur twice get a number.
 
     Raises
     ------
     ImportError
         If openpyxl is not installed.
     ValueError
-        If it is no workbook, has no such sheet, or holds something that is no number.
+        If it is no workbook, has no such sheet, holds something that is no number, or a gene has no name.
     """
     path = existing(path)
     try:
@@ -67,13 +86,20 @@ def read_seqfish(path: str | os.PathLike[str], sheet: str = "Hippocampus Counts"
     except ImportError as error:
         raise ImportError("reading .xlsx needs openpyxl: pip install 'scvi[xlsx]'") from error
     with readable_as(path, "an Excel workbook"):
-        table = pd.read_excel(path, sheet_name=sheet, engine="openpyxl", index_col=0)
+        options: dict[str, Any] = {"na_values": [""], "keep_default_na": False}  # a gene may be called "NA"
+        table = pd.read_excel(path, sheet_name=sheet, engine="openpyxl", header=None, dtype=object, **options)
+        table = table.dropna(how="all").dropna(how="all", axis=1)
         if table.empty:
             raise ValueError(f"the sheet {sheet!r} has no counts")
-        counts = sp.csr_matrix(as_counts(table.to_numpy()))
-    names = table.index.astype(str) if table.index.is_unique else pd.RangeIndex(len(table)).astype(str)
-    var = pd.DataFrame(index=numbered(table.columns.astype(str)))
-    return AnnData(counts, obs=pd.DataFrame(index=names), var=var)
+        first, cells = table.iloc[0], pd.RangeIndex(table.shape[1] - 1).astype(str)
+        if pd.isna(first.iloc[0]) or any(isinstance(value, str) for value in first.iloc[1:]):
+            cells, table = pd.Index(first.iloc[1:].astype(str)), table.iloc[1:]
+        counts = sp.csr_matrix(as_counts(table.iloc[:, 1:].infer_objects().to_numpy()).T)
+        genes = table.iloc[:, 0]
+        if not all(isinstance(name, str) for name in genes):
+            raise ValueError("a line does not begin with the name of a gene")
+    var = pd.DataFrame(index=numbered(genes.str.strip("' ")))
+    return AnnData(counts, obs=pd.DataFrame(index=unique_names(cells, "names of cells", path)), var=var)
 
 
 def read_seqfishplus(counts: str | os.PathLike[str], centroids: str | os.PathLike[str]) -> AnnData:
@@ -82,7 +108,7 @@ def read_seqfishplus(counts: str | os.PathLike[str], centroids: str | os.PathLik
     Parameters
     ----------
     counts
-        A line of names of genes, then a line for each cell.
+        A line of names of genes, then a line for each cell. A column without a name in front numbers the cells.
     centroids
         Field of View, Cell ID, X, Y and, for the cortex, Region of the same cells.
 
@@ -96,11 +122,15 @@ def read_seqfishplus(counts: str | os.PathLike[str], centroids: str | os.PathLik
         If a table is damaged, or they are of different numbers of cells.
     """
     with readable_as(existing(counts), "a table of counts"), open_bytes(Path(counts)) as file:
-        table = pd.read_csv(file)
+        table = read_table(file)
+        if table.columns[0] == "Unnamed: 0":  # how pandas calls what has no name, as it writes its index
+            table = table.set_index("Unnamed: 0")
         matrix = sp.csr_matrix(as_counts(table.to_numpy()))
     with readable_as(existing(centroids), "a table of places"):
-        places = pd.read_csv(centroids, dtype={"Region": str})
-    require(centroids, places, ("Field of View", "Cell ID", "X", "Y"), "columns")
+        places = read_table(centroids, dtype={"Region": str})
+        require(centroids, places, ("Field of View", "Cell ID", "X", "Y"), "columns")
+        if not all(is_finite(places[name].to_numpy()) for name in ("X", "Y")):
+            raise ValueError("it has places that are no numbers")
     if len(places) != len(table):
         raise Unreadable(f"{counts} has {len(table)} cells and {centroids} {len(places)}")
     columns = {"Field of View": "field_of_view", "Cell ID": "cell_id", "Region": "region"}

@@ -151,13 +151,15 @@ def _of_loom(loom: Loom) -> Source:
 def _of_10x(path: Path, file: TenxFolder | TenxH5, protein_key: str | None) -> Source:
     features, barcodes = file.features, file.barcodes
     if barcodes is None:
-        raise FileNotFoundError(f"there is no barcodes.tsv(.gz) beside the matrix in {path}")
+        raise FileNotFoundError(f"there is no list of barcodes in {path}, or beside its matrix")
     genes, _ = genes_and_others(features, None, path)
     antibodies = np.flatnonzero((features["feature_types"] == ANTIBODIES).to_numpy() & (protein_key is not None))
-    proteins = unique_names(features["gene_ids"].to_numpy()[antibodies], "proteins", path)
+    named = features["gene_ids"] if "gene_ids" in features else pd.Series(dtype=object)
+    proteins = unique_names(named.to_numpy()[antibodies], "proteins", path)
 
     def rows(start: int, stop: int) -> Rows:
         rows = file.rows(start, stop)
         return columns_of(rows, genes), rows[:, antibodies].toarray()
 
-    return Source(pd.DataFrame(index=barcodes), var_table(features, genes, "gene_ids"), proteins, file.row_bytes, rows)
+    var = var_table(features, genes, "gene_ids", path)
+    return Source(pd.DataFrame(index=barcodes), var, proteins, file.row_bytes, rows)

@@ -21,6 +21,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scvi._checks import check_choice, check_flag
+from scvi._warnings import warn
 from scvi.data.archives import extract, is_archive
 from scvi.data.files import (
     Unreadable,
@@ -97,7 +98,9 @@ def read_10x(
         uns["protein_names" if protein else f"{key}_names"] = features[var_names].to_numpy()[chosen].astype(str)
     counts = columns_of(counts, genes)  # all features together are gone before the AnnData is made
     names = pd.RangeIndex(counts.shape[0]).astype(str) if barcodes is None else barcodes
-    return AnnData(counts, obs=pd.DataFrame(index=names), var=var_table(features, genes, var_names), obsm=obsm, uns=uns)
+    return AnnData(
+        counts, obs=pd.DataFrame(index=names), var=var_table(features, genes, var_names, path), obsm=obsm, uns=uns
+    )
 
 
 @contextmanager
@@ -137,10 +140,21 @@ def genes_and_others(features: pd.DataFrame, genome: str | None, path: Any) -> t
     return np.flatnonzero(genes), sorted(set(features["feature_types"]) - {GENES})
 
 
-def var_table(features: pd.DataFrame, genes: np.ndarray, var_names: VarNames) -> pd.DataFrame:
-    """`var` of these genes, with names that are unique."""
+def var_table(features: pd.DataFrame, genes: np.ndarray, var_names: VarNames, path: Any) -> pd.DataFrame:
+    """`var` of these genes, with names that are unique; their positions, and a warning, where the file has no names."""
     chosen = features.iloc[genes]
+    if var_names not in chosen:
+        warn_of_numbers(path)
+        return chosen.set_index(chosen.index.astype(str))
     return chosen.set_index(numbered(chosen[var_names].to_numpy()))
+
+
+def warn_of_numbers(path: Any) -> None:
+    """Says that genes have no names."""
+    warn(
+        f"{path} has no names of genes. Numbers stand for the names, and genes of other files would be matched by "
+        "number: name them in adata.var_names"
+    )
 
 
 def columns_of(rows: sp.csr_matrix, features: np.ndarray) -> sp.csr_matrix:
@@ -266,16 +280,22 @@ class TenxH5:
         return 8.0 * float(self.indptr[-1]) / max(self.shape[0], 1)
 
     @property
-    def barcodes(self) -> pd.Index:
-        """(n,) names of the cells."""
+    def barcodes(self) -> pd.Index | None:
+        """(n,) names of the cells; None if a file of version 2 has none."""
+        if "barcodes" not in self.group and "features" not in self.group:
+            return None
         return unique_names(self._names("barcodes", self.shape[0]), "barcodes", self.path)
 
     @property
     def features(self) -> pd.DataFrame:
-        """Columns gene_ids, gene_symbols, feature_types and, in version 3, genome; a row for each feature."""
+        """Columns gene_ids, gene_symbols (where the file names its genes), feature_types and, in version 3, genome; a
+        row for each feature."""
         n = self.shape[1]
         if "features" not in self.group:
-            columns = {"gene_ids": self._names("genes", n), "gene_symbols": self._names("gene_names", n)}
+            keys = {"gene_ids": "genes", "gene_symbols": "gene_names"}
+            if not any(key in self.group for key in keys.values()):
+                return pd.DataFrame({"feature_types": [GENES] * n})
+            columns = {name: self._names(key, n) for name, key in keys.items()}
             return pd.DataFrame({**columns, "feature_types": GENES})
         keys = {"gene_ids": "id", "gene_symbols": "name", "feature_types": "feature_type"}
         if "features/genome" in self.group:
