@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
 
 from scvi.dataset import AnnDatasetFromAnnData, CellMeasurement, GeneExpressionDataset, SyntheticDataset
 from scvi.dataset.anndataset import extract_data_from_anndata
+from scvi.inference import UnsupervisedTrainer
+from scvi.models import VAE
 
 
 def annotated(X: Any, **columns: Any) -> AnnData:
@@ -31,14 +34,47 @@ def test_sizes(X: np.ndarray) -> None:
     assert dataset.gene_names.tolist() == [str(i) for i in range(7)]
 
 
-@pytest.mark.parametrize("layout", [sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.csc_array])
-def test_sparse_stays_sparse(X: np.ndarray, layout: Callable) -> None:
+LAYOUTS = [np.asarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.csc_array]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+def test_small_counts_are_an_array(X: np.ndarray, layout: Callable, dtype: Any) -> None:
+    adata = AnnData(layout(X.astype(dtype)))
+    dataset = AnnDatasetFromAnnData(adata)
+    assert type(dataset.X) is np.ndarray
+    assert dataset.X.dtype == np.float32
+    assert dataset.X.flags.c_contiguous
+    np.testing.assert_array_equal(dataset.X[:, 3].ravel(), X[:, 3])  # as tutorials have it
+    dataset.X[:] = 0
+    np.testing.assert_array_equal(adata.X.toarray() if sp.issparse(adata.X) else adata.X, X)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+def test_large_counts_stay_sparse(X: np.ndarray, layout: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scvi.dataset.arrays.LARGEST_ARRAY", 4 * X.size)
     adata = AnnData(layout(X))
     dataset = AnnDatasetFromAnnData(adata)
     assert dataset.X.format == "csr"
     np.testing.assert_array_equal(dataset.X.toarray(), X)
     dataset.X.data[:] = 0
     np.testing.assert_array_equal(adata.X.toarray(), X)
+    monkeypatch.setattr("scvi.dataset.arrays.LARGEST_ARRAY", 4 * X.size + 1)
+    assert type(AnnDatasetFromAnnData(adata).X) is np.ndarray
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_array_is_what_models_read(X: np.ndarray, layout: Callable) -> None:
+    """What a script changes in place is read, also by a fit that was under way."""
+    dataset = AnnDatasetFromAnnData(AnnData(layout(X)))
+    model = VAE(dataset.nb_genes, n_hidden=8)
+    trainer = UnsupervisedTrainer(model, dataset, train_size=1.0)
+    posterior = trainer.create_posterior(model, dataset, indices=np.arange(len(dataset))).sequential()
+    before = posterior.get_latent()[0]
+    dataset.X[2, 5] = 40
+    np.testing.assert_array_equal(next(iter(posterior))[0].numpy(), dataset.X)
+    after = posterior.get_latent()[0]
+    assert (np.abs(after - before).max(axis=1) > 0).tolist() == [False, False, True, False, False, False]
 
 
 def test_the_anndata_is_copied_and_not_changed(X: np.ndarray) -> None:
@@ -164,12 +200,14 @@ def test_missing_measurements(X: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("layout", [np.asarray, sp.csr_matrix, sp.csc_matrix])
-def test_backed(X: np.ndarray, tmp_path: Path, layout: Callable) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_backed(X: np.ndarray, tmp_path: Path, layout: Callable, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scvi.dataset.arrays.LARGEST_ARRAY", 4 * X.size + (not large))
     AnnData(layout(X.astype(np.float32))).write_h5ad(tmp_path / "x.h5ad")
     backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
     dataset = AnnDatasetFromAnnData(backed)
     backed.file.close()
-    assert sp.issparse(dataset.X) == (layout is not np.asarray)
+    assert sp.issparse(dataset.X) == (large and layout is not np.asarray)
     np.testing.assert_array_equal(dataset.X.toarray() if sp.issparse(dataset.X) else dataset.X, X)
 
 
@@ -210,3 +248,21 @@ def test_a_missing_batch_is_logged_once(X: np.ndarray, caplog: Any) -> None:
     dataset = AnnDatasetFromAnnData(annotated(X, b=["x", None] * 3), batch_label="b")
     assert caplog.text.count("is missing in 3 cells") == 1
     assert dataset.batch_names.tolist() == ["x", "unknown"]
+
+
+def test_numbers_are_the_same_of_an_array_and_of_sparse_counts(cells: AnnData, monkeypatch: Any) -> None:
+    """Bit for bit: models read the entries that are not zero, in the order of the genes, from either."""
+    found = []
+    for limit in (1, 10**9):
+        monkeypatch.setattr("scvi.dataset.arrays.LARGEST_ARRAY", limit)
+        dataset = AnnDatasetFromAnnData(cells, batch_label="batch", ctype_label="cell_type")
+        assert sp.issparse(dataset.X) == (limit == 1)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        model = VAE(dataset.nb_genes, n_batch=dataset.n_batches, n_hidden=8)
+        trainer = UnsupervisedTrainer(model, dataset, train_size=0.8, frequency=1)
+        trainer.train(n_epochs=2)
+        latent = trainer.test_set.sequential().get_latent()[0]
+        found.append((trainer.history["elbo_train_set"], trainer.history["elbo_test_set"], latent, dataset.local_vars))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

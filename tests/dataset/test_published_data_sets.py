@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,6 @@ from scvi.dataset import (
     CbmcDataset,
     CiteSeqDataset,
     CortexDataset,
-    DownloadableDataset,
     FrontalCortexDropseqDataset,
     HematoDataset,
     PbmcDataset,
@@ -42,7 +42,7 @@ from scvi.models import VAE
 def test_cortex(tmp_path):
     written = files.cortex(tmp_path)
     dataset = CortexDataset(str(tmp_path), total_genes=None)
-    assert (dataset.X != X).nnz == 0
+    np.testing.assert_array_equal(dataset.X, X.toarray())
     assert dataset.gene_names.tolist() == GENES
     assert dataset.cell_types.tolist() == sorted(set(written["types"]))
     np.testing.assert_array_equal(dataset.cell_types[dataset.labels.ravel()], written["types"])
@@ -56,7 +56,7 @@ def test_cortex_genes_to_keep_come_first_then_the_most_variable(tmp_path):
     by_deviation = deviations.sort_values(ascending=False, kind="stable").index[:4].tolist()
     assert dataset.gene_names.tolist() == ["Gene7", "Gene2", *by_deviation]
     expected = X.toarray()[:, [GENES.index(gene) for gene in dataset.gene_names]]
-    np.testing.assert_array_equal(dataset.X.toarray(), expected)
+    np.testing.assert_array_equal(dataset.X, expected)
     dataset = CortexDataset(str(tmp_path), genes_to_keep=["Gene7"], total_genes=None)
     assert dataset.gene_names.tolist() == ["Gene7"]
     with pytest.raises(KeyError, match="no genes \\['Nix'\\]"):
@@ -82,6 +82,20 @@ def test_brain_large(cells_at_once, tmp_path, monkeypatch):
     )
     np.testing.assert_array_equal(limited.X.toarray(), expected[:13][kept[:13]])
     assert limited.n_cells_to_keep == 13
+
+
+def test_brain_large_without_names_of_genes(tmp_path, caplog):
+    files.brain_large(tmp_path)
+    with h5py.File(tmp_path / "brain_large.h5", "a") as file:
+        del file["mm10/genes"], file["mm10/gene_names"], file["mm10/barcodes"]
+    dataset = BrainLargeDataset(save_path=str(tmp_path), nb_genes_to_keep=5)
+    genes = np.argsort(-X.toarray().var(axis=0), kind="stable")[:5]
+    np.testing.assert_array_equal(dataset.X.toarray(), X.toarray()[:, genes])
+    assert dataset.gene_names is None
+    assert dataset.subset_genes.tolist() == genes.tolist()
+    assert "brain_large.h5 has no names of genes" in caplog.text
+    dataset.update_genes([3, 1])
+    assert dataset.subset_genes.tolist() == genes[[3, 1]].tolist()
 
 
 def test_brain_small(tmp_path):
@@ -169,7 +183,7 @@ def test_cite_seq(name, tmp_path):
     dataset = CbmcDataset(str(tmp_path)) if name == "cbmc" else CiteSeqDataset(name, str(tmp_path))
     human = X[:, :9].toarray()
     kept = human.sum(axis=1) > 0
-    np.testing.assert_array_equal(dataset.X.toarray(), human[kept])
+    np.testing.assert_array_equal(dataset.X, human[kept])
     assert dataset.gene_names.tolist() == GENES[:9]
     np.testing.assert_array_equal(dataset.protein_expression, written["adt"].T[kept])
     np.testing.assert_allclose(dataset.protein_expression_clr, written["clr"].T[kept])
@@ -187,7 +201,7 @@ def test_hemato(tmp_path):
     cells = [i for i in range(4, N) if written["libraries"][i] != "basal_bm1"]
     expected = X.toarray()[np.ix_(cells, [8, 1, 4])]
     nonempty = expected.sum(axis=1) > 0
-    np.testing.assert_array_equal(dataset.X.toarray(), expected[nonempty])
+    np.testing.assert_array_equal(dataset.X, expected[nonempty])
     assert dataset.gene_names.tolist() == written["genes"]
     spring = written["spring"].loc[[f"c{i}" for i in cells]]
     np.testing.assert_allclose(dataset.x_coord, spring["x_spring"].to_numpy()[nonempty])
@@ -207,15 +221,15 @@ def test_hemato(tmp_path):
 def test_seqfish(tmp_path):
     files.seqfish(tmp_path)
     dataset = SeqfishDataset(str(tmp_path))
-    assert (dataset.X != X).nnz == 0
-    assert dataset.gene_names is None
+    np.testing.assert_array_equal(dataset.X, X.toarray())
+    assert dataset.gene_names.tolist() == GENES
 
 
 @pytest.mark.parametrize("region", ["subventricular cortex", "olfactory bulb"])
 def test_seqfishplus(region, tmp_path):
     written = files.seqfishplus(tmp_path)
     dataset = SeqFishPlusDataset(region, str(tmp_path))
-    assert (dataset.X != X).nnz == 0
+    np.testing.assert_array_equal(dataset.X, X.toarray())
     assert dataset.gene_names.tolist() == GENES
     np.testing.assert_array_equal(dataset.coords, written["places"])
     assert list(dataset.axis) == ["x", "y"]
@@ -230,7 +244,7 @@ def test_random_synthetic(tmp_path):
     state = np.random.get_state()[1].copy()
     dataset = SyntheticRandomDataset(save_path=str(tmp_path))
     assert (np.random.get_state()[1] == state).all()
-    np.testing.assert_array_equal(dataset.X.toarray(), written["counts"])
+    np.testing.assert_array_equal(dataset.X, written["counts"])
     assert dataset.n_labels == 3
     assert "ydata" in dataset.simlr_metadata
     with pytest.raises(ValueError, match="were drawn"):
@@ -298,6 +312,11 @@ DATA_SETS = {
 }
 
 
+SPARSE = {"brain large", "brain small", "pbmc"}
+"""Those whose counts were sparse in 2020."""
+NOT_FROM_FILES = {"random", "synthetic", "correlated", "zero-inflated"}
+
+
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_every_data_set_trains_and_becomes_an_anndata(name, tmp_path):
     write, make = DATA_SETS[name]
@@ -310,5 +329,17 @@ def test_every_data_set_trains_and_becomes_an_anndata(name, tmp_path):
     adata = dataset.to_anndata()
     assert adata.shape == (dataset.nb_cells, dataset.nb_genes)
     adata.write_h5ad(tmp_path / "out.h5ad")
-    if isinstance(dataset, DownloadableDataset):
-        assert sp.issparse(dataset.X)
+    assert sp.issparse(dataset.X) == (name in SPARSE)
+
+
+@pytest.mark.parametrize("name", [name for name in DATA_SETS if name not in {*SPARSE, *NOT_FROM_FILES}])
+def test_large_data_sets_stay_sparse(name, tmp_path, monkeypatch):
+    write, make = DATA_SETS[name]
+    write(tmp_path)
+    small = make(str(tmp_path))
+    monkeypatch.setattr("scvi.dataset.arrays.LARGEST_ARRAY", 1)
+    large = make(str(tmp_path))
+    assert isinstance(large.X, sp.csr_matrix)
+    assert repr(large) == repr(small)
+    np.testing.assert_array_equal(large.X.toarray(), small.X)
+    np.testing.assert_array_equal(large.local_means, small.local_means)

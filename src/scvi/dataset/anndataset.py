@@ -15,7 +15,7 @@ from scvi.cells.checks import nearest
 from scvi.cells.on_disk import OnDisk
 from scvi.cells.storage import Rows, as_rows, blocks, row_sums, take
 from scvi.data.h5ad import read_h5ad
-from scvi.dataset.arrays import LARGEST_CODE
+from scvi.dataset.arrays import LARGEST_CODE, array_if_small
 from scvi.dataset.attributes import CODES, COMPUTED, CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
 from scvi.dataset.exchange import Record, text_or_as_is
@@ -33,9 +33,9 @@ _RESERVED = CODES | COMPUTED | {"cell_types", "batch_names", "gene_names"}
 class AnnDatasetFromAnnData(GeneExpressionDataset):
     """Copies the counts and annotations of an AnnData; cells without counts are left out.
 
-    Sparse counts stay sparse. Batches and labels may be codes or names; names are numbered by first appearance and kept
-    in `cell_types` (labels) and `batch_names`. Cells where the name is missing form a category "unknown". Other columns
-    of `obs` and `var` become attributes.
+    Counts become an array where that takes less than 1 GB; sparse ones stay sparse beyond. Batches and labels may be
+    codes or names; names are numbered by first appearance and kept in `cell_types` (labels) and `batch_names`. Cells
+    where the name is missing form a category "unknown". Other columns of `obs` and `var` become attributes.
 
     Parameters
     ----------
@@ -201,9 +201,10 @@ def _copied(X: Any) -> Rows:
     counts = as_rows(X, "ad.X")
     if isinstance(counts, OnDisk):
         counts = take(counts, np.arange(counts.shape[0]))
-    elif not isinstance(counts, np.ndarray):
-        counts = counts.copy()
-    return np.array(counts, dtype=np.float32, order="C") if isinstance(counts, np.ndarray) else counts
+    if isinstance(counts, np.ndarray):
+        return np.array(counts, dtype=np.float32, order="C")
+    small = array_if_small(counts)
+    return counts.copy() if small is counts else small
 
 
 def _codes(column: pd.Series) -> tuple[npt.NDArray, npt.NDArray | None]:

@@ -15,6 +15,7 @@ from scvi.kernels import find_bad_count
 
 __all__ = [
     "LARGEST_CODE",
+    "array_if_small",
     "as_array",
     "as_text",
     "check_nonnegative_integers",
@@ -34,6 +35,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 LARGEST_CODE = np.iinfo(np.uint16).max
+LARGEST_ARRAY = 10**9
+"""Bytes that the counts of a data set must stay below to be an array, float32."""
 
 
 def remap_categories(
@@ -139,6 +142,13 @@ def checked_matrix(X: Any) -> Rows:
     if not check_nonnegative_integers(counts):
         logger.warning("X holds values that are negative, not finite or not integers; the models expect raw counts")
     return counts
+
+
+def array_if_small(counts: Rows) -> Rows:
+    """A float32 array, as most data sets of 2020 had, where that takes less than 1 GB; else the counts as they are."""
+    if isinstance(counts, np.ndarray) or 4 * counts.shape[0] * counts.shape[1] >= LARGEST_ARRAY:
+        return counts
+    return counts.astype(np.float32, copy=False).toarray()
 
 
 def as_text(names: Sequence[Any] | npt.NDArray, width: int) -> npt.NDArray[np.str_]:

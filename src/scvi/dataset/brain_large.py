@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 from scvi.data.published import published
-from scvi.data.published_brain import read_brain_large
+from scvi.data.published_brain import most_variable, read_brain_large
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["BrainLargeDataset", "read_brain_large"]
 
+logger = logging.getLogger(__name__)
+
 
 class BrainLargeDataset(DownloadableDataset):
     """1.3 million cells of the mouse brain, reduced to the genes of highest variance. Cells left empty are dropped.
+
+    The positions of the genes in the file are their attribute subset_genes; names they have where the file has some.
 
     Parameters
     ----------
@@ -49,7 +55,7 @@ class BrainLargeDataset(DownloadableDataset):
 
     def populate(self) -> None:
         """Reads the file."""
-        adata = read_brain_large(
+        adata, genes = most_variable(
             self._paths[0],
             n_genes=self.nb_genes_to_keep,
             n_cells_for_variance=self.sample_size_gene_var,
@@ -57,5 +63,13 @@ class BrainLargeDataset(DownloadableDataset):
             n_cells_at_once=self.loading_batch_size,
         )
         self.n_cells_to_keep = adata.n_obs
-        self.populate_from_data(adata.X, gene_names=adata.var_names.to_numpy().astype(str))
-        self.filter_cells_by_count()
+        named = "gene_ids" in adata.var
+        if not named:
+            logger.warning("%s has no names of genes; subset_genes has their positions in it", self._paths[0])
+        with self._all_or_nothing():
+            self.populate_from_data(
+                adata.X,
+                gene_names=adata.var_names.to_numpy().astype(str) if named else None,
+                gene_attributes_dict={"subset_genes": genes},
+            )
+            self.filter_cells_by_count()

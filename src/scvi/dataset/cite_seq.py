@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scvi.data.published import CITE_SEQ, published
 from scvi.data.published_blood import read_cite_seq
+from scvi.dataset.arrays import array_if_small
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
 
@@ -41,8 +42,10 @@ class CiteSeqDataset(DownloadableDataset):
             )
             for kind, names in (("", adata.uns["protein_names"]), ("_clr", adata.uns["protein_names_clr"]))
         ]
-        self.populate_from_data(adata.X, Ys=measurements, gene_names=adata.var["gene_symbols"].to_numpy().astype(str))
-        self.filter_cells_by_count()
+        names = adata.var["gene_symbols"].to_numpy().astype(str)
+        with self._all_or_nothing():
+            self.populate_from_data(array_if_small(adata.X), Ys=measurements, gene_names=names)
+            self.filter_cells_by_count()
 
 
 class CbmcDataset(CiteSeqDataset):

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scvi.data.published import published
 from scvi.data.published_brain import read_cortex
 from scvi.data.variable_genes import population_variance
+from scvi.dataset.arrays import array_if_small
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["CortexDataset", "read_cortex"]
@@ -57,7 +58,7 @@ class CortexDataset(DownloadableDataset):
         adata = adata[:, self._chosen(adata)]
         types, labels = np.unique(adata.obs["level1class"].to_numpy().astype(str), return_inverse=True)
         self.populate_from_data(
-            sp.csr_matrix(adata.X),
+            array_if_small(sp.csr_matrix(adata.X)),
             labels=labels,
             gene_names=adata.var_names.to_numpy().astype(str),
             cell_types=types,

@@ -12,8 +12,9 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi.data import csv
-from scvi.data.files import Compression, existing, readable_as
+from scvi.data.files import Compression, existing, read_table, readable_as
 from scvi.data.published import FILES
+from scvi.dataset.arrays import array_if_small
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["BreastCancerDataset", "CsvDataset", "MouseOBDataset", "read_csv"]
@@ -94,7 +95,7 @@ class CsvDataset(DownloadableDataset):
         batches, _ = self._column(self.batch_ids_file, adata.obs_names)
         with self._all_or_nothing():
             self.populate_from_data(
-                adata.X,
+                array_if_small(adata.X),
                 batch_indices=batches,
                 labels=labels,
                 gene_names=adata.var_names.to_numpy(),
@@ -110,7 +111,7 @@ class CsvDataset(DownloadableDataset):
             return None, None
         path = existing(Path(self.save_path) / file)
         with readable_as(path, "a table with names of cells and one value for each"):
-            column: Any = pd.read_csv(path, index_col=0, dtype={0: str}).iloc[:, 0]
+            column: Any = read_table(path, index_col=0, dtype={0: str}).iloc[:, 0]
             if len(column) != len(cells):
                 raise ValueError(f"it has {len(column)} lines for {len(cells)} cells")
             if column.isna().any():

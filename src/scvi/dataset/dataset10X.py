@@ -14,7 +14,7 @@ from anndata import AnnData
 
 from scvi.data.archives import extract
 from scvi.data.download import download_file
-from scvi.data.files import Unreadable
+from scvi.data.files import Unreadable, readable_as
 from scvi.data.published import FILES, tenx_file
 from scvi.data.tenx import VarNames, find_matrices, read_10x
 from scvi.data.unpickling import read_metadata
@@ -97,14 +97,15 @@ class Dataset10X(DownloadableDataset):
             for name, data in adata.obsm.items()
         ]
         named = adata.obs_names.str.contains("[A-Za-z]").any()  # numbers stand for barcodes that were not listed
-        self.populate_from_data(
-            adata.X.toarray() if self.dense else adata.X,
-            Ys=measurements,
-            batch_indices=_run_of(adata.obs_names) if named else None,
-            gene_names=adata.var[_NAMES[self.measurement_names_column]].to_numpy().astype(str),
-            cell_attributes_dict={"barcodes": adata.obs_names.to_numpy().astype(str)} if named else None,
-        )
-        self.filter_cells_by_count()
+        with self._all_or_nothing():
+            self.populate_from_data(
+                adata.X.toarray() if self.dense else adata.X,
+                Ys=measurements,
+                batch_indices=_run_of(adata.obs_names) if named else None,
+                gene_names=adata.var[_NAMES[self.measurement_names_column]].to_numpy().astype(str),
+                cell_attributes_dict={"barcodes": adata.obs_names.to_numpy().astype(str)} if named else None,
+            )
+            self.filter_cells_by_count()
 
     def _read(self) -> AnnData:
         extracted = self._extract()
@@ -184,15 +185,20 @@ class BrainSmallDataset(Dataset10X):
         with self._all_or_nothing():
             super().populate()
             metadata = read_metadata(self._metadata, "clusters", "raw_qc")
-            barcodes = np.asarray(self.barcodes).astype(str)  # type: ignore[attr-defined]
-            clusters = _of_cells(metadata, "clusters", barcodes, self._metadata).to_numpy().ravel()
-            metrics = _of_cells(metadata, "raw_qc", barcodes, self._metadata)
-            self.labels = clusters.astype(np.int64) - 1
-            self.initialize_mapped_attribute("labels", "cell_types", np.arange(1, clusters.max() + 1).astype(str))
-            self.remap_categorical_attributes(["labels"])
-            self.initialize_cell_attribute("raw_qc", metrics.to_numpy(np.float64))
-            self.initialize_cell_attribute("qc", metrics.to_numpy(np.float64))
-            self.qc_names = metrics.columns.to_numpy().astype(str)
+            with readable_as(self._metadata, "metadata of cells"):
+                self._take(metadata)
+
+    def _take(self, metadata: dict[str, Any]) -> None:
+        """Clusters, which count from 1, and metrics of the cells."""
+        barcodes = np.asarray(self.barcodes).astype(str)  # type: ignore[attr-defined]
+        clusters = _of_cells(metadata, "clusters", barcodes, self._metadata).to_numpy().ravel()
+        metrics = _of_cells(metadata, "raw_qc", barcodes, self._metadata)
+        self.labels = clusters.astype(np.int64) - 1
+        self.initialize_mapped_attribute("labels", "cell_types", np.arange(1, clusters.max() + 1).astype(str))
+        self.remap_categorical_attributes(["labels"])
+        self.initialize_cell_attribute("raw_qc", metrics.to_numpy(np.float64))
+        self.initialize_cell_attribute("qc", metrics.to_numpy(np.float64))
+        self.qc_names = metrics.columns.to_numpy().astype(str)
 
 
 def _of_cells(metadata: dict[str, Any], key: str, barcodes: np.ndarray, path: Path) -> Any:

@@ -11,6 +11,7 @@ import pandas as pd
 from scvi.data.archives import extract
 from scvi.data.published import published
 from scvi.data.published_blood import LINEAGES, read_hemato
+from scvi.dataset.arrays import array_if_small
 from scvi.dataset.dataset import DownloadableDataset
 from scvi.dataset.exchange import text_or_as_is
 
@@ -38,17 +39,18 @@ class HematoDataset(DownloadableDataset):
             self._extract(folder)
         adata = read_hemato(self._paths[0], folder / _SPRING, folder / _GENES)
         self._meta_names = [name for name in adata.obs if name not in ("x_spring", "y_spring", "fate_score")]
-        self.populate_from_data(
-            adata.X,
-            gene_names=adata.var_names.to_numpy().astype(str),
-            cell_attributes_dict={
-                "x_coord": adata.obs["x_spring"].to_numpy(),
-                "y_coord": adata.obs["y_spring"].to_numpy(),
-                "fate_score": adata.obs["fate_score"].to_numpy(),
-                **{name: text_or_as_is(adata.obs[name]) for name in self._meta_names},
-            },
-        )
-        self.filter_cells_by_count()
+        with self._all_or_nothing():
+            self.populate_from_data(
+                array_if_small(adata.X),
+                gene_names=adata.var_names.to_numpy().astype(str),
+                cell_attributes_dict={
+                    "x_coord": adata.obs["x_spring"].to_numpy(),
+                    "y_coord": adata.obs["y_spring"].to_numpy(),
+                    "fate_score": adata.obs["fate_score"].to_numpy(),
+                    **{name: text_or_as_is(adata.obs[name]) for name in self._meta_names},
+                },
+            )
+            self.filter_cells_by_count()
 
     def _extract(self, folder: Path) -> None:
         """Unpacks the archive; its files may lie in a folder of their own there."""

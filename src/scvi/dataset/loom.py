@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from scvi.data.files import Unreadable, names_of
+from scvi.cells.categories import key_of, places_among
+from scvi.data.files import Unreadable, is_finite, names_of, readable_as
 from scvi.data.loom import open_loom, read_loom
 from scvi.data.published import FILES
+from scvi.dataset.anndataset import UNKNOWN
+from scvi.dataset.arrays import LARGEST_CODE, array_if_small
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["FrontalCortexDropseqDataset", "LoomDataset", "PreFrontalCortexStarmapDataset", "RetinaDataset", "read_loom"]
@@ -75,46 +77,98 @@ class LoomDataset(DownloadableDataset):
         """Reads the file."""
         with open_loom(self.path) as loom:
             counts = loom.rows(0, loom.shape[0])
+            naming = loom.naming_genes(self.gene_names_attribute_name)
         cells, genes, others = dict(loom.cells), dict(loom.genes), dict(loom.others)
-        labels, types = self._named_labels(
-            cells.pop(self.labels_attribute_name, None), others.pop(self.cell_types_attribute_name, None)
-        )
-        batches = cells.pop(self.batch_indices_attribute_name, None)
-        if batches is not None and batches.dtype.kind not in "iub":
-            batches = pd.factorize(batches.ravel(), sort=True)[0]
-        names = genes.pop(self.gene_names_attribute_name, None)
+        with readable_as(self.path, "a loom file with batches and labels"):
+            labels, types = self._named_labels(
+                self._taken_from(cells, self.labels_attribute_name, "ClusterID"),
+                others.pop(self.cell_types_attribute_name, None),
+            )
+            batches = self._taken_from(cells, self.batch_indices_attribute_name, "BatchID")
+            batches, batch_names = (None, None) if batches is None else _numbered(batches)
+        names = None if naming is None else genes.pop(naming).ravel()
         self.global_attributes_dict = others
         nonempty = np.asarray(counts.sum(axis=1)).ravel() > 0
         if not nonempty.all():
             logger.warning("%d cells have no counts and are left out", int((~nonempty).sum()))
-        self.populate_from_data(
-            counts[nonempty],
-            batch_indices=None if batches is None else batches.ravel()[nonempty],
-            labels=None if labels is None else labels[nonempty],
-            gene_names=None if names is None else names.ravel(),
-            cell_types=types,
-            cell_attributes_dict={name: values[nonempty] for name, values in cells.items()},
-            gene_attributes_dict=genes,
-        )
+        with self._all_or_nothing():
+            self.populate_from_data(
+                array_if_small(counts[nonempty]),
+                batch_indices=None if batches is None else batches[nonempty],
+                labels=None if labels is None else labels[nonempty],
+                gene_names=names,
+                cell_types=types,
+                cell_attributes_dict={name: values[nonempty] for name, values in cells.items()},
+                gene_attributes_dict=genes,
+                remap_attributes=False,
+            )
+            if batch_names is not None:
+                self.initialize_mapped_attribute("batch_indices", "batch_names", batch_names)
+            self.remap_categorical_attributes()
+
+    def _taken_from(self, cells: dict[str, np.ndarray], name: str, usual: str) -> np.ndarray | None:
+        """An attribute of the cells, which is not among the others from then on; None, where there is none."""
+        if name not in cells:
+            if name != usual:
+                logger.warning("%s has no column attribute %r; there are %s", self.path, name, sorted(cells))
+            return None
+        if cells[name].size != len(cells[name]):
+            raise Unreadable(f"{self.path} has several values for each cell in {name!r}")
+        return cells.pop(name).ravel()
 
     def _named_labels(self, labels: np.ndarray | None, types: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Codes, and what they are called, if that is known."""
-        types = None if types is None else names_of(np.atleast_1d(types)).ravel()
+        """Codes, and what they are called, if that is known. Codes may be stored as integers, floats or text."""
         if labels is None:
             return None, None
-        labels = labels.ravel()
-        if labels.dtype.kind in "iub" and not self.encode_labels_name_into_int:
-            return labels, types
         if types is None:
-            codes, types = pd.factorize(names_of(labels), sort=True)
-            return codes, types
-        codes = pd.Index(types).get_indexer(names_of(labels))
+            return _numbered(labels)
+        types = names_of(np.atleast_1d(types)).ravel()
+        codes = places_among(types, labels)
+        numbers = None if self.encode_labels_name_into_int else _numbers(labels)
+        if numbers is not None and (labels.dtype.kind != "O" or (codes < 0).any()):
+            missing = np.isnan(numbers)
+            numbers = np.where(_is_code(numbers) & (numbers < len(types)), numbers, -1)
+            codes = np.where(missing, len(types), numbers).astype(np.int64)
+            if missing.any():
+                logger.warning("%d cells have no label: they are called %r", int(missing.sum()), UNKNOWN)
+                types = np.append(types, UNKNOWN)
         if (codes < 0).any():
             raise Unreadable(
-                f"{self.path} has the label {str(labels[codes < 0][0])!r}, which is not among its {len(types)} "
-                f"{self.cell_types_attribute_name}"
+                f"{self.path} has the label {str(_spelled(labels[codes < 0])[0])!r}, which is not among its "
+                f"{len(types)} {self.cell_types_attribute_name}"
             )
         return codes, types
+
+
+def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Codes, as they are where the values are codes; otherwise the distinct values are numbered in their order, which
+    is that of numbers where they are numbers, and are the names."""
+    numbers = _numbers(values)
+    if numbers is not None and values.dtype.kind != "O" and _is_code(numbers).all():
+        return numbers.astype(np.int64), None
+    _, first, codes = np.unique([key_of(value) for value in values], return_index=True, return_inverse=True)
+    names = _spelled(values[first]).astype(str)
+    order = np.argsort(names if numbers is None else numbers[first], kind="stable")
+    return np.argsort(order)[codes], names[order]
+
+
+def _numbers(values: np.ndarray) -> np.ndarray | None:
+    """The numbers that these are, or that these texts spell; None if they are none."""
+    try:
+        return values.astype(np.float64)
+    except ValueError:
+        return None
+
+
+def _is_code(numbers: np.ndarray) -> np.ndarray:
+    return (numbers >= 0) & (numbers <= LARGEST_CODE) & (numbers == np.floor(numbers))
+
+
+def _spelled(values: np.ndarray) -> np.ndarray:
+    """Names of categories: texts as they are, whole numbers without a point, UNKNOWN where a number is missing."""
+    if values.dtype.kind != "f":
+        return names_of(values)
+    return np.array([UNKNOWN if np.isnan(value) else key_of(value) for value in values], dtype=object)
 
 
 _BIPOLAR = [
@@ -170,9 +224,9 @@ class PreFrontalCortexStarmapDataset(LoomDataset):
         with self._all_or_nothing():
             super().populate()
             coordinates = np.asarray(getattr(self, "Spatial_coordinates", None))
-            if coordinates.ndim != 2 or coordinates.shape[1] < 2:
+            if coordinates.ndim != 2 or coordinates.shape[1] < 2 or not is_finite(coordinates):
                 raise Unreadable(
-                    f"{self.path} has no column attribute 'Spatial_coordinates' with two values for each cell"
+                    f"{self.path} has no column attribute 'Spatial_coordinates' with two numbers for each cell"
                 )
             self.initialize_cell_attribute("x_coord", coordinates[:, 0])
             self.initialize_cell_attribute("y_coord", coordinates[:, 1])

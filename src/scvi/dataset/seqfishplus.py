@@ -9,6 +9,7 @@ from scvi._checks import check_choice
 from scvi.data.archives import extract
 from scvi.data.published import published
 from scvi.data.published_fish import read_seqfishplus
+from scvi.dataset.arrays import array_if_small
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
 
@@ -49,7 +50,7 @@ class SeqFishPlusDataset(DownloadableDataset):
             extract(self._paths[0], folder)
         adata = read_seqfishplus(*files)
         self.populate_from_data(
-            adata.X,
+            array_if_small(adata.X),
             Ys=[CellMeasurement("coords", adata.obsm["coords"], "axis", ["x", "y"])],
             gene_names=adata.var_names.to_numpy().astype(str),
             cell_attributes_dict={name: adata.obs[name].to_numpy() for name in adata.obs},

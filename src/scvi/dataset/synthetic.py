@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from scvi._checks import check_integer, check_number, check_rates
 from scvi.data.published import published
@@ -88,7 +87,7 @@ class SyntheticRandomDataset(DownloadableDataset):
                 "mu=4, theta=2, dropout=0.7"
             )
         self.simlr_metadata = metadata
-        self.populate_from_data(sp.csr_matrix(counts), labels=labels - labels.min())
+        self.populate_from_data(counts, labels=labels - labels.min())
 
 
 class SyntheticDatasetCorr(GeneExpressionDataset):
