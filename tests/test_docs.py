@@ -1,6 +1,10 @@
 """What README and the quickstart say runs, in the order in which it stands there."""
 
+import ast
+import importlib
+import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -100,6 +104,67 @@ def test_links_lead_somewhere(page):
         target for target in targets if "://" not in target and not (ROOT / page).parent.joinpath(target).exists()
     ]
     assert not missing
+
+
+def resolved(name):
+    """Whether a dotted name leads somewhere, through modules that nobody has imported as well."""
+    found, parts = scvi, name.split(".")[1:]
+    for i, part in enumerate(parts):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(["scvi", *parts[: i + 1]]))
+            except ImportError:
+                return False
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_with_dots_are_there(page):
+    names = set(re.findall(r"(?<![\w/.-])scvi(?:\.[A-Za-z_]\w*)+(?!\w)", text(page)))
+    names = {name for name in names if not name.endswith((".md", ".git"))}
+    assert not sorted(name for name in names if not resolved(name))
+
+
+def test_a_name_that_is_not_there():
+    assert resolved("scvi.data.published.FILES")
+    assert not resolved("scvi.data.published.NIX")
+    assert not resolved("scvi.nix.FILES")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_imports_are_there(page):
+    """Also of blocks that no test runs, because they read files of somebody."""
+    blocks = re.findall(r"```(?:python|py)\n(.*?)```", text(page), re.DOTALL)
+    imports = [node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in imports for alias in node.names if "scvi" in node.module]
+    assert not [name for name in names if not resolved(name)]
+
+
+def public_names():
+    """Names of the modules of the package, of what is in them, and of what is in their classes."""
+    names = set()
+    for info in pkgutil.walk_packages(scvi.__path__, "scvi."):
+        module = importlib.import_module(info.name)
+        names |= {info.name.rpartition(".")[2], *vars(module)}
+        for found in vars(module).values():
+            names |= set(dir(found)) if inspect.isclass(found) else set()
+    return names
+
+
+FOREIGN = {"File", "fillna", "load_state_dict", "range"}
+"""Names in the pages that are those of h5py, pandas, torch and Python."""
+
+
+def test_what_is_called_or_is_a_class_of_2020_is_there():
+    known = public_names() | FOREIGN
+    unknown = set()
+    for page in PAGES:
+        for span in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text(page), flags=re.DOTALL)):
+            called = re.findall(r"(?<![\w/\"'-])([A-Za-z_]\w*)\(", span)
+            classes = re.findall(r"(?<![\w/\"'-])([A-Z][A-Za-z0-9]*(?:Dataset|Trainer|Posterior|VAE|VI))\b", span)
+            unknown |= {(page, name) for name in (*called, *classes) if name not in known}
+    assert not unknown
 
 
 def test_the_figure_is_a_picture():
