@@ -141,14 +141,11 @@ def _naming(
     path: str, axis: str, what: Literal["cell", "gene"], attributes: dict[str, np.ndarray], wanted: str, length: int
 ) -> str | None:
     """The attribute that names cells or genes; what is not the one that was wanted is said."""
-    if wanted in attributes and attributes[wanted].size == length:
+    names = [name for name, values in attributes.items() if values.size == length and values.dtype.kind not in "cV"]
+    if wanted in names:
         return wanted
     usual = _CELL_NAMES if what == "cell" else _GENE_NAMES
-    texts = {
-        _plain(name): name
-        for name, values in attributes.items()
-        if values.size == length and values.dtype.kind == "O"  # numbers may be anything
-    }
+    texts = {_plain(name): name for name in names if attributes[name].dtype.kind == "O"}  # numbers may be anything
     found = next((texts[_plain(name)] for name in usual if _plain(name) in texts), None)
     if found is None:
         warn(
@@ -199,8 +196,6 @@ def _attributes(file: h5py.File, group: str, length: int, other: int) -> dict[st
         if not isinstance(stored, h5py.Dataset):
             raise ValueError(f"/{group}/{name} is no list of values")
         check_stored(stored)
-        if stored.dtype.kind in "cV":
-            raise ValueError(f"/{group}/{name} holds {stored.dtype}, which are no numbers and no text")
         values = stored[()]
         if np.ndim(values) == 0 or len(values) != length:
             hint = "; the matrix is stored the other way round" if np.ndim(values) and len(values) == other else ""

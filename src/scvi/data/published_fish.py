@@ -57,9 +57,10 @@ def read_smfish(path: str | os.PathLike[str]) -> AnnData:
     )
     if not np.all(numbers):
         raise Unreadable(f"{path} has values in 'ClusterID' that are no whole numbers from 0 to {_LARGEST_CLUSTER}")
-    obs = pd.DataFrame({"ClusterID": clusters.astype(np.int64), "ClusterName": names_of(names)})
-    obs.index = obs.index.astype(str)
-    var = pd.DataFrame(index=numbered(names_of(loom.genes["Gene"]).ravel()))
+    with readable_as(path, "a loom file of clusters and genes"):
+        obs = pd.DataFrame({"ClusterID": clusters.astype(np.int64), "ClusterName": names_of(names)})
+        obs.index = obs.index.astype(str)
+        var = pd.DataFrame(index=numbered(names_of(loom.genes["Gene"]).ravel()))
     return AnnData(counts, obs=obs, var=var, obsm={"coords": np.stack([x, y], axis=1)})
 
 

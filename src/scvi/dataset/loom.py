@@ -154,6 +154,8 @@ def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _numbers(values: np.ndarray) -> np.ndarray | None:
     """The numbers that these are, or that these texts spell; None if they are none."""
+    if values.dtype.kind not in "biufO":
+        return None
     try:
         return values.astype(np.float64)
     except ValueError:
