@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from scipy import sparse
 
 import scvi
 from columns import REFUSED, WRITTEN
-from scvi._writing import writable
+from scvi._writing import writable, write_h5ad
 from scvi.estimators import files
 from small_cells import QUICK, TINY, make_adata
 
@@ -85,6 +86,29 @@ def test_what_anndata_writes_is_saved_and_comes_back_the_same(
     for old, new in zip(before, [adata.obs, adata.var, adata.raw.var], strict=True):
         pd.testing.assert_frame_equal(old, new)
     same(anndata.read_h5ad(folder / "plain.h5ad"), scvi.SCVI.load(folder / "model").adata)
+
+
+def layout(path: Path) -> dict[str, Any]:
+    """Names, types and attributes of all that is in a file."""
+    found: dict[str, Any] = {}
+    with h5py.File(path) as file:
+        found["/"] = sorted(file.attrs.items())
+        file.visititems(lambda name, item: found.update({name: (sorted(item.attrs), getattr(item, "dtype", None))}))
+    return found
+
+
+@pytest.mark.parametrize("chosen", [slice(None), slice(None, None, 2)])
+@pytest.mark.parametrize("counts", ["X", "none"])
+def test_the_file_is_laid_out_as_by_anndata(chosen: slice, counts: str, tmp_path: Path) -> None:
+    adata = full(ALL, ALL)
+    if counts == "none":
+        adata.X = None
+    part = adata[chosen, chosen]
+    write_h5ad(tmp_path / "ours.h5ad", writable(part, "adata"), compression="gzip")
+    assert part.is_view
+    part.copy().write_h5ad(tmp_path / "plain.h5ad", compression="gzip")
+    assert layout(tmp_path / "ours.h5ad") == layout(tmp_path / "plain.h5ad")
+    assert (tmp_path / "ours.h5ad").stat().st_size <= 1.1 * (tmp_path / "plain.h5ad").stat().st_size
 
 
 def test_columns_that_only_anndata_and_not_its_writer_is_content_with(tmp_path: Path) -> None:
