@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,6 +153,27 @@ def test_tables_of_proteins_with_types_of_pandas(gaps, tmp_path):
     np.testing.assert_array_equal(proteins[:, 1], [*([np.nan] * N if gaps else range(1, 2 * N, 2)), *[1] * N])
     assert gaps or proteins.dtype == np.int32
     scvi.TOTALVI.setup_anndata(store, "protein_expression", "protein_names", batch_key="sample")
+
+
+def test_tables_of_proteins_in_another_order_of_the_cells(tmp_path):
+    """As no anndata writes them, and other software may."""
+    adata = AnnData(formats.counts(N, G), var=pd.DataFrame(index=IDS))
+    adata.obsm["protein_expression"] = pd.DataFrame({"x": range(N), "y": 1}, index=adata.obs_names)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    order = np.random.default_rng(0).permutation(N)
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        table = file["obsm/protein_expression"]
+        index = table.attrs["_index"]
+        for column in (index, "x"):
+            table[column][...] = table[column][...][order]
+    store = anndata.read_h5ad(to_store(tmp_path / "a.h5ad", tmp_path / "s.h5ad"))
+    np.testing.assert_array_equal(store.obsm["protein_expression"][:, 0], np.arange(N))
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        file[f"obsm/protein_expression/{index}"][0] = "another"
+    with pytest.raises(
+        ValueError, match=r"a\.h5ad.* the index of adata\.obsm\['protein_expression'\] is not that of the"
+    ):
+        to_store(tmp_path / "a.h5ad", tmp_path / "t.h5ad")
 
 
 def test_proteins_without_names_or_of_other_cells(tmp_path, caplog):

@@ -9,9 +9,11 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from scvi.cells.chosen import plain
 from scvi.cells.epoch_order import ahead, count_minibatches, draw_buffers, draw_minibatches, minibatch_ends
 from scvi.cells.guard import Guard
 from scvi.cells.minified import Kept
@@ -88,8 +90,12 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
     def n_genes(self) -> int:
         return len(self.gene_names)
 
-    def positions(self, indices: Sequence[int] | np.ndarray | None = None, name: str = "indices") -> np.ndarray:
+    def positions(
+        self, indices: Sequence[int] | np.ndarray | pd.Series | None = None, name: str = "indices"
+    ) -> np.ndarray:
         """(k,) int64 positions of cells, in the order given; None is all cells, a mask is turned into positions.
+
+        The index of a mask that is a Series says which cells it means; that of a Series of positions does not matter.
 
         Parameters
         ----------
@@ -99,16 +105,18 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         Raises
         ------
         ValueError
-            If they are not integers or no mask of n values.
+            If they are not integers or no mask of n values, or a mask has gaps or the index of other cells.
         IndexError
             If one is out of range; negative positions are.
         """
         if indices is None:
             return np.arange(len(self))
-        given = np.asarray(indices)
+        given = plain(name, indices, self.cell_names, "cells")
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
+            is_text = given.size and isinstance(given.flat[0], str)
+            hint = "; adata.obs_names.get_indexer(names) gives the positions of names" if is_text else ""
             raise ValueError(
-                f"{name} must be a list of cell positions or a mask; got {given.dtype} of shape {given.shape}"
+                f"{name} must be a list of cell positions or a mask; got {given.dtype} of shape {given.shape}{hint}"
             )
         if given.dtype.kind == "b":
             if len(given) != len(self):

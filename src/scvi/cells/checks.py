@@ -219,51 +219,6 @@ def refuse_repeated_genes(names: pd.Index) -> None:
         )
 
 
-def chosen_genes(adata: AnnData, mask_var: str | Sequence[str] | np.ndarray | pd.Series | None) -> list[str]:
-    """Names of the genes that `mask_var` chooses, in the order of ``adata.var_names``.
-
-    Parameters
-    ----------
-    mask_var
-        A boolean column of ``adata.var``, a list of gene names, or a boolean mask of all genes; None chooses all.
-    """
-    names = adata.var_names
-    refuse_repeated_genes(names)
-    if mask_var is None:
-        return names.tolist()
-    if isinstance(mask_var, str):
-        column = found(adata.var, "mask_var", mask_var, "a column of adata.var")
-        if not pd.api.types.is_bool_dtype(column.dtype) or column.isna().any():
-            raise ValueError(
-                f"mask_var={mask_var!r}: the column must be True or False for each gene; it holds {column.dtype}"
-            )
-        mask_var = column.to_numpy(dtype=bool)
-    if isinstance(mask_var, pd.Series) and pd.api.types.is_bool_dtype(mask_var.dtype):
-        if len(mask_var) != len(names) or set(mask_var.index) != set(names):
-            raise ValueError(
-                "mask_var is a Series of True and False whose index is not that of the genes, adata.var_names: "
-                "give it that index, or pass mask_var.to_numpy() if it is in their order"
-            )
-        mask_var = mask_var.reindex(names)
-    chosen = np.asarray(mask_var)
-    if chosen.dtype.kind == "b" or (chosen.size and all(isinstance(value, bool) for value in chosen.tolist())):
-        if chosen.shape != (adata.n_vars,):
-            raise ValueError(
-                f"mask_var has shape {chosen.shape}; a mask has one value for each of {adata.n_vars} genes"
-            )
-        return names[chosen.astype(bool)].tolist()
-    wanted = pd.Index([str(name) for name in chosen.tolist()])
-    if not wanted.is_unique:
-        raise ValueError(f"mask_var names {named(wanted[wanted.duplicated()].unique())} more than once")
-    unknown = wanted.difference(names, sort=False)
-    if len(unknown):
-        raise ValueError(
-            f"mask_var names {len(unknown)} genes that adata lacks: {named(unknown)}"
-            f"{likely_cause(unknown.tolist(), names, adata.var) or nearest(unknown[0], names)}"
-        )
-    return names[names.isin(wanted)].tolist()
-
-
 def _without_gaps(adata: AnnData, argument: str, key: str) -> pd.Series:
     """A column of ``adata.obs`` that has a value for every cell."""
     column = obs_column(adata, argument, key)

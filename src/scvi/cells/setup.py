@@ -17,6 +17,7 @@ from anndata import AnnData
 
 from scvi.cells import checks
 from scvi.cells.categories import joined, places_among
+from scvi.cells.chosen import chosen_genes
 from scvi.cells.count_checks import counted, counts_of, warn_of_empty_cells
 from scvi.cells.encode import gene_columns, log_sizes
 from scvi.cells.far import extent_of, warn_if_far
@@ -178,7 +179,7 @@ def _genes(adata: AnnData, layer: str | None, mask_var: Any) -> tuple[str, ...]:
     if adata.n_obs < 2:
         raise ValueError(f"adata has {adata.n_obs} cells; a model is fitted to two or more")
     checks.stored_counts(adata, layer)
-    genes = checks.chosen_genes(adata, mask_var)
+    genes = chosen_genes(adata, mask_var)
     if len(genes) < 2:
         raise ValueError(f"{len(genes)} of the {adata.n_vars} genes of adata would be read; a model reads two or more")
     return tuple(genes)

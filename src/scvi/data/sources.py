@@ -18,6 +18,7 @@ from anndata.io import read_elem, sparse_dataset
 
 from scvi._links import refuse_links
 from scvi.cells.checks import values_of_table
+from scvi.cells.chosen import rows_in_order
 from scvi.cells.storage import as_dense, as_rows, take
 from scvi.data.archives import is_archive
 from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
@@ -97,7 +98,7 @@ def _of_h5ad(path: Path, layer: str | None, protein_key: str | None, stack: Exit
         counts = as_rows(stored.to_memory() if isinstance(stored, CSCDataset) else stored, key)
         if counts.shape != (len(obs), len(var)):
             raise ValueError(f"{key} has shape {counts.shape} for {len(obs)} cells and {len(var)} genes")
-        proteins, protein_counts = _proteins_of_h5ad(file, protein_key, len(obs))
+        proteins, protein_counts = _proteins_of_h5ad(file, protein_key, obs.index)
     unique_names(obs.index, "names of cells", path)
     proteins = unique_names(proteins, "proteins", path)
 
@@ -111,8 +112,9 @@ def _of_h5ad(path: Path, layer: str | None, protein_key: str | None, stack: Exit
     return Source(obs, var.set_axis(numbered(var.index)), proteins, getattr(counts, "row_bytes", 0.0), rows)
 
 
-def _proteins_of_h5ad(file: h5py.File, key: str | None, n: int) -> tuple[pd.Index, Any]:
-    """Names and (n, p) counts of the proteins, which stay on disk where they are an array."""
+def _proteins_of_h5ad(file: h5py.File, key: str | None, cells: pd.Index) -> tuple[pd.Index, Any]:
+    """Names and (n, p) counts of the proteins of the `cells`, (n,) names; they stay on disk where they are an array."""
+    n = len(cells)
     none = np.empty((n, 0), np.int32)
     if key is None or f"obsm/{key}" not in file:
         return _NONE, none
@@ -120,6 +122,7 @@ def _proteins_of_h5ad(file: h5py.File, key: str | None, n: int) -> tuple[pd.Inde
     if not isinstance(stored, h5py.Dataset):
         stored = read_elem(stored)
     if isinstance(stored, pd.DataFrame):
+        stored = rows_in_order(stored, cells, f"adata.obsm[{key!r}]")
         names, stored = stored.columns, values_of_table(stored, f"obsm/{key}")
     elif "uns/protein_names" in file:
         names = pd.Index(names_of(read_elem(file["uns/protein_names"])).ravel())

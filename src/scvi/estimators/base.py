@@ -38,8 +38,8 @@ class Estimator(ABC):
     """A model of the cells of an AnnData: set up, made, fitted, saved and loaded. A class lists its questions.
 
     Every method that reads cells takes `adata` (None: the one the model was made with; another must have the model's
-    genes, in any order, and no category that the model does not know), `indices` (positions or a mask; the order is
-    kept) and `batch_size` (cells at a time, None: ``scvi.settings.batch_size``).
+    genes, in any order, and no category that the model does not know), `indices` (positions, whose order is kept, or a
+    mask; that of a Series goes by its index) and `batch_size` (cells at a time, None: ``scvi.settings.batch_size``).
 
     Attributes
     ----------

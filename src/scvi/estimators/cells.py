@@ -18,8 +18,8 @@ from scvi.cells.far import warn_if_far
 from scvi.cells.mudata import adata_in_order, as_anndata, cells_in_order
 from scvi.cells.schema import Schema
 
-Indices: TypeAlias = Sequence[int] | np.ndarray | None
-"""Positions of cells or a mask; None: all."""
+Indices: TypeAlias = Sequence[int] | np.ndarray | pd.Series | None
+"""Positions of cells or a mask, which as a Series has the index of the cells; None: all."""
 
 NO_GENE = "gene_list has {!r}, which is not a gene"
 _WITH_COUNTS = "pass the AnnData with counts that they were made of, or load the model with it"
@@ -139,6 +139,11 @@ class Cells:
         codes = codes_among(names, self.schema.batch_names, "transform_batch={!r} is not a batch")
         if len(codes) == 0:
             raise ValueError("transform_batch is an empty list; None decodes each cell in its own batch")
+        if len(set(codes)) < len(codes):
+            raise ValueError(
+                f"transform_batch has {len(codes)} entries, some of them more than once: it names the batches to "
+                "decode every cell in, each once; None decodes each cell in its own batch"
+            )
         return codes.tolist()
 
 
@@ -151,6 +156,8 @@ def positions_of(names: Any, known: Sequence[str] | np.ndarray, wrong: str) -> n
         How a message about an unknown name begins, with a place for it.
     """
     wanted = _listed(names)
+    if wanted and all(isinstance(name, (bool, np.bool_)) for name in wanted):
+        raise ValueError(f"{wrong.format(bool(wanted[0]))}; pass the names that a mask chooses: names[mask]")
     return _all_found(wanted, pd.Index(known).get_indexer([str(name) for name in wanted]), known, wrong)
 
 
