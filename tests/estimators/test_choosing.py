@@ -86,7 +86,9 @@ def test_names_of_genes_and_proteins() -> None:
             pd.testing.assert_frame_equal(found, table)
     mask = pd.Series(np.arange(G) < 3, index=model.adata.var_names)
     for wrong in (mask, mask.to_numpy(), mask.tolist()):
-        with pytest.raises(ValueError, match=r"gene_list has True, which is not a gene; pass the names .*: names\[mask\]"):
+        with pytest.raises(
+            ValueError, match=r"gene_list has True, which is not a gene; pass the names .*: names\[mask\]"
+        ):
             model.get_normalized_expression(gene_list=wrong)
     with pytest.raises(ValueError, match=r"protein_list has True, .*: names\[mask\]"):
         model.get_normalized_expression(protein_list=[True, False])

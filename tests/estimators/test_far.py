@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -66,6 +68,29 @@ def test_questions_and_loading(cls: type[Estimator], tmp_path: Path) -> None:
     own = [make_adata(), None] if is_paired(cls) else make_adata()
     assert said(lambda: model.get_latent_representation(own)) == []
     assert said(lambda: cls.load(tmp_path / "model", make_adata(), *rest)) == []
+
+
+def test_cells_that_were_given_before() -> None:
+    """A model's own cells are looked at where they are edited in place, and others when they take their place."""
+    model = trained(scvi.SCVI)
+    model.adata.obs["age"] = model.adata.obs["age"] * 12
+    (message,) = said(model.get_latent_representation)
+    assert "adata.obs['age']" in message
+    assert said(model.get_latent_representation) == []
+    adata, findings = far_cells(scvi.SCVI)
+    (message,) = said(lambda: setattr(model, "adata", adata))
+    assert all(finding in message for finding in findings)
+    assert said(lambda: setattr(model, "adata", make_adata())) == []
+
+
+def test_the_cells_of_a_question_alone_are_looked_at() -> None:
+    model, (adata, _) = trained(scvi.SCVI), far_cells(scvi.SCVI)
+    near = make_adata()
+    adata = anndata.concat([near, adata], index_unique="-")
+    for batch_size in (7, None):
+        ask = partial(model.get_latent_representation, adata, batch_size=batch_size)
+        assert said(partial(ask, indices=np.arange(near.n_obs))) == []
+        assert len(said(partial(ask, indices=np.arange(near.n_obs) + near.n_obs))) == 1
 
 
 @pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if hasattr(cls, "load_query_data")])

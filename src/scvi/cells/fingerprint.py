@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from scvi.cells.checks import chosen_genes
+from scvi.cells.chosen import chosen_genes
 from scvi.cells.encode import encode
 from scvi.cells.schema import Schema
 

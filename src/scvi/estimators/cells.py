@@ -92,6 +92,8 @@ class Cells:
         """Keeps the cells in the order in which they were given; the same AnnData as before, if it reads the same."""
         in_order = cells_in_order(self.given, stored, data)
         if self.adata is None or self.data is None or not self.data.reads_like(in_order):
+            if self.data is not None:  # columns were edited in place
+                warn_if_far(stored, self.schema)
             self.adata = adata_in_order(self.given, stored)
         self.data = in_order
         return in_order
