@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scvi.cells.cell_data import CellData
-from scvi.cells.chosen import chosen_genes, rows_in_order
+from scvi.cells.checks import rows_in_order
+from scvi.cells.chosen import chosen_genes
 from scvi.cells.schema import ProteinPlace
 from scvi.dataset import declare, encode
 

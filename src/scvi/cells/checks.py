@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from anndata import AnnData
 from scvi.cells.categories import key_of, places_among
 from scvi.cells.minified import is_minified
 from scvi.cells.other_names import likely_cause
+
+Names: TypeAlias = Sequence[str] | np.ndarray | pd.Index
 
 
 def named(names: Iterable[Any], limit: int = 5) -> str:
@@ -150,6 +152,37 @@ def numbers(adata: AnnData, argument: str, key: str, positive: bool = False) -> 
             "correct or drop them"
         )
     return values
+
+
+def in_order(index: pd.Index, names: Names) -> np.ndarray | None:
+    """(n,) positions of the rows of a table, whose `index` has these `names`, in their order; None if it has others."""
+    names = pd.Index(names)
+    if index.equals(names):
+        return np.arange(len(names))
+    index = pd.Index([str(name) for name in index])  # names in an AnnData are text
+    if index.equals(names):
+        return np.arange(len(names))
+    if len(index) != len(names) or not (index.is_unique and names.is_unique):
+        return None
+    places = index.get_indexer(names)
+    return None if (places < 0).any() else places
+
+
+def rows_in_order(table: pd.DataFrame, names: pd.Index, where: str) -> pd.DataFrame:
+    """A table with a row for each cell, in the order of the cells.
+
+    Raises
+    ------
+    ValueError
+        If its index is not that of the cells.
+    """
+    order = in_order(table.index, names)
+    if order is None:
+        raise ValueError(
+            f"the index of {where} is not that of the cells, adata.obs_names ({named(table.index, 2)} where these are "
+            f"{named(names, 2)}): if the rows are in the order of the cells, set {where}.index = adata.obs_names"
+        )
+    return table if table.index.equals(names) else table.iloc[order]
 
 
 def values_of_table(table: pd.DataFrame, what: str) -> np.ndarray:

@@ -1,50 +1,18 @@
-"""Cells and genes that users choose: by position, by name, or by a mask; tables of theirs in the order of the cells."""
+"""Cells and genes that users choose: by position, by name, or by a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi.cells.checks import found, named, nearest, refuse_repeated_genes
+from scvi.cells.checks import Names, found, in_order, named, nearest, refuse_repeated_genes
 from scvi.cells.other_names import likely_cause
 
-Names: TypeAlias = Sequence[str] | np.ndarray | pd.Index
 _WHERE = {"cells": "adata.obs_names", "genes": "adata.var_names"}
-
-
-def in_order(index: pd.Index, names: Names) -> np.ndarray | None:
-    """(n,) positions of the rows of a table, whose `index` has these `names`, in their order; None if it has others."""
-    names = pd.Index(names)
-    if index.equals(names):
-        return np.arange(len(names))
-    index = pd.Index([str(name) for name in index])  # names in an AnnData are text
-    if index.equals(names):
-        return np.arange(len(names))
-    if len(index) != len(names) or not (index.is_unique and names.is_unique):
-        return None
-    places = index.get_indexer(names)
-    return None if (places < 0).any() else places
-
-
-def rows_in_order(table: pd.DataFrame, names: pd.Index, where: str) -> pd.DataFrame:
-    """A table with a row for each cell, in the order of the cells.
-
-    Raises
-    ------
-    ValueError
-        If its index is not that of the cells.
-    """
-    order = in_order(table.index, names)
-    if order is None:
-        raise ValueError(
-            f"the index of {where} is not that of the cells, adata.obs_names ({named(table.index, 2)} where these are "
-            f"{named(names, 2)}): if the rows are in the order of the cells, set {where}.index = adata.obs_names"
-        )
-    return table if table.index.equals(names) else table.iloc[order]
 
 
 def plain(argument: str, given: Any, names: Names, kind: Literal["cells", "genes"]) -> np.ndarray:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
 from scvi._warnings import warn
-from scvi.cells.checks import counts_name, named, stored_counts
+from scvi.cells.checks import Names, counts_name, named, stored_counts
 from scvi.cells.on_disk import OnDisk
 from scvi.cells.storage import Rows, as_rows, blocks, read_weights, row_sums
 from scvi.kernels import find_bad_count, row_digests, rows_to_sparse
-
-Names: TypeAlias = Sequence[str] | np.ndarray | pd.Index
 
 
 class BadCounts(ValueError):

@@ -17,8 +17,7 @@ from anndata.abc import CSCDataset
 from anndata.io import read_elem, sparse_dataset
 
 from scvi._links import refuse_links
-from scvi.cells.checks import values_of_table
-from scvi.cells.chosen import rows_in_order
+from scvi.cells.checks import rows_in_order, values_of_table
 from scvi.cells.storage import as_dense, as_rows, take
 from scvi.data.archives import is_archive
 from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
