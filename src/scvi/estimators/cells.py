@@ -141,10 +141,10 @@ class Cells:
         codes = codes_among(names, self.schema.batch_names, "transform_batch={!r} is not a batch")
         if len(codes) == 0:
             raise ValueError("transform_batch is an empty list; None decodes each cell in its own batch")
-        if len(set(codes)) < len(codes):
+        if len(codes) > self.schema.n_batch:  # a column of cells, perhaps
             raise ValueError(
-                f"transform_batch has {len(codes)} entries, some of them more than once: it names the batches to "
-                "decode every cell in, each once; None decodes each cell in its own batch"
+                f"transform_batch has {len(codes)} entries and the model {self.schema.n_batch} batches: it names those "
+                "to decode every cell in; None decodes each cell in its own batch"
             )
         return codes.tolist()
 
