@@ -99,8 +99,8 @@ def test_a_column_of_batches_is_no_list_of_them() -> None:
     batches = pd.Series(["b2", "b0"], index=["x", "y"])
     expected = model.get_normalized_expression(transform_batch=["b2", "b0"], seed=0)
     pd.testing.assert_frame_equal(model.get_normalized_expression(transform_batch=batches, seed=0), expected)
-    message = (
-        f"transform_batch has {N} entries, some of them more than once: .* None decodes each cell in its own batch"
-    )
-    with pytest.raises(ValueError, match=message):
-        model.get_normalized_expression(transform_batch=model.adata.obs["batch"])
+    column = model.adata.obs["batch"]
+    message = f"transform_batch has {N} entries and the model 3 batches: .* None decodes each cell in its own batch"
+    for wrong in (column, column.array, column.tolist()):
+        with pytest.raises(ValueError, match=message):
+            model.get_normalized_expression(transform_batch=wrong)
