@@ -171,9 +171,10 @@ def _faults(place: str, value: Any, new: Callable[[], Any]) -> Iterator[_Fault]:
 
 def _faults_of_table(place: str, table: pd.DataFrame, new: Callable[[], Any]) -> Iterator[_Fault]:
     good = []
-    for i, dtype in enumerate(table.dtypes):
+    for i in range(table.shape[1]):
         column = table.iloc[:, i]
-        reason = None if _is_number(dtype) else _why_not("table", pd.DataFrame({"column": column.array}), new)
+        values = _what_is_written(column)
+        reason = None if _is_number(values.dtype) else _why_not("column", values, new)
         if reason is None:
             good.append(i)
         else:
@@ -185,6 +186,13 @@ def _faults_of_table(place: str, table: pd.DataFrame, new: Callable[[], Any]) ->
         if reason is not None:
             yield _Fault(place, reason, "Rename or delete columns, or rename the index, first")
             return
+
+
+def _what_is_written(column: pd.Series) -> Any:
+    """The values of a column, of categories each once, as they are handed on to be written."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.categories.to_numpy()
+    return column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
 
 
 def _why_not(key: Any, value: Any, new: Callable[[], Any]) -> str | None:
