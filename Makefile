@@ -45,6 +45,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/train_step.py --data $(DATA) --profile
 	$(BIN)/python benchmarks/joint_step.py --data $(DATA)
 	$(BIN)/python benchmarks/kernels.py --data $(DATA)
+	$(BIN)/python benchmarks/setup.py --data $(DATA)
 	$(BIN)/python benchmarks/inference.py --data $(DATA)
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
 	$(BIN)/python benchmarks/autozi.py --data $(DATA)

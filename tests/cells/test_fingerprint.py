@@ -52,3 +52,11 @@ def test_names_and_their_order() -> None:
     for others in (names[::-1], names[1:], names.repeat(2), [*names[:-1], "cell80"], ["", *names]):
         assert digest_of_names(others) != digest_of_names(names)
     assert digest_of_names(["ab", "c"]) != digest_of_names(["a", "bc"])
+
+
+def test_names_of_any_length_and_number() -> None:
+    names = [f"{'experiment/' * 5}sample-{i % 97}/AAACCTGAGAAACCAT-{i}" for i in range(200_000)]
+    mark = digest_of_names(names)
+    names[123_456] = names[123_456].replace("A", "C", 1)
+    assert digest_of_names(names) != mark
+    assert digest_of_names(["\ud800", "é\0"]) != digest_of_names(["\ud800", "é"])  # whatever Python calls a text

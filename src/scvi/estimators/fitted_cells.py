@@ -66,7 +66,7 @@ class FittedCells:
             return cls(None, positions.numpy(), among)
         text, ends = tensors[_NAMES], tensors[_ENDS].tolist()
         starts = [0, *ends[:-1]]
-        if text.dtype != torch.uint8 or ends != sorted(ends) or (ends[-1] if ends else 0) != len(text):
+        if text.dtype != torch.uint8 or [0, *ends] != sorted([0, *ends]) or [0, *ends][-1] != len(text):
             raise ValueError("names do not follow one another")
         content = text.numpy().tobytes()
         found = [content[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends, strict=False)]
