@@ -4,9 +4,9 @@
 
 What is in a file is found here without the readers: with csv, h5py, zipfile, tarfile, openpyxl and, for the three
 pickles, pandas, which runs what a pickle says: the folder is one that you trust. Every count is compared, and names,
-labels in words, batches, proteins and places where a file has them. The folder is copied first, because classes unpack
-archives beside them. The exit code is 1 if a comparison fails, a file is refused, or a file of the folder belongs to no
-class.
+labels in words, batches, proteins and places where a file has them. The folder is copied first, because classes
+unpack archives beside them; the workbook needs openpyxl (the extra `xlsx`). The exit code is 1 if a comparison fails,
+a file is refused, or a file of the folder belongs to no class.
 """
 
 from __future__ import annotations

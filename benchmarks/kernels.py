@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from scvi import kernels
 from scvi.cells.cell_data import CellData
 from scvi.cells.encode import encode
 from scvi.cells.setup import declare
+from scvi.cells.storage import as_dense
 from scvi.fit.optimizer import ClippedAdam
 from scvi.kernels import Affine, twin
 
@@ -47,8 +49,8 @@ def gradient_of(out: Callable[[], Tensor], given: list[Tensor]) -> Call:
 
 
 def loading(data: CellData, rows: np.ndarray) -> tuple[Call, Call]:
-    """Rows of a sparse matrix to what a model reads."""
-    return lambda: data.minibatch(rows).counts, lambda: torch.from_numpy(data.counts[rows].toarray()).float()
+    """Rows of a matrix to what a model reads."""
+    return lambda: data.minibatch(rows).counts, lambda: torch.from_numpy(as_dense(data.counts[rows])).float()
 
 
 def likelihood(x: kernels.SparseRows, model: str) -> tuple[Call, Call]:
@@ -144,6 +146,7 @@ def main() -> None:
         x = data.minibatch(cells).counts
         pairs = {
             "loading": loading(data, cells),
+            "loading from an array": loading(replace(data, counts=counts.toarray()), cells),
             "first layer": first_layer(x),
             "batch norm, ReLU, dropout": hidden_layer(),
             "heads and likelihood, zinb": likelihood(x, "zinb"),

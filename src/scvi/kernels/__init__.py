@@ -262,7 +262,8 @@ def rows_to_sparse(
     if columns.size == 0 and n_stored > n_genes:
         raise ValueError(f"counts of {n_stored} genes were taken for counts of {n_genes}")
     if isinstance(counts, np.ndarray):
-        read, lengths = partial(sparse.dense_rows, counts), np.full(len(rows), n_genes)
+        read, lengths = partial(sparse.dense_rows, counts), np.empty(len(rows), np.int64)
+        run_blocks(lambda _, *block: sparse.count_nonzero(counts, rows, block, lengths), row_blocks(len(rows), 32))
     else:
         read = partial(sparse.csr_rows, counts.data, counts.indices, counts.indptr, n_stored, n_genes)
         lengths = counts.indptr[rows + 1] - counts.indptr[rows]

@@ -67,20 +67,32 @@ def _add_up(genes, values, first, n, seen):
 
 
 @njit(**_PLAIN)
+def count_nonzero(stored, rows, block, lengths):
+    """Sets ``lengths[i]`` to the number of values of ``stored[rows[i]]`` that are not zero."""
+    for i in range(block[0], block[1]):
+        row, n = stored[rows[i]], 0
+        for gene in range(row.shape[0]):
+            n += row[gene] != 0
+        lengths[i] = n
+
+
+@njit(**_PLAIN)
 def dense_rows(stored, rows, block, columns, starts, genes, values, kept, totals):
     """As :func:`csr_rows` for a dense matrix; several stored genes may not share a column here."""
     mapped = columns.shape[0] > 0
     for i in range(block[0], block[1]):
-        n, total = starts[i], 0.0
-        for gene in range(stored.shape[1]):
-            j = columns[gene] if mapped else gene
-            value = np.float32(stored[rows[i], gene])
-            if j >= 0 and value != ZERO:
-                genes[n] = j
-                values[n] = value
-                n += 1
-                total += value
-        kept[i] = n - starts[i]
+        row, first, total = stored[rows[i]], np.uintp(starts[i]), 0.0
+        n, end = first, np.uintp(starts[i + 1])  # the matrix is a user's, who may write into it meanwhile
+        for gene in range(row.shape[0]):
+            value = np.float32(row[gene])
+            if value != ZERO:
+                j = columns[gene] if mapped else gene
+                if j >= 0 and n < end:
+                    genes[n] = j
+                    values[n] = value
+                    n += np.uintp(1)
+                    total += value
+        kept[i] = np.intp(n - first)
         totals[i, 0] = total
 
 
