@@ -18,7 +18,7 @@ from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
     from scvi import data, dataset, external, inference, model, models
-    from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI
+    from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI, convert
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
@@ -33,6 +33,7 @@ __all__ = [
     "CondSCVI",
     "LinearSCVI",
     "__version__",
+    "convert",
     "data",
     "dataset",
     "external",
@@ -65,7 +66,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"scvi.{name}")
-    if name in __all__:  # what is public and neither a module nor imported above is an estimator
+    if name in __all__:  # what is public and neither a module nor imported above is in the package of estimators
         value = globals()[name] = getattr(import_module("scvi.estimators"), name)
         return value
     raise AttributeError(f"module 'scvi' has no attribute {name!r}")

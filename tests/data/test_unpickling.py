@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi.data.unpickling import read_pickle
+from scvi.data.pickles import read_pickle
 
 DATA = {
     "clusters": pd.Series([1, 2, 3], index=list("abc")),

@@ -29,7 +29,7 @@ from scvi.data.files import (
     shared_names,
     stacked,
 )
-from scvi.data.unpickling import read_metadata
+from scvi.data.pickles import read_metadata
 
 _HUMAN = "HUMAN"
 _LINES_AT_ONCE = 256

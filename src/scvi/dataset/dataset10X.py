@@ -15,9 +15,9 @@ from anndata import AnnData
 from scvi.data.archives import extract
 from scvi.data.download import download_file
 from scvi.data.files import Unreadable, readable_as
+from scvi.data.pickles import read_metadata
 from scvi.data.published import FILES, tenx_file
 from scvi.data.tenx import VarNames, find_matrices, read_10x
-from scvi.data.unpickling import read_metadata
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset
 

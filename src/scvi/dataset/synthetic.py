@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scvi._checks import check_integer, check_number, check_rates
+from scvi.data.pickles import read_metadata
 from scvi.data.published import published
-from scvi.data.unpickling import read_metadata
 from scvi.dataset.attributes import CellMeasurement
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
 

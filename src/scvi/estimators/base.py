@@ -21,7 +21,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
-from scvi.estimators import files
+from scvi.estimators import files, foreign_cells, foreign_models
 from scvi.estimators.cells import Cells, Indices, all_labels, one_or_all, setup_table
 from scvi.estimators.fitted_cells import FittedCells
 from scvi.estimators.network_options import network_options, plain
@@ -76,12 +76,23 @@ class Estimator(ABC):
 
     @classmethod
     def _option_names(cls) -> list[str]:
-        """Arguments of the constructor that are neither cells nor the seed.
+        """Arguments of the constructor that are neither cells nor the seed."""
+        return list(cls._defaults())
 
-        It is that of the class which names the network: a user's subclass may have another, which calls this one.
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        """Default values of these arguments.
+
+        The constructor is that of the class which names the network: a user's subclass may have another, which calls
+        this one.
         """
         owner = next(kind for kind in cls.__mro__ if "_network" in vars(kind))
-        return [name for name in inspect.signature(owner).parameters if name != "seed" and not name.startswith("adata")]
+        arguments = inspect.signature(owner).parameters
+        return {
+            name: argument.default
+            for name, argument in arguments.items()
+            if name != "seed" and not name.startswith("adata")
+        }
 
     @classmethod
     def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> Any:
@@ -262,14 +273,16 @@ class Estimator(ABC):
         files.write(dir_path, stored, adatas if save_anndata else {}, overwrite)
 
     @classmethod
-    def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None) -> Self:
-        """Reads a model from a directory. Nothing in the files is run.
+    def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, *, prefix: str | None = None) -> Self:
+        """Reads a model from a directory, one that scvi-tools 1.0 to 1.4 saved as well. Nothing in the files is run.
 
         Parameters
         ----------
         adata
             Cells to work with; it needs no set-up. None: the AnnData that was saved with the model, if any; without one
             every question needs its `adata`.
+        prefix
+            What the names of the files of a model of scvi-tools begin with.
 
         Raises
         ------
@@ -278,7 +291,21 @@ class Estimator(ABC):
         ValueError
             If its files are truncated, foreign or of another estimator, or `adata` does not fit the model.
         """
+        if foreign_models.is_foreign(dir_path, prefix or ""):
+            return cls._translated(dir_path, prefix or "", adata)
         return cls._load(dir_path, (adata,))
+
+    @classmethod
+    def _translated(cls, dir_path: str | os.PathLike[str], prefix: str, adata: AnnData | None) -> Self:
+        """A model of scvi-tools as one of this class."""
+        stored = foreign_models.read(dir_path, prefix, cls.__name__, cls._defaults())
+        networks = files.rebuild(dir_path, stored, lambda: cls._make_networks(stored.schemas, stored.options))
+        model = cls._restored(stored, networks, [None] * len(cls._files_of_cells))
+        found = files.read_adata(dir_path, f"{prefix}{files.ADATA}") if adata is None else adata
+        if found is not None:
+            model.adata = foreign_cells.as_kept_here(found, model._digest())
+            model._train_cells, model._validation_cells = foreign_cells.named(found, stored)
+        return model
 
     @classmethod
     def _load(cls, dir_path: str | os.PathLike[str], adatas: Sequence[AnnData | None]) -> Self:

@@ -347,7 +347,7 @@ class GIMVI(Estimator):
     # ---- files -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(
+    def load(  # type: ignore[override]  # it has two sets of cells
         cls,
         dir_path: str | os.PathLike[str],
         adata_seq: AnnData | None = None,

@@ -1,8 +1,9 @@
-"""Published pickles of pandas and numpy objects, read by an unpickler that can build these and nothing else.
+"""Pickles of data, read by an unpickler that can build pandas and numpy objects and nothing else.
 
-The metadata of some data sets of 2020 were published as pickles. A pickle is a program that calls whatever it can name.
-Here nothing is looked up by name: the few classes and functions that rebuild arrays, frames, series and indexes stand
-in a table, whatever the version of the library that wrote them called their modules, and none of them can be changed.
+The metadata of some data sets of 2020 were published as pickles, and models of other packages are saved as such. A
+pickle is a program that calls whatever it can name. Here nothing is looked up by name: the few classes and functions
+that rebuild arrays, frames, series and indexes stand in a table, whatever the version of the library that wrote them
+called their modules, and none of them can be changed.
 """
 
 from __future__ import annotations
@@ -10,50 +11,37 @@ from __future__ import annotations
 import copyreg
 import io
 import math
-import os
 import pickle
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from pandas.compat import pickle_compat
 
-from scvi.data.files import Unreadable, existing, open_bytes, readable_as, require
-
-_LARGEST = 2**30
+Stored: TypeAlias = Callable[[Any], Any]
 
 
-def read_pickle(path: str | os.PathLike[str]) -> Any:
+def unpickled(contents: bytes, also: Mapping[tuple[str, str], Any] | None = None, stored: Stored | None = None) -> Any:
     """What a pickle holds, if that is containers, numbers, texts, numpy arrays and pandas objects only.
 
-    Raises
-    ------
-    ValueError
-        If it is damaged, unpacks to more than 1 GiB, or names anything else, which is not even looked up.
-    """
-    path = existing(path)
-    with readable_as(path, "a pickle of pandas and numpy objects"), open_bytes(path) as file:
-        contents = file.read(_LARGEST + 1)
-        if len(contents) > _LARGEST:
-            raise Unreadable(f"{path} holds more than {_LARGEST} bytes; it is no table of metadata")
-        try:
-            return _Restricted(io.BytesIO(contents), encoding="latin1").load()
-        except Exception as error:  # damaged programs fail in any way that there is
-            raise ValueError(str(error) or type(error).__name__) from error
-
-
-def read_metadata(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
-    """What a pickle holds, if that is a dictionary with these keys at least.
+    Parameters
+    ----------
+    also
+        Further names that the pickle may use, by top-level package and name, and what stands for them.
+    stored
+        What an identifier of something that is kept beside the pickle stands for; None: nothing is.
 
     Raises
     ------
     ValueError
-        As :func:`read_pickle`, and if a key is missing.
+        If it is damaged, or names anything else, which is not even looked up.
     """
-    metadata = read_pickle(path)
-    require(path, metadata if isinstance(metadata, dict) else (), keys)
-    return metadata
+    try:
+        return _Restricted(io.BytesIO(contents), also or {}, stored).load()
+    except Exception as error:  # damaged programs fail in any way that there is
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -61,6 +49,23 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"it encodes bytes as {encoding!r}, which no pickle of data does")
     return text.encode("latin1")
+
+
+def _new_bytes(*contents: bytes) -> bytes:
+    """Bytes from none, or from what is there already; never zeros of any number."""
+    _require(all(isinstance(part, bytes) for part in contents), "bytes")
+    return b"".join(contents)
+
+
+def _new_bytearray(contents: Any = b"", encoding: str = "latin1") -> bytearray:
+    """As :func:`_new_bytes`; protocols below 3 have them as text."""
+    _require(isinstance(contents, bytes | str), "bytes")
+    return bytearray(_encode(contents, encoding) if isinstance(contents, str) else contents)
+
+
+def _new_dict(*_: Any) -> dict[Any, Any]:
+    """A dictionary in the place of one that would call its factory for what is missing."""
+    return {}
 
 
 def _require(holds: bool, what: str) -> None:
@@ -135,7 +140,8 @@ def _table() -> dict[tuple[str, str], Any]:
         "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
         "scalar": np.float64(1).__reduce__()[0],
     }
-    builtins = {kind.__name__: kind for kind in (slice, set, frozenset, bytearray, complex, object)}
+    builtins: dict[str, Any] = {kind.__name__: kind for kind in (slice, set, frozenset, complex, object, dict, list)}
+    builtins |= {"bytes": _new_bytes, "bytearray": _new_bytearray}
     return {
         **{("pandas", name): found for name, found in of_pandas.items()},
         **{("numpy", name): found for name, found in of_numpy.items()},
@@ -144,15 +150,17 @@ def _table() -> dict[tuple[str, str], Any]:
         ("copy_reg", "_reconstructor"): copyreg._reconstructor,  # type: ignore[attr-defined]
         ("_codecs", "encode"): _encode,
         ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "defaultdict"): _new_dict,
     }
 
 
 class _Restricted(pickle_compat.Unpickler):
     """The unpickler of pandas, which knows how older versions wrote, without its view of the world."""
 
-    def __init__(self, file: io.BytesIO, encoding: str) -> None:
-        super().__init__(file, encoding=encoding)
-        self._known = _table()
+    def __init__(self, file: io.BytesIO, also: Mapping[tuple[str, str], Any], stored: Stored | None) -> None:
+        super().__init__(file, encoding="latin1")
+        self._known = {**_table(), **also}
+        self._stored = stored
 
     def find_class(self, module: str, name: str) -> Any:
         """The object of the table."""
@@ -162,7 +170,9 @@ class _Restricted(pickle_compat.Unpickler):
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        """Nothing lies outside of the file."""
+        """What lies outside of the pickle, if anything may."""
+        if self._stored is not None:
+            return self._stored(pid)
         raise pickle.UnpicklingError("it refers to objects that are stored elsewhere")
 
     def get_extension(self, code: int) -> None:
