@@ -450,7 +450,7 @@ def finite(model: scvi.SCVI) -> None:
         model.get_normalized_expression(library_size="latent"),
         *model.get_likelihood_parameters().values(),
         model.get_elbo(return_mean=False),
-        model.get_reconstruction_error(return_mean=False),
+        *model.get_reconstruction_error(return_mean=False).values(),
         model.get_marginal_ll(n_mc_samples=3, return_mean=False),
     ]
     assert all(np.isfinite(np.asarray(answer)).all() for answer in answers)

@@ -15,6 +15,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class NotThereError(KeyError, ValueError):
+    """A column, key or name that is not there: a KeyError for scripts that expect one, and a ValueError as well."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # that of KeyError puts the text in quotes
+
+
 def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a value is an integer, of Python or of numpy; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)

@@ -140,3 +140,23 @@ def test_wrong_keys(adata: AnnData, arguments: dict[str, Any], message: str) -> 
     adata.layers["counts"] = adata.X
     with pytest.raises(ValueError, match=message):
         declare(adata, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_key": "batsch"},
+        {"labels_key": "batsch"},
+        {"size_factor_key": "batsch"},
+        {"categorical_covariate_keys": ["batsch"]},
+        {"continuous_covariate_keys": ["batsch"]},
+        {"layer": "batsch"},
+        {"mask_var": "batsch"},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_what_is_not_there_is_a_key_error_and_a_value_error(adata: AnnData, arguments: dict[str, Any]) -> None:
+    for kind in (KeyError, ValueError):
+        with pytest.raises(kind) as caught:
+            declare(adata, **arguments)
+    assert str(caught.value).startswith(f"{next(iter(arguments))}='batsch' is not ")  # of a KeyError, in quotes

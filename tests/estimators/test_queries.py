@@ -360,20 +360,22 @@ def test_elbo_and_reconstruction_error(either: scvi.SCVI) -> None:
     reconstruction = scores(either, mb, module.generative(z, log_library, mb).genes)
     kl = kl + oracles.kl_normal(q.z.loc, q.z.scale**2, 0.0, 1.0).sum(1)
 
-    error = either.get_reconstruction_error(indices=CELLS, return_mean=False, seed=4)
-    np.testing.assert_allclose(error, reconstruction, rtol=1e-4)
+    losses = either.get_reconstruction_error(indices=CELLS, return_mean=False, seed=4)
+    assert list(losses) == ["reconstruction_loss"]
+    np.testing.assert_allclose(losses["reconstruction_loss"], -reconstruction, rtol=1e-4)
     elbo = either.get_elbo(indices=CELLS, return_mean=False, seed=4)
     np.testing.assert_allclose(elbo, reconstruction - kl, rtol=1e-4)
-    for question, values in (("get_elbo", elbo), ("get_reconstruction_error", error)):
-        mean = getattr(either, question)(indices=CELLS, seed=4)
+    means = either.get_reconstruction_error(indices=CELLS, seed=4)
+    for mean, values in ((either.get_elbo(indices=CELLS, seed=4), elbo), (*means.values(), *losses.values())):
         assert isinstance(mean, float)
         assert mean == pytest.approx(values.mean(), rel=1e-6)
 
 
 def test_signs(fitted: scvi.SCVI) -> None:
-    """Answers are log-likelihoods, the history holds losses."""
-    assert fitted.get_reconstruction_error(seed=0) < 0
-    assert fitted.get_elbo(seed=0) < fitted.get_reconstruction_error(seed=0)
+    """Bounds are log-likelihoods, errors and the history are losses."""
+    loss = fitted.get_reconstruction_error(seed=0)["reconstruction_loss"]
+    assert loss > 0
+    assert fitted.get_elbo(seed=0) < -loss
     assert (fitted.history["elbo_validation"] > 0).all(axis=None)
     last = fitted.history["elbo_validation"].iloc[-1, 0]
     assert fitted.get_elbo(indices=fitted.validation_indices, seed=0) == pytest.approx(-last, rel=0.05)
@@ -442,11 +444,12 @@ def test_both_doors_give_the_same_latents(doors: tuple[scvi.SCVI, Posterior]) ->
 
 @pytest.mark.usefixtures("global_numbers")
 def test_both_doors_give_the_same_scores(doors: tuple[scvi.SCVI, Posterior], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the sign of 2020 turned round; every draw is the mean, here."""
+    """With the sign of 2020 turned round in bounds; every draw is the mean, here."""
     monkeypatch.setattr("scvi.models.gaussian._noise", lambda q, shape, generator: torch.zeros(shape))
     model, posterior = doors
     assert -posterior.elbo() == pytest.approx(model.get_elbo(), rel=1e-5)
-    assert -posterior.reconstruction_error() == pytest.approx(model.get_reconstruction_error(), rel=1e-5)
+    loss = model.get_reconstruction_error()["reconstruction_loss"]
+    assert posterior.reconstruction_error() == pytest.approx(loss, rel=1e-5)
     assert -posterior.marginal_ll(n_mc_samples=2) == pytest.approx(model.get_marginal_ll(n_mc_samples=2), rel=1e-5)
 
 

@@ -202,6 +202,19 @@ def test_dispersions_by_batch_and_label() -> None:
     np.testing.assert_allclose(phi, model.module.py_r.detach().exp().T[codes], rtol=1e-5)
 
 
+def test_the_reconstruction_error_of_each_modality(patchy: scvi.TOTALVI) -> None:
+    """The parts of the ELBO, at the same draws; a protein that a batch did not measure adds nothing."""
+    losses = patchy.get_reconstruction_error(return_mean=False, seed=0)
+    assert list(losses) == ["reconst_loss_gene", "reconst_loss_protein"]
+    assert all(loss.shape == (N,) for loss in losses.values())
+    assert (
+        losses["reconst_loss_gene"] + losses["reconst_loss_protein"] < -patchy.get_elbo(return_mean=False, seed=0)
+    ).all()
+    means = patchy.get_reconstruction_error(seed=0)
+    assert means == pytest.approx({name: loss.mean() for name, loss in losses.items()})
+    assert min(means.values()) > 0
+
+
 # ---- samples ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi._checks import NotThereError
 from scvi.cells.categories import key_of, places_among
 from scvi.cells.minified import is_minified
 from scvi.cells.other_names import likely_cause
@@ -43,11 +44,16 @@ def found(there: Any, argument: str, key: Any, what: str, hint: str = "") -> Any
         What it is, for the message.
     hint
         What else there is to say.
+
+    Raises
+    ------
+    NotThereError
+        If it is not there.
     """
     if not isinstance(key, str):
         raise ValueError(f"{argument}={key!r} is not the name of {what}, a string")
     if key not in there:
-        raise ValueError(f"{argument}={key!r} is not {what}{nearest(key, there)}{hint}")
+        raise NotThereError(f"{argument}={key!r} is not {what}{nearest(key, there)}{hint}")
     return there[key]
 
 

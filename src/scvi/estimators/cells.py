@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi._checks import NotThereError
 from scvi.cells.categories import joined, places_among
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
@@ -178,7 +179,7 @@ def _listed(names: Any) -> list[Any]:
 def _all_found(wanted: list[Any], places: np.ndarray, known: Iterable[str], wrong: str) -> np.ndarray:
     for name, place in zip(wanted, places, strict=True):
         if place < 0:
-            raise ValueError(f"{wrong.format(name)} of the model{nearest(name, known)}")
+            raise NotThereError(f"{wrong.format(name)} of the model{nearest(name, known)}")
     return places.astype(np.int64)
 
 

@@ -14,7 +14,7 @@ from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._random import resolve_seed
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices, positions_of
-from scvi.estimators.questions import checked_library_size, chosen, drawn_cells, table
+from scvi.estimators.questions import checked_library_size, chosen, drawn_cells, mean_of, reconstruction_losses, table
 from scvi.models.decoded import ProteinValue
 from scvi.queries import proteins as queries
 from scvi.queries.expression import Wanted
@@ -128,6 +128,29 @@ def get_protein_foreground_probability(
     if return_numpy or values.ndim == 3:
         return values
     return table(values, data.cell_names[positions], _names(self, part)[1])
+
+
+def get_reconstruction_error(
+    self: Estimator,
+    adata: AnnData | None = None,
+    indices: Indices = None,
+    batch_size: int | None = None,
+    *,
+    return_mean: bool = True,
+    seed: int | None = None,
+) -> dict[str, float] | dict[str, np.ndarray]:
+    """Negative log-likelihood of the counts at a posterior draw, nats: mean over cells, or one a cell.
+
+    Lower is better. A protein adds nothing to it in cells that did not measure it.
+
+    Returns
+    -------
+    dict
+        'reconst_loss_gene', 'reconst_loss_protein'
+    """
+    losses = reconstruction_losses(self, adata, indices, batch_size, seed)
+    genes, proteins = (mean_of(losses[modality], return_mean) for modality in ("genes", "proteins"))
+    return {"reconst_loss_gene": genes, "reconst_loss_protein": proteins}  # type: ignore[return-value,dict-item]
 
 
 def posterior_predictive_sample(

@@ -179,11 +179,18 @@ def get_reconstruction_error(
     *,
     return_mean: bool = True,
     seed: int | None = None,
-) -> float | np.ndarray:
-    """Log-likelihood of the counts at a posterior draw, nats: mean over cells, or one a cell. Higher is better."""
-    minibatches = self._ask(adata, indices, batch_size)
-    terms = likelihood.reconstruction(self.module, minibatches, self._generator(seed))
-    return mean_of(sum(terms.values()), return_mean)  # type: ignore[arg-type]
+) -> dict[str, float] | dict[str, np.ndarray]:
+    """Negative log-likelihood of the counts at a posterior draw, nats: mean over cells, or one a cell.
+
+    Lower is better.
+
+    Returns
+    -------
+    dict
+        'reconstruction_loss'
+    """
+    losses = reconstruction_losses(self, adata, indices, batch_size, seed)
+    return {"reconstruction_loss": mean_of(losses["genes"], return_mean)}  # type: ignore[return-value]
 
 
 def get_marginal_ll(
@@ -203,6 +210,16 @@ def get_marginal_ll(
     minibatches = self._ask(adata, indices, batch_size)
     check_integer("n_mc_samples", n_mc_samples, 1)
     return mean_of(likelihood.marginal(self.module, minibatches, n_mc_samples, self._generator(seed)), return_mean)
+
+
+def reconstruction_losses(
+    self: Estimator, adata: AnnData | None, indices: Indices, batch_size: int | None, seed: int | None
+) -> dict[str, np.ndarray]:
+    """(n,) negative log-likelihoods at a posterior draw, by modality."""
+    minibatches = self._ask(adata, indices, batch_size)
+    return {
+        name: -term for name, term in likelihood.reconstruction(self.module, minibatches, self._generator(seed)).items()
+    }
 
 
 def drawn_cells(positions: np.ndarray, n_samples_overall: int | None, seed: int) -> np.ndarray:

@@ -224,7 +224,7 @@ class TOTALVI(Estimator):
     get_feature_correlation_matrix = protein_questions.get_feature_correlation_matrix
     posterior_predictive_sample = protein_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo
-    get_reconstruction_error = questions.get_reconstruction_error
+    get_reconstruction_error = protein_questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
 
     load_query_data = query_mapping.load_query_data
