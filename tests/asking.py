@@ -39,7 +39,7 @@ EXPRESSION: dict[type[Estimator], str] = {
 ON_EVERY = {"setup_anndata", "view_anndata_setup", "train", "save", "load", "device", "to_device", "adata"}
 ON_EVERY |= {"train_indices", "validation_indices"}
 ELSEWHERE = {"load_query_data", "prepare_query_anndata", "minify_adata", "from_scvi_model", "setup_mudata", "mdata"}
-ELSEWHERE |= {"adata_seq", "adata_spatial"}
+ELSEWHERE |= {"adata_seq", "adata_spatial", "adatas"}
 # Arguments that make an answer small, or of one row a cell.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "get_normalized_expression": {"n_samples": 2},
@@ -50,7 +50,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "predict": {"soft": True},
     "get_label_expression": {"n_samples": 20},
     "get_feature_correlation_matrix": {"n_samples": 2},
-    "posterior_predictive_sample": {"n_samples": 2},
 }
 # Their answers are about genes or all cells together.
 NOT_BY_CELL = {

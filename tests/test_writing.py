@@ -325,7 +325,7 @@ def test_flags_of_missing_genes_are_not_known(reference: scvi.SCVI) -> None:
     query = make_adata(12, 20)[:, 5:].copy()
     query.var["objects"] = query.var["chosen"].astype(object)
     query.var["text"] = np.where(np.arange(15) < 3, "a", None)
-    prepared = scvi.SCVI.prepare_query_anndata(query, reference)
+    prepared = scvi.SCVI.prepare_query_anndata(query, reference, inplace=False)
     for name in ("chosen", "objects"):
         assert prepared.var[name].dtype == "boolean"
         assert prepared.var[name].isna().tolist() == [True] * 5 + [False] * 15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
@@ -36,6 +37,8 @@ def test_inflated_genes_are_found_and_controls_are_not_called(seed: int) -> None
     model = scvi.AUTOZI(adata, seed=seed)
     model.train(seed=seed, enable_progress_bar=False)
     found = model.get_alphas_betas()
+    tensors = model.get_alphas_betas(as_numpy=False)
+    assert all(torch.equal(tensors[name], torch.from_numpy(values)) for name, values in found.items())
     inflation = found["beta_posterior"] / (found["alpha_posterior"] + found["beta_posterior"])
     assert roc_auc_score(kind == 0, inflation) >= 0.95
     called = model.get_zero_inflation().to_numpy() > 0.5

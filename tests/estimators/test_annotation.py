@@ -368,6 +368,21 @@ def test_resuming_with_few_samples_per_label(tmp_path: Path, monkeypatch: pytest
 # ---- predictions -----------------------------------------------------------------------------------------------------
 
 
+def test_predictions_at_draws(fitted: scvi.SCANVI) -> None:
+    """They are what the classifier says of the latent states that are drawn, and on average those at the mean."""
+    means = fitted.predict(soft=True)
+    drawn = fitted.predict(soft=True, use_posterior_mean=False, seed=3)
+    pd.testing.assert_frame_equal(drawn, fitted.predict(None, None, True, None, False, seed=3))
+    assert not np.allclose(drawn, means)
+    z = torch.from_numpy(fitted.get_latent_representation(give_mean=False, seed=3))
+    with torch.no_grad():
+        expected = torch.softmax(fitted.module.log_q_y(z) / fitted.module.temperature, -1)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-6)
+    assert fitted.predict(use_posterior_mean=False, seed=3).tolist() == drawn.idxmax(axis=1).tolist()
+    with pytest.raises(ValueError, match="use_posterior_mean='no' is not True or False"):
+        fitted.predict(use_posterior_mean="no")
+
+
 def test_predictions(fitted: scvi.SCANVI) -> None:
     soft, hard = fitted.predict(soft=True), fitted.predict()
     assert list(soft.columns) == ["t0", "t1", "t2"]

@@ -336,8 +336,8 @@ def test_data_sets_that_do_not_belong_together_are_refused() -> None:
 
 
 def test_bad_questions_are_refused(fitted: GIMVI) -> None:
-    with pytest.raises(ValueError, match="adatas is a list of 1; it must be a list of two"):
-        fitted.get_imputed_values(adatas=[fitted.adata_seq])
+    with pytest.raises(ValueError, match="adatas is a list of 3; it must be a list of two"):
+        fitted.get_imputed_values(adatas=[fitted.adata_seq] * 3)
     with pytest.raises(ValueError, match="decode_mode=2 is not one of"):
         fitted.get_imputed_values(decode_mode=2)
     with pytest.raises(ValueError, match="gene_list has 'gene99'"):
@@ -386,3 +386,17 @@ def test_hidden_genes_of_another_technology_are_imputed(mixology: AnnData) -> No
     latent_seq, latent_spatial = model.get_latent_representation()
     neighbours = KNeighborsClassifier(15).fit(latent_seq, seq.obs["cell_type"])
     assert neighbours.score(latent_spatial, whole.obs["cell_type"]) > 0.8
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_one_data_set_may_be_asked_about_alone(fitted: GIMVI, number: int, is_copy: bool) -> None:
+    assert fitted.adatas == [fitted.adata_seq, fitted.adata_spatial]
+    adata = fitted.adatas[number].copy() if is_copy else fitted.adatas[number]
+    for question in ("get_latent_representation", "get_imputed_values", "get_elbo"):
+        (found,), both = getattr(fitted, question)([adata], seed=0), getattr(fitted, question)(seed=0)
+        assert np.shape(found) == np.shape(both[number])
+    (found,) = fitted.get_latent_representation([adata])
+    np.testing.assert_array_equal(found, fitted.get_latent_representation()[number])
+    confusion = fitted.get_discriminator_confusion([adata])
+    pd.testing.assert_frame_equal(confusion, fitted.get_discriminator_confusion().iloc[[number]])

@@ -17,7 +17,7 @@ from scvi.dataset import AnnDatasetFromAnnData
 from scvi.inference import Posterior
 from scvi.minibatch import Minibatch
 from scvi.models import VAE
-from scvi.models.base import observed_log_size
+from scvi.models.base import blocks_of_draws, observed_log_size
 from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 CELLS = [3, 99, 17, 60, 5]
@@ -369,6 +369,25 @@ def test_elbo_and_reconstruction_error(either: scvi.SCVI) -> None:
     for mean, values in ((either.get_elbo(indices=CELLS, seed=4), elbo), (*means.values(), *losses.values())):
         assert isinstance(mean, float)
         assert mean == pytest.approx(values.mean(), rel=1e-6)
+
+
+def test_arguments_of_scripts(fitted: scvi.SCVI) -> None:
+    """They change how an answer comes about, or nothing, and not what it is."""
+    expression = fitted.get_normalized_expression(silent=False, return_numpy=None, seed=0)
+    pd.testing.assert_frame_equal(expression, fitted.get_normalized_expression(seed=0))
+    with pytest.raises(ValueError, match="silent='yes' is not True or False"):
+        fitted.get_normalized_expression(silent="yes")
+    scores = [fitted.get_marginal_ll(n_mc_samples=200, n_mc_samples_per_pass=n, seed=0) for n in (None, 1000, 200, 7)]
+    assert scores[0] == scores[1] == scores[2]
+    assert scores[3] == pytest.approx(scores[0], rel=0.01)
+    with pytest.raises(ValueError, match="n_mc_samples_per_pass=0 is not a positive integer"):
+        fitted.get_marginal_ll(n_mc_samples_per_pass=0)
+
+
+def test_blocks_of_draws_are_as_small_as_asked(fitted: scvi.SCVI) -> None:
+    mb = minibatch(fitted)
+    assert blocks_of_draws(mb, 10, 4) == [4, 4, 2]
+    assert blocks_of_draws(mb, 3, 4) == [3]
 
 
 def test_signs(fitted: scvi.SCVI) -> None:

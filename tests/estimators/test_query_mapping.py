@@ -420,7 +420,7 @@ def test_preparing(cls: type[Estimator], reference: Any, layout: str, tmp_path: 
         given.write_h5ad(tmp_path / "query.h5ad")
         given = anndata.read_h5ad(tmp_path / "query.h5ad", backed="r")
     with pytest.warns(UserWarning, match="37 of the 40 genes"):
-        prepared = cls.prepare_query_anndata(given, reference)
+        prepared = cls.prepare_query_anndata(given, reference, inplace=False)
     assert prepared.var_names.tolist() == list(reference.schema.genes)
     expected = query.X.toarray()
     expected[:, :3] = 0
@@ -440,12 +440,26 @@ def test_preparing(cls: type[Estimator], reference: Any, layout: str, tmp_path: 
 def test_preparing_in_place_and_names_of_genes(cls: type[Estimator], reference: Any, tmp_path: Path) -> None:
     given = query_cells()[:, 4:].copy()
     with pytest.warns(UserWarning, match="36 of the 40 genes"):
-        assert cls.prepare_query_anndata(given, reference, inplace=True) is None
+        assert cls.prepare_query_anndata(given, reference) is None
     assert given.var_names.tolist() == list(reference.schema.genes)
     load(cls, given, reference)
     reference.save(tmp_path / "reference")
     names = cls.prepare_query_anndata(given, tmp_path / "reference", return_reference_var_names=True)
     assert names.tolist() == list(reference.schema.genes)
+
+
+def test_the_query_may_become_what_the_model_reads(cls: type[Estimator], reference: Any) -> None:
+    """Scripts pass `inplace_subset_query_vars`; the query is left alone otherwise."""
+    order = np.random.default_rng(0).permutation(np.arange(3, G))
+    given, same_cells = query_cells()[:, order].copy(), query_cells()[:, order].copy()
+    with pytest.warns(UserWarning, match="37 of the 40 genes"):
+        model = cls.load_query_data(given, reference, inplace_subset_query_vars=True)
+    assert given.var_names.tolist() == list(reference.schema.genes)
+    assert model.adata is given
+    with pytest.warns(UserWarning, match="37 of the 40 genes"):
+        other = cls.load_query_data(same_cells, reference)
+    assert same_cells.n_vars == G - 3
+    assert np.array_equal(model.get_latent_representation(), other.get_latent_representation())
 
 
 def test_columns_that_the_reference_reads_are_needed(cls: type[Estimator], reference: Any) -> None:

@@ -221,28 +221,47 @@ def test_the_reconstruction_error_of_each_modality(patchy: scvi.TOTALVI) -> None
 @pytest.mark.parametrize("name", ["model", "patchy"])
 def test_predictive_samples(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(name)
-    genes, proteins = model.posterior_predictive_sample(n_samples=50, seed=0)
-    assert len(genes) == 50
-    assert all(sparse.issparse(x) and x.shape == (N, G) for x in genes)
-    assert proteins.shape == (50, N, P)
+    samples = model.posterior_predictive_sample(n_samples=50, seed=0)
+    assert list(samples) == ["rna", "protein"]
+    assert sparse.issparse(samples["rna"])
+    genes, proteins = samples["rna"].toarray(), samples["protein"]
+    assert genes.shape == (N, G, 50)
+    assert proteins.shape == (N, P, 50)
+    assert (genes == np.floor(genes)).all()
     assert (proteins == np.floor(proteins)).all()
     parameters = model.get_likelihood_parameters(n_samples=50, give_mean=True, seed=0)
     shares = 1 / (1 + np.exp(-parameters["protein_mixing"]))
     fore, back = parameters["protein_foreground"], parameters["protein_background"]
     expected = (shares * back + (1 - shares) * fore).mean(axis=0)
-    np.testing.assert_allclose(proteins.mean(axis=(0, 1)), expected, rtol=0.25)
+    np.testing.assert_allclose(proteins.mean(axis=(0, 2)), expected, rtol=0.25)
     kept = 1 / (1 + np.exp(parameters["dropout"])) if "dropout" in parameters else 1.0
-    mean = sum(x.toarray().mean(axis=0) for x in genes) / 50
-    np.testing.assert_allclose(mean.sum(), (parameters["mean"] * kept).mean(axis=0).sum(), rtol=0.1)
-    one, of_proteins = model.posterior_predictive_sample(
+    in_all = (parameters["mean"] * kept).mean(axis=0)
+    np.testing.assert_allclose(genes.mean(axis=(0, 2)).sum(), in_all.sum(), rtol=0.1)
+    assert np.corrcoef(genes.mean(axis=(0, 2)), in_all)[0, 1] > 0.9  # no gene is in the place of another
+    assert np.corrcoef(genes.sum(axis=(1, 2)), (parameters["mean"] * kept).sum(axis=1))[0, 1] > 0.9  # and no cell
+    some = model.posterior_predictive_sample(
         indices=[3, 1], gene_list=["gene5"], protein_list=["protein2", "protein0"], transform_batch="b0", seed=0
     )
-    assert one.shape == (2, 1)
-    assert of_proteins.shape == (2, 2)
+    assert sparse.issparse(some["rna"])
+    assert some["rna"].shape == (2, 1)
+    assert some["protein"].shape == (2, 2)
     with pytest.raises(ValueError, match="names several batches"):
         model.posterior_predictive_sample(transform_batch=["b0", "b1"])
     with pytest.raises(ValueError, match="n_samples=0"):
         model.posterior_predictive_sample(n_samples=0)
+
+
+def test_the_mean_of_the_background(patchy: scvi.TOTALVI) -> None:
+    """It is that of many draws of the background, and of what was not measured there is none."""
+    found = patchy.get_protein_background_mean(seed=0)
+    assert found.shape == (N, P)
+    missing = patchy.get_protein_foreground_probability(seed=0).isna().to_numpy()
+    assert missing.any()
+    assert np.array_equal(np.isnan(found), missing)
+    drawn = patchy.get_likelihood_parameters(n_samples=400, give_mean=True, seed=1)["protein_background"]
+    found = np.mean([patchy.get_protein_background_mean(seed=seed) for seed in range(10)], axis=0)
+    np.testing.assert_allclose(np.nanmean(found, axis=0), drawn.mean(axis=0, where=~missing), rtol=0.1)
+    assert np.array_equal(patchy.get_protein_background_mean(indices=[4, 2], seed=0).shape, (2, P))
 
 
 @pytest.mark.parametrize("kind", ["spearman", "pearson"])
@@ -308,7 +327,7 @@ def test_proteins_that_a_query_lacks_are_not_measured(model: scvi.TOTALVI, tmp_p
     assert mb.measured.tolist() == [[name not in lacking for name in PROTEINS]] * 7
     assert (mb.proteins[:, [2, 4]] == 0).all()
     with pytest.warns(UserWarning, match="not measured"):
-        prepared = scvi.TOTALVI.prepare_query_anndata(query, model)
+        prepared = scvi.TOTALVI.prepare_query_anndata(query, model, inplace=False)
     assert prepared.obsm["proteins"].columns.tolist() == PROTEINS
     elbos = [mapped.get_elbo(cells, return_mean=False, seed=0) for cells in (prepared, None)]
     np.testing.assert_allclose(*elbos, rtol=1e-5)
@@ -365,7 +384,7 @@ def test_a_mudata_is_prepared_for_a_reference() -> None:
     query = make_mdata(n=40, seed=2)
     query.mod["protein"] = query.mod["protein"][:, [4, 1, 0]].copy()
     with pytest.warns(UserWarning, match=r"3 of the 5 proteins"):
-        prepared = scvi.TOTALVI.prepare_query_anndata(query, model)
+        prepared = scvi.TOTALVI.prepare_query_anndata(query, model, inplace=False)
     assert prepared.obsm["protein_expression"].columns.tolist() == PROTEINS
     with pytest.raises(TypeError, match="a Pair cannot become an AnnData in place: pass inplace=False"):
         scvi.TOTALVI.prepare_query_anndata(query, model, inplace=True)

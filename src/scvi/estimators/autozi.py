@@ -6,8 +6,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 
+from scvi._checks import check_flag
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
@@ -92,11 +94,21 @@ class AUTOZI(Estimator):
     minify_adata = minify.minify_adata
 
     def get_alphas_betas(
-        self, adata: AnnData | None = None, indices: Indices = None, batch_size: int | None = None
-    ) -> dict[str, np.ndarray]:
+        self,
+        adata: AnnData | None = None,
+        indices: Indices = None,
+        batch_size: int | None = None,
+        *,
+        as_numpy: bool = True,
+    ) -> dict[str, np.ndarray] | dict[str, torch.Tensor]:
         """Parameters of the Beta posteriors and priors of delta, the probability that a gene is not zero-inflated.
 
         Cells can be chosen with ``zero_inflation='gene-cell'`` only, where each entry has a posterior of its own.
+
+        Parameters
+        ----------
+        as_numpy
+            False gives tensors in place of arrays.
 
         Returns
         -------
@@ -104,6 +116,11 @@ class AUTOZI(Estimator):
             'alpha_posterior' and 'beta_posterior': (g,), one column a batch or label (g, k), or (n, g) for 'gene-cell';
             'alpha_prior' and 'beta_prior': (1,) or (1, k).
         """
+        check_flag("as_numpy", as_numpy)
+        found = self._alphas_betas(adata, indices, batch_size)
+        return found if as_numpy else {name: torch.from_numpy(values) for name, values in found.items()}
+
+    def _alphas_betas(self, adata: AnnData | None, indices: Indices, batch_size: int | None) -> dict[str, np.ndarray]:
         self._require_trained()
         if not self._is_by_cell() and not (adata is None and indices is None):
             raise ValueError(
@@ -125,7 +142,7 @@ class AUTOZI(Estimator):
         One number a gene; a table of genes and batches or labels where these have a delta of their own, and of cells
         and genes for ``zero_inflation='gene-cell'``.
         """
-        found = self.get_alphas_betas(adata, indices, batch_size)
+        found = self._alphas_betas(adata, indices, batch_size)
         values = inflation.inflation_probability(found["alpha_posterior"], found["beta_posterior"])
         if self._is_by_cell():
             data, positions = self._choose(adata, indices)

@@ -48,7 +48,9 @@ class GIMVI(Estimator):
     `adata_seq`, then those that `adata_spatial` alone has. Neither AnnData is changed.
 
     Every question returns a list, an entry for `adata_seq` and one for `adata_spatial`. `adatas` is a list of two
-    AnnData to ask about in place of the two that the model was made with; None stands for the model's own.
+    AnnData to ask about in place of the two that the model was made with; None stands for the model's own. A list of
+    one gets a list of one: it is read as spatial cells if it is `adata_spatial`, or has its genes and lacks some of
+    `adata_seq`, and as dissociated ones otherwise.
 
     Parameters
     ----------
@@ -189,6 +191,11 @@ class GIMVI(Estimator):
     def adata_spatial(self, adata: AnnData) -> None:
         self._give(1, adata)
 
+    @property
+    def adatas(self) -> list[AnnData | None]:
+        """`adata_seq` and `adata_spatial`."""
+        return [cells.adata for cells in self._data_sets]
+
     def _sizes(self) -> str:
         n_shared = sum(cells.schema.n_genes for cells in self._data_sets) - len(self.gene_names)
         return f"{len(self.gene_names)} genes, {n_shared} of them in both data sets"
@@ -249,13 +256,11 @@ class GIMVI(Estimator):
 
         Returns
         -------
-        Two arrays (n, d)
+        Two arrays (n, d), or one for each of `adatas`
         """
         check_flag("deterministic", deterministic)
-        generator = self._generator(seed)
-        return [
-            latent.latent(self.module, cells, deterministic, generator) for cells in self._ask_both(adatas, batch_size)
-        ]
+        generator, asked = self._generator(seed), self._ask_each(adatas, batch_size)
+        return [latent.latent(self.module, cells, deterministic, generator) for cells in asked.values()]
 
     def get_imputed_values(
         self,
@@ -285,7 +290,7 @@ class GIMVI(Estimator):
 
         Returns
         -------
-        Two arrays (n, number of genes)
+        Two arrays (n, number of genes), or one for each of `adatas`
         """
         check_flag("deterministic", deterministic)
         check_flag("normalized", normalized)
@@ -301,11 +306,11 @@ class GIMVI(Estimator):
                 deterministic=deterministic,
                 normalized=normalized,
                 decode_mode=decode_mode,
-                transform_batch=codes,
+                transform_batch=batches[number],
                 genes=genes,
                 generator=generator,
             )
-            for cells, codes in zip(self._ask_both(adatas, batch_size), batches, strict=True)
+            for number, cells in self._ask_each(adatas, batch_size).items()
         ]
 
     def get_elbo(
@@ -318,7 +323,8 @@ class GIMVI(Estimator):
     ) -> list[float] | list[np.ndarray]:
         """Evidence lower bound in nats over the measured genes: means over cells, or one a cell. Higher is better."""
         generator = self._generator(seed)
-        bounds = [likelihood.elbo(self.module, cells, generator) for cells in self._ask_both(adatas, batch_size)]
+        asked = self._ask_each(adatas, batch_size).values()
+        bounds = [likelihood.elbo(self.module, cells, generator) for cells in asked]
         return [mean_of(bound, return_mean) for bound in bounds]  # type: ignore[return-value]
 
     def get_discriminator_confusion(
@@ -329,20 +335,38 @@ class GIMVI(Estimator):
         All entries near 0.5 mean well mixed data sets. A diagonal near 1 means that they are apart in the latent space
         and that imputation cannot be trusted: raise `kappa`.
         """
-        pairs = self._ask_both(adatas, batch_size)
-        rows = [imputation.data_set_probabilities(self.module, self.discriminator, cells).mean(0) for cells in pairs]
-        return table(np.stack(rows), NAMES, NAMES)
+        asked = self._ask_each(adatas, batch_size)
+        rows = [
+            imputation.data_set_probabilities(self.module, self.discriminator, cells).mean(0)
+            for cells in asked.values()
+        ]
+        return table(np.stack(rows), [NAMES[number] for number in asked], NAMES)
 
-    def _ask_both(self, adatas: Sequence[AnnData | None] | None, batch_size: int | None) -> list[Iterator[Minibatch]]:
-        """The cells of a question as minibatches, for each data set."""
+    def _ask_each(
+        self, adatas: Sequence[AnnData | None] | None, batch_size: int | None
+    ) -> dict[int, Iterator[Minibatch]]:
+        """The cells of a question as minibatches, by the number of the data set."""
         self._require_trained()
-        given = _two("adatas", adatas, [None, None])
-        chosen = [cells.choose(adata, None) for cells, adata in zip(self._data_sets, given, strict=True)]
+        if isinstance(adatas, (list, tuple)) and len(adatas) == 1:
+            given = {self._number_of(adatas[0]): adatas[0]}
+        else:
+            given = dict(enumerate(_two("adatas", adatas, [None, None])))
+        chosen = {number: self._data_sets[number].choose(adata, None) for number, adata in given.items()}
 
         def of(number: int, data: CellData, positions: np.ndarray) -> Iterator[Minibatch]:
             return (replace(mb, dataset=number) for mb in self._minibatches(data, positions, batch_size))
 
-        return [of(i, *cells) for i, cells in enumerate(chosen)]
+        return {number: of(number, *cells) for number, cells in chosen.items()}
+
+    def _number_of(self, adata: AnnData | None) -> int:
+        """Which data set an AnnData that comes alone is read as: the one whose genes it has, else the first."""
+        if not isinstance(adata, AnnData):
+            return 0
+        first, second = self._data_sets
+        if adata is first.adata or adata is second.adata:
+            return 0 if adata is first.adata else 1
+        lacks = [not set(cells.schema.genes) <= set(adata.var_names) for cells in (first, second)]
+        return 1 if lacks[0] and not lacks[1] else 0
 
     # ---- files -------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,11 +37,12 @@ def get_normalized_expression(
     n_samples_overall: int | None = None,
     batch_size: int | None = None,
     return_mean: bool = True,
-    return_numpy: bool = False,
+    return_numpy: bool | None = False,
     *,
     sample_protein_mixing: bool = False,
     scale_protein: bool = False,
     include_protein_background: bool = False,
+    silent: bool = True,
     seed: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame] | tuple[np.ndarray, np.ndarray]:
     """Denoised expression of genes, and of proteins without their background.
@@ -73,11 +74,14 @@ def get_normalized_expression(
         Divide proteins by their sum in the cell.
     include_protein_background
         Add the background, weighed by its probability: the expected count.
+    silent
+        Taken for scripts that pass it: questions show no progress.
 
     Returns
     -------
     (n, g) and (n, p) tables, or arrays (n, .) or (s, n, .)
     """
+    check_flag("silent", silent)
     data, positions = self._choose(adata, indices, needs_counts=False)
     seed = resolve_seed(seed)
     positions = drawn_cells(positions, n_samples_overall, seed)
@@ -111,8 +115,9 @@ def get_protein_foreground_probability(
     n_samples: int = 1,
     batch_size: int | None = None,
     return_mean: bool = True,
-    return_numpy: bool = False,
+    return_numpy: bool | None = False,
     *,
+    silent: bool = True,
     seed: int | None = None,
 ) -> pd.DataFrame | np.ndarray:
     """Probability that the count of a protein is more than background; arguments and NaN as for the expression.
@@ -121,6 +126,7 @@ def get_protein_foreground_probability(
     -------
     (n, p) table, or an array (n, p) or (s, n, p)
     """
+    check_flag("silent", silent)
     data, positions = self._choose(adata, indices, needs_counts=False)
     part = _part(self, transform_batch, None, protein_list, n_samples, return_mean)
     minibatches = self._minibatches(data, positions, batch_size)
@@ -128,6 +134,22 @@ def get_protein_foreground_probability(
     if return_numpy or values.ndim == 3:
         return values
     return table(values, data.cell_names[positions], _names(self, part)[1])
+
+
+def get_protein_background_mean(
+    self: Estimator,
+    adata: AnnData | None = None,
+    indices: Indices = None,
+    batch_size: int | None = None,
+    *,
+    seed: int | None = None,
+) -> np.ndarray:
+    """(n, p) mean counts of the background of each protein, at a posterior draw of the cell's latent state.
+
+    NaN stands for a protein that the cell's batch did not measure.
+    """
+    minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
+    return queries.background_mean(self.module, minibatches, self._generator(seed))
 
 
 def get_reconstruction_error(
@@ -150,7 +172,7 @@ def get_reconstruction_error(
     """
     losses = reconstruction_losses(self, adata, indices, batch_size, seed)
     genes, proteins = (mean_of(losses[modality], return_mean) for modality in ("genes", "proteins"))
-    return {"reconst_loss_gene": genes, "reconst_loss_protein": proteins}  # type: ignore[return-value,dict-item]
+    return {"reconst_loss_gene": genes, "reconst_loss_protein": proteins}  # type: ignore[return-value]
 
 
 def posterior_predictive_sample(
@@ -164,7 +186,7 @@ def posterior_predictive_sample(
     batch_size: int | None = None,
     *,
     seed: int | None = None,
-) -> tuple[sparse.csr_matrix | list[sparse.csr_matrix], np.ndarray]:
+) -> dict[str, Any]:
     """Counts as the model would measure them again in the same cells.
 
     Nothing was learnt about a protein in a batch that did not measure it: its counts there are to be disregarded.
@@ -172,8 +194,9 @@ def posterior_predictive_sample(
 
     Returns
     -------
-    Counts of genes, one sparse (n, g) matrix for each draw (for one draw the matrix, not a list of one); counts of
-    proteins, (n, p) or (s, n, p).
+    dict
+        'rna': counts of genes, a sparse matrix (n, g), or a sparse array (n, g, s) of several draws; 'protein': those
+        of proteins, an array (n, p) or (n, p, s)
     """
     data, positions = self._choose(adata, indices, needs_counts=False)
     part = _part(self, transform_batch, gene_list, protein_list, n_samples, True)
@@ -188,7 +211,9 @@ def posterior_predictive_sample(
     ]
     genes = [sparse.vstack(draws, format="csr") for draws in zip(*(x for x, _ in blocks), strict=True)]
     proteins = np.concatenate([y for _, y in blocks], axis=1)
-    return (genes, proteins) if n_samples > 1 else (genes[0], proteins[0])
+    if n_samples == 1:
+        return {"rna": genes[0], "protein": proteins[0]}
+    return {"rna": _draws_last(genes), "protein": np.moveaxis(proteins, 0, -1)}
 
 
 def get_feature_correlation_matrix(
@@ -201,6 +226,7 @@ def get_feature_correlation_matrix(
     transform_batch: Batches = None,
     correlation_type: Literal["spearman", "pearson"] = "spearman",
     *,
+    silent: bool = True,
     seed: int | None = None,
 ) -> pd.DataFrame:
     """Correlation of genes and proteins over cells, free of counting noise and protein background.
@@ -213,6 +239,7 @@ def get_feature_correlation_matrix(
     -------
     (g + p, g + p) table, genes first
     """
+    check_flag("silent", silent)
     check_choice("correlation_type", correlation_type, ("spearman", "pearson"))
     check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
     data, positions = self._choose(adata, indices, needs_counts=False)
@@ -235,6 +262,15 @@ def get_feature_correlation_matrix(
     ]
     names = np.concatenate(_names(self, part))
     return table(np.mean(matrices, axis=0), names, names)
+
+
+def _draws_last(draws: Sequence[sparse.csr_matrix]) -> sparse.coo_array:
+    """(n, g, s) of s matrices (n, g)."""
+    entries = [matrix.tocoo() for matrix in draws]
+    numbers = np.repeat(np.arange(len(draws)), [matrix.nnz for matrix in entries])
+    rows, columns = (np.concatenate([matrix.coords[axis] for matrix in entries]) for axis in range(2))
+    values = np.concatenate([matrix.data for matrix in entries])
+    return sparse.coo_array((values, (rows, columns, numbers)), shape=(*draws[0].shape, len(draws)))
 
 
 def _part(

@@ -45,6 +45,7 @@ def load_query_data(
     freeze_dropout: bool = False,
     unfrozen: bool = False,
     *,
+    inplace_subset_query_vars: bool = False,
     freeze_expression: bool = True,
     freeze_decoder_first_layer: bool = True,
     freeze_batchnorm_encoder: bool = True,
@@ -59,8 +60,8 @@ def load_query_data(
     it what the model says of cells of the reference. A new batch starts as the average of the old ones, so that
     the model answers questions before it is trained, too.
 
-    Neither `adata` nor the reference is changed. The new model's ``adata`` is the given one, or where genes or
-    proteins are missing a copy as :meth:`prepare_query_anndata` makes it.
+    The reference is not changed, and neither is `adata`, but for `inplace_subset_query_vars`. The new model's ``adata``
+    is the given one, or where genes or proteins are missing a copy as :meth:`prepare_query_anndata` makes it.
 
     Parameters
     ----------
@@ -70,6 +71,8 @@ def load_query_data(
         not measured.
     reference_model
         A fitted model of this class, or the directory of a saved one.
+    inplace_subset_query_vars
+        Give `adata` itself exactly the reference's genes, in its order, as :meth:`prepare_query_anndata` does.
     freeze_dropout
         No dropout in training.
     unfrozen
@@ -106,6 +109,8 @@ def load_query_data(
     )
     reference = _reference(cls, reference_model)
     reference._require_trained()
+    if check_flag("inplace_subset_query_vars", inplace_subset_query_vars):
+        _become_prepared(adata, reference, min_genes_found)
     stored = as_anndata(adata, reference.schema)
     found = with_genes(stored, reference.schema, min_genes_found)
     if found is not stored:
@@ -127,7 +132,7 @@ def prepare_query_anndata(
     adata: AnnData,
     reference_model: Estimator | str | os.PathLike[str],
     return_reference_var_names: bool = False,
-    inplace: bool = False,
+    inplace: bool = True,
     *,
     min_genes_found: float = 0.5,
 ) -> AnnData | pd.Index | None:
@@ -144,7 +149,7 @@ def prepare_query_anndata(
     return_reference_var_names
         Return the names of the reference's genes, and do nothing.
     inplace
-        Change `adata` itself and return None.
+        Change `adata` itself and return None; otherwise return a new AnnData and leave `adata` as it is.
     min_genes_found
         As in :meth:`load_query_data`, with the same errors and warnings.
 
@@ -156,14 +161,19 @@ def prepare_query_anndata(
     reference = _reference(cls, reference_model)
     if check_flag("return_reference_var_names", return_reference_var_names):
         return pd.Index(reference.schema.genes)
+    if inplace:
+        _become_prepared(adata, reference, min_genes_found)
+        return None
     read = adata_in_order(adata, as_anndata(adata, reference.schema))
-    if inplace and read is not adata:
+    return with_genes(read, reference.schema, min_genes_found, no_others=True)
+
+
+def _become_prepared(adata: AnnData, reference: Estimator, min_genes_found: float) -> None:
+    """Gives an AnnData exactly the genes of a reference."""
+    read = adata_in_order(adata, as_anndata(adata, reference.schema))
+    if read is not adata:
         raise TypeError(f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False")
-    prepared = with_genes(read, reference.schema, min_genes_found, no_others=True)
-    if not inplace:
-        return prepared
-    become(adata, prepared)
-    return None
+    become(adata, with_genes(read, reference.schema, min_genes_found, no_others=True))
 
 
 def _reference(cls: type[Estimator], reference_model: Estimator | str | os.PathLike[str]) -> Estimator:

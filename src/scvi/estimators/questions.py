@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi._checks import check_integer, is_number
+from scvi._checks import check_flag, check_integer, is_number
 from scvi._random import resolve_seed
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
@@ -80,8 +80,9 @@ def get_normalized_expression(
     n_samples_overall: int | None = None,
     batch_size: int | None = None,
     return_mean: bool = True,
-    return_numpy: bool = False,
+    return_numpy: bool | None = False,
     *,
+    silent: bool = True,
     seed: int | None = None,
 ) -> pd.DataFrame | np.ndarray:
     """Denoised expression: the share of each gene among the cell's molecules, as the model sees it.
@@ -106,11 +107,14 @@ def get_normalized_expression(
         Average over the draws; otherwise the draws are the first axis.
     return_numpy
         Return an array; draws that are not averaged always come as an array.
+    silent
+        Taken for scripts that pass it: questions show no progress.
 
     Returns
     -------
     (n, g) table of cells and genes, or an array (n, g) or (s, n, g)
     """
+    check_flag("silent", silent)
     data, positions = self._choose(adata, indices, needs_counts=False)
     seed = resolve_seed(seed)
     positions = drawn_cells(positions, n_samples_overall, seed)
@@ -201,15 +205,24 @@ def get_marginal_ll(
     batch_size: int | None = None,
     *,
     return_mean: bool = True,
+    n_mc_samples_per_pass: int | None = None,
     seed: int | None = None,
 ) -> float | np.ndarray:
     """Log-likelihood in nats by importance sampling with `n_mc_samples` posterior draws (Burda et al. 2016).
 
     A lower bound that tightens with the number of draws: mean over cells, or one a cell. Higher is better.
+
+    Parameters
+    ----------
+    n_mc_samples_per_pass
+        Draws that are decoded at once, at most; None: as many as fit into some memory.
     """
-    minibatches = self._ask(adata, indices, batch_size)
+    minibatches, generator = self._ask(adata, indices, batch_size), self._generator(seed)
     check_integer("n_mc_samples", n_mc_samples, 1)
-    return mean_of(likelihood.marginal(self.module, minibatches, n_mc_samples, self._generator(seed)), return_mean)
+    if n_mc_samples_per_pass is not None:
+        check_integer("n_mc_samples_per_pass", n_mc_samples_per_pass, 1)
+    values = likelihood.marginal(self.module, minibatches, n_mc_samples, generator, n_mc_samples_per_pass)
+    return mean_of(values, return_mean)
 
 
 def reconstruction_losses(

@@ -220,9 +220,11 @@ class SCANVI(WithOptionsOfSCVI):
         indices: Indices = None,
         soft: bool = False,
         batch_size: int | None = None,
+        use_posterior_mean: bool = True,
         *,
         abstain_below: float | None = None,
         keep_observed: bool = False,
+        seed: int | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """The label of every cell, or the probabilities of all labels.
 
@@ -230,6 +232,8 @@ class SCANVI(WithOptionsOfSCVI):
         ----------
         soft
             Return probabilities.
+        use_posterior_mean
+            Classify the posterior mean of each cell's latent state; otherwise a posterior draw.
         abstain_below
             Answer with the unlabelled category where the most probable label has a lower probability than this.
         keep_observed
@@ -239,7 +243,8 @@ class SCANVI(WithOptionsOfSCVI):
         -------
         (n,) names of labels; with `soft` a table (n, c) of cells and labels, whose rows sum to 1
         """
-        for name, flag in (("soft", soft), ("keep_observed", keep_observed)):
+        flags = {"soft": soft, "use_posterior_mean": use_posterior_mean, "keep_observed": keep_observed}
+        for name, flag in flags.items():
             check_flag(name, flag)
         if abstain_below is not None:
             if check_number("abstain_below", abstain_below, "a probability", least=0) > 1:
@@ -247,7 +252,8 @@ class SCANVI(WithOptionsOfSCVI):
             if soft:
                 raise ValueError("abstain_below goes with soft=False: probabilities say themselves how sure they are")
         data, positions = self._choose(adata, indices, needs_counts=False)
-        log_q = annotation.log_probabilities(self.module, self._minibatches(data, positions, batch_size))
+        minibatches, generator = self._minibatches(data, positions, batch_size), self._generator(seed)
+        log_q = annotation.log_probabilities(self.module, minibatches, not use_posterior_mean, generator=generator)
         probabilities = np.exp(log_q)
         if keep_observed:
             labels = data.labels[positions]

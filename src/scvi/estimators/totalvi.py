@@ -224,6 +224,7 @@ class TOTALVI(Estimator):
     get_feature_correlation_matrix = protein_questions.get_feature_correlation_matrix
     posterior_predictive_sample = protein_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo
+    get_protein_background_mean = protein_questions.get_protein_background_mean
     get_reconstruction_error = protein_questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
 

@@ -273,15 +273,17 @@ class Model(nn.Module, ABC):
         return log_weights - sum(self.generative(z, log_size, mb).nll(mb).values())
 
     @torch.no_grad()
-    def marginal_log_likelihood(self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None) -> Tensor:
+    def marginal_log_likelihood(
+        self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None, at_once: int | None = None
+    ) -> Tensor:
         """log p(x_n), (n,) in float64, estimated from below by `n_draws` importance-weighted draws (Burda et al. 2016).
 
-        Draws are decoded in blocks, so that memory does not grow with their number.
+        Draws are decoded in blocks, `at_once` at most, so that memory does not grow with their number.
         """
         check_draws("the number of Monte-Carlo draws", n_draws)
         log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.device)
         q = self.variational(mb)
-        for block in blocks_of_draws(mb, n_draws):
+        for block in blocks_of_draws(mb, n_draws, at_once):
             log_weights = self.importance_log_weights(mb, q, block, generator)
             log_total = torch.logaddexp(log_total, torch.logsumexp(log_weights.double(), dim=0))
         return log_total - torch.log(torch.tensor(float(n_draws), dtype=torch.float64))
@@ -314,9 +316,10 @@ class Model(nn.Module, ABC):
             )
 
 
-def blocks_of_draws(mb: Minibatch, n_draws: int) -> list[int]:
+def blocks_of_draws(mb: Minibatch, n_draws: int, at_once: int | None = None) -> list[int]:
     """How many draws to decode at once, again and again, so that memory does not grow with their number."""
     block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
+    block = block if at_once is None else min(block, at_once)
     return [min(block, n_draws - start) for start in range(0, n_draws, block)]
 
 

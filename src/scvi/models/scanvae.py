@@ -200,13 +200,14 @@ class SCANVAE(LabelledVAE):
 
     # ---- questions -------------------------------------------------------------------------------------------------
 
-    def log_probabilities(self, mb: Minibatch) -> Tensor:
-        """(n, c) log q(y | z1) at the mean of q(z1 | x)."""
-        return self.log_q_y(self.latent(mb).z.loc)
+    def log_probabilities(self, mb: Minibatch, drawn: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """(n, c) log q(y | z1) at the mean of q(z1 | x), or at a draw."""
+        qz = self.latent(mb).z
+        return self.log_q_y(draw(qz, generator=generator) if drawn else qz.loc)
 
-    def calibrated(self, mb: Minibatch) -> Tensor:
-        """(n, c) log-probabilities of the labels, at the temperature of the model."""
-        return torch.log_softmax(self.log_probabilities(mb) / self.temperature, dim=-1)
+    def calibrated(self, mb: Minibatch, drawn: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """(n, c) the same at the temperature of the model."""
+        return torch.log_softmax(self.log_probabilities(mb, drawn, generator) / self.temperature, dim=-1)
 
     def get_latents(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """[z1, z2]: a draw of z1, and z2 of the cells' labels `y`, a draw in training and the mean in evaluation."""

@@ -16,10 +16,16 @@ from scvi.queries.evaluation import asked, evaluating
 
 
 def log_probabilities(
-    model: SCANVAE, minibatches: Iterable[Minibatch], calibrated: bool = True
+    model: SCANVAE,
+    minibatches: Iterable[Minibatch],
+    drawn: bool = False,
+    *,
+    calibrated: bool = True,
+    generator: torch.Generator | None = None,
 ) -> npt.NDArray[np.float32]:
-    """(n, c) log q(y | x), at the temperature of the model or as it was trained."""
-    return asked(model, minibatches, model.calibrated if calibrated else model.log_probabilities)
+    """(n, c) log q(y | z1) at the mean of q(z1 | x) or a draw, at the temperature of the model or as it was trained."""
+    answer = model.calibrated if calibrated else model.log_probabilities
+    return asked(model, minibatches, lambda mb: answer(mb, drawn, generator))
 
 
 def expression_of_labels(

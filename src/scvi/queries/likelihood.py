@@ -30,6 +30,7 @@ def marginal(
     minibatches: Iterable[Minibatch],
     n_mc_samples: int = 1000,
     generator: torch.Generator | None = None,
+    at_once: int | None = None,
 ) -> np.ndarray:
     """(n,) importance-weighted log p(x), a lower bound that tightens with the number of draws (Burda et al. 2016)."""
-    return asked(model, minibatches, lambda mb: model.marginal_log_likelihood(mb, n_mc_samples, generator))
+    return asked(model, minibatches, lambda mb: model.marginal_log_likelihood(mb, n_mc_samples, generator, at_once))

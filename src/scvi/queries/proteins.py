@@ -70,6 +70,18 @@ def background(
     )["rate"]
 
 
+def background_mean(
+    model: TOTALVAE, minibatches: Iterable[Minibatch], generator: torch.Generator | None = None
+) -> np.ndarray:
+    """(n, p) mean of the mean count of the background, NaN where it was not measured."""
+
+    def values(decoded: Decoded) -> dict[str, Tensor]:
+        log_rate = decoded.proteins.log_background
+        return {"rate": decoded.proteins.hide_missing((log_rate.loc + log_rate.variance / 2).exp())}
+
+    return expected(model, minibatches, values, Wanted(), generator)["rate"]
+
+
 def dropout_probability(
     model: TOTALVAE, minibatches: Iterable[Minibatch], wanted: Wanted, generator: torch.Generator | None = None
 ) -> np.ndarray:
