@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "by batch": {"encode_covariates": True, "dispersion": "gene-batch"},
     "inferred library": {"encode_covariates": True, "use_observed_lib_size": False},
     "two layers": {"encode_covariates": True, "n_layers": 2, "latent_distribution": "ln"},
+    "layer norm": {"encode_covariates": True, "use_layer_norm": "both", "use_batch_norm": "none", "n_layers": 2},
+    "shallow": {"encode_covariates": True, "deeply_inject_covariates": False, "n_layers": 2},
 }
 SEES = {"encode_covariates": True}
 
@@ -60,6 +62,8 @@ def make_reference(cls: type[Estimator], cells: AnnData | None = None, setup: An
 
 def make(cls: type[Estimator], cells: AnnData, setup: Any = None, **options: Any) -> Any:
     set_up(cls, cells, **{**LABELS.get(cls, {}), **({"batch_key": "batch"} if setup is None else setup)})
+    if cls is scvi.LinearSCVI and "use_layer_norm" in options:  # its decoder is linear
+        options["use_layer_norm"] = "encoder"
     return cls(cells, **options_of(cls, {**TINY, **options}))
 
 

@@ -185,10 +185,6 @@ def test_a_latent_library_size_and_a_latent_space_on_the_simplex() -> None:
     assert sizes.shape == (N, 1)
     assert (sizes > 0).all()
     assert model.get_marginal_ll(n_mc_samples=50, seed=0) > model.get_elbo(seed=0)
-    adata = make_adata()
-    scvi.TOTALVI.setup_anndata(adata, "proteins", size_factor_key="size")
-    with pytest.raises(ValueError, match="use_observed_lib_size=False infers the library sizes, which size_factor_key"):
-        scvi.TOTALVI(adata, use_observed_lib_size=False)
 
 
 def test_dispersions_by_batch_and_label() -> None:

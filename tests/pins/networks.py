@@ -47,7 +47,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "VAE by cell": of_counts(VAE, dispersion="gene-cell"),
     "VAE observed library, covariates": of_counts(VAE, use_observed_lib_size=True, **COVARIATES),
     "VAE encoded covariates, poisson": of_counts(VAE, reconstruction_loss="poisson", **SEEN),
+    "VAE layer norm": of_counts(VAE, n_layers=2, use_batch_norm="none", use_layer_norm="both", **SEEN),
+    "VAE both norms": of_counts(VAE, use_batch_norm="encoder", use_layer_norm="both"),
+    "VAE shallow": of_counts(VAE, n_layers=2, deeply_inject_covariates=False, **SEEN),
     "LDVAE": of_counts(LDVAE),
+    "LDVAE no norm": of_counts(LDVAE, use_batch_norm="none", use_layer_norm="encoder"),
     "LDVAE plain": of_counts(LDVAE, use_batch_norm=False, bias=True, use_observed_lib_size=True, **SEEN),
     "AutoZIVAE": of_counts(AutoZIVAE),
     "AutoZIVAE learned priors by batch": of_counts(
@@ -68,6 +72,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "TOTALVI by label, observed library": of_proteins(
         gene_dispersion="gene-label", protein_dispersion="protein-label", use_observed_lib_size=True, n_layers_encoder=2
+    ),
+    "SCANVI layer norm": of_counts(SCANVI, use_batch_norm="none", use_layer_norm="both"),
+    "TOTALVI layer norm": of_proteins(
+        use_batch_norm="none", use_layer_norm="both", deeply_inject_covariates=False, n_layers_encoder=2
     ),
     "TOTALVI missing proteins": of_proteins(
         protein_batch_mask=[np.array([True, True, False]), np.array([True, True, True])]

@@ -15,7 +15,9 @@ from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
 from scvi.estimators.train import train_by
 from scvi.fit.plan import Plan
+from scvi.models.architecture import Where
 from scvi.models.autozivae import AutoZIVAE
+from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.queries import inflation
 
 
@@ -49,9 +51,18 @@ class AUTOZI(Estimator):
     zero_inflation
         There is one delta for each 'gene', 'gene-batch', 'gene-label' or 'gene-cell'.
     use_observed_lib_size
-        Take each cell's total count as its library size instead of inferring it.
-    encode_covariates
-        Show batch and covariates to the encoder as well as to the decoder.
+        Take each cell's total count as its library size instead of inferring it. Size factors, where they are declared,
+        are the library sizes in any case.
+    encode_covariates, deeply_inject_covariates
+        Show batch and covariates to the encoder as well as to the decoder; to every layer, not to the first alone.
+    use_batch_norm, use_layer_norm
+        Where hidden layers are normalised over the cells of a minibatch, and over the units of each cell: in the
+        'encoder', the 'decoder', 'both' or 'none'.
+    log_variational
+        Show log(1 + counts) to the encoder, not the counts.
+    var_activation
+        What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
+        'square', or the function of torch.
     seed
         Seed of the initial weights.
     """
@@ -74,8 +85,14 @@ class AUTOZI(Estimator):
         use_observed_lib_size: bool = True,
         *,
         encode_covariates: bool = False,
+        deeply_inject_covariates: bool = True,
+        use_batch_norm: Where = "both",
+        use_layer_norm: Where = "none",
+        log_variational: bool = True,
+        var_activation: VarianceActivation = "exp",
         seed: int | None = None,
     ) -> None:
+        var_activation = activation_name(var_activation)
         self._make((adata,), seed, locals())
 
     setup_anndata = classmethod(setup.setup_anndata)

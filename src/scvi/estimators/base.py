@@ -24,7 +24,7 @@ from scvi.cells.uns import register, registered
 from scvi.estimators import files, foreign_cells, foreign_models
 from scvi.estimators.cells import Cells, Indices, all_labels, one_or_all, setup_table
 from scvi.estimators.fitted_cells import FittedCells
-from scvi.estimators.network_options import network_options, plain
+from scvi.estimators.network_options import network_options, plain, warn_of_sizes
 from scvi.estimators.train import fit_as_told, split, train
 from scvi.fit.checkpoint import digest
 from scvi.fit.devices import checked_device
@@ -70,6 +70,7 @@ class Estimator(ABC):
         options = {name: arguments[name] for name in self._option_names()}
         setups = [registered(adata, type(self).__name__) for adata in adatas]
         schemas, digests = tuple(setup.schema for setup in setups), [setup.digests for setup in setups]
+        warn_of_sizes(schemas, options)
         with seeded(seed):
             networks = self._make_networks(schemas, options)
         self._assemble(options, networks, self._make_cells(schemas, options, adatas, digests))

@@ -41,9 +41,18 @@ class CondSCVI(WithOptionsOfSCVI):
     latent_distribution
         'normal', or 'ln' for a logistic-normal one on the simplex.
     use_observed_lib_size
-        Take each cell's total count as its library size instead of inferring it.
-    encode_covariates
-        Show batch and covariates to the encoder as well as to the decoder.
+        Take each cell's total count as its library size instead of inferring it. Size factors, where they are declared,
+        are the library sizes in any case.
+    encode_covariates, deeply_inject_covariates
+        Show batch and covariates to the encoder as well as to the decoder; to every layer, not to the first alone.
+    use_batch_norm, use_layer_norm
+        Where hidden layers are normalised over the cells of a minibatch, and over the units of each cell: in the
+        'encoder', the 'decoder', 'both' or 'none'.
+    log_variational
+        Show log(1 + counts) to the encoder, not the counts.
+    var_activation
+        What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
+        'square', or the function of torch.
     seed
         Seed of the initial weights.
     """

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
 ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
 _OWN_FILES = (WEIGHTS, DESCRIPTION, ADATA, ADATA_SEQ, ADATA_SPATIAL)
 _FORMAT = 3  # in the second, cells of a fit had no names; in the first one, a schema had no number
+_NEW_IN_3 = {  # options of networks, and what earlier formats meant without them
+    "deeply_inject_covariates": True,
+    "use_batch_norm": "both",
+    "use_layer_norm": "none",
+    "log_variational": True,
+    "var_activation": "exp",
+}
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
 _PREFIX, _TRAINED = "model/", "trained/"  # of the names of weights, and of masks of the part of them that trains
@@ -146,7 +154,7 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
     for name in (DESCRIPTION, WEIGHTS):
         if not (source / name).is_file():
             raise FileNotFoundError(f"{source} holds no saved model: {name} is not there")
-    description = _read_description(source / DESCRIPTION)
+    description = _read_description(source / DESCRIPTION, options)
     if description["estimator"] != estimator:
         raise ValueError(
             f"{source} holds a {description['estimator']} model: load it with scvi.{description['estimator']}.load"
@@ -223,14 +231,24 @@ def read_adata(directory: str | os.PathLike[str], name: str = ADATA) -> AnnData 
         ) from error
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def _read_description(path: Path, options: Set[str]) -> dict[str, Any]:
+    """What a file says, as this version writes it, of an estimator with these options."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # also for an integer of thousands of digits
         raise ValueError(f"{path} is truncated or no JSON file ({error})") from error
     if not isinstance(description, dict) or not set(description) >= _KEYS:
         raise ValueError(f"{path} does not describe a model of this package")
-    return in_format(_FORMAT, f"{path}, written by scvi {description['scvi_version']},", description)
+    readers = {2: partial(_with_new_options, known=options)}
+    return in_format(_FORMAT, f"{path}, written by scvi {description['scvi_version']},", description, readers)
+
+
+def _with_new_options(description: dict[str, Any], known: Set[str]) -> dict[str, Any]:
+    """A description of the second format with the options that it had no names for."""
+    if not isinstance(description["options"], dict):
+        return description  # which is refused later on
+    new = {name: value for name, value in _NEW_IN_3.items() if name in known}
+    return {**description, "options": {**new, **description["options"]}}
 
 
 @contextmanager

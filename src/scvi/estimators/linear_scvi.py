@@ -9,6 +9,8 @@ from anndata import AnnData
 
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
+from scvi.models.architecture import Where
+from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.ldvae import LDVAE
 from scvi.models.likelihood import LikelihoodName, make_likelihood
 
@@ -29,11 +31,22 @@ class LinearSCVI(Estimator):
     latent_distribution
         'normal', or 'ln' for a logistic-normal one on the simplex.
     use_observed_lib_size
-        Take each cell's total count as its library size instead of inferring it.
-    use_batch_norm, bias
-        Batch norm and bias of the decoder.
-    encode_covariates
-        Show batch and covariates to the encoder as well as to the decoder.
+        Take each cell's total count as its library size instead of inferring it. Size factors, where they are declared,
+        are the library sizes in any case.
+    use_batch_norm
+        Whether the decoder has batch norm, as the encoder does; or where there is any: 'encoder', 'decoder', 'both' or
+        'none'.
+    use_layer_norm
+        'encoder' or 'none'; it is no linear map, as the decoder is one.
+    bias
+        Bias of the decoder.
+    encode_covariates, deeply_inject_covariates
+        Show batch and covariates to the encoder as well as to the decoder; to every layer, not to the first alone.
+    log_variational
+        Show log(1 + counts) to the encoder, not the counts.
+    var_activation
+        What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
+        'square', or the function of torch.
     seed
         Seed of the initial weights.
     """
@@ -52,13 +65,23 @@ class LinearSCVI(Estimator):
         latent_distribution: Literal["normal", "ln"] = "normal",
         use_observed_lib_size: bool = True,
         *,
-        use_batch_norm: bool = True,
+        use_batch_norm: bool | Where = True,
         bias: bool = False,
         encode_covariates: bool = False,
+        deeply_inject_covariates: bool = True,
+        use_layer_norm: Literal["encoder", "none"] = "none",
+        log_variational: bool = True,
+        var_activation: VarianceActivation = "exp",
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood")
+        var_activation = activation_name(var_activation)
         self._make((adata,), seed, locals())
+
+    @property
+    def n_latent(self) -> int:
+        """Dimension of the latent space: the number of columns of :meth:`get_loadings`."""
+        return self.options["n_latent"]
 
     setup_anndata = classmethod(setup.setup_anndata)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from scvi._checks import check_flag
+from scvi._warnings import warn
 from scvi.cells.schema import Schema
 
 _NAMES = {"gene_likelihood": "reconstruction_loss"}
@@ -23,18 +24,11 @@ def network_options(
     names
         What the network calls an option that it knows under another name; None for one that it does not know.
 
-    Raises
-    ------
-    ValueError
-        If size factors are given and the library size is inferred, too.
+    Size factors are the library sizes of their cells: where they are given nothing is inferred.
     """
-    observed = check_flag("use_observed_lib_size", options.get("use_observed_lib_size", True))
-    if schema.size_factor_key is not None and not observed:
-        raise ValueError(
-            f"use_observed_lib_size=False infers the library sizes, which size_factor_key={schema.size_factor_key!r} "
-            "gives: leave out one of the two, size_factor_key in setup_anndata or use_observed_lib_size=False here"
-        )
     named = {names.get(name, name): value for name, value in options.items()}
+    if schema.size_factor_key is not None and "use_observed_lib_size" in named:
+        named["use_observed_lib_size"] = True
     return {
         "n_batch": schema.n_batch,
         "n_labels": schema.n_labels,
@@ -42,6 +36,18 @@ def network_options(
         "n_cats_per_cov": list(schema.n_cats_per_cov),
         **{name: value for name, value in named.items() if name is not None},
     }
+
+
+def warn_of_sizes(schemas: Sequence[Schema], options: Mapping[str, Any]) -> None:
+    """Says that library sizes which are to be inferred are given."""
+    observed = check_flag("use_observed_lib_size", options.get("use_observed_lib_size", True))
+    keys = [schema.size_factor_key for schema in schemas if schema.size_factor_key is not None]
+    if keys and not observed:
+        warn(
+            f"use_observed_lib_size=False infers library sizes, but size_factor_key={keys[0]!r} gives "
+            "them: the size factors are taken and nothing is inferred; leave out size_factor_key in setup_anndata to "
+            "infer the library sizes"
+        )
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Literal
 from anndata import AnnData
 
 from scvi.estimators.base import Estimator
+from scvi.models.architecture import Where
+from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.likelihood import LikelihoodName, make_likelihood
 
 
@@ -26,7 +28,13 @@ class WithOptionsOfSCVI(Estimator):
         use_observed_lib_size: bool = True,
         *,
         encode_covariates: bool = False,
+        deeply_inject_covariates: bool = True,
+        use_batch_norm: Where = "both",
+        use_layer_norm: Where = "none",
+        log_variational: bool = True,
+        var_activation: VarianceActivation = "exp",
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood")
+        var_activation = activation_name(var_activation)
         self._make((adata,), seed, locals())

@@ -23,6 +23,8 @@ from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells
 from scvi.estimators.network_options import network_options
 from scvi.fit.starting_values import initialise
+from scvi.models.architecture import Where
+from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
 
@@ -65,9 +67,18 @@ class TOTALVI(Estimator):
     n_hidden, n_layers_encoder, n_layers_decoder, dropout_rate_encoder, dropout_rate_decoder
         Width, depths and dropout rates of the networks.
     use_observed_lib_size
-        Take each cell's total count of RNA as its library size instead of inferring it.
-    encode_covariates
-        Show batch and covariates to the encoder as well as to the decoder.
+        Take each cell's total count of RNA as its library size instead of inferring it. Size factors, where they are
+        declared, are the library sizes in any case.
+    encode_covariates, deeply_inject_covariates
+        Show batch and covariates to the encoder as well as to the decoder; to every layer, not to the first alone.
+    use_batch_norm, use_layer_norm
+        Where hidden layers are normalised over the cells of a minibatch, and over the units of each cell: in the
+        'encoder', the 'decoder', 'both' or 'none'.
+    log_variational
+        Show log(1 + counts) to the encoder, not the counts.
+    var_activation
+        What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
+        'square', or the function of torch.
     seed
         Seed of the initial weights.
     """
@@ -92,12 +103,18 @@ class TOTALVI(Estimator):
         dropout_rate_decoder: float = 0.2,
         use_observed_lib_size: bool = True,
         encode_covariates: bool = True,
+        deeply_inject_covariates: bool = True,
+        use_batch_norm: Where = "both",
+        use_layer_norm: Where = "none",
+        log_variational: bool = True,
+        var_activation: VarianceActivation = "exp",
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood", needs_dispersion=True)
         if empirical_protein_background_prior is not None:
             check_flag("empirical_protein_background_prior", empirical_protein_background_prior)
         check_flag("override_missing_proteins", override_missing_proteins)
+        var_activation = activation_name(var_activation)
         self._make((adata,), seed, locals())
         if override_missing_proteins and not is_minified(self.adata):
             refuse_gaps(self.adata, self.schema.proteins)  # type: ignore[arg-type]

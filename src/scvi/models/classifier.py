@@ -24,6 +24,8 @@ class Classifier(nn.Module):
         Number of labels c.
     logits
         Return the input of the softmax instead of probabilities.
+    use_batch_norm, use_layer_norm
+        Norms of the hidden layers.
     """
 
     def __init__(
@@ -34,13 +36,24 @@ class Classifier(nn.Module):
         n_layers: int = 1,
         dropout_rate: float = 0.1,
         logits: bool = False,
+        *,
+        use_batch_norm: bool = True,
+        use_layer_norm: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_labels=n_labels, n_layers=n_layers)
         check_rates(dropout_rate=dropout_rate)
         self.logits, self.n_labels = check_flag("logits", logits), n_labels
         self.classifier = nn.Sequential(
-            FCLayers(n_input, n_hidden, n_layers=n_layers, n_hidden=n_hidden, dropout_rate=dropout_rate),
+            FCLayers(
+                n_input,
+                n_hidden,
+                n_layers=n_layers,
+                n_hidden=n_hidden,
+                dropout_rate=dropout_rate,
+                use_batch_norm=check_flag("use_batch_norm", use_batch_norm),
+                use_layer_norm=check_flag("use_layer_norm", use_layer_norm),
+            ),
             nn.Linear(n_hidden, n_labels),
             *([] if logits else [nn.Softmax(dim=-1)]),
         )

@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
+from torch.nn import functional
+
+from scvi._checks import check_choice
+
+ActivationName: TypeAlias = Literal["exp", "softplus", "relu", "sigmoid", "square"]
+VarianceActivation: TypeAlias = ActivationName | Callable[[Tensor], Tensor] | None
+_ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "softplus": functional.softplus,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "square": torch.square,
+}
+_OTHER_NAMES: dict[Any, ActivationName] = {  # the same functions, as scripts name them
+    **{function: name for name, function in _ACTIVATIONS.items()},
+    functional.relu: "relu",
+    functional.sigmoid: "sigmoid",
+}
+_MODULES: dict[type, ActivationName] = {nn.Softplus: "softplus", nn.ReLU: "relu", nn.Sigmoid: "sigmoid"}
 
 
-def gaussian_of(h: Tensor, mean: nn.Linear, log_variance: nn.Linear, floor: float) -> Normal:
-    """N(mean(h), exp(log_variance(h)) + floor), (n, d)."""
+def activation_name(activation: VarianceActivation) -> ActivationName:
+    """The name of what makes variances of the numbers of a network; a file holds names, and no functions.
+
+    Parameters
+    ----------
+    activation
+        A name, or a function or module of torch that has one here; None is exp.
+    """
+    if isinstance(activation, str):
+        check_choice("var_activation", activation, [*_ACTIVATIONS])
+        return activation
+    name = "exp" if activation is None else _OTHER_NAMES.get(activation) or _MODULES.get(type(activation))
+    if name is None or (isinstance(activation, nn.Softplus) and (activation.beta, activation.threshold) != (1, 20)):
+        raise ValueError(
+            f"var_activation={activation!r} is no function that a saved model could name: pass one of "
+            f"{', '.join(map(repr, _ACTIVATIONS))}, or the function of torch"
+        )
+    return name
+
+
+def gaussian_of(
+    h: Tensor, mean: nn.Linear, log_variance: nn.Linear, floor: float, activation: VarianceActivation = "exp"
+) -> Normal:
+    """N(mean(h), activation(log_variance(h)) + floor), (n, d)."""
+    name = activation_name(activation)
+    if name != "exp":
+        variance = _ACTIVATIONS[name](log_variance(h)) + floor
+        return Normal(mean(h), variance.sqrt(), validate_args=False)
     loc, scale = _Heads.apply(h, mean.weight, mean.bias, log_variance.weight, log_variance.bias, floor)
     return Normal(loc, scale, validate_args=False)
 

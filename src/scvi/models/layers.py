@@ -27,7 +27,7 @@ def identity(x: Tensor) -> Tensor:
 
 
 class FCLayers(nn.Module):
-    """Linear -> batch norm -> ReLU -> dropout, `n_layers` times; covariates enter every layer.
+    """Linear -> batch norm -> layer norm -> ReLU -> dropout, `n_layers` times; covariates enter every layer.
 
     Parameters
     ----------
@@ -41,6 +41,10 @@ class FCLayers(nn.Module):
         Parts of each layer; one that is off keeps its place in the state dict.
     n_cont
         Number of continuous covariates.
+    use_layer_norm
+        Normalise the units of each cell; this norm has no weights.
+    inject_covariates
+        Show the covariates to every layer, not to the first alone.
     """
 
     def __init__(
@@ -56,23 +60,27 @@ class FCLayers(nn.Module):
         bias: bool = True,
         *,
         n_cont: int = 0,
+        use_layer_norm: bool = False,
+        inject_covariates: bool = True,
     ):
         super().__init__()
         self.n_cat_list = [n if n > 1 else 0 for n in n_cat_list or []]
-        self.n_cont = n_cont
+        self.n_cont, self.inject_covariates = n_cont, inject_covariates
         widths = [n_in] + [n_hidden] * (n_layers - 1) + [n_out]
         extra = sum(self.n_cat_list) + n_cont
 
-        def layer(width_in: int, width_out: int) -> nn.Sequential:
+        def layer(number: int, width_in: int, width_out: int) -> nn.Sequential:
+            beside = extra if inject_covariates or number == 0 else 0
             return nn.Sequential(
-                nn.Linear(width_in + extra, width_out, bias=bias),
+                nn.Linear(width_in + beside, width_out, bias=bias),
                 nn.BatchNorm1d(width_out, momentum=0.01, eps=0.001) if use_batch_norm else nn.Identity(),
+                *([nn.LayerNorm(width_out, elementwise_affine=False)] if use_layer_norm else []),
                 nn.ReLU() if use_relu else nn.Identity(),
                 nn.Dropout(dropout_rate) if dropout_rate > 0 else nn.Identity(),
             )
 
         pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.fc_layers = nn.Sequential(OrderedDict((f"Layer {i}", layer(*pair)) for i, pair in enumerate(pairs)))
+        self.fc_layers = nn.Sequential(OrderedDict((f"Layer {i}", layer(i, *pair)) for i, pair in enumerate(pairs)))
         first = self.fc_layers[0][0]  # type: ignore[index]
         # Laid out by input in memory: the first layer may read sparse counts, which look the weights up by gene.
         first.weight = nn.Parameter(first.weight.detach().t().contiguous().t())
@@ -94,6 +102,7 @@ class FCLayers(nn.Module):
             columns = [*([] if also is None else [also]), *(c.expand(*x.shape[:-1], -1) for c in covariates)]
             beside, also = torch.cat(columns, dim=-1) if columns else None, None
             x = hidden(layer, x, beside)  # type: ignore[arg-type]
+            covariates = covariates if self.inject_covariates else []
         return x  # type: ignore[return-value]
 
     def covariates(self, cat_list: tuple[Tensor | None, ...], cont: Tensor | None) -> list[Tensor]:
@@ -112,13 +121,17 @@ class FCLayers(nn.Module):
 
 
 def hidden(layer: nn.Sequential, x: Counts, beside: Tensor | None = None) -> Tensor:
-    """What linear, batch norm, ReLU and dropout make of x (..., n, d) and of columns beside it."""
-    first, norm, relu, last = layer.children()
+    """What linear, batch norm, layer norm, ReLU and dropout make of x (..., n, d) and of columns beside it."""
+    first, norm, *of_units, relu, last = layer.children()  # layer norm has a place only where it is used
     h = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
     rate = last.p if isinstance(last, nn.Dropout) and last.training else 0.0
-    if isinstance(norm, nn.BatchNorm1d) and norm.training and isinstance(relu, nn.ReLU) and h.dim() == 2:
+    fuses = isinstance(relu, nn.ReLU) and not of_units and h.dim() == 2
+    if isinstance(norm, nn.BatchNorm1d) and norm.training and fuses:
         return batch_norm_relu_dropout(h, norm, rate)
-    h = relu(_each_draw(norm, h))
+    h = _each_draw(norm, h)
+    for layer_norm in of_units:
+        h = layer_norm(h)
+    h = relu(h)
     return dropout(h, rate) if isinstance(last, nn.Dropout) else last(h)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 
-from scvi._checks import check_flag, one_of_two
+from scvi._checks import check_choice, check_flag, one_of_two
+from scvi.models.architecture import PLACES, OtherOptions, Where
 from scvi.models.modules import LinearDecoderSCVI
 from scvi.models.vae import VAE
 
@@ -24,8 +25,9 @@ class LDVAE(VAE):
         x_ng   ~ NB(exp(l_n) rho_ng, theta_g)
 
     so that each column of W tells which genes a latent dimension moves. Parameters as in :class:`scvi.models.VAE`;
-    `n_layers_encoder` (in 2019 `n_layers`) is the depth of the encoder, `use_batch_norm` and `bias` are options of the
-    decoder.
+    `n_layers_encoder` (in 2019 `n_layers`) is the depth of the encoder, `bias` is an option of the decoder, and so is
+    `use_batch_norm` where it is True or False: the encoder has batch norm then. Layer norm is no linear map: it is for
+    the encoder only.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class LDVAE(VAE):
         dispersion: str = "gene",
         log_variational: bool = True,
         reconstruction_loss: str = "nb",
-        use_batch_norm: bool = True,
+        use_batch_norm: bool | Where = True,
         bias: bool = False,
         latent_distribution: str = "normal",
         *,
@@ -49,14 +51,19 @@ class LDVAE(VAE):
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
         encode_covariates: bool = False,
+        **others: Unpack[OtherOptions],
     ) -> None:
         if dispersion == "gene-cell":
             raise ValueError(
                 "dispersion='gene-cell' needs a decoder that gives it; LDVAE has 'gene', 'gene-batch', 'gene-label'"
             )
-        check_flag("use_batch_norm", use_batch_norm)
-        check_flag("bias", bias)
-        self._decoder_options: dict[str, Any] = {"use_batch_norm": use_batch_norm, "bias": bias}
+        layer_norm = others.get("use_layer_norm", "none")
+        if layer_norm in ("decoder", "both"):
+            raise ValueError(
+                f"use_layer_norm={layer_norm!r}: layer norm is not linear, and this decoder is; choose 'encoder' or "
+                "'none'"
+            )
+        self._bias = check_flag("bias", bias)
         super().__init__(
             n_input,
             n_batch,
@@ -73,11 +80,14 @@ class LDVAE(VAE):
             n_continuous_cov=n_continuous_cov,
             n_cats_per_cov=n_cats_per_cov,
             encode_covariates=encode_covariates,
+            use_batch_norm=_places(use_batch_norm),
+            **others,
         )
 
     def make_decoder(self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]) -> LinearDecoderSCVI:
         """One linear map for each head."""
-        return LinearDecoderSCVI(self.n_latent, n_input, **covariates, **self._decoder_options)
+        use_batch_norm = self.architecture.norms("decoder")["use_batch_norm"]
+        return LinearDecoderSCVI(self.n_latent, n_input, use_batch_norm=use_batch_norm, bias=self._bias, **covariates)
 
     @torch.no_grad()
     def get_loadings(self) -> np.ndarray:
@@ -91,3 +101,11 @@ class LDVAE(VAE):
             deviation = torch.sqrt(norm.running_var + norm.eps)  # type: ignore[arg-type, operator]
             loadings = (norm.weight / deviation)[:, None] * loadings
         return loadings[:, : self.n_latent].cpu().numpy().copy()  # not a view of the weights
+
+
+def _places(use_batch_norm: bool | Where) -> Where:
+    """Where True and False, which speak of the decoder alone, put batch norm."""
+    if isinstance(use_batch_norm, str):
+        check_choice("use_batch_norm", use_batch_norm, [*PLACES])
+        return use_batch_norm
+    return "both" if check_flag("use_batch_norm", use_batch_norm) else "encoder"

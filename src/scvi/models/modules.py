@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch.distributions import Normal
 from scvi._checks import check_choice, check_flag, superseded
 from scvi.kernels import Affine, Counts
 from scvi.kernels.affine import as_tensor
-from scvi.models.gaussian import draw, gaussian_of
+from scvi.models.architecture import LayerOptions
+from scvi.models.gaussian import VarianceActivation, activation_name, draw, gaussian_of
 from scvi.models.layers import VARIANCE_FLOOR, FCLayers, identity, reparameterize_gaussian, waiting
 from scvi.models.modules_totalvi import DecoderTOTALVI, EncoderTOTALVI
 
@@ -47,11 +49,15 @@ class Encoder(nn.Module):
         distribution: str = "normal",
         *,
         n_cont: int = 0,
+        var_activation: VarianceActivation = "exp",
+        **layers: Unpack[LayerOptions],
     ):
         super().__init__()
         check_choice("distribution", distribution, ("normal", "ln"))
-        self.distribution = distribution
-        self.encoder = FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont)
+        self.distribution, self.var_activation = distribution, activation_name(var_activation)
+        self.encoder = FCLayers(
+            n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont, **layers
+        )
         self.mean_encoder = nn.Linear(n_hidden, n_output)
         self.var_encoder = nn.Linear(n_hidden, n_output)
         self.z_transformation = nn.Softmax(dim=-1) if distribution == "ln" else identity
@@ -59,7 +65,7 @@ class Encoder(nn.Module):
     def encode(self, x: Counts, *cat_list: Tensor | None, cont: Tensor | None = None) -> Normal:
         """The untransformed Gaussian, (n, d)."""
         h = self.encoder(x, *cat_list, cont=cont)
-        return gaussian_of(h, self.mean_encoder, self.var_encoder, VARIANCE_FLOOR)
+        return gaussian_of(h, self.mean_encoder, self.var_encoder, VARIANCE_FLOOR, self.var_activation)
 
     def forward(self, x: Tensor, *cat_list: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance of the untransformed Gaussian, and a transformed draw; each (n, d)."""
@@ -77,9 +83,10 @@ class Decoder(nn.Module):
         n_cat_list: Sequence[int] | None = None,
         n_layers: int = 1,
         n_hidden: int = 128,
+        **layers: Unpack[LayerOptions],
     ):
         super().__init__()
-        self.decoder = FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate=0)
+        self.decoder = FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate=0, **layers)
         self.mean_decoder = nn.Linear(n_hidden, n_output)
         self.var_decoder = nn.Linear(n_hidden, n_output)
 
@@ -111,9 +118,12 @@ class DecoderSCVI(nn.Module):
         n_hidden: int = 128,
         *,
         n_cont: int = 0,
+        **layers: Unpack[LayerOptions],
     ):
         super().__init__()
-        self.px_decoder = FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate=0, n_cont=n_cont)
+        self.px_decoder = FCLayers(
+            n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate=0, n_cont=n_cont, **layers
+        )
         self.px_scale_decoder = nn.Sequential(nn.Linear(n_hidden, n_output), nn.Softmax(dim=-1))
         self.px_r_decoder = nn.Linear(n_hidden, n_output)
         self.px_dropout_decoder = nn.Linear(n_hidden, n_output)

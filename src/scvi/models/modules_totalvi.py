@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 from scvi._checks import check_choice
 from scvi.kernels import Affine, Counts, linear
 from scvi.kernels.affine import as_tensor
-from scvi.models.gaussian import draw, gaussian_of
+from scvi.models.architecture import LayerOptions
+from scvi.models.gaussian import VarianceActivation, activation_name, draw, gaussian_of
 from scvi.models.layers import VARIANCE_FLOOR, FCLayers, hidden, identity, reparameterize_gaussian, waiting
 
 MAX_LOG_LIBRARY = 15.0
@@ -38,15 +39,24 @@ class EncoderTOTALVI(nn.Module):
         *,
         n_cont: int = 0,
         latent_library: bool = True,
+        var_activation: VarianceActivation = "exp",
+        **layers: Unpack[LayerOptions],
     ):
         super().__init__()
         check_choice("distribution", distribution, ("normal", "ln"))
         self.distribution, self.latent_library = distribution, latent_library
-        self.encoder = FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont)
+        self.var_activation = activation_name(var_activation)
+        self.encoder = FCLayers(
+            n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont, **layers
+        )
 
         def branch() -> nn.Sequential:
             return nn.Sequential(
-                nn.Linear(n_hidden, n_hidden), nn.BatchNorm1d(n_hidden), nn.ReLU(), nn.Dropout(dropout_rate)
+                nn.Linear(n_hidden, n_hidden),
+                nn.BatchNorm1d(n_hidden) if layers.get("use_batch_norm", True) else nn.Identity(),
+                *([nn.LayerNorm(n_hidden, elementwise_affine=False)] if layers.get("use_layer_norm") else []),
+                nn.ReLU(),
+                nn.Dropout(dropout_rate),
             )
 
         self.z_encoder = branch()
@@ -68,11 +78,13 @@ class EncoderTOTALVI(nn.Module):
     ) -> tuple[Normal, Normal | None]:
         """The Gaussians of the untransformed z, (n, d), and of the log library, (n, 1); `also` are the proteins."""
         h = self.encoder(genes, *cat_list, also=also, cont=cont)
-        qz = gaussian_of(hidden(self.z_encoder, h), self.z_mean_encoder, self.z_var_encoder, VARIANCE_FLOOR)
+        heads = self.z_mean_encoder, self.z_var_encoder
+        qz = gaussian_of(hidden(self.z_encoder, h), *heads, VARIANCE_FLOOR, self.var_activation)
         if not self.latent_library:
             return qz, None
         h = hidden(self.l_gene_encoder, h)
-        return qz, gaussian_of(h, self.l_gene_mean_encoder, self.l_gene_var_encoder, VARIANCE_FLOOR)
+        heads = self.l_gene_mean_encoder, self.l_gene_var_encoder
+        return qz, gaussian_of(h, *heads, VARIANCE_FLOOR, self.var_activation)
 
     def forward(self, data: Tensor, *cat_list: Tensor | None) -> tuple[Tensor | dict[str, Tensor], ...]:
         """(qz_m, qz_v, ql_m, ql_v, latent, untran_latent); the dictionaries have 'z' and 'l' (library, its log)."""
@@ -109,11 +121,12 @@ class DecoderTOTALVI(nn.Module):
         dropout_rate: float = 0,
         *,
         n_cont: int = 0,
+        **layers: Unpack[LayerOptions],
     ):
         super().__init__()
 
         def trunk() -> FCLayers:
-            return FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont)
+            return FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont, **layers)
 
         def head(n_out: int, use_relu: bool = False) -> FCLayers:
             made = FCLayers(

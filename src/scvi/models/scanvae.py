@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.distributions import Normal
 
 from scvi._checks import check_flag
 from scvi.minibatch import Minibatch
+from scvi.models.architecture import ArchitectureOptions
 from scvi.models.base import Elbo, Latent
 from scvi.models.classifier import Classifier
 from scvi.models.decoded import Decoded, GeneCounts
@@ -45,7 +46,7 @@ class SCANVAE(LabelledVAE):
     labels_groups, use_labels_groups
         A group, 0, 1, ..., for each label. If used, q(y | z1) is q(group | z1) q(y | z1, group).
     classifier_parameters
-        Options of :class:`scvi.models.Classifier` in place of the depth, width and dropout of the other networks.
+        Options of :class:`scvi.models.Classifier` in place of the depth, width, dropout and norms of the encoders.
 
     Attributes
     ----------
@@ -77,6 +78,7 @@ class SCANVAE(LabelledVAE):
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
         encode_covariates: bool = False,
+        **architecture: Unpack[ArchitectureOptions],
     ) -> None:
         super().__init__(
             n_input,
@@ -94,12 +96,15 @@ class SCANVAE(LabelledVAE):
             n_continuous_cov=n_continuous_cov,
             n_cats_per_cov=n_cats_per_cov,
             encode_covariates=encode_covariates,
+            **architecture,
         )
         self.add_labels(n_labels, y_prior)
         sizes: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate}
-        self.classifier = Classifier(n_latent, n_labels=n_labels, **{**sizes, **_checked(classifier_parameters)})
-        self.encoder_z2_z1 = Encoder(n_latent, n_latent, n_cat_list=[n_labels], **sizes)
-        self.decoder_z1_z2 = Decoder(n_latent, n_latent, [n_labels], n_layers=n_layers, n_hidden=n_hidden)
+        of_encoder = {**sizes, **self.architecture.norms("encoder")}
+        self.classifier = Classifier(n_latent, n_labels=n_labels, **{**of_encoder, **_checked(classifier_parameters)})
+        self.encoder_z2_z1 = Encoder(n_latent, n_latent, n_cat_list=[n_labels], **of_encoder)
+        of_decoder = self.architecture.norms("decoder")
+        self.decoder_z1_z2 = Decoder(n_latent, n_latent, [n_labels], n_layers, n_hidden, **of_decoder)
         self.register_buffer("temperature", torch.ones(()))
         self.labels_groups = None if labels_groups is None else np.asarray(labels_groups)
         if self.labels_groups is not None and self.labels_groups.shape != (n_labels,) and not use_labels_groups:
@@ -109,7 +114,7 @@ class SCANVAE(LabelledVAE):
         self.use_labels_groups = check_flag("use_labels_groups", use_labels_groups)
         if use_labels_groups:
             self.n_groups = _count_groups(self.labels_groups, n_labels)
-            self.classifier_groups = Classifier(n_latent, n_labels=self.n_groups, **sizes)
+            self.classifier_groups = Classifier(n_latent, n_labels=self.n_groups, **of_encoder)
             masks = torch.as_tensor(self.labels_groups)[None] == torch.arange(self.n_groups)[:, None]
             self.groups_index = nn.ParameterList(nn.Parameter(mask, requires_grad=False) for mask in masks)
 

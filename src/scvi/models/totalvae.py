@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy.typing as npt
 import torch
@@ -13,6 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from scvi._checks import check_choice, check_flag, check_rates, check_sizes, one_of_two
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
+from scvi.models.architecture import Architecture, ArchitectureOptions
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
 from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts, protein_counts
 from scvi.models.former_names import rename_weights
@@ -66,6 +67,8 @@ class TOTALVAE(Model):
         Take the cell's total (or its given size factor) as its library size.
     n_continuous_cov, n_cats_per_cov
         Further covariates, which enter wherever the batch enters.
+    **architecture
+        As of :class:`scvi.models.VAE`.
     """
 
     def __init__(
@@ -92,8 +95,11 @@ class TOTALVAE(Model):
         use_observed_lib_size: bool = False,
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
+        **architecture: Unpack[ArchitectureOptions],
     ) -> None:
         super().__init__()
+        self.architecture = Architecture(**architecture)
+        check_flag("log_variational", log_variational)
         n_layers_encoder = one_of_two("n_layers_encoder", n_layers_encoder, "n_layers", n_layers, default=1)
         n_layers_decoder = one_of_two("n_layers_decoder", n_layers_decoder, "n_layers", n_layers, default=1)
         check_sizes(
@@ -143,6 +149,7 @@ class TOTALVAE(Model):
             distribution=latent_distribution,
             latent_library=not use_observed_lib_size,
             **(covariates if encoder_batch else {}),
+            **self.architecture.encoder,
         )
         self.decoder = DecoderTOTALVI(
             n_latent,
@@ -152,6 +159,7 @@ class TOTALVAE(Model):
             n_hidden=n_hidden,
             dropout_rate=dropout_rate_decoder,
             **covariates,
+            **self.architecture.layers("decoder"),
         )
         self.register_load_state_dict_pre_hook(rename_weights)
 

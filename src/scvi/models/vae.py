@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from scvi._checks import check_choice, check_flag, check_rates, check_sizes
 from scvi.kernels import Counts
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020
+from scvi.models.architecture import Architecture, ArchitectureOptions
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
 from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.likelihood import make_dispersion, make_likelihood
@@ -54,6 +55,8 @@ class VAE(Model):
         Further covariates, which enter wherever the batch enters.
     encode_covariates
         Show batch and covariates to the encoder of z, too.
+    **architecture
+        Options of :class:`scvi.models.architecture.Architecture`: norms, depth of covariates, what makes variances.
     """
 
     px_r: nn.Parameter  # log inverse dispersion, (g,) or (g, k); None where the decoder gives it
@@ -76,8 +79,11 @@ class VAE(Model):
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
         encode_covariates: bool = False,
+        **architecture: Unpack[ArchitectureOptions],
     ) -> None:
         super().__init__()
+        self.architecture = Architecture(**architecture)
+        check_flag("log_variational", log_variational)
         check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers)
         check_sizes(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
         check_rates(dropout_rate=dropout_rate)
@@ -94,24 +100,26 @@ class VAE(Model):
         self.dispersion_of = make_dispersion(dispersion, n_input, n_batch, n_labels)
         self.register_parameter("px_r", self.dispersion_of.table())
         covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
+        sizes: dict[str, Any] = {"n_hidden": n_hidden, "dropout_rate": dropout_rate}
         self.z_encoder = Encoder(
             n_input,
             n_latent,
             n_layers=n_layers,
-            n_hidden=n_hidden,
-            dropout_rate=dropout_rate,
             distribution=latent_distribution,
+            **sizes,
             **(covariates if encode_covariates else {}),
+            **self.architecture.encoder,
         )
         if not use_observed_lib_size:
-            self.l_encoder = Encoder(n_input, 1, n_layers=1, n_hidden=n_hidden, dropout_rate=dropout_rate)
+            self.l_encoder = Encoder(n_input, 1, n_layers=1, **sizes, **self.architecture.encoder)
         self.decoder: DecoderSCVI | LinearDecoderSCVI = self.make_decoder(n_input, n_layers, n_hidden, covariates)
 
     def make_decoder(
         self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]
     ) -> DecoderSCVI | LinearDecoderSCVI:
         """The network behind f and h."""
-        return DecoderSCVI(self.n_latent, n_input, n_layers=n_layers, n_hidden=n_hidden, **covariates)
+        layers = self.architecture.layers("decoder")
+        return DecoderSCVI(self.n_latent, n_input, n_layers=n_layers, n_hidden=n_hidden, **covariates, **layers)
 
     # ---- the model -------------------------------------------------------------------------------------------------
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from scvi.minibatch import Minibatch
+from scvi.models.architecture import ArchitectureOptions
 from scvi.models.base import Elbo, Latent
 from scvi.models.classifier import Classifier
 from scvi.models.labels import LabelledVAE, LabelPairs, known_labels
-from scvi.models.modules import DecoderSCVI, Encoder
+from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
 
 __all__ = ["VAEC"]
 
@@ -51,6 +52,7 @@ class VAEC(LabelledVAE):
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
         encode_covariates: bool = False,
+        **architecture: Unpack[ArchitectureOptions],
     ) -> None:
         super().__init__(
             n_input,
@@ -68,19 +70,22 @@ class VAEC(LabelledVAE):
             n_continuous_cov=n_continuous_cov,
             n_cats_per_cov=n_cats_per_cov,
             encode_covariates=encode_covariates,
+            **architecture,
         )
         self.add_labels(n_labels, y_prior)
         sizes: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate}
         beside: dict[str, Any] = {"n_cat_list": [n_labels]}
         if encode_covariates:
             beside = {"n_cat_list": self._seen_categories, "n_cont": n_continuous_cov}
+        beside |= self.architecture.encoder
         self.z_encoder = Encoder(n_input, n_latent, distribution=latent_distribution, **beside, **sizes)
-        self.classifier = Classifier(n_input, n_labels=n_labels, **sizes)
+        self.classifier = Classifier(n_input, n_labels=n_labels, **{**sizes, **self.architecture.norms("encoder")})
 
-    def make_decoder(self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]) -> DecoderSCVI:
+    def make_decoder(
+        self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]
+    ) -> DecoderSCVI | LinearDecoderSCVI:
         """The network of scVI, which sees the label too."""
-        seen = {**covariates, "n_cat_list": self._seen_categories}
-        return DecoderSCVI(self.n_latent, n_input, n_layers=n_layers, n_hidden=n_hidden, **seen)
+        return super().make_decoder(n_input, n_layers, n_hidden, {**covariates, "n_cat_list": self._seen_categories})
 
     @property
     def _seen_categories(self) -> list[int]:
