@@ -67,6 +67,11 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
         del file["mm10/genes"], file["mm10/gene_names"], file["mm10/barcodes"]
     cells = {"obs_names": formats.barcodes(N), "ClusterID": np.arange(N) % 4 * 1.0, "BatchID": np.arange(N) % 2 * 1.0}
     loom = formats.write_loom(folder / "f.loom", X, cells, {"var_names": GENES}, {"CellTypes": list("abcd")})
+    texts = folder / "texts.loom"
+    with h5py.File(loom) as file, h5py.File(texts, "w") as copy:  # of any length, as loompy writes them
+        copy["matrix"] = file["matrix"][()]
+        for name in ("col_attrs/obs_names", "row_attrs/var_names"):
+            copy.create_dataset(name, data=file[name][()].astype(object), dtype=h5py.string_dtype())
     counts, centroids = (folder / "sourcedata" / f"cortex_svz_{name}.csv" for name in ("counts", "cellcentroids"))
     raw, spring, genes = folder / "bBM.raw_umifm_counts.csv.gz", *sorted((folder / "data").iterdir(), reverse=True)
     tables = [folder / "cbmc" / f"cbmc_{part}.csv.gz" for part in ("rna", "adt", "adt_centered")]
@@ -75,6 +80,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
     return {
         "cortex": Kind(folder / "expression.bin", read_cortex),
         "loom": Kind(loom, read_loom),
+        "loom of texts": Kind(texts, read_loom),
         "loom data set": Kind(loom, lambda path: populated(LoomDataset, path)),
         "brain large": Kind(nameless, lambda path: read_brain_large(path, n_genes=5)),
         "brain large data set": Kind(nameless, lambda path: populated(BrainLargeDataset, path)),
@@ -91,7 +97,17 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
 
 
 NAMES = (
-    *("cortex", "loom", "loom data set", "brain large", "brain large data set", "smfish", "seqfish", "seqfish+"),
+    *(
+        "cortex",
+        "loom",
+        "loom of texts",
+        "loom data set",
+        "brain large",
+        "brain large data set",
+        "smfish",
+        "seqfish",
+        "seqfish+",
+    ),
     *("centroids", "spring", "list of genes", "ratios", "metadata", "table of genes"),
 )
 

@@ -21,6 +21,7 @@ from anndata.utils import make_index_unique
 
 from scvi._checks import check_choice
 from scvi._links import held_bytes, refuse_links
+from scvi.data.heaps import refuse_endless_heaps
 
 Compression = Literal["infer", "gzip", "bz2", "xz", "zip"]
 T = TypeVar("T")
@@ -102,6 +103,7 @@ def open_hdf5(
     """
     path = existing(path)
     with readable_as(path, kind):
+        refuse_endless_heaps(path)
         file = h5py.File(path, "r")
     with file:
         with readable_as(path, kind):

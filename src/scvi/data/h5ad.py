@@ -14,6 +14,7 @@ from scvi._checks import check_flag
 from scvi._links import refuse_links
 from scvi.cells.storage import as_rows, refuse_damaged_matrix
 from scvi.data.files import Unreadable, as_counts, check_stored, existing, readable_as, stacked, unique_names
+from scvi.data.heaps import refuse_endless_heaps
 
 _ROWS_AT_ONCE = 1024
 
@@ -35,6 +36,7 @@ def read_h5ad(path: str | os.PathLike[str], *, allow_links: bool = False) -> Ann
     if not h5py.is_hdf5(path):
         raise Unreadable(f"{path} is no HDF5 file, so it is no .h5ad")
     with readable_as(path, "an .h5ad file"):
+        refuse_endless_heaps(path)
         with h5py.File(path) as file:
             refuse_links(file, check_flag("allow_links", allow_links))
             for name in ("obs", "var"):

@@ -21,6 +21,7 @@ from scvi.cells.checks import rows_in_order, values_of_table
 from scvi.cells.storage import as_dense, as_rows, take
 from scvi.data.archives import is_archive
 from scvi.data.files import as_counts, existing, names_of, numbered, readable_as, unique_names
+from scvi.data.heaps import refuse_endless_heaps
 from scvi.data.loom import Loom, open_loom
 from scvi.data.tenx import ANTIBODIES, TenxFolder, TenxH5, columns_of, genes_and_others, open_10x, var_table
 
@@ -76,6 +77,8 @@ def open_source(
         If it is none of these, or has links that are not allowed.
     """
     if existing(path).is_file() and not is_archive(path) and h5py.is_hdf5(path):
+        with readable_as(path, "an HDF5 file"):
+            refuse_endless_heaps(path)
         with readable_as(path, "an HDF5 file"), h5py.File(path) as file:
             refuse_links(file, allow_links)
             is_h5ad, is_loom = "obs" in file and "var" in file, isinstance(file.get("matrix"), h5py.Dataset)
