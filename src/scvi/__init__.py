@@ -18,7 +18,8 @@ from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
     from scvi import data, dataset, external, inference, model, models
-    from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI, convert
+    from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI
+    from scvi.estimators.converting import convert
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
@@ -66,8 +67,9 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"scvi.{name}")
-    if name in __all__:  # what is public and neither a module nor imported above is in the package of estimators
-        value = globals()[name] = getattr(import_module("scvi.estimators"), name)
+    if name in __all__:  # what is public and neither a module nor imported above is an estimator, or about them
+        home = "scvi.estimators.converting" if name == "convert" else "scvi.estimators"
+        value = globals()[name] = getattr(import_module(home), name)
         return value
     raise AttributeError(f"module 'scvi' has no attribute {name!r}")
 

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import scvi
 from asking import (
@@ -129,7 +131,7 @@ def make(cls: type[Estimator], adatas: list[AnnData]) -> Any:
     return cls(*adatas, **options_of(cls, TINY))
 
 
-def given(cls: type[Estimator]) -> str:
+def holder(cls: type[Estimator]) -> str:
     """The attribute that holds the cells that are edited."""
     return "adata" if not is_paired(cls) else names_of_cells(cls)[0]
 
@@ -187,7 +189,7 @@ def test_between_model_and_fit(cls: type[Estimator], edit: str) -> None:
         assert edit != "what is not read"
         assert not model.is_trained
         return
-    setattr(other, given(cls), adatas[0].copy())
+    setattr(other, holder(cls), adatas[0].copy())
     other.train(**BRIEF)
     assert same(weights(model), weights(other))
     assert all(map(np.array_equal, by_data_set(model.train_indices), by_data_set(other.train_indices)))
@@ -206,6 +208,63 @@ def test_between_fit_and_question(cls: type[Estimator], edit: str, folder: Path)
             assert edit != "what is not read"
             continue
         assert equal(answer, ask(model, question, adata=adatas[0].copy())), question
+
+
+def made(edits: list[str], adata: AnnData) -> bool:
+    """Makes edits one after the other; False if one of them cannot be made after those before it."""
+    for edit in edits:
+        try:
+            EDITS[edit](adata)
+        except (KeyError, IndexError, ValueError):
+            return False
+    return True
+
+
+SEVERAL = st.lists(st.sampled_from(sorted(EDITS)), min_size=1, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEVERAL, st.sampled_from([scvi.SCVI, scvi.SCANVI, scvi.TOTALVI]), st.data())
+def test_several_edits_with_questions_in_between(
+    folder: Path, edits: list[str], cls: type[Estimator], data: st.DataObject
+) -> None:
+    adata = make_adata()
+    model = cls.load(fitted(cls, folder), adata)
+    names = questions(cls, by_cell=True)
+    for edit in edits:
+        if not made([edit], adata):
+            return
+        question = data.draw(st.sampled_from(names))
+        cells = data.draw(st.none() | st.lists(st.integers(0, adata.n_obs - 1), min_size=1, max_size=5))
+        try:
+            answer = ask(model, question, indices=cells)
+        except REFUSED:
+            continue
+        assert equal(answer, ask(model, question, adata=adata.copy(), indices=cells))
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEVERAL, SEVERAL)
+def test_several_edits_before_and_after_the_model_is_made(before: list[str], after: list[str]) -> None:
+    (adata,) = cells_for(scvi.SCVI)
+    same_cells = without_setup(adata)
+    if not made(before, adata):
+        return
+    try:
+        model = make(scvi.SCVI, [adata])
+    except REFUSED:
+        return
+    set_up(scvi.SCVI, same_cells, **KEYS)
+    other = make(scvi.SCVI, [same_cells])
+    if not made(after, adata):
+        return
+    try:
+        model.train(**BRIEF)
+    except REFUSED:
+        return
+    other.adata = adata.copy()
+    other.train(**BRIEF)
+    assert same(weights(model), weights(other))
 
 
 def test_edits_make_a_difference(folder: Path) -> None:
@@ -271,21 +330,21 @@ def test_the_constants_of_a_set_up_belong_to_its_cells() -> None:
 def test_assigned_cells_are_the_models_cells(cls: type[Estimator], folder: Path) -> None:
     model = cls.load(fitted(cls, folder), *with_partner(cls, make_adata()))
     other = make_adata(60, seed=4)
-    setattr(model, given(cls), other)
-    assert getattr(model, given(cls)) is other
+    setattr(model, holder(cls), other)
+    assert getattr(model, holder(cls)) is other
     for question in questions(cls, by_cell=True):
         assert equal(ask(model, question), ask(model, question, adata=other.copy()))
     model.train(**BRIEF)
     wrong = other[:, :5].copy()
     with pytest.raises(ValueError, match=r"lacks .* of the .* genes"):
-        setattr(model, given(cls), wrong)
+        setattr(model, holder(cls), wrong)
     with pytest.raises(TypeError, match=r"adata is a str; pass an anndata\.AnnData"):
-        setattr(model, given(cls), "cells")
+        setattr(model, holder(cls), "cells")
     wrong = make_adata(60)
     wrong.X = wrong.X * 0.5
     with pytest.raises(ValueError, match="non-integer"):
-        setattr(model, given(cls), wrong)
-    assert getattr(model, given(cls)) is other
+        setattr(model, holder(cls), wrong)
+    assert getattr(model, holder(cls)) is other
 
 
 def test_a_model_of_two_data_sets_has_no_adata(folder: Path) -> None:
