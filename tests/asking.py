@@ -37,7 +37,7 @@ EXPRESSION: dict[type[Estimator], str] = {
 }
 # Public, but no questions: what every estimator has, what tests of their own call, and other ways to make a model.
 ON_EVERY = {"setup_anndata", "view_anndata_setup", "train", "save", "load", "device", "to_device", "adata"}
-ON_EVERY |= {"train_indices", "validation_indices"}
+ON_EVERY |= {"train_indices", "validation_indices", "test_indices", "history_", "is_trained_", "get_var_names"}
 ELSEWHERE = {"load_query_data", "prepare_query_anndata", "minify_adata", "from_scvi_model", "setup_mudata", "mdata"}
 ELSEWHERE |= {"adata_seq", "adata_spatial", "adatas"}
 # Arguments that make an answer small, or of one row a cell.

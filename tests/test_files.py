@@ -40,16 +40,6 @@ def test_a_folder_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "weights").read_text() == "new"
 
 
-def test_what_is_not_of_our_own_stays_in_the_folder(tmp_path: Path) -> None:
-    filled(tmp_path / "model", weights="old", description="old", notes="mine")
-    filled(tmp_path / "model" / "figures", umap="mine")
-    with replacing(tmp_path / "model", own={"weights", "description"}) as temporary:
-        filled(temporary, weights="new")
-    assert names(tmp_path) == ["model"]
-    assert names(tmp_path / "model") == ["figures", "notes", "weights"]
-    assert names(tmp_path / "model" / "figures") == ["umap"]
-
-
 def half_written(path: Path, write: Callable[[Path], object], error: type[BaseException]) -> None:
     with replacing(path) as temporary:
         write(temporary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import stat
 from collections.abc import Callable
@@ -162,6 +163,73 @@ def test_numbers_of_numpy_are_options_too(tmp_path: Path) -> None:
     assert loaded.options["use_observed_lib_size"] is True
 
 
+def test_attributes_of_a_user_come_along(fitted: scvi.SCVI, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = scvi.SCVI.load(fitted_in(fitted, tmp_path / "first"))
+    model.notes_, model.n_kept_, model.cutoffs_ = "filtered", np.int64(3), {"mito": 0.2, "genes": [1, None, True]}
+    model.markers_, model.table_, model.notes = ("CD3E", "CD8A"), pd.DataFrame(), "not saved"
+    with caplog.at_level("WARNING", "scvi"):
+        model.save(tmp_path / "second")
+    assert "Not saved with the model" in caplog.text
+    assert "table_ (DataFrame)" in caplog.text
+    loaded = scvi.SCVI.load(tmp_path / "second")
+    assert loaded.notes_ == "filtered"
+    assert loaded.n_kept_ == 3
+    assert loaded.cutoffs_ == model.cutoffs_
+    assert loaded.markers_ == ["CD3E", "CD8A"]
+    assert not hasattr(loaded, "table_")
+    assert not hasattr(loaded, "notes")
+
+
+@pytest.mark.parametrize("attributes", [[], {"save": 1}, {"__class__": 1}, {"_cells_": 1}, {"a b_": 1}])
+def test_attributes_that_are_no_users(stored: Path, attributes: Any) -> None:
+    edit(stored, lambda d: {**d, "attributes": attributes})
+    with pytest.raises(ValueError, match="does not describe a SCVI model"):
+        scvi.SCVI.load(stored)
+
+
+def test_attributes_do_not_hide_those_of_the_class(stored: Path) -> None:
+    edit(stored, lambda d: {**d, "attributes": {"history_": "gone", "is_trained_": False}})
+    loaded = scvi.SCVI.load(stored)
+    assert loaded.is_trained_
+    assert loaded.history_ is loaded.history
+
+
+def fitted_in(model: scvi.SCVI, folder: Path) -> Path:
+    model.save(folder)
+    return folder
+
+
+def test_where_and_with_what_a_model_is_loaded(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model", save_anndata=True)
+    assert scvi.SCVI.load(tmp_path / "model", adata=False).adata is None
+    loaded = scvi.SCVI.load(tmp_path / "model", None, "cpu", "auto", None)
+    assert loaded.device == torch.device("cpu")
+    assert loaded.adata is not None
+    assert scvi.SCVI.load(tmp_path / "model", False, accelerator="cpu", device=1).device == torch.device("cpu")
+    with pytest.raises(ValueError, match="accelerator='tpu' is not one of"):
+        scvi.SCVI.load(tmp_path / "model", accelerator="tpu")
+
+
+def test_what_a_model_says_of_itself(fitted: scvi.SCVI) -> None:
+    assert fitted.history_ is fitted.history
+    assert fitted.is_trained_ is True
+    assert fitted.get_var_names().tolist() == list(fitted.schema.genes)
+    shown = fitted.view_anndata_setup()
+    pd.testing.assert_frame_equal(fitted.view_anndata_setup(fitted.adata), shown)
+    assert fitted.view_anndata_setup(hide_state_registries=True).columns.tolist() == ["source"]
+    with pytest.raises(ValueError, match="setup_anndata"):
+        fitted.view_anndata_setup(make_adata())
+    adata = make_adata()
+    scvi.SCVI.setup_anndata(adata)
+    model = scvi.SCVI(adata, **TINY)
+    assert model.test_indices is None
+    model.train(**QUICK, train_size=0.5, validation_size=0.2)
+    parts = [model.train_indices, model.validation_indices, model.test_indices]
+    assert [len(part) for part in parts] == [75, 30, 45]
+    assert sorted(np.concatenate(parts)) == list(range(150))
+    assert len(fitted.test_indices) == 0
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -208,34 +276,115 @@ def test_overwriting_through_a_link(fitted: scvi.SCVI, stored: Path, tmp_path: P
     assert scvi.SCVI.load(stored).is_trained
 
 
-@pytest.mark.parametrize("dir_path", [".", "..", "../model", ""])
-def test_the_current_folder_is_refused_by_name(
+@pytest.mark.parametrize("dir_path", [".", "../model", ""])
+def test_the_current_folder_may_hold_the_model(
     fitted: scvi.SCVI, stored: Path, dir_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {name: (stored / name).read_bytes() for name in names(stored)}
     monkeypatch.chdir(stored)
-    for overwrite in (False, True):
-        with pytest.raises(ValueError, match=rf"^dir_path='{dir_path}' is the current directory, or holds it.* own"):
-            fitted.save(dir_path, overwrite=overwrite)
-    assert {name: (stored / name).read_bytes() for name in names(stored)} == before
-    fitted.save("model")
-    assert names(stored / "model") == ["model.json", "weights.safetensors"]
+    with pytest.raises(FileExistsError, match="pass overwrite=True"):
+        fitted.save(dir_path)
+    fitted.save(dir_path, overwrite=True)
+    assert names(stored) == ["model.json", "weights.safetensors"]
+    assert scvi.SCVI.load(dir_path).is_trained
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_no_model_is_never_overwritten(fitted: scvi.SCVI, tmp_path: Path, kind: str) -> None:
+def test_a_folder_of_other_things_may_hold_the_model(fitted: scvi.SCVI, tmp_path: Path) -> None:
     target = tmp_path / "thesis"
-    if kind == "folder":
-        target.mkdir()
-        (target / "thesis.tex").write_text("years of work")
-    else:
-        target.write_text("years of work")
-    with pytest.raises(FileExistsError, match="holds no model: it is not overwritten"):
-        fitted.save(target, overwrite=True)
+    target.mkdir()
+    (target / "thesis.tex").write_text("years of work")
+    (target / "adata.h5ad").write_text("not ours")
+    before = (target / "thesis.tex").stat()
     with pytest.raises(FileExistsError, match="thesis exists"):
         fitted.save(target)
-    assert (target / "thesis.tex" if kind == "folder" else target).read_text() == "years of work"
-    assert names(tmp_path) == ["thesis"]
+    fitted.save(target, overwrite=True)
+    fitted.save(target, overwrite=True)  # also when it holds a model
+    assert scvi.SCVI.load(target, False).is_trained
+    assert names(target) == ["adata.h5ad", "model.json", "thesis.tex", "weights.safetensors"]
+    assert (target / "thesis.tex").stat() == before
+    assert (target / "adata.h5ad").read_text() == "not ours"
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.json", "adata.h5ad"])
+def test_what_no_model_wrote_is_never_overwritten(fitted: scvi.SCVI, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "thesis"
+    target.mkdir()
+    (target / name).write_text('{"a": "network of another package"}')
+    with pytest.raises(FileExistsError, match=f"has {name}, which no model of this package wrote"):
+        fitted.save(target, overwrite=True, save_anndata=True)
+    assert (target / name).read_text() == '{"a": "network of another package"}'
+    assert names(target) == [name]
+    fitted.save(target, overwrite=True, save_anndata=True, prefix="my_")
+    assert names(target) == sorted([name, "my_adata.h5ad", "my_model.json", "my_weights.safetensors"])
+
+
+def test_a_file_is_no_folder(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    with pytest.raises(FileExistsError, match="thesis is a file"):
+        fitted.save(tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+def test_a_folder_holds_several_models(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "models", prefix="first_")
+    other = scvi.SCVI.load(tmp_path / "models", fitted.adata, prefix="first_")
+    other.train(**QUICK)
+    other.save(tmp_path / "models", overwrite=True, save_anndata=True, prefix="second_")
+    first, second = (scvi.SCVI.load(tmp_path / "models", prefix=f"{name}_") for name in ("first", "second"))
+    assert first.adata is None
+    assert second.adata.shape == fitted.adata.shape
+    assert [len(model.history["lr"]) for model in (first, second)] == [3, 6]
+    with pytest.raises(FileNotFoundError, match=r"holds no saved model: model\.json is not there"):
+        scvi.SCVI.load(tmp_path / "models")
+    for prefix in ("../", "a/b", 3):
+        with pytest.raises(ValueError, match=f"prefix={prefix!r} is not what the name of a file could begin with"):
+            fitted.save(tmp_path / "models", overwrite=True, prefix=prefix)
+
+
+class Crash(BaseException):
+    """The end of the process: nothing is cleaned up."""
+
+
+@pytest.mark.parametrize("step", range(7))
+@pytest.mark.parametrize("was_earlier_version", [False, True])
+def test_a_crash_leaves_the_old_model_or_the_new_one(
+    fitted: scvi.SCVI, tmp_path: Path, step: int, was_earlier_version: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model"
+    fitted.save(target, save_anndata=True)
+    (target / "notes.txt").write_text("mine")
+    if was_earlier_version:
+        edit(target, lambda d: {key: value for key, value in d.items() if key not in ("weights", "files")})
+    other = scvi.SCVI.load(target)
+    other.adata.obs["mark"] = "new"
+    other.train(**QUICK)
+    steps, replace, unlink = [], os.replace, Path.unlink
+
+    def until_the_crash(do: Callable[..., Any]) -> Callable[..., Any]:
+        def done(*arguments: Any, **options: Any) -> Any:
+            if len(steps) >= step:
+                raise Crash
+            steps.append(arguments)
+            return do(*arguments, **options)
+
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", until_the_crash(replace))
+        patch.setattr(Path, "unlink", until_the_crash(unlink))
+        patch.setattr("scvi.estimators.folder.rmtree", lambda *_, **__: None)
+        with pytest.raises(Crash):
+            other.save(target, overwrite=True, save_anndata=True)
+    loaded = scvi.SCVI.load(target)
+    is_new = len(loaded.history["lr"]) == 6
+    assert is_new == (step > 4)
+    assert ("mark" in loaded.adata.obs) == is_new
+    expected = (other if is_new else fitted).module.state_dict()
+    assert all(torch.equal(values, expected[name]) for name, values in loaded.module.state_dict().items())
+    loaded.save(target, overwrite=True, save_anndata=True)
+    assert {"adata.h5ad", "model.json", "notes.txt", "weights.safetensors"} == {
+        name for name in names(target) if not name.startswith(".")
+    }
+    assert len(scvi.SCVI.load(target).history["lr"]) == (6 if is_new else 3)
 
 
 def test_an_empty_folder_may_be_used_with_overwrite(fitted: scvi.SCVI, tmp_path: Path) -> None:
@@ -245,7 +394,7 @@ def test_an_empty_folder_may_be_used_with_overwrite(fitted: scvi.SCVI, tmp_path:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("culprit", ["save_file", "json.dumps", "write_h5ad", "rename"])
+@pytest.mark.parametrize("culprit", ["save_file", "json.dumps", "write_h5ad", "weights", "adata", "model"])
 def test_a_write_that_fails_leaves_what_was_there(
     fitted: scvi.SCVI, tmp_path: Path, overwrite: bool, culprit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,10 +406,11 @@ def test_a_write_that_fails_leaves_what_was_there(
     def fails(*arguments: Any, **options: Any) -> Any:
         raise OSError("disk full")
 
-    rename = Path.rename
+    move, rename = os.replace, Path.rename
 
-    def fails_to_move_in(self: Path, to: Path) -> Any:
-        return fails() if Path(to) == target and not self.name.endswith(".old") else rename(self, to)
+    def fails_to_move_in(source: Path, to: Path) -> Any:
+        is_new = Path(source).parent != target
+        return fails() if is_new and Path(to).stem == culprit else move(source, to)
 
     with monkeypatch.context() as patch:
         if culprit == "save_file":
@@ -269,8 +419,10 @@ def test_a_write_that_fails_leaves_what_was_there(
             patch.setattr(files.json, "dumps", fails)
         elif culprit == "write_h5ad":
             patch.setattr(files, "write_h5ad", fails)
+        elif overwrite:
+            patch.setattr(os, "replace", fails_to_move_in)
         else:
-            patch.setattr(Path, "rename", fails_to_move_in)
+            patch.setattr(Path, "rename", lambda self, to: fails() if Path(to) == target else rename(self, to))
         with pytest.raises(OSError, match="disk full"):
             fitted.save(target, overwrite=overwrite, save_anndata=True)
     assert names(tmp_path) == (["model"] if overwrite else [])

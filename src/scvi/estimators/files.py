@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,16 @@ from scvi._links import check_links
 from scvi._random import seeded
 from scvi._writing import writable, write_h5ad
 from scvi.cells.schema import Schema
+from scvi.estimators.added import checked_attributes
 from scvi.estimators.cells import one_or_all
 from scvi.estimators.fitted_cells import FittedCells
+from scvi.estimators.folder import ADATA, DESCRIPTION, OWN_FILES, WEIGHTS, ModelFolder, digest_of_file
 from scvi.models.former_names import present_name, renamed
 from scvi.models.freezing import Scope
 from scvi.models.weights import refuse_not_finite
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
-ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
-_OWN_FILES = (WEIGHTS, DESCRIPTION, ADATA, ADATA_SEQ, ADATA_SPATIAL)
 _FORMAT = 3  # in the second, cells of a fit had no names; in the first one, a schema had no number
 _NEW_IN_3 = {  # options of networks, and what earlier formats meant without them
     "deeply_inject_covariates": True,
@@ -64,6 +63,7 @@ class StoredModel:
     validation_cells: list[FittedCells] | None
     scope: Scope | None = None
     is_initialised: bool = False  # of a model that was not trained: whether its weights are those of another model
+    attributes: dict[str, Any] = field(default_factory=dict)  # what a user added
 
     def tensors(self) -> dict[str, Tensor]:
         """What goes into the one file."""
@@ -84,6 +84,7 @@ class StoredModel:
             "format": _FORMAT,
             **scope,
             **({"is_initialised": True} if self.is_initialised else {}),
+            **({"attributes": self.attributes} if self.attributes else {}),
             **({"cells": [part.among for part in self.train_cells]} if self.train_cells else {}),
             "scvi_version": __version__,
             "estimator": self.estimator,
@@ -95,44 +96,87 @@ class StoredModel:
 
 
 def write(
-    directory: str | os.PathLike[str], model: StoredModel, adatas: Mapping[str, AnnData], overwrite: bool
+    directory: str | os.PathLike[str],
+    model: StoredModel,
+    adatas: Mapping[str, AnnData],
+    overwrite: bool,
+    prefix: str | None = None,
 ) -> None:
     """Writes a model whole or not at all, and beside it its cells, by names of files; what else is there stays.
+
+    In a folder that is there its files are replaced one by one, see :class:`scvi.estimators.folder.ModelFolder`.
 
     Raises
     ------
     FileExistsError
-        If the directory exists and may not be overwritten, or is no model's.
+        If the directory exists and may not be overwritten, is a file, or has a file of another's under a name of ours.
     ValueError
-        If it is the current directory, or holds it; if a weight is not finite, so that the files could not be read; if
-        something of the cells cannot be written.
+        If a weight is not finite, so that the files could not be read; if something of the cells cannot be written.
     """
     refuse_not_finite(model.weights, "this model is not saved, for it answers nothing any more; fit it anew")
-    target, here = Path(directory).resolve(), Path.cwd()
-    if here.is_relative_to(target):
-        raise ValueError(
-            f"dir_path={str(directory)!r} is the current directory, or holds it, and cannot be replaced as a whole: "
-            f"give a model a directory of its own, such as {str(Path(directory) / 'model')!r}"
-        )
+    folder = ModelFolder(Path(directory).resolve(), prefix)
+    target = folder.directory
+    own: tuple[str, ...] = ()
     if target.exists():
         if not overwrite:
             raise FileExistsError(
                 f"{target} exists: choose another dir_path, or pass overwrite=True to replace the model in it"
             )
-        if not target.is_dir() or (any(target.iterdir()) and not (target / DESCRIPTION).exists()):
-            raise FileExistsError(f"{target} exists and holds no model: it is not overwritten, choose another dir_path")
+        own = _own_files(folder, (DESCRIPTION, WEIGHTS, *adatas))
     cells = {name: writable(adata, f"model.{Path(name).stem}") for name, adata in adatas.items()}
+    if target.exists():
+        with folder.replaced(own) as temporary:
+            _write_files(temporary, model, cells, "")
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target, own=_OWN_FILES) as temporary:
+    with replacing(target) as temporary:
         temporary.mkdir()
-        save_file(model.tensors(), temporary / WEIGHTS)
-        (temporary / DESCRIPTION).write_text(json.dumps(model.description(), indent=1) + "\n")
-        for name, parts in cells.items():
-            write_h5ad(temporary / name, parts)
-        (temporary / WEIGHTS).chmod((temporary / DESCRIPTION).stat().st_mode)  # safetensors lets only the owner read
+        _write_files(temporary, model, cells, folder.prefix)
 
 
-def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n_data_sets: int = 1) -> StoredModel:
+def _own_files(folder: ModelFolder, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Names of the files of the model that is in a folder, made whole first; none of `wanted` may be another's."""
+    if not folder.directory.is_dir():
+        raise FileExistsError(f"{folder.directory} is a file: it is not overwritten, choose another dir_path")
+    description = _described(folder)
+    if description is not None:
+        folder.recover(description.get("weights"))
+    own = () if description is None else tuple(description.get("files", OWN_FILES))
+    foreign = [folder.path(name).name for name in wanted if name not in own and folder.path(name).exists()]
+    if foreign:
+        raise FileExistsError(
+            f"{folder.directory} has {', '.join(foreign)}, which no model of this package wrote: it is not "
+            "overwritten, choose another dir_path or a prefix"
+        )
+    return own
+
+
+def _described(folder: ModelFolder) -> dict[str, Any] | None:
+    """The description of the model in a folder, None where there is none of this package."""
+    try:
+        description = json.loads(folder.path(DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return description if isinstance(description, dict) and set(description) >= _KEYS else None
+
+
+def _write_files(folder: Path, model: StoredModel, cells: Mapping[str, Any], prefix: str) -> None:
+    weights, description = folder / f"{prefix}{WEIGHTS}", folder / f"{prefix}{DESCRIPTION}"
+    save_file(model.tensors(), weights)
+    of_files = {"weights": digest_of_file(weights), "files": [DESCRIPTION, WEIGHTS, *cells]}
+    description.write_text(json.dumps(model.description() | of_files, indent=1) + "\n")
+    for name, parts in cells.items():
+        write_h5ad(folder / f"{prefix}{name}", parts)
+    weights.chmod(description.stat().st_mode)  # safetensors lets only the owner read
+
+
+def read(
+    directory: str | os.PathLike[str],
+    estimator: str,
+    options: Set[str],
+    n_data_sets: int = 1,
+    prefix: str | None = None,
+) -> StoredModel:
     """Reads and checks the files of a model.
 
     Parameters
@@ -150,20 +194,23 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         If they are truncated, foreign, of a newer version, of another estimator, or say what cannot be; if a weight is
         not finite.
     """
-    source = Path(directory)
-    for name in (DESCRIPTION, WEIGHTS):
-        if not (source / name).is_file():
-            raise FileNotFoundError(f"{source} holds no saved model: {name} is not there")
-    description = _read_description(source / DESCRIPTION, options)
+    folder = ModelFolder(directory, prefix)
+    source, path = folder.directory, folder.path(DESCRIPTION)
+    if not path.is_file():
+        raise FileNotFoundError(f"{source} holds no saved model: {path.name} is not there")
+    description = _read_description(path, options)
+    of_weights = folder.stored(WEIGHTS, description.get("weights"))
+    if not of_weights.is_file():
+        raise FileNotFoundError(f"{source} holds no saved model: {of_weights.name} is not there")
     if description["estimator"] != estimator:
         raise ValueError(
             f"{source} holds a {description['estimator']} model: load it with scvi.{description['estimator']}.load"
         )
     try:
-        tensors = renamed(load_file(source / WEIGHTS))
+        tensors = renamed(load_file(of_weights))
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{source / WEIGHTS} is truncated or no safetensors file ({error})") from error
-    with _naming(source / DESCRIPTION, estimator):
+        raise ValueError(f"{of_weights} is truncated or no safetensors file ({error})") from error
+    with _naming(path, estimator):
         _check_options(description["options"], options)
         if not isinstance(description["is_trained"], bool):
             raise ValueError(f"is_trained is {description['is_trained']!r}")
@@ -171,11 +218,10 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         schemas = _schemas(description["schema"], n_data_sets)
         history = _history(description["history"])
         scope = _scope(description, tensors)
-    train_cells, validation_cells = (
-        _split(side, tensors, description, source / WEIGHTS, n_data_sets) for side in _SPLIT
-    )
+        attributes = checked_attributes(description.get("attributes", {}))
+    train_cells, validation_cells = (_split(side, tensors, description, of_weights, n_data_sets) for side in _SPLIT)
     weights = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
-    refuse_not_finite(weights, f"{source / WEIGHTS} is damaged, take another copy of the model")
+    refuse_not_finite(weights, f"{of_weights} is damaged, take another copy of the model")
     return StoredModel(
         estimator,
         description["options"],
@@ -187,6 +233,7 @@ def read(directory: str | os.PathLike[str], estimator: str, options: Set[str], n
         validation_cells,
         scope=scope,
         is_initialised=is_initialised,
+        attributes=attributes,
     )
 
 
@@ -217,9 +264,10 @@ def rebuild(directory: str | os.PathLike[str], stored: StoredModel, make: Callab
     return module
 
 
-def read_adata(directory: str | os.PathLike[str], name: str = ADATA) -> AnnData | None:
+def read_adata(directory: str | os.PathLike[str], name: str = ADATA, prefix: str | None = None) -> AnnData | None:
     """An AnnData that was saved beside a model, None where there is none; ValueError if it cannot be read."""
-    path = Path(directory) / name
+    folder = ModelFolder(directory, prefix)
+    path = folder.stored(name, (_described(folder) or {}).get("weights"))
     if not path.exists():
         return None
     try:

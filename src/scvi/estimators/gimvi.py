@@ -16,11 +16,13 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.far import warn_of_few_shared
 from scvi.cells.other_names import likely_cause
 from scvi.cells.schema import Schema
+from scvi.estimators import about
 from scvi.estimators.base import Estimator
-from scvi.estimators.cells import NO_GENE, Cells, all_labels, positions_of, setup_table
-from scvi.estimators.files import ADATA_SEQ, ADATA_SPATIAL
+from scvi.estimators.cells import NO_GENE, Cells, all_labels, positions_of
+from scvi.estimators.folder import ADATA_SEQ, ADATA_SPATIAL
 from scvi.estimators.questions import mean_of, table
 from scvi.estimators.train import train_by
+from scvi.fit.devices import resolve_device
 from scvi.fit.plan import AdversarialPlan
 from scvi.fit.starting_values import initialise_joint
 from scvi.minibatch import Minibatch
@@ -200,10 +202,19 @@ class GIMVI(Estimator):
         n_shared = sum(cells.schema.n_genes for cells in self._data_sets) - len(self.gene_names)
         return f"{len(self.gene_names)} genes, {n_shared} of them in both data sets"
 
-    def view_anndata_setup(self) -> pd.DataFrame:
-        """What the model reads: one row for each data set and input, with its place in the AnnData and a summary."""
-        tables = [setup_table(cells.schema) for cells in self._data_sets]
+    def view_anndata_setup(self, adata: AnnData | None = None, hide_state_registries: bool = False) -> pd.DataFrame:
+        """What the model reads: one row for each data set and input, with its place in the AnnData and a summary.
+
+        Arguments are those of :meth:`scvi.SCVI.view_anndata_setup`.
+        """
+        if adata is not None:
+            return about.view_anndata_setup(self, adata, hide_state_registries)
+        tables = [about.table_of(cells.schema, hide_state_registries) for cells in self._data_sets]
         return pd.concat(tables, keys=NAMES, names=["data set"])
+
+    def get_var_names(self) -> np.ndarray:
+        """Names of the model's genes, as `gene_names`."""
+        return self.gene_names.copy()
 
     # ---- fitting -----------------------------------------------------------------------------------------------------
 
@@ -374,8 +385,11 @@ class GIMVI(Estimator):
     def load(  # type: ignore[override]  # it has two sets of cells
         cls,
         dir_path: str | os.PathLike[str],
-        adata_seq: AnnData | None = None,
-        adata_spatial: AnnData | None = None,
+        adata_seq: AnnData | Literal[False] | None = None,
+        adata_spatial: AnnData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: str | int | Sequence[int] = "auto",
+        prefix: str | None = None,
     ) -> Self:
         """Reads a model from a directory. Nothing in the files is run.
 
@@ -383,7 +397,9 @@ class GIMVI(Estimator):
         ----------
         adata_seq, adata_spatial
             Cells to work with; they need no set-up. None: those that were saved with the model, if any; without them
-            every question needs its `adatas`.
+            every question needs its `adatas`. So it does with False.
+        accelerator, device, prefix
+            As of :meth:`scvi.SCVI.load`.
 
         Raises
         ------
@@ -392,7 +408,9 @@ class GIMVI(Estimator):
         ValueError
             If its files are truncated, foreign or of another estimator, or the cells do not fit the model.
         """
-        return cls._load(dir_path, (adata_seq, adata_spatial))
+        model = cls._load(dir_path, (adata_seq, adata_spatial), prefix)
+        model.to_device(resolve_device(accelerator, device))
+        return model
 
 
 def _all_genes(schemas: Sequence[Schema]) -> list[str]:
