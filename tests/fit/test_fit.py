@@ -30,7 +30,7 @@ from scvi.fit import fit as fitting
 from scvi.fit.early_stopping import Patience
 from scvi.fit.fit import Fit
 from scvi.fit.objectives import _VALIDATION_DRAWS_SEED, describe_fault
-from scvi.fit.plan import Plan
+from scvi.fit.plan import Plan, make_plan
 from scvi.models import VAE
 from scvi.models.base import Elbo
 from scvi.queries import likelihood
@@ -107,7 +107,7 @@ def scripted(losses: Iterable[float]) -> type[Fit]:
             super().__init__(*arguments, **options)
             self.objective.validate = self.validate
 
-        def validate(self) -> dict[str, float]:
+        def validate(self, kl_weight: float = 1.0) -> dict[str, float]:
             return {"elbo": script[self.loop.epoch], "reconstruction_loss": 1.0, "kl_local": 1.0}
 
         def on_epoch_end(self) -> bool:
@@ -288,6 +288,39 @@ def test_the_validation_loss_is_the_bound_of_the_validation_cells() -> None:
     assert values(fit, "elbo_validation")[-1] == pytest.approx(expected, rel=1e-5)
 
 
+def test_losses_at_the_weight_of_the_moment_and_of_what_is_shared() -> None:
+    class WithGlobal(VAE):
+        def loss(self, mb: Any, generator: Any = None) -> Elbo:
+            return replace(super().loss(mb, generator), global_kl=torch.tensor(26.0))
+
+    torch.manual_seed(0)
+    model = WithGlobal(40, n_batch=3, n_hidden=8, n_latent=3, use_observed_lib_size=True)
+    fit = make_fit(replace(PLAN, kl_warmup=0.5, max_kl_weight=0.4), model=model)
+    fit.fit()
+    assert values(fit, "kl_global_train") == pytest.approx([26.0 / 130] * 4)
+    assert values(fit, "kl_global_validation") == pytest.approx([26.0 / 130] * 4)
+    parts = (values(fit, f"{name}_validation") for name in ("reconstruction_loss", "kl_local"))
+    by_hand = [r + w * kl + 0.2 for r, kl, w in zip(*parts, values(fit, "kl_weight"), strict=True)]
+    np.testing.assert_allclose(values(fit, "validation_loss"), by_hand, rtol=1e-5)
+
+
+def test_the_loss_of_the_last_step() -> None:
+    class Recorded(Fit):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.seen, inner = [], self.objective.loss
+
+            def loss(mb: Any, kl_weight: float) -> Any:
+                self.seen.append(inner(mb, kl_weight))
+                return self.seen[-1]
+
+            self.objective.loss = loss
+
+    fit = make_fit(cls=Recorded)
+    fit.fit()
+    assert values(fit, "train_loss_step") == [float(loss.detach()) for loss, _ in fit.seen[3::4]]
+
+
 def test_the_validation_curve_moves_with_the_weights_only() -> None:
     fit = make_fit()
     fit.model.train()
@@ -430,6 +463,55 @@ def test_epochs_without_validation_do_not_use_up_patience() -> None:
     fit.fit()
     assert fit.best_epoch == 2
     assert fit.loop.epoch == 8
+
+
+def test_a_value_that_is_to_rise() -> None:
+    plan = Plan(20, batch_size=64, kl_warmup=0.0, early_stopping=True, early_stopping_patience=2)
+    fit = make_fit(replace(plan, early_stopping_mode="max"), cls=scripted([5, 9, 8, 7, 6] + [0] * 15))
+    fit.fit()
+    assert fit.best_epoch == 1
+    assert fit.loop.epoch == 3
+    assert same(state(fit.model), fit.weights[1])
+
+
+@pytest.mark.parametrize(("warmup", "best", "last"), [(0, 0, 2), (2, 2, 4), (3, 4, 6)])
+def test_the_patience_starts_after_epochs_of_warm_up(warmup: int, best: int, last: int) -> None:
+    plan = Plan(20, batch_size=64, kl_warmup=0.0, early_stopping=True, early_stopping_patience=2)
+    plan = replace(plan, early_stopping_warmup_epochs=warmup)
+    fit = make_fit(plan, cls=scripted([1, 2, 3, 5, 4] + [9] * 15))
+    fit.fit()
+    assert (fit.best_epoch, fit.loop.epoch) == (best, last)
+
+
+def test_training_cells_may_be_followed_without_others() -> None:
+    plan = Plan(30, batch_size=64, kl_warmup=0.0, early_stopping=True, early_stopping_patience=1, lr=1e-12)
+    fit = make_fit(replace(plan, early_stopping_monitor="elbo_train", early_stopping_min_delta=50.0), n_validation=0)
+    fit.fit()
+    assert (fit.best_epoch, fit.loop.epoch) == (0, 1)
+
+
+def test_the_plateau_has_a_value_a_distance_and_a_floor_of_its_own() -> None:
+    plan = Plan(6, batch_size=64, kl_warmup=0.0, lr=0.01, lr_schedule="plateau", lr_patience=1, lr_factor=0.5)
+    plan = replace(plan, lr_min=2e-3, lr_threshold=2.0)
+    fit = make_fit(plan, cls=scripted([100, 99, 96, 95, 94, 93]))
+    fit.fit()
+    np.testing.assert_allclose(values(fit, "lr"), [0.01, 0.01, 0.005, 0.005, 0.0025, 0.002])
+    own = make_fit(
+        replace(plan, lr_scheduler_metric="reconstruction_loss_validation"), cls=scripted([9, 6, 3, 0, -3, -6])
+    )
+    own.fit()  # the script's other loss stays the same
+    np.testing.assert_allclose(values(own, "lr"), [0.01, 0.01, 0.005, 0.0025, 0.002, 0.002])
+
+
+@pytest.mark.parametrize("max_steps", [1, 4, 6, 15, 16])
+def test_a_fit_of_some_steps(max_steps: int) -> None:
+    plan = make_plan({"max_epochs": 4, "batch_size": 32, "max_steps": max_steps, "kl_warmup": 1.0}, None, 130, 20)
+    fit = make_fit(plan)
+    assert warnings_of(fit) == []
+    assert fit.loop.n_iter == fit.steps_kept == max_steps
+    assert [epoch for epoch, _ in fit.history["elbo_validation"]] == list(range(math.ceil(max_steps / 4)))
+    assert values(fit, "kl_weight")[-1] == 1.0
+    assert values(fit, "lr")[-1] == plan.lr_at(max_steps - 1, max_steps)
 
 
 def test_the_rate_falls_on_a_plateau() -> None:
@@ -794,6 +876,22 @@ PLANS = {
     "plateau": replace(PLAN, lr_schedule="plateau", lr_patience=1, kl_warmup=0.0),
     "early stopping": replace(PLAN, early_stopping=True, early_stopping_patience=4, kl_warmup=0.1, lr=0.1),
     "warm-up": replace(PLAN, kl_warmup=1.0, check_val_every_n_epoch=3, gradient_clip=1.0),
+    "AdamW": replace(PLAN, optimizer="AdamW", weight_decay=0.1),
+    "steps": replace(PLAN, max_steps=14),  # of 16
+    "two monitors": replace(
+        PLAN,
+        lr_schedule="plateau",
+        lr_patience=1,
+        lr_scheduler_metric="validation_loss",
+        lr_threshold=100.0,
+        lr_min=4e-3,
+        kl_warmup=0.0,
+        early_stopping=True,
+        early_stopping_monitor="elbo_train",
+        early_stopping_mode="max",
+        early_stopping_patience=2,
+        early_stopping_warmup_epochs=1,
+    ),
 }
 
 

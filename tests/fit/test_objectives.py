@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
 
 import scvi
 from scvi.fit import checkpoint
 from scvi.fit.fit import Fit
-from scvi.fit.objectives import OBJECTIVES, Adversarial, NegativeElbo, SemiSupervised
+from scvi.fit.objectives import OBJECTIVES, Adversarial, NegativeElbo, SemiSupervised, f1_score
 from scvi.fit.plan import AdversarialPlan, Plan, SemiSupervisedPlan
+from scvi.queries.calibration import calibration_error
 from small_cells import QUICK, TINY, make_adata
 
 
@@ -76,6 +81,40 @@ def test_too_few_labels_are_left_out_of_the_loss() -> None:
     _, terms = fit.objective.loss(fit.split.data.minibatch(np.arange(30)), 1.0)
     assert "classification_loss" not in terms
     assert "accuracy" not in fit.objective.validate()
+
+
+def test_scores_of_labelled_validation_cells() -> None:
+    fit = fit_of(labelled(), SemiSupervisedPlan(1, classification_ratio=7))
+    values = fit.objective.validate(0.5)
+    cells = fit.split.in_order(fit.objective.labelled_validation)
+    log_q, labels = zip(
+        *((fit.model.eval().log_probabilities(mb).detach(), mb.labels[:, 0]) for mb in cells), strict=True
+    )
+    q, y = torch.cat(log_q).exp().numpy(), torch.cat(labels).numpy()
+    assert values["f1_score"] == pytest.approx(metrics.f1_score(y, q.argmax(1), average="weighted", zero_division=0))
+    assert values["calibration_error"] == pytest.approx(calibration_error(q, y))
+    bound = NegativeElbo.validate(fit.objective, 0.5)["loss"]
+    assert values["loss"] == pytest.approx(bound + 7 * values["classification_loss"])
+    assert bound < NegativeElbo.validate(fit.objective)["loss"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_the_f1_score_is_that_of_the_library(pairs: list[tuple[int, int]]) -> None:
+    said, labels = torch.tensor(pairs).T
+    expected = metrics.f1_score(labels, said, average="weighted", zero_division=0)
+    assert f1_score(said, labels, 4) == pytest.approx(expected)
+
+
+def test_a_score_of_labelled_cells_needs_such_cells() -> None:
+    model = labelled()
+    plan = SemiSupervisedPlan(1, early_stopping=True, early_stopping_monitor="validation_accuracy")
+    fit_of(model, plan)
+    model.adata.obs["known"] = "Unknown"
+    with pytest.raises(
+        ValueError, match="validation_accuracy is of labelled validation cells, of which there are none"
+    ):
+        fit_of(model, plan)
+    fit_of(model, replace(plan, early_stopping_monitor="elbo_validation"))
 
 
 @pytest.mark.parametrize("name", ["SCVI", "SCANVI", "GIMVI"])

@@ -41,6 +41,21 @@ def slopes(number: int) -> list[Tensor]:
     return [torch.randn(p.shape, generator=generator) for p in parameters()]
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_penalty_that_is_taken_off_the_weights(weight_decay: float) -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = ClippedAdam(ours, 0.01, 1e-8, weight_decay, None, undecayed=ours[:1], decoupled=True)
+    groups = [{"params": theirs[1:]}, {"params": theirs[:1], "weight_decay": 0.0}]
+    expected = torch.optim.AdamW(groups, lr=0.01, eps=1e-8, weight_decay=weight_decay)
+    for number in range(5):
+        for p, q, g in zip(ours, theirs, slopes(number), strict=True):
+            p.grad, q.grad = torch.empty_like(p).copy_(g), g.clone()
+        assert bool(optimizer.clipped_step(torch.tensor(1.0)))
+        expected.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
 @STEPS
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("max_norm", [None, 1.0, 1e6])

@@ -137,6 +137,11 @@ def test_a_plan_is_plain_json() -> None:
     plan = Plan(np.int64(3), batch_size=np.int32(8), lr=np.float32(0.5), kl_warmup=np.float64(0.1), gradient_clip=None)
     assert json.loads(json.dumps(plan.to_json())) == plan.to_json()
     assert Plan(**plan.to_json()) == plan
+    later = Plan(3, early_stopping_warmup_epochs=2, max_steps=9, optimizer="AdamW", lr_min=1e-4)
+    assert Plan(**later.to_json()) == later
+    assert set(later.to_json()) - set(plan.to_json()) == {
+        "early_stopping_warmup_epochs", "max_steps", "optimizer", "lr_min"
+    }  # fmt: skip
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -150,7 +155,13 @@ def test_a_plan_is_plain_json() -> None:
             for name in ("max_epochs", "check_val_every_n_epoch", "lr_patience")
             for value in (0, -1, 1.5, "3")
         ),
-        *(("early_stopping_patience", value) for value in (0, -2, 0.5, True)),
+        *((name, value) for name in ("early_stopping_patience", "max_steps") for value in (0, -2, 0.5, True)),
+        *(("early_stopping_warmup_epochs", value) for value in (-1, 0.5, None)),
+        *((name, value) for name in ("lr_min", "lr_threshold") for value in (-1e-9, np.nan, "0")),
+        ("lr_min", 1.0),
+        ("early_stopping_mode", "least"),
+        ("optimizer", "SGD"),
+        ("lr_scheduler_metric", "loss"),
         *(("batch_size", value) for value in (1, 0, -64, 32.0, "64")),
         *(
             (name, value)
@@ -189,6 +200,44 @@ def test_nothing_to_follow(options: dict[str, Any]) -> None:
     planned(n_validation=0)
 
 
+def test_the_value_of_the_plateau_has_to_fall() -> None:
+    options = {"lr_schedule": "plateau", "early_stopping_monitor": "accuracy_validation"}
+    with pytest.raises(
+        ValueError, match=r"early_stopping_monitor \(and so lr_scheduler_metric\)='accuracy_validation'"
+    ):
+        make_plan(options, None, 100, 10, SemiSupervisedPlan)
+    make_plan(options, {"lr_scheduler_metric": "elbo_validation"}, 100, 10, SemiSupervisedPlan)
+
+
+@pytest.mark.parametrize("monitor", ["elbo_train", "reconstruction_loss_train", "kl_local_train", "train_loss_epoch"])
+def test_values_of_training_cells_need_no_others(monitor: str) -> None:
+    planned({"early_stopping": True, "early_stopping_monitor": monitor}, n_validation=0)
+    planned({"early_stopping_monitor": monitor}, n_validation=0, reduce_lr_on_plateau=True)
+    with pytest.raises(ValueError, match="follow early_stopping_monitor='elbo_train'"):
+        planned({"early_stopping": True, "early_stopping_monitor": "validation_loss"}, n_validation=0)
+
+
+def test_the_wrong_way_is_warned_of() -> None:
+    with pytest.warns(
+        UserWarning, match=r"mode='max', but elbo_validation falls as .*; pass early_stopping_mode='min'"
+    ):
+        planned({"early_stopping": True, "early_stopping_mode": "max"})
+    with pytest.warns(UserWarning, match=r"mode='min', but validation_accuracy rises as .*mode='max'"):
+        make_plan(
+            {"early_stopping": True, "early_stopping_monitor": "validation_accuracy"}, None, 100, 9, SemiSupervisedPlan
+        )
+    planned({"early_stopping_mode": "max"})  # nothing is followed
+
+
+@pytest.mark.parametrize(("max_steps", "epochs", "steps"), [(1, 1, 1), (10, 1, 10), (11, 2, 11), (500, 20, 200)])
+def test_epochs_are_no_more_than_the_steps(max_steps: int, epochs: int, steps: int) -> None:
+    plan = planned({"max_steps": max_steps})  # 20 epochs of 10 steps
+    assert plan.max_epochs == epochs
+    assert plan.planned_steps(10) == steps
+    assert planned({"max_steps": 50}, n_steps_kl_warmup=25).kl_warmup == 0.5
+    assert planned({"max_steps": 50}, n_epochs_kl_warmup=1).kl_warmup == 0.2
+
+
 # ---- plan_kwargs -----------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +250,10 @@ def test_plan_kwargs_of_the_same_name() -> None:
         "min_kl_weight": 0.1,
         "lr_patience": 3,
         "lr_factor": 0.5,
+        "lr_min": 1e-4,
+        "lr_threshold": 0.5,
+        "lr_scheduler_metric": "kl_local_validation",
+        "optimizer": "AdamW",
     }
     plan = planned(**values)
     assert {name: getattr(plan, name) for name in values} == values
@@ -259,6 +312,28 @@ def test_unknown_plan_kwargs_are_refused_with_the_known() -> None:
         planned(learning_rate=0.1)
     with pytest.raises(ValueError, match=r"unknown keys \[3, None, 'b'\]; known are lr"):
         make_plan({}, {3: 1, None: 2, "b": 0}, 100, 10)  # type: ignore[dict-item]
+
+
+def test_plan_kwargs_without_a_meaning_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="scvi")
+    assert planned(compile=False, scale_adversarial_loss="auto", on_step=None) == planned()
+    assert caplog.messages == ["plan_kwargs: without a meaning here, and not used: compile, scale_adversarial_loss."]
+    assert planned(adversarial_classifier=False, update_only_decoder=False, optimizer_creator=None) == planned()
+    with pytest.warns(UserWarning, match="adversarial_classifier=True: there is no adversary here"):
+        planned(adversarial_classifier=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"), [("update_only_decoder", "all weights are fitted"), ("optimizer_creator", "'Adam' and 'AdamW'")]
+)
+def test_plan_kwargs_that_would_make_another_fit_are_refused(key: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"plan_kwargs[{key!r}]=True cannot be done: ") + f".*{reason}"):
+        planned(**{key: True})
+
+
+def test_the_nearest_key_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown keys \['n_epoch_kl_warmup'\]; did you mean 'n_epochs_kl_warmup'\?"):
+        planned(n_epoch_kl_warmup=3)
 
 
 def test_the_key_of_classifiers_is_refused_as_such() -> None:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 
 # Where a rounding error may change a count or a rank; `compare.py` looks at these, too.
-LEFT_OUT = ("accuracy", "correlation", "posterior_predictive_sample", "generated", "denoised", "corrupted")
+LEFT_OUT = (
+    "accuracy",
+    "f1_score",
+    "calibration_error",
+    "correlation",
+    "posterior_predictive_sample",
+    "generated",
+    "denoised",
+    "corrupted",
+)
 # A mean square of differences, a likelihood: sums over many genes, in which rounding errors average out.
 LOSSES = ("elbo", "loss", "reconstruction", "marginal")
 # Fits that make much of rounding errors: without weight decay biases before a batch norm drift with them, and AutoZI's

@@ -16,12 +16,14 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.joint import side_by_side
 from scvi.estimators.cells import Indices
 from scvi.estimators.fitted_cells import FittedCells
+from scvi.estimators.trainer_names import understood
+from scvi.fit.callbacks import Callbacks
 from scvi.fit.checkpoint import seed_of_fit
 from scvi.fit.devices import check_precision, resolve_device
 from scvi.fit.fit import Fit
 from scvi.fit.history import continued, past_epochs
-from scvi.fit.plan import Plan, Precision, Schedule, make_plan
-from scvi.fit.split import split_cells
+from scvi.fit.plan import Plan, Precision, Schedule, StoppingMode, make_plan
+from scvi.fit.split import split_as_given, split_cells
 
 if TYPE_CHECKING:
     from scvi.estimators.base import Estimator
@@ -47,17 +49,28 @@ def train(
     early_stopping_monitor: str = Plan.early_stopping_monitor,
     early_stopping_patience: int | None = Plan.early_stopping_patience,
     early_stopping_min_delta: float = Plan.early_stopping_min_delta,
+    early_stopping_mode: StoppingMode = Plan.early_stopping_mode,
+    early_stopping_warmup_epochs: int = Plan.early_stopping_warmup_epochs,
+    max_steps: int | None = Plan.max_steps,
+    shuffle_set_split: bool = True,
+    datasplitter_kwargs: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Any] | None = None,
+    logger: Any = None,
     precision: Precision = Plan.precision,
     enable_progress_bar: bool = True,
     plan_kwargs: Mapping[str, Any] | None = None,
     seed: int | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    **trainer_kwargs: Any,
 ) -> None:
     """Fits the model.
 
     A further call goes on from the current weights, with a plan of its own: the learning rate and the KL weight
-    rise anew, and the cells are split anew (as before if the seed is the same). `history` goes on.
+    rise anew, and the cells are split anew (as before if the seed is the same). `history` goes on. Its entries are
+    losses in nats per cell, which fall: ``elbo_*``, ``reconstruction_loss_*``, ``kl_local_*`` and ``kl_global_*``
+    (of what all cells share) of 'train' and 'validation' cells; ``train_loss_epoch``, ``train_loss_step`` (of the
+    epoch's last step) and ``validation_loss``, which have the KL weight of the moment; ``kl_weight`` and ``lr``.
 
     Parameters
     ----------
@@ -66,14 +79,14 @@ def train(
     accelerator, devices
         'auto' (a CUDA GPU if there is one), 'cpu', 'gpu' or 'mps'; one device.
     train_size, validation_size
-        Shares of the cells to fit and to look at only (None: the rest).
+        Shares of the cells to fit (None: 0.9, or what the other leaves) and to look at only (None: the rest).
     batch_size
         Cells in a step; None: ``scvi.settings.batch_size`` if it was set, else 128, and 64 for fewer than 5,000
         training cells.
     early_stopping
-        Stop when `early_stopping_monitor` (a ``*_validation`` entry of the history) has not fallen by
-        `early_stopping_min_delta` in `early_stopping_patience` epochs (None: a fifth of `max_epochs`, at least 5),
-        and go back to the best weights. The patience starts when the KL weight is full.
+        Stop when `early_stopping_monitor` (a loss in the history, such as 'elbo_validation', 'validation_loss' or
+        'elbo_train') has not fallen by `early_stopping_min_delta` in `early_stopping_patience` epochs (None: a fifth
+        of `max_epochs`, at least 5), and go back to the best weights. The patience starts when the KL weight is full.
     lr, lr_schedule
         Peak learning rate, and 'one-cycle' (up, then down to 0 over the planned steps), 'constant' or 'plateau'.
     weight_decay, gradient_clip
@@ -84,24 +97,45 @@ def train(
         Positions of the validation cells, in place of the two sizes.
     check_val_every_n_epoch
         Epochs between two validations.
+    early_stopping_mode, early_stopping_warmup_epochs
+        'max' for a monitor that is to rise, an accuracy; and epochs before which the patience does not start either.
+    max_steps
+        End after so many steps, if `max_epochs` has more; the schedules are over the steps that there will be.
+    shuffle_set_split
+        False: the first cells are validated on and the next ones trained on, without a draw.
+    datasplitter_kwargs
+        ``{"external_indexing": [train, validation, test]}``, positions of cells (the last two may be missing): those
+        of `test`, and those in none, are left out of the fit.
+    callbacks
+        Objects with a method ``on_epoch_end(training, training)`` or ``on_train_end``, or Lightning's callbacks. They
+        get a :class:`scvi.fit.callbacks.Training`; ``training.should_stop = True`` ends the fit after the epoch.
+    logger
+        An object, or several, with a method ``log_metrics(values, step)``, called after each epoch.
     precision
         'bf16' computes large matrix products in bfloat16, on a CPU or GPU that has instructions for it; the
         likelihood, its sums and the weights stay in float32.
     enable_progress_bar
         Show a progress bar.
     plan_kwargs
-        Options under the names of scripts that exist: lr, weight_decay, eps, n_epochs_kl_warmup, n_steps_kl_warmup,
-        max_kl_weight, min_kl_weight, reduce_lr_on_plateau, lr_patience, lr_factor. They win over the arguments
-        above; ``n_epochs_kl_warmup=None`` means no warm-up.
+        Options under the names of scripts that exist: lr, weight_decay, eps, optimizer ('Adam' or 'AdamW'),
+        n_epochs_kl_warmup, n_steps_kl_warmup, max_kl_weight, min_kl_weight, reduce_lr_on_plateau, lr_patience,
+        lr_factor, lr_min, lr_threshold, lr_scheduler_metric. They win over the arguments above;
+        ``n_epochs_kl_warmup=None`` means no warm-up.
     seed
         Seed of split, order, dropout and draws.
     checkpoint_dir
         Write checkpoints there.
     resume
         Go on from the checkpoint in `checkpoint_dir`, exactly as if training had not been interrupted.
+    **trainer_kwargs
+        Further names of scripts that exist: `gradient_clip_val` (0 and None do not clip), `external_indexing`,
+        `n_epochs_kl_warmup`, `n_steps_kl_warmup` and `reduce_lr_on_plateau` in place of the two bags, `plan_config`
+        and `trainer_config`. What has no meaning here (`simple_progress_bar`, `strategy`, ...) is named in the log.
 
     Raises
     ------
+    TypeError
+        If an argument is not known; the nearest one is named.
     ValueError
         If an argument is out of range, before anything is trained.
     RuntimeError
@@ -112,7 +146,7 @@ def train(
     UserWarning
         If a loss was not finite, with the cells and genes at fault; if training ended below the full KL weight.
     """
-    self._fit(locals())
+    self._fit(understood(type(self).__name__, locals()))
 
 
 def train_by(
@@ -153,7 +187,7 @@ def train_by(
         except TypeError as error:
             raise TypeError(f"{type(self).__name__}.train() {error}") from None
         arguments.apply_defaults()
-        self._fit(arguments.arguments)
+        self._fit(understood(type(self).__name__, arguments.arguments))
 
     changed.__signature__ = shown  # type: ignore[attr-defined]
     changed.__doc__ = doc or train.__doc__
@@ -170,6 +204,7 @@ def fit_as_told(self: Estimator, given: Mapping[str, Any]) -> None:
         )
     device = resolve_device(given["accelerator"], given["devices"])
     seed = seed_of_fit(given["seed"], given["checkpoint_dir"], given["resume"])
+    callbacks = Callbacks(given["callbacks"], given["logger"])
     train_cells, validation_cells = self._split(data_sets, given, seed)
     plan = make_plan(
         {option.name: given[option.name] for option in fields(self._plan) if option.name in given},
@@ -191,6 +226,7 @@ def fit_as_told(self: Estimator, given: Mapping[str, Any]) -> None:
         show_progbar=given["enable_progress_bar"],
         checkpoint_dir=given["checkpoint_dir"],
         scope=self._scope,
+        callbacks=callbacks,
     )
     fit.prepare(given["resume"], past_epochs(self.history), self.options, self.is_trained)
     if not (self.is_trained or self._is_initialised):
@@ -210,13 +246,28 @@ def split(
     """Positions of the training and of the validation cells in each data set."""
     pairs = []
     held_out = self._of_each("validation_indices", given["validation_indices"])
-    for data, (name, indices) in zip(data_sets, held_out.items(), strict=True):
+    external = self._of_each("external_indexing", given["external_indexing"])
+    for data, (name, indices), (bag, parts) in zip(data_sets, held_out.items(), external.items(), strict=True):
+        if parts is not None:
+            pairs.append(_given_split(data, bag, parts, indices))
+            continue
         chosen = None if indices is None else data.positions(indices, name)
-        pairs.append(
-            split_cells(len(data), given["train_size"], given["validation_size"], chosen, seed, self._strata(data))
-        )
+        sizes = given["train_size"], given["validation_size"]
+        pairs.append(split_cells(len(data), *sizes, chosen, seed, self._strata(data), given["shuffle_set_split"]))
     train_cells, validation_cells = zip(*pairs, strict=True)
     return train_cells, validation_cells
+
+
+def _given_split(data: CellData, name: str, parts: Any, validation_indices: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The split that `external_indexing` says."""
+    if validation_indices is not None:
+        raise ValueError(f"{name} and validation_indices both say which cells to validate on: pass one")
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError(f"{name} is a {type(parts).__name__}; it must be a list: [train, validation, test]")
+    none: list[int] = []
+    return split_as_given(
+        [data.positions(none if part is None else part, f"{name}[{i}]") for i, part in enumerate(parts)], name
+    )
 
 
 def _keep(

@@ -20,8 +20,9 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.count_checks import BadCounts
 from scvi.cells.joint import JointCells
 from scvi.fit import checkpoint
+from scvi.fit.callbacks import Callbacks, Training
 from scvi.fit.early_stopping import Patience
-from scvi.fit.history import tables
+from scvi.fit.history import named_values, tables
 from scvi.fit.loop import Loop, progress
 from scvi.fit.objectives import OBJECTIVES
 from scvi.fit.optimizer import ClippedAdam
@@ -66,6 +67,8 @@ class Fit:
         Directory of checkpoints; None for none. One is written after an epoch, at most every 50 steps.
     scope
         The part of the model that is fitted; None: all of it.
+    callbacks
+        Called between epochs.
 
     Attributes
     ----------
@@ -90,22 +93,24 @@ class Fit:
         show_progbar: bool = True,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         scope: Scope | None = None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self.model = model.to(device)
         self.split = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device))
         self.plan, self.seed, self.scope = plan, seed, scope
         self.show_progbar, self.checkpoint_dir = show_progbar, checkpoint_dir
+        self.callbacks, self.training = callbacks or Callbacks(), Training(self.model, plan.max_epochs)
         objective = next(OBJECTIVES[kind] for kind in type(plan).__mro__ if kind in OBJECTIVES)
         self.objective = objective(self.model, self.split, plan, seed)
         self.steps, self.loop = Steps(self.objective), Loop()
         self.steps_per_epoch = self.split.steps_per_epoch
-        self.n_steps = plan.max_epochs * self.steps_per_epoch
+        self.n_steps = plan.planned_steps(self.steps_per_epoch)
         self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
         self.kl_weight = plan.min_kl_weight
         self.lr_scale = 1.0  # lowered by recoveries and plateaus
         self.recoveries = self.steps_kept = 0
         self.stopping = Patience(plan.patience, plan.early_stopping_min_delta)
-        self.plateau = Patience(plan.lr_patience, plan.early_stopping_min_delta)
+        self.plateau = Patience(plan.lr_patience, plan.of_plateau[1])
         self.history: defaultdict[str, list[Any]] = defaultdict(list)
         self.best_state_dict: dict[str, Tensor] | None = None
         self.best_epoch: int | None = None
@@ -173,12 +178,20 @@ class Fit:
             with self.loop.training(self.model, self.plan.max_epochs) as epochs:
                 self.optimizer = self.make_optimizer()
                 self._begin()
+                self._call("on_fit_start", "on_train_start")
                 try:
                     self.loop.run(self, progress(epochs, self.progress_values, self.show_progbar))
                 except BadCounts:
                     self._go_back()
                     raise
             self._end()
+            self.callbacks.end(self.training)
+
+    def _call(self, *methods: str) -> None:
+        """Calls methods of the callbacks, told where training is."""
+        self.training.current_epoch, self.training.global_step = max(self.loop.epoch, 0), self.loop.n_iter
+        for method in methods:
+            self.callbacks.call(method, self.training)
 
     def _log_plan(self) -> None:
         logger.info(
@@ -200,7 +213,16 @@ class Fit:
         if self.scope is not None:
             params, columns = parts(self.model, self.scope)
         undecayed = self.model.shared_posterior()
-        return ClippedAdam(params, plan.lr, plan.eps, plan.weight_decay, plan.gradient_clip, undecayed, columns)
+        return ClippedAdam(
+            params,
+            plan.lr,
+            plan.eps,
+            plan.weight_decay,
+            plan.gradient_clip,
+            undecayed,
+            columns,
+            decoupled=plan.optimizer == "AdamW",
+        )
 
     def _begin(self) -> None:
         """Lets modules rest, and goes back to the checkpoint that `prepare` found."""
@@ -229,10 +251,13 @@ class Fit:
         """Forgets the steps of the epoch before."""
         self.steps.begin_epoch()
         self.objective.begin_epoch(self.loop.epoch)
+        self._call("on_train_epoch_start")
 
     def data_loaders_loop(self) -> Iterator[Any]:
         """The minibatches of an epoch, in an order that depends on the seed and the epoch's number only."""
-        return self.split.shuffled(self.split.train, [self.seed, self.loop.epoch])
+        minibatches = self.split.shuffled(self.split.train, [self.seed, self.loop.epoch])
+        left = self.n_steps - self.loop.epoch * self.steps_per_epoch
+        return minibatches if left >= self.steps_per_epoch else islice(minibatches, left)
 
     def on_iteration_begin(self) -> None:
         """Sets the step's learning rate and KL weight."""
@@ -255,11 +280,11 @@ class Fit:
         """Writes the history, then decides: stop, lower the learning rate, keep these weights."""
         if not self.steps.waits:
             self._settle()
-        self._record()
-        monitored = self.history.get(self.plan.early_stopping_monitor)
-        go_on = True
-        if monitored and monitored[-1][0] == self.loop.epoch and self.steps_kept and self._weight_reached():
-            go_on = self._follow(monitored[-1][1])
+        record = self._record()
+        go_on = self._follow() if self.steps_kept and self._weight_reached() else True
+        self._call()
+        self.callbacks.end_epoch(self.training, record, "elbo_validation" in record)
+        go_on = go_on and not self.training.should_stop
         last = self.loop.epoch + 1 == self.plan.max_epochs or not go_on
         if last or (self.loop.epoch + 1) % self.snapshot_every == 0:
             if not_finite(self.model.state_dict()):
@@ -270,15 +295,15 @@ class Fit:
 
     # ---- history -----------------------------------------------------------------------------------------------------
 
-    def _record(self) -> None:
-        epoch, means = self.loop.epoch, self.steps.means()
-        record = {name if name == "train_loss_epoch" else f"{name}_train": value for name, value in means.items()}
+    def _record(self) -> dict[str, float]:
+        epoch = self.loop.epoch
         due = (epoch + 1) % self.plan.check_val_every_n_epoch == 0 or epoch + 1 == self.plan.max_epochs
-        if due and len(self.split.validation):
-            record |= {f"{name}_validation": value for name, value in self.objective.validate().items()}
+        looked_at = self.objective.validate(self.kl_weight) if due and len(self.split.validation) else None
+        record = named_values(self.steps.means(), looked_at)
         record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}
         for name, value in record.items():
             self.history[name].append((epoch, value))
+        return record
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The history as one-column tables indexed by epoch, counted on from earlier fits."""
@@ -294,16 +319,24 @@ class Fit:
     def _weight_reached(self) -> bool:
         return self.kl_weight >= self.plan.max_kl_weight
 
-    def _follow(self, value: float) -> bool:
+    def _latest(self, name: str) -> float | None:
+        """A value of the history, if this epoch has it."""
+        rows = self.history.get(name)
+        return rows[-1][1] if rows and rows[-1][0] == self.loop.epoch else None
+
+    def _follow(self) -> bool:
         """Patience of early stopping and of the plateau schedule; False to stop."""
         plan = self.plan
-        if plan.lr_schedule == "plateau" and not self.plateau.update(value):
-            self.lr_scale *= plan.lr_factor
+        value = self._latest(plan.of_plateau[0])
+        if plan.lr_schedule == "plateau" and value is not None and not self.plateau.update(value):
+            least = min(self.lr_scale, plan.lr_min / plan.lr)
+            self.lr_scale = max(self.lr_scale * plan.lr_factor, least)
             self.plateau.wait = 0
             logger.info("No improvement in %d epochs: learning rate times %g.", plan.lr_patience, plan.lr_factor)
-        if not plan.early_stopping:
+        value = self._latest(plan.early_stopping_monitor)
+        if not plan.early_stopping or value is None or self.loop.epoch < plan.early_stopping_warmup_epochs:
             return True
-        go_on = self.stopping.update(value)
+        go_on = self.stopping.update(-value if plan.early_stopping_mode == "max" else value)
         if self.stopping.wait == 0:
             self.best_state_dict, self.best_epoch = checkpoint.copied(self.model.state_dict()), self.loop.epoch
         if not go_on:

@@ -19,6 +19,30 @@ def tables(rows: Mapping[str, Sequence[tuple[int, Any]]], epochs_before: int) ->
     }
 
 
+_WITHOUT_A_SIDE = ("train_loss_epoch", "train_loss_step")
+_OTHER_NAMES = {  # by which scripts that exist know them, too
+    "classification_loss_train": "train_classification_loss",
+    "classification_loss_validation": "validation_classification_loss",
+    "accuracy_validation": "validation_accuracy",
+}
+_FIRST = ("validation_loss", "validation_f1_score", "validation_calibration_error")  # under this name only
+
+
+def named_values(fitted: Mapping[str, float], looked_at: Mapping[str, float] | None) -> dict[str, float]:
+    """What the history calls the means of an epoch: ``elbo_train``, ``elbo_validation``, ``validation_loss``, ...
+
+    Parameters
+    ----------
+    fitted, looked_at
+        Means over training and validation cells, by term; None: these were not looked at.
+    """
+    named = {name if name in _WITHOUT_A_SIDE else f"{name}_train": value for name, value in fitted.items()}
+    for name, value in (looked_at or {}).items():
+        first = f"validation_{name}"
+        named[first if first in _FIRST else f"{name}_validation"] = value
+    return named | {other: named[name] for name, other in _OTHER_NAMES.items() if name in named}
+
+
 def past_epochs(history: Mapping[str, pd.DataFrame]) -> int:
     """How many epochs a history has."""
     return max((int(table.index[-1]) + 1 for table in history.values()), default=0)

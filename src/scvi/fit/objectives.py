@@ -23,6 +23,7 @@ from scvi.minibatch import Minibatch
 from scvi.models.adversary import adversarial_losses
 from scvi.models.base import Elbo, Model
 from scvi.queries import evaluating
+from scvi.queries.calibration import calibration_error
 from scvi.queries.imputation import data_set_probabilities
 
 _VALIDATION_DRAWS_SEED = 0x5C51  # the same noise every epoch, so that the validation curve moves with the weights only
@@ -58,19 +59,30 @@ class NegativeElbo:
         with self._products():
             elbo = self.model.loss(mb, self.generator)
         loss = elbo.objective(kl_weight) + elbo.global_kl / len(self.split.train)
-        return loss, {**terms_of(elbo), "train_loss_epoch": loss.detach() * len(mb)}
+        return loss, {**self._terms(elbo, len(mb)), "train_loss_epoch": loss.detach() * len(mb)}
+
+    @torch.no_grad()
+    def _terms(self, elbo: Elbo, n_cells: int) -> dict[str, Tensor]:
+        """Sums over cells of what the history shows, with their share of what all training cells have in common."""
+        terms, share = terms_of(elbo), n_cells / len(self.split.train)
+        shared = elbo.global_kl
+        if not isinstance(shared, Tensor):
+            shared = torch.full_like(terms["kl_local"], shared)
+        return {**terms, "kl_global": shared * share}
 
     def _products(self) -> Any:
         """Inside, matrix products have the precision of the plan."""
         return bf16_products(self.plan.precision == "bf16")
 
-    def validate(self) -> dict[str, float]:
-        """Means of the terms over the validation cells, with the full KL weight."""
+    def validate(self, kl_weight: float = 1.0) -> dict[str, float]:
+        """Means of the terms over the validation cells, with the full KL weight; and the `loss`, with `kl_weight`."""
         generator = generator_of(_VALIDATION_DRAWS_SEED, self.split.device)
         sums: dict[str, float] = {}
         with evaluating(self.model):
             for mb in self.split.in_order(self.split.validation):
-                for name, value in terms_of(self.model.loss(mb, generator)).items():
+                elbo, n = self.model.loss(mb, generator), len(mb)
+                terms = self._terms(elbo, n)
+                for name, value in {**terms, "loss": elbo.objective(kl_weight) * n + terms["kl_global"]}.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         return {name: total / len(self.split.validation) for name, total in sums.items()}
 
@@ -98,6 +110,12 @@ class SemiSupervised(NegativeElbo):
         has_label = split.data.labels >= 0
         self.labelled, self.labelled_validation = (some[has_label[some]] for some in (split.train, split.validation))
         self._minibatches: Iterator[Minibatch] = iter(())
+        unseen = [name for name in plan.followed if name not in Plan.falling and "train" not in name]
+        if unseen and len(self.labelled_validation) == 0:
+            raise ValueError(
+                f"{unseen[0]} is of labelled validation cells, of which there are none: label more cells, raise "
+                "validation_size, or follow another value of the history"
+            )
 
     def begin_epoch(self, epoch: int) -> None:
         """Chooses the labelled cells of the epoch, and their order."""
@@ -128,9 +146,9 @@ class SemiSupervised(NegativeElbo):
         terms["train_loss_epoch"] = loss.detach() * len(mb)
         return loss, terms
 
-    def validate(self) -> dict[str, float]:
-        """Also the cross-entropy and the accuracy over the labelled validation cells, where there are any."""
-        values = super().validate()
+    def validate(self, kl_weight: float = 1.0) -> dict[str, float]:
+        """Also how the classifier does on the labelled validation cells, where there are any."""
+        values = super().validate(kl_weight)
         if len(self.labelled_validation):
             with evaluating(self.model):
                 cells = self.split.in_order(self.labelled_validation)
@@ -138,6 +156,9 @@ class SemiSupervised(NegativeElbo):
             log_q, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
             values["classification_loss"] = -float(log_q.gather(1, labels).mean())
             values["accuracy"] = float((log_q.argmax(1) == labels[:, 0]).float().mean())
+            values["f1_score"] = f1_score(log_q.argmax(1), labels[:, 0], log_q.shape[1])
+            values["calibration_error"] = calibration_error(log_q.exp().cpu(), labels[:, 0].cpu())
+            values["loss"] += self.plan.classification_ratio * values["classification_loss"]
         return values
 
 
@@ -166,20 +187,20 @@ class Adversarial(NegativeElbo):
         loss = torch.stack([elbo.objective(kl_weight, n_cells) for elbo in elbos]).sum() + own
         if self.plan.kappa > 0:
             loss = loss + self.plan.kappa * self.model.deception(latents)
-        parts = [terms_of(elbo) for elbo in elbos]
+        parts = [self._terms(elbo, len(mb)) for elbo, mb in zip(elbos, joint.parts, strict=True)]
         terms = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
         terms["train_loss_epoch"] = loss.detach() * n_cells
         with torch.no_grad():
             judged = _judgement([log_p.exp() for log_p in said])
         return loss, terms | {name: value * n_cells for name, value in judged.items()}
 
-    def validate(self) -> dict[str, float]:
-        """Also how well the discriminator does on the validation cells."""
+    def validate(self, kl_weight: float = 1.0) -> dict[str, float]:
+        """Also how well the discriminator does on the validation cells; `loss` is without it."""
         split = self.split
         said = data_set_probabilities(self.model.model, self.model.discriminator, split.in_order(split.validation))
         ends = np.cumsum([len(part) for part in split.data.split(split.validation)])
         judged = _judgement([torch.from_numpy(part) for part in np.split(said, ends[:-1])])
-        return {**super().validate(), **{name: float(value) for name, value in judged.items()}}
+        return {**super().validate(kl_weight), **{name: float(value) for name, value in judged.items()}}
 
     def fault(self, joint: JointMinibatch) -> str:
         """Names the cells at fault in the data set with the largest loss."""
@@ -207,6 +228,20 @@ def terms_of(elbo: Elbo) -> dict[str, Tensor]:
     if len(elbo.reconstruction) > 1:
         terms |= {f"reconstruction_loss_{name}": value.sum() for name, value in elbo.reconstruction.items()}
     return terms
+
+
+def f1_score(said: Tensor, labels: Tensor, n_labels: int) -> float:
+    """Harmonic mean of precision and recall of each label, averaged over labels with their numbers of cells as weights.
+
+    Parameters
+    ----------
+    said, labels
+        (n,) codes.
+    """
+    right, guessed, given = (
+        torch.bincount(codes, minlength=n_labels).double() for codes in (labels[said == labels], said, labels)
+    )
+    return float((2 * right / (guessed + given).clamp(min=1) * given).sum() / len(labels))
 
 
 def describe_fault(model: Model, mb: Minibatch, data: CellData, generator: torch.Generator) -> str:

@@ -26,6 +26,9 @@ class ClippedAdam(torch.optim.Adam):
         Those of the tensors that the penalty is not for.
     columns
         Columns of further parameters, of which only these are changed.
+    decoupled
+        Take the penalty off the weights, times the learning rate, and not through the gradient: AdamW (Loshchilov and
+        Hutter 2019).
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class ClippedAdam(torch.optim.Adam):
         max_norm: float | None = None,
         undecayed: Iterable[nn.Parameter] = (),
         columns: Sequence[Columns] = (),
+        decoupled: bool = False,
     ) -> None:
+        self.taken_off, weight_decay = (weight_decay, 0.0) if decoupled else (0.0, weight_decay)
         self.columns = list(columns)
         self.undecayed = {id(p) for p in undecayed}
         self.undecayed |= {id(some.part) for some in self.columns if id(some.whole) in self.undecayed}
@@ -75,7 +80,8 @@ class ClippedAdam(torch.optim.Adam):
     def clipped_step(self, loss: Tensor) -> Tensor:
         """Takes a step if the loss and the norm of its gradient are finite; returns whether they were.
 
-        The answer is on the device, and nothing waits for it.
+        The answer is on the device, and nothing waits for it. (A decoupled penalty is taken off in any case: who does
+        not follow a step goes back to earlier weights.)
         """
         for some in self.columns:
             some.read()
@@ -84,6 +90,9 @@ class ClippedAdam(torch.optim.Adam):
             p.grad = _laid_out_like(p, p.grad)  # type: ignore[arg-type]
         if not given:
             return torch.isfinite(loss)
+        if self.taken_off:
+            shrunk: list[Tensor] = [p for p in given if id(p) not in self.undecayed]
+            torch._foreach_mul_(shrunk, 1 - self.param_groups[0]["lr"] * self.taken_off)
         if self.device.type != "cpu":
             good = self._device_step(given, loss)
         else:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._settings import settings
+from scvi._warnings import warn
 from scvi.cells.epoch_order import count_minibatches
+from scvi.fit.plan_kwargs import translated
 
 Schedule = Literal["one-cycle", "constant", "plateau"]
 Precision = Literal["float32", "bf16"]
+StoppingMode = Literal["min", "max"]
+Optimizer = Literal["Adam", "AdamW"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
 _LEAST_PATIENCE = 5  # epochs
 _FROM_CELLS = ("max_epochs", "batch_size")  # None: by the number of cells
-_KEY_OF_CLASSIFIERS = "classification_ratio"
-_SAME_NAME = ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight", "lr_patience", "lr_factor")
 _AFTERWARDS = {"afterwards": True}  # marks an option of what is done when a fit is over
+_LATER = {"later": True}  # marks an option that plans of earlier checkpoints lack, and whose default is what they did
 
 
 def default_batch_size(n_cells: int, usual: int) -> int:
@@ -55,10 +58,15 @@ class Plan:
     max_epochs, batch_size
         Passes over the training cells, and cells in a step.
     lr, lr_schedule
-        Peak learning rate, and what becomes of it: 'one-cycle', 'constant' or 'plateau' (times `lr_factor` after
-        `lr_patience` epochs without improvement of the monitored value).
-    weight_decay, eps, gradient_clip
-        L2 penalty and epsilon of Adam, and the largest norm of a gradient; None does not clip.
+        Peak learning rate, and what becomes of it: 'one-cycle', 'constant' or 'plateau' (times `lr_factor`, down to
+        `lr_min`, after `lr_patience` epochs in which `lr_scheduler_metric` has not fallen by `lr_threshold`; None: the
+        value and the distance of early stopping).
+    max_steps
+        Steps after which the fit ends, within an epoch or not; None: all of `max_epochs`. The schedules are over the
+        steps that there will be.
+    weight_decay, eps, optimizer, gradient_clip
+        L2 penalty and epsilon of 'Adam', or of 'AdamW', which takes the penalty off the weights and not through the
+        gradient; and the largest norm of a gradient; None does not clip.
     kl_warmup
         Share of the planned steps over which the KL weight rises from `min_kl_weight` to `max_kl_weight`.
     check_val_every_n_epoch
@@ -67,6 +75,8 @@ class Plan:
         Stop when the monitored value of the history has not fallen by `min_delta` nats in `patience` epochs (None: a
         fifth of `max_epochs`, at least 5), and go back to the weights at its minimum. The patience starts when the KL
         weight has reached its maximum.
+    early_stopping_mode, early_stopping_warmup_epochs
+        'max' for a value that is to rise; and epochs before which the patience does not start either.
     precision
         'bf16' computes large matrix products in training in bfloat16; likelihood, sums over cells and genes, weights
         and their moments stay in float32.
@@ -90,16 +100,43 @@ class Plan:
     lr_patience: int = 10
     lr_factor: float = 0.6
     precision: Precision = "float32"
+    early_stopping_mode: StoppingMode = field(default="min", metadata=_LATER)
+    early_stopping_warmup_epochs: int = field(default=0, metadata=_LATER)
+    lr_min: float = field(default=0.0, metadata=_LATER)
+    lr_threshold: float | None = field(default=None, metadata=_LATER)
+    lr_scheduler_metric: str | None = field(default=None, metadata=_LATER)
+    max_steps: int | None = field(default=None, metadata=_LATER)
+    optimizer: Optimizer = field(default="Adam", metadata=_LATER)
+
+    falling: ClassVar[tuple[str, ...]] = (
+        *(f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")),
+        "validation_loss",
+        *(f"{name}_train" for name in ("elbo", "reconstruction_loss", "kl_local")),
+        "train_loss_epoch",
+    )
+    """Values of the history that can be followed, and fall as a fit gets better."""
+    rising: ClassVar[tuple[str, ...]] = ()
+    """Those that rise."""
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "check_val_every_n_epoch", "lr_patience"):
             check_integer(name, getattr(self, name), 1)
-        if self.early_stopping_patience is not None:
-            check_integer("early_stopping_patience", self.early_stopping_patience, 1)
+        for name in ("early_stopping_patience", "max_steps"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        check_integer("early_stopping_warmup_epochs", self.early_stopping_warmup_epochs, 0)
         check_integer("batch_size", self.batch_size, 2)
         for name in ("lr", "eps", "lr_factor"):
             check_number(name, getattr(self, name), "a positive number", above=0)
-        for name in ("weight_decay", "min_kl_weight", "max_kl_weight", "early_stopping_min_delta", "kl_warmup"):
+        at_least_0 = [
+            "weight_decay",
+            "min_kl_weight",
+            "max_kl_weight",
+            "early_stopping_min_delta",
+            "kl_warmup",
+            "lr_min",
+        ]
+        for name in [*at_least_0, *([] if self.lr_threshold is None else ["lr_threshold"])]:
             check_number(name, getattr(self, name), "a number of at least 0", least=0)
         check_flag("early_stopping", self.early_stopping)
         if self.gradient_clip is not None:
@@ -108,13 +145,33 @@ class Plan:
             raise ValueError(f"kl_warmup={self.kl_warmup!r} is not a share of the planned steps, a number from 0 to 1")
         if self.min_kl_weight > self.max_kl_weight:
             raise ValueError(f"min_kl_weight={self.min_kl_weight!r} is above max_kl_weight={self.max_kl_weight!r}")
-        check_choice("lr_schedule", self.lr_schedule, get_args(Schedule))
-        check_choice("precision", self.precision, get_args(Precision))
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min={self.lr_min!r} is above lr={self.lr!r}")
+        choices = {"lr_schedule": Schedule, "precision": Precision}
+        for name, kind in {**choices, "early_stopping_mode": StoppingMode, "optimizer": Optimizer}.items():
+            check_choice(name, getattr(self, name), get_args(kind))
 
     @property
     def patience(self) -> int:
         """Epochs without improvement after which early stopping stops."""
         return self.early_stopping_patience or max(_LEAST_PATIENCE, self.max_epochs // 5)
+
+    @property
+    def of_plateau(self) -> tuple[str, float]:
+        """The value that the 'plateau' schedule follows, and by how much it has to fall."""
+        least = self.early_stopping_min_delta if self.lr_threshold is None else self.lr_threshold
+        return self.lr_scheduler_metric or self.early_stopping_monitor, least
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The values of the history that decide something."""
+        plateau = (self.of_plateau[0],) if self.lr_schedule == "plateau" else ()
+        return (*plateau, *((self.early_stopping_monitor,) if self.early_stopping else ()))
+
+    def planned_steps(self, steps_per_epoch: int) -> int:
+        """Steps that there will be."""
+        most = self.max_epochs * steps_per_epoch
+        return most if self.max_steps is None else min(most, self.max_steps)
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Learning rate of a step, before any reduction on a plateau."""
@@ -129,7 +186,12 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The options that decide how the fit goes, in plain JSON types."""
-        given = {option.name: getattr(self, option.name) for option in fields(self) if not option.metadata}
+        given = {
+            option.name: getattr(self, option.name)
+            for option in fields(self)
+            if "afterwards" not in option.metadata
+            and ("later" not in option.metadata or getattr(self, option.name) != option.default)
+        }
         return {name: value.item() if hasattr(value, "item") else value for name, value in given.items()}
 
 
@@ -151,6 +213,16 @@ class SemiSupervisedPlan(Plan):
     classification_ratio: float = 10.0
     n_samples_per_label: int | None = None
     calibrate: bool = field(default=True, metadata=_AFTERWARDS)
+
+    falling: ClassVar[tuple[str, ...]] = (
+        *Plan.falling,
+        "classification_loss_validation",
+        "classification_loss_train",
+        "train_classification_loss",
+        "validation_classification_loss",
+        "validation_calibration_error",
+    )
+    rising: ClassVar[tuple[str, ...]] = ("accuracy_validation", "validation_accuracy", "validation_f1_score")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -202,45 +274,43 @@ def make_plan(
     plan = kind(**{"max_epochs": 1, **given})
     if "max_epochs" not in given:
         plan = replace(plan, max_epochs=default_max_epochs(n_train, plan.batch_size))
-    plan = replace(plan, **_translated({} if plan_kwargs is None else plan_kwargs, plan, n_train))
-    _check_monitor(plan, n_validation)
+    told = translated({} if plan_kwargs is None else plan_kwargs, [option.name for option in fields(plan)])
+    plan = _with_warmup(replace(plan, **told.options), told.warmup, count_minibatches(n_train, plan.batch_size))
+    _check_monitors(plan, n_validation)
     return plan
 
 
-def _translated(plan_kwargs: Mapping[str, Any], plan: Plan, n_train: int) -> dict[str, Any]:
-    """`plan_kwargs` as options of a plan; a warm-up in epochs or steps becomes a share of the planned steps."""
-    if not isinstance(plan_kwargs, Mapping):
-        raise ValueError(f"plan_kwargs={plan_kwargs!r} is not a dictionary")
-    same_name = [option.name for option in fields(plan) if option.name in (*_SAME_NAME, _KEY_OF_CLASSIFIERS)]
-    known = [*same_name, "n_epochs_kl_warmup", "n_steps_kl_warmup", "reduce_lr_on_plateau"]
-    if _KEY_OF_CLASSIFIERS in plan_kwargs and _KEY_OF_CLASSIFIERS not in known:
-        raise ValueError(
-            f"plan_kwargs has {_KEY_OF_CLASSIFIERS!r}, which belongs to models with a classifier; known here are "
-            f"{', '.join(known)}"
-        )
-    unknown = [key for key in plan_kwargs if key not in known]
-    if unknown:
-        raise ValueError(f"plan_kwargs has unknown keys {unknown}; known are {', '.join(known)}")
-    options = {name: plan_kwargs[name] for name in same_name if plan_kwargs.get(name) is not None}
-    if plan_kwargs.get("reduce_lr_on_plateau"):
-        options["lr_schedule"] = "plateau"
-    if "n_epochs_kl_warmup" in plan_kwargs:  # None, and no number of steps: the weight is full from the start
-        options["kl_warmup"] = 0.0
-    n_steps = plan.max_epochs * count_minibatches(n_train, plan.batch_size)
-    for name, planned in (("n_steps_kl_warmup", n_steps), ("n_epochs_kl_warmup", plan.max_epochs)):
-        length = plan_kwargs.get(name)
+def _with_warmup(plan: Plan, lengths: Mapping[str, float | None], steps_per_epoch: int) -> Plan:
+    """With as many epochs as `max_steps` leaves, and a warm-up in epochs or steps as a share of the planned steps."""
+    n_steps = plan.planned_steps(steps_per_epoch)
+    plan = replace(plan, max_epochs=min(plan.max_epochs, math.ceil(n_steps / steps_per_epoch)))
+    planned = {"n_steps_kl_warmup": n_steps, "n_epochs_kl_warmup": n_steps / steps_per_epoch}
+    if "n_epochs_kl_warmup" in lengths:  # None, and no number of steps: the weight is full from the start
+        plan = replace(plan, kl_warmup=0.0)
+    for name in planned:
+        length = lengths.get(name)
         if length is not None:
             check_number(f"plan_kwargs[{name!r}]", length, "a number of at least 0", least=0)
-            options["kl_warmup"] = min(1.0, length / planned)
-    return options
+            plan = replace(plan, kl_warmup=min(1.0, length / planned[name]))
+    return plan
 
 
-def _check_monitor(plan: Plan, n_validation: int) -> None:
-    """Refuses to follow a value that will not be in the history."""
-    followed = [f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")]
-    check_choice("early_stopping_monitor", plan.early_stopping_monitor, followed)
-    if (plan.early_stopping or plan.lr_schedule == "plateau") and n_validation == 0:
+def _check_monitors(plan: Plan, n_validation: int) -> None:
+    """Refuses to follow a value that will not be in the history, and warns of one that is followed the wrong way."""
+    monitor, mode = plan.early_stopping_monitor, plan.early_stopping_mode
+    check_choice("early_stopping_monitor", monitor, [*plan.falling, *plan.rising])
+    if plan.lr_scheduler_metric is not None:
+        check_choice("lr_scheduler_metric", plan.lr_scheduler_metric, plan.falling)
+    elif plan.lr_schedule == "plateau":
+        check_choice("early_stopping_monitor (and so lr_scheduler_metric)", monitor, plan.falling)
+    if n_validation == 0 and any("validation" in name for name in plan.followed):
         raise ValueError(
             "early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: "
-            "lower train_size"
+            "lower train_size, or follow early_stopping_monitor='elbo_train'"
+        )
+    if plan.early_stopping and (mode == "max") != (monitor in plan.rising):
+        way, other = ("rises", "max") if monitor in plan.rising else ("falls", "min")
+        warn(
+            f"early_stopping_mode={mode!r}, but {monitor} {way} as the fit gets better: training may stop early, with "
+            f"bad weights; pass early_stopping_mode={other!r}"
         )

@@ -64,6 +64,7 @@ def split_cells(
     validation_indices: np.ndarray | None,
     seed: int,
     strata: np.ndarray | None = None,
+    shuffle: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the training and the validation cells.
 
@@ -75,13 +76,15 @@ def split_cells(
         Positions of the validation cells, in place of the two; all others are trained on.
     strata
         (n,) codes of groups of cells that are split in the same proportions.
+    shuffle
+        False: the first cells, of each group, are the validation cells, and the next ones are trained on.
     """
     if validation_indices is not None:
         train = np.setdiff1d(np.arange(n_cells), validation_indices)
         validation = np.asarray(validation_indices)
     else:
         n_train, n_validation = _split_sizes(n_cells, train_size, validation_size)
-        order = np.random.default_rng([seed, 1]).permutation(n_cells)
+        order = np.random.default_rng([seed, 1]).permutation(n_cells) if shuffle else np.arange(n_cells)
         if strata is not None:
             order = order[np.argsort(_ranks(strata[order]), kind="stable")]
         train, validation = np.sort(order[n_validation : n_validation + n_train]), np.sort(order[:n_validation])
@@ -92,6 +95,26 @@ def split_cells(
             "validate on fewer; train_size=1.0 alone takes all cells"
         )
     return train, validation
+
+
+def split_as_given(parts: Sequence[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the training and the validation cells, where a user names them; other cells are left out.
+
+    Parameters
+    ----------
+    parts
+        Positions of cells to train on, to validate on (none if absent) and to leave out.
+    name
+        What the user calls them.
+    """
+    if not 1 <= len(parts) <= 3:
+        raise ValueError(f"{name} has {len(parts)} entries: give cells to train on, to validate on and to leave out")
+    positions, counts = np.unique(np.concatenate(parts), return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{name} has cells more than once, such as {positions[counts > 1][0]}: each is in one part")
+    if len(parts[0]) < 2:
+        raise ValueError(f"{name} has {len(parts[0])} cells to train on, at least 2 are needed")
+    return parts[0], parts[1] if len(parts) > 1 else np.empty(0, np.int64)
 
 
 def _ranks(strata: np.ndarray) -> np.ndarray:

@@ -43,6 +43,7 @@ class Steps:
         self._sums: dict[str, Tensor] = {}
         self._n_cells: int | Tensor = 0
         self._first_bad = torch.tensor(_NEVER, device=self.device)
+        self._last_loss: Tensor | float = 0.0
 
     def take(self, mb: Any, kl_weight: float, optimizer: ClippedAdam) -> bool:
         """One step; False if it is known not to have been good."""
@@ -60,6 +61,8 @@ class Steps:
         self._n_cells = self._n_cells + n_cells
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+        loss = loss.detach()
+        self._last_loss = loss if self.waits else torch.where(good, loss, self._last_loss)
         return True
 
     def first_bad(self) -> int | None:
@@ -69,5 +72,6 @@ class Steps:
         return first - 1 if first <= self.n_steps else None
 
     def means(self) -> dict[str, float]:
-        """Terms of the good steps, per cell."""
-        return {name: float(total) / max(float(self._n_cells), 1.0) for name, total in self._sums.items()}
+        """Terms of the good steps, per cell; and the loss of the last of them."""
+        means = {name: float(total) / max(float(self._n_cells), 1.0) for name, total in self._sums.items()}
+        return {**means, "train_loss_step": float(self._last_loss)} if means else {}
