@@ -17,7 +17,7 @@ from asking import ESTIMATORS, make, options_of, same, set_up
 from scvi.estimators.base import Estimator
 from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
-CLASSES = [cls for cls in ESTIMATORS if cls is not scvi.GIMVI]
+CLASSES = [cls for cls in ESTIMATORS if hasattr(cls, "get_batch_representation")]
 OPTIONS: dict[str, dict[str, Any]] = {
     "layer norm": {"use_layer_norm": "both", "use_batch_norm": "none", "encode_covariates": True},
     "both norms": {"use_layer_norm": "encoder", "use_batch_norm": "both"},
@@ -25,7 +25,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shallow": {"deeply_inject_covariates": False, "n_layers": 2, "encode_covariates": True},
     "variances": {"var_activation": "softplus", "log_variational": False, "use_batch_norm": "decoder"},
 }
-NEW = ("deeply_inject_covariates", "use_batch_norm", "use_layer_norm", "log_variational", "var_activation")
+OPTIONS |= {
+    "embedding": {"batch_representation": "embedding", "encode_covariates": True},
+    "wide embedding": {"batch_representation": "embedding", "batch_embedding_kwargs": {"embedding_dim": 7}},
+}
+NEW = (
+    "deeply_inject_covariates",
+    "use_batch_norm",
+    "use_layer_norm",
+    "log_variational",
+    "var_activation",
+    "batch_representation",
+    "batch_embedding_kwargs",
+)
 KEYS_WITHOUT_SIZES = {name: key for name, key in KEYS.items() if name != "size_factor_key"}
 
 
@@ -113,6 +125,21 @@ def test_size_factors_are_the_library_sizes_whatever_is_said_of_them(cls: type[E
     model.save(tmp_path / "model")
     loaded: Any = cls.load(tmp_path / "model", adata)  # without a warning
     assert np.array_equal(loaded.get_latent_library_size(), model.get_latent_library_size())
+
+
+def test_what_stands_for_the_batches(cls: type[Estimator]) -> None:
+    model = fitted(cls, batch_representation="embedding", batch_embedding_kwargs={"embedding_dim": np.int64(2)})
+    codes = model.adata.obs["batch"].cat.codes.to_numpy()
+    before = model.module.embeddings_dict["batch"].weight.detach().numpy().copy()
+    assert before.shape == (3, 2)
+    assert np.array_equal(model.get_batch_representation(), before[codes])
+    assert np.array_equal(model.get_batch_representation(indices=[5, 1], batch_size=1), before[codes[[5, 1]]])
+    model.train(**QUICK)
+    assert (model.module.embeddings_dict["batch"].weight.detach().numpy() != before).all()
+    if cls is not scvi.TOTALVI:
+        model.minify_adata()
+    assert model.get_batch_representation().shape == (N, 2)
+    assert np.array_equal(fitted(cls).get_batch_representation(), np.eye(3)[codes])
 
 
 def test_scanvi_takes_over_the_architecture_of_scvi() -> None:

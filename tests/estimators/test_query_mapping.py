@@ -35,6 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "inferred library": {"encode_covariates": True, "use_observed_lib_size": False},
     "two layers": {"encode_covariates": True, "n_layers": 2, "latent_distribution": "ln"},
     "layer norm": {"encode_covariates": True, "use_layer_norm": "both", "use_batch_norm": "none", "n_layers": 2},
+    "embedding": {"encode_covariates": True, "batch_representation": "embedding"},
+    "embedding for the decoder": {"batch_representation": "embedding", "n_layers": 2},
     "shallow": {"encode_covariates": True, "deeply_inject_covariates": False, "n_layers": 2},
 }
 SEES = {"encode_covariates": True}
@@ -87,12 +89,17 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 def old_part(model: Any) -> dict[str, torch.Tensor]:
     """All weights and moments but for the new columns."""
     trained = model._scope.trained
-    return {name: t[..., ~trained[name]] if name in trained else t for name, t in state(model).items()}
+    return {name: places(t, ~trained[name]) if name in trained else t for name, t in state(model).items()}
 
 
 def new_part(model: Any) -> dict[str, torch.Tensor]:
     whole = state(model)
-    return {name: whole[name][..., mask] for name, mask in model._scope.trained.items()}
+    return {name: places(whole[name], mask) for name, mask in model._scope.trained.items()}
+
+
+def places(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Columns, or of an embedding rows."""
+    return weights[mask[:, 0]] if mask.dim() == 2 else weights[..., mask]
 
 
 def is_unused(model: Any, name: str) -> bool:
@@ -161,6 +168,24 @@ def test_a_new_batch_starts_as_the_average_of_the_old_ones(cls: type[Estimator])
     for name, columns in new_part(mapped).items():
         place = int(mapped._scope.trained[name].nonzero())
         torch.testing.assert_close(columns, old[name][..., place - 2 : place].mean(-1, keepdim=True))
+
+
+def test_an_embedding_gets_rows(cls: type[Estimator], tmp_path: Path) -> None:
+    options = {**SEES, "batch_representation": "embedding"}
+    for first in (["b0", "b1"], ["b0"]):
+        reference = make_reference(cls, cells_of(*first), **options)
+        mapped = load(cls, query_cells(), reference)
+        rows = mapped.module.embeddings_dict["batch"].weight.detach().clone()
+        assert torch.equal(rows[: len(first)], reference.module.embeddings_dict["batch"].weight)
+        torch.testing.assert_close(rows[len(first)], rows[: len(first)].mean(0))
+        mapped.save(tmp_path / "-".join(first))
+        latent = mapped.get_latent_representation()
+        mapped.train(**QUICK)
+        assert (mapped.get_batch_representation() != rows[-1].numpy()).all()
+        assert np.abs(mapped.get_latent_representation() - latent).max() > 1e-4
+        loaded: Any = cls.load(tmp_path / "-".join(first), query_cells())
+        loaded.train(**QUICK)
+        assert same(state(loaded), state(mapped))
 
 
 def test_the_only_batch_of_a_reference_gets_columns_that_change_nothing(cls: type[Estimator]) -> None:

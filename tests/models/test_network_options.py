@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ VARIANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "square": lambda a: a * a,
 }
 SIZES: dict[str, Any] = {"n_batch": K, "n_labels": C, "n_hidden": 6, "n_latent": D, "dropout_rate": 0.0}
+EMBEDDING: dict[str, Any] = {"batch_representation": "embedding"}
 COVARIATES: dict[str, Any] = {"n_continuous_cov": 1, "n_cats_per_cov": [2], "use_observed_lib_size": True}
 
 options = st.fixed_dictionaries(
@@ -38,6 +40,7 @@ options = st.fixed_dictionaries(
         "log_variational": st.booleans(),
         "var_activation": st.sampled_from(sorted(VARIANCES)),
         "n_layers": st.integers(1, 3),
+        "batch_representation": st.sampled_from(["one-hot", "embedding"]),
     }
 )
 many = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -107,10 +110,13 @@ class Reference:
         return self.linear(mean, h), VARIANCES[activation](self.linear(variance, h)) + 1e-4
 
 
-def columns_of(mb: Minibatch, *, labels: bool = False) -> list[Tensor]:
-    """One-hot codes of the batch, the label and the covariate, then the continuous covariate."""
+def columns_of(mb: Minibatch, model: Any = None, *, labels: bool = False) -> list[Tensor]:
+    """One-hot rows of batch, label and covariate, then the continuous covariate and the batch's embedding."""
     codes = [(mb.batch, K), *([(mb.labels, C)] if labels else []), (mb.categorical, 2)]
-    return [*(nn.functional.one_hot(code[:, 0], n).float() for code, n in codes), mb.continuous]  # type: ignore[index]
+    columns = [*(nn.functional.one_hot(code[:, 0], n).float() for code, n in codes), mb.continuous]  # type: ignore[index]
+    if model is None or model.architecture.batch_representation == "one-hot":
+        return columns  # type: ignore[return-value]
+    return [*columns[1:], columns[0] @ model.embeddings_dict["batch"].weight]  # type: ignore[operator, list-item]
 
 
 def seen(mb: Minibatch, given: dict[str, Any]) -> Tensor:
@@ -131,7 +137,7 @@ def without(given: dict[str, Any], *names: str) -> dict[str, Any]:
 @pytest.mark.parametrize("cls", [VAE, AutoZIVAE])
 def test_encoder_and_decoder_of_scvi(cls: type[Model], options: dict[str, Any], training: bool, sparse: bool) -> None:
     model, mb = made(cls, G, **COVARIATES, **options).train(training), minibatch(sparse)
-    reference, columns = Reference(model, options), columns_of(mb)
+    reference, columns = Reference(model, options), columns_of(mb, model)
     h = reference.layers(
         "z_encoder.encoder", "encoder", seen(mb, options), columns if options["encode_covariates"] else []
     )
@@ -143,7 +149,8 @@ def test_encoder_and_decoder_of_scvi(cls: type[Model], options: dict[str, Any], 
     logits = reference.linear("decoder.px_scale_decoder.0", h)
     found = model.generative(z, torch.zeros(N, 1), mb, raw=True).genes.rate
     torch.testing.assert_close(found, logits.softmax(1), rtol=1e-4, atol=1e-5)
-    weights = [p for name, p in model.named_parameters() if name.startswith("z_encoder")]
+    encoded = ("z_encoder", "embeddings") if options["encode_covariates"] else ("z_encoder",)
+    weights = [p for name, p in model.named_parameters() if name.startswith(encoded)]
     theirs = torch.autograd.grad(expected[0].sum() + expected[1].square().sum(), weights)
     ours = torch.autograd.grad(q.loc.sum() + q.scale.pow(4).sum(), weights)
     for a, b in zip(ours, theirs, strict=True):
@@ -215,7 +222,7 @@ def test_the_networks_of_totalvi(options: dict[str, Any], training: bool, sparse
         dropout_rate_decoder=0.0,
     ).train(training)
     mb = minibatch(sparse)
-    reference, columns = Reference(model, options), columns_of(mb)
+    reference, columns = Reference(model, options), columns_of(mb, model)
     x = torch.cat([mb.x, mb.proteins], 1)  # type: ignore[list-item]
     x = x.log1p() if options["log_variational"] else x
     h = reference.layers("encoder.encoder", "encoder", x, columns if options["encode_covariates"] else [])
@@ -229,6 +236,35 @@ def test_the_networks_of_totalvi(options: dict[str, Any], training: bool, sparse
     logits = reference.linear("decoder.px_scale_decoder.fc_layers.Layer 0.0", torch.cat([h, z, *columns], 1))
     found = model.generative(z, torch.zeros(N, 1), mb).genes.rate
     torch.testing.assert_close(found, logits.softmax(1), rtol=1e-4, atol=1e-5)
+
+
+def test_labels_and_an_embedding() -> None:
+    model = made(VAEC, G, **COVARIATES, encode_covariates=True, batch_representation="embedding", n_layers=2).eval()
+    mb, z = minibatch(), torch.randn(N, D)
+    given = {"use_batch_norm": "both", "use_layer_norm": "none", "deeply_inject_covariates": True}
+    reference = Reference(model, {**given, "var_activation": "exp"})
+    columns = columns_of(mb, model, labels=True)
+    h = reference.layers("z_encoder.encoder", "encoder", mb.x.log1p(), columns)
+    same_moments(model.variational(mb).z, reference.gaussian(h, "z_encoder.mean_encoder", "z_encoder.var_encoder"))
+    h = reference.layers("decoder.px_decoder", "decoder", z, columns)
+    logits = reference.linear("decoder.px_scale_decoder.0", h)
+    found = model.generative(z, torch.zeros(N, 1), mb).genes.rate
+    torch.testing.assert_close(found, logits.softmax(1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_may_be_chosen_drawn_and_one_hot() -> None:
+    model, mb = made(VAE, G, batch_representation="embedding", use_observed_lib_size=True).eval(), minibatch()
+    z, size = torch.randn(4, N, D), torch.zeros(N, 1)
+    in_first = model.generative(z, size, replace(mb, batch=torch.zeros_like(mb.batch))).genes.rate
+    torch.testing.assert_close(model.generative(z, size, mb, batch=0).genes.rate, in_first)
+    rows = nn.functional.one_hot(mb.batch[:, 0], K)
+    by_rows = model.generative(z, size, replace(mb, batch=rows)).genes.rate
+    torch.testing.assert_close(by_rows, model.generative(z, size, mb).genes.rate)
+    with pytest.raises(ValueError, match="differs between 3 batches: the batch is needed, None came"):
+        model.get_sample_rate(mb.x)
+    single = VAE(G, n_batch=1, batch_representation="embedding")
+    assert single.embeddings_dict["batch"].weight.shape == (1, 5)  # type: ignore[index, union-attr]
+    assert single.get_sample_rate(mb.x).shape == (N, G)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -268,6 +304,11 @@ def test_functions_of_torch_have_names(given: Any, name: str) -> None:
         (VAE, {"var_activation": "tanh"}, "var_activation='tanh' is not one of 'exp'"),
         (VAE, {"var_activation": torch.tanh}, "no function that a saved model could name: pass one of 'exp'"),
         (VAE, {"var_activation": nn.Softplus(beta=2)}, "no function that a saved model could name"),
+        (VAE, {"batch_representation": "embeddings"}, "batch_representation='embeddings' is not one of"),
+        (VAE, {"batch_embedding_kwargs": {"embedding_dim": 3}}, "is for batch_representation='embedding'"),
+        (VAE, EMBEDDING | {"batch_embedding_kwargs": {"dim": 3}}, "is not what a batch's embedding has: pass"),
+        (VAE, EMBEDDING | {"batch_embedding_kwargs": 3}, "is not what a batch's embedding has: pass"),
+        (VAE, EMBEDDING | {"batch_embedding_kwargs": {"embedding_dim": 0}}, "embedding_dim=0 is not a positive"),
         (LDVAE, {"use_layer_norm": "both"}, "use_layer_norm='both': layer norm is not linear"),
         (LDVAE, {"use_batch_norm": "all"}, "use_batch_norm='all' is not one of"),
         (LDVAE, {"use_batch_norm": 1}, "use_batch_norm=1 is not True or False"),

@@ -50,6 +50,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "VAE layer norm": of_counts(VAE, n_layers=2, use_batch_norm="none", use_layer_norm="both", **SEEN),
     "VAE both norms": of_counts(VAE, use_batch_norm="encoder", use_layer_norm="both"),
     "VAE shallow": of_counts(VAE, n_layers=2, deeply_inject_covariates=False, **SEEN),
+    "VAE embedding": of_counts(
+        VAE, batch_representation="embedding", batch_embedding_kwargs={"embedding_dim": 4}, **SEEN
+    ),
     "LDVAE": of_counts(LDVAE),
     "LDVAE no norm": of_counts(LDVAE, use_batch_norm="none", use_layer_norm="encoder"),
     "LDVAE plain": of_counts(LDVAE, use_batch_norm=False, bias=True, use_observed_lib_size=True, **SEEN),
@@ -77,6 +80,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "TOTALVI layer norm": of_proteins(
         use_batch_norm="none", use_layer_norm="both", deeply_inject_covariates=False, n_layers_encoder=2
     ),
+    "TOTALVI embedding": of_proteins(batch_representation="embedding"),
     "TOTALVI missing proteins": of_proteins(
         protein_batch_mask=[np.array([True, True, False]), np.array([True, True, True])]
     ),

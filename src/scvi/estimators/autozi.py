@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
 from scvi.estimators.train import train_by
 from scvi.fit.plan import Plan
-from scvi.models.architecture import Where
+from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.autozivae import AutoZIVAE
 from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.queries import inflation
@@ -63,6 +64,9 @@ class AUTOZI(Estimator):
     var_activation
         What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
         'square', or the function of torch.
+    batch_representation, batch_embedding_kwargs
+        What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
+        by default 5: ``{"embedding_dim": 5}``.
     seed
         Seed of the initial weights.
     """
@@ -90,6 +94,8 @@ class AUTOZI(Estimator):
         use_layer_norm: Where = "none",
         log_variational: bool = True,
         var_activation: VarianceActivation = "exp",
+        batch_representation: BatchRepresentation = "one-hot",
+        batch_embedding_kwargs: Mapping[str, int] | None = None,
         seed: int | None = None,
     ) -> None:
         var_activation = activation_name(var_activation)
@@ -99,6 +105,7 @@ class AUTOZI(Estimator):
     train = train_by(Plan, lr=0.015)
 
     get_latent_representation = questions.get_latent_representation
+    get_batch_representation = questions.get_batch_representation
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = questions.get_normalized_expression
     get_likelihood_parameters = questions.get_likelihood_parameters

@@ -43,6 +43,8 @@ _NEW_IN_3 = {  # options of networks, and what earlier formats meant without the
     "use_layer_norm": "none",
     "log_variational": True,
     "var_activation": "exp",
+    "batch_representation": "one-hot",
+    "batch_embedding_kwargs": None,
 }
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
@@ -348,7 +350,8 @@ def _check_scope(directory: str | os.PathLike[str], scope: Scope | None, module:
     parameters, modules = dict(module.named_parameters()), dict(module.named_modules())
     wrong = [name for name in scope.resting if name not in modules]
     for name, mask in scope.trained.items():
-        sides = () if mask.dim() == 0 else parameters[name].shape[-1:] if name in parameters else None
+        shape = parameters[name].shape if name in parameters else torch.Size()
+        sides = () if mask.dim() == 0 else shape[-1:] if mask.dim() == 1 else (*shape[:1], 1)
         if name not in parameters or mask.dtype != torch.bool or mask.shape != sides:
             wrong.append(name)
     if wrong:

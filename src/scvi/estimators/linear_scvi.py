@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import pandas as pd
@@ -9,7 +10,7 @@ from anndata import AnnData
 
 from scvi.estimators import minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
-from scvi.models.architecture import Where
+from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.ldvae import LDVAE
 from scvi.models.likelihood import LikelihoodName, make_likelihood
@@ -47,6 +48,9 @@ class LinearSCVI(Estimator):
     var_activation
         What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
         'square', or the function of torch.
+    batch_representation, batch_embedding_kwargs
+        What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
+        by default 5: ``{"embedding_dim": 5}``.
     seed
         Seed of the initial weights.
     """
@@ -72,6 +76,8 @@ class LinearSCVI(Estimator):
         use_layer_norm: Literal["encoder", "none"] = "none",
         log_variational: bool = True,
         var_activation: VarianceActivation = "exp",
+        batch_representation: BatchRepresentation = "one-hot",
+        batch_embedding_kwargs: Mapping[str, int] | None = None,
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood")
@@ -86,6 +92,7 @@ class LinearSCVI(Estimator):
     setup_anndata = classmethod(setup.setup_anndata)
 
     get_latent_representation = questions.get_latent_representation
+    get_batch_representation = questions.get_batch_representation
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = questions.get_normalized_expression
     get_likelihood_parameters = questions.get_likelihood_parameters

@@ -51,7 +51,9 @@ def warn_of_sizes(schemas: Sequence[Schema], options: Mapping[str, Any]) -> None
 
 
 def plain(value: Any) -> Any:
-    """Numbers of numpy as those of Python, also in a list: they can be written as JSON."""
+    """Numbers of numpy as those of Python, also in a list or a mapping: they can be written as JSON."""
     if isinstance(value, list):
         return [plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
     return value.item() if isinstance(value, np.generic) else value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from anndata import AnnData
 
 from scvi.estimators.base import Estimator
-from scvi.models.architecture import Where
+from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.likelihood import LikelihoodName, make_likelihood
 
@@ -33,6 +34,8 @@ class WithOptionsOfSCVI(Estimator):
         use_layer_norm: Where = "none",
         log_variational: bool = True,
         var_activation: VarianceActivation = "exp",
+        batch_representation: BatchRepresentation = "one-hot",
+        batch_embedding_kwargs: Mapping[str, int] | None = None,
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood")

@@ -121,7 +121,7 @@ def load_query_data(
     with seeded(0):  # nothing random is left in it
         module = cls._make_networks((schema,), options).to(reference.device)
     scope = scope_of(module, widen(reference.module, module), freeze)
-    _report(reference.schema, schema, scope)
+    _report(reference, schema, scope)
     model = cls._assembled(options, module, cells)
     model.is_trained, model._scope = True, scope
     return model
@@ -187,8 +187,9 @@ def _reference(cls: type[Estimator], reference_model: Estimator | str | os.PathL
     return reference_model
 
 
-def _report(old: Schema, new: Schema, scope: Scope) -> None:
+def _report(reference: Estimator, new: Schema, scope: Scope) -> None:
     """Says what was added, and warns where training cannot move the query in the latent space."""
+    old, seen = reference.schema, reference.options["encode_covariates"] and scope.reaches("embeddings")
     for key, names in new.categories.items():
         if len(names) > len(old.categories[key]):
             logger.info("New categories of %r: %s.", key, ", ".join(names[len(old.categories[key]) :]))
@@ -197,7 +198,7 @@ def _report(old: Schema, new: Schema, scope: Scope) -> None:
             "the query has no batch and no category of a covariate that the reference does not know, so there is "
             "nothing to train; the model answers questions about it as it is"
         )
-    elif not scope.reaches("encoder"):
+    elif not (seen or scope.reaches("encoder")):
         warn(
             "the reference was built with encode_covariates=False: its encoder sees no batch, so training leaves the "
             "latent representation of the query as it is now and fits the decoder's columns of the new categories only "

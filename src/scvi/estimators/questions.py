@@ -55,6 +55,18 @@ def get_latent_representation(
     return latent.latent(self.module, minibatches, give_mean, self._generator(seed), mc_samples)
 
 
+def get_batch_representation(
+    self: Estimator, adata: AnnData | None = None, indices: Indices = None, batch_size: int | None = None
+) -> np.ndarray:
+    """What the networks see of the batch of each cell: with ``batch_representation='embedding'`` where it lies.
+
+    Returns
+    -------
+    (n, k) numbers that were learned, k of ``batch_embedding_kwargs``; or one-hot rows, k batches
+    """
+    return latent.batches(self.module, self._ask(adata, indices, batch_size, needs_counts=False))
+
+
 def get_latent_library_size(
     self: Estimator,
     adata: AnnData | None = None,

@@ -39,6 +39,9 @@ class SCVI(WithOptionsOfSCVI):
     var_activation
         What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
         'square', or the function of torch.
+    batch_representation, batch_embedding_kwargs
+        What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
+        by default 5: ``{"embedding_dim": 5}``.
     seed
         Seed of the initial weights.
     """
@@ -48,6 +51,7 @@ class SCVI(WithOptionsOfSCVI):
     setup_anndata = classmethod(setup.setup_anndata)
 
     get_latent_representation = questions.get_latent_representation
+    get_batch_representation = questions.get_batch_representation
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = questions.get_normalized_expression
     get_likelihood_parameters = questions.get_likelihood_parameters

@@ -23,7 +23,7 @@ from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells
 from scvi.estimators.network_options import network_options
 from scvi.fit.starting_values import initialise
-from scvi.models.architecture import Where
+from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.likelihood import make_likelihood
 from scvi.models.totalvae import TOTALVAE
@@ -79,6 +79,9 @@ class TOTALVI(Estimator):
     var_activation
         What makes the variances of the posterior from the encoder's numbers: 'exp', 'softplus', 'relu', 'sigmoid' or
         'square', or the function of torch.
+    batch_representation, batch_embedding_kwargs
+        What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
+        by default 5: ``{"embedding_dim": 5}``.
     seed
         Seed of the initial weights.
     """
@@ -108,6 +111,8 @@ class TOTALVI(Estimator):
         use_layer_norm: Where = "none",
         log_variational: bool = True,
         var_activation: VarianceActivation = "exp",
+        batch_representation: BatchRepresentation = "one-hot",
+        batch_embedding_kwargs: Mapping[str, int] | None = None,
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood", needs_dispersion=True)
@@ -234,6 +239,7 @@ class TOTALVI(Estimator):
     # ---- questions ---------------------------------------------------------------------------------------------------
 
     get_latent_representation = questions.get_latent_representation
+    get_batch_representation = questions.get_batch_representation
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = protein_questions.get_normalized_expression
     get_protein_foreground_probability = protein_questions.get_protein_foreground_probability

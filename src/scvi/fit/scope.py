@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from scvi.models.freezing import Scope
+from scvi.models.freezing import Scope, axis_of
 
 
 class Columns:
-    """Columns of a parameter as a parameter of their own.
+    """Columns of a parameter, or rows, as a parameter of their own.
 
     An optimiser is given this `part` only. So its momentum, its L2 penalty and its clipping know nothing of the other
     columns, which are never written to.
@@ -20,11 +20,12 @@ class Columns:
 
     def __init__(self, whole: nn.Parameter, mask: Tensor) -> None:
         self.whole = whole
+        self.axis = axis_of(mask)
         self.places = mask.nonzero()[:, 0].to(whole.device)
         self.part = nn.Parameter(self._chosen(whole.detach()))
 
     def _chosen(self, values: Tensor) -> Tensor:
-        return values.index_select(-1, self.places).contiguous()
+        return values.index_select(self.axis, self.places).contiguous()
 
     @torch.no_grad()
     def read(self) -> None:
@@ -35,7 +36,7 @@ class Columns:
     @torch.no_grad()
     def write(self) -> None:
         """Puts the values in their places."""
-        self.whole.index_copy_(-1, self.places, self.part)
+        self.whole.index_copy_(self.axis, self.places, self.part)
 
 
 def parts(model: nn.Module, scope: Scope) -> tuple[list[nn.Parameter], list[Columns]]:

@@ -15,6 +15,7 @@ from torch.distributions import Normal, kl_divergence
 
 from scvi._checks import check_draws
 from scvi.minibatch import Minibatch
+from scvi.models.architecture import Architecture
 from scvi.models.decoded import Decoded
 from scvi.models.gaussian import draw, draw_with_kl
 
@@ -190,7 +191,8 @@ class Model(nn.Module, ABC):
     latent_distribution = "normal"
     n_batch = 0
     n_labels = 0
-    n_cat_list: Sequence[int] = ()  # numbers of categories that the decoder sees, the batch first
+    n_cat_list: Sequence[int] = ()  # numbers of categories that are one-hot rows in the decoder, the batch first
+    architecture = Architecture()
     n_continuous_cov = 0
     encode_covariates = False  # whether the encoder sees batch and covariates, too
     remedy_of_misfit = "make one of the sizes of the data set, or keep the genes and cells that it was made for"
@@ -261,6 +263,26 @@ class Model(nn.Module, ABC):
     def categories(self, mb: Minibatch, batch: Tensor | None) -> tuple[Tensor | None, ...]:
         """Codes (n, 1) of the categories that the networks see, the batch first."""
         return (batch,) if mb.categorical is None else (batch, *mb.categorical.split(1, dim=1))
+
+    def columns(self, mb: Minibatch, batch: Tensor | None) -> Tensor | None:
+        """(n, .) what the networks see of covariates that are no one-hot rows.
+
+        These are the continuous ones, and after them the embedding of the batch (n, 1) where it has one.
+        """
+        is_missing = self.n_continuous_cov > 0 and mb.continuous is None  # which the networks refuse
+        if is_missing or self.architecture.batch_representation == "one-hot":
+            return mb.continuous
+        embedded = self.embedded(batch).expand(len(mb), -1)
+        return embedded if self.n_continuous_cov == 0 else torch.cat([mb.continuous, embedded], dim=1)  # type: ignore[list-item]
+
+    def embedded(self, batch: Tensor | None) -> Tensor:
+        """Of codes (n, 1), or one-hot rows, the numbers that stand for the batches, (n, .); (1, .) of a single one."""
+        table: Tensor = self.embeddings_dict["batch"].weight  # type: ignore[index, union-attr]
+        if len(table) == 1:
+            return table
+        if batch is None:
+            raise ValueError(f"the embedding differs between {len(table)} batches: the batch is needed, None came")
+        return batch.float() @ table if batch.shape[1] == len(table) else table[batch[:, 0].long()]
 
     def importance_log_weights(
         self, mb: Minibatch, q: Latent, n_draws: int, generator: torch.Generator | None = None

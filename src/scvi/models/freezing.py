@@ -55,8 +55,8 @@ class Scope:
     Attributes
     ----------
     trained
-        By name of a parameter: which columns (places along its last axis) train, or one True for all of it. A parameter
-        that is not named stays as it is, bit for bit, and so do the other columns.
+        By name of a parameter: which columns (places along its last axis) train, (columns,), or which rows, (rows, 1),
+        or one True for all of it. A parameter that is not named stays as it is, bit for bit, and so do other places.
     resting
         Names of the batch norm and dropout modules that stay in evaluation mode.
     """
@@ -65,7 +65,7 @@ class Scope:
     resting: tuple[str, ...] = ()
 
     def reaches(self, kind: str) -> bool:
-        """Whether a fit may change a part of the network: 'encoder', 'decoder' or 'classifier'."""
+        """Whether a fit may change a part of the network: 'encoder', 'decoder', 'classifier' or 'embeddings'."""
         return any(_part_of(name) == kind for name in self.trained)
 
     def describe(self) -> dict[str, str]:
@@ -75,6 +75,11 @@ class Scope:
             for name, mask in sorted(self.trained.items())
         }
         return {**columns, "in evaluation mode": ", ".join(self.resting)}
+
+
+def axis_of(mask: Tensor) -> int:
+    """Along which axis of a parameter the places of a mask lie."""
+    return -1 if mask.dim() == 1 else 0
 
 
 @torch.no_grad()
@@ -87,7 +92,8 @@ def widen(old: nn.Module, new: nn.Module) -> dict[str, Tensor]:
 
     Returns
     -------
-    Masks of the new columns, (columns,) bool, by name of the parameters that have any.
+    Masks of the new columns, (columns,) bool, or of the new rows of an embedding, (rows, 1), by name of the parameters
+    that have any.
 
     Raises
     ------
@@ -103,6 +109,7 @@ def widen(old: nn.Module, new: nn.Module) -> dict[str, Tensor]:
         for name, module in layers.items()
         for layer, _ in module.fc_layers.named_children()
     }
+    embeddings = {f"{name}.weight" for name, module in new.named_modules() if isinstance(module, nn.Embedding)}
     parameters, masks = dict(new.named_parameters()), {}
     for name, tensor in wanted.items():  # these share memory with the parameters
         source, mask = given[name], None
@@ -110,6 +117,8 @@ def widen(old: nn.Module, new: nn.Module) -> dict[str, Tensor]:
             tensor.copy_(source)
         elif name in blocks:
             mask = _widen_layer(source, tensor, old.get_submodule(blocks[name]), layers[blocks[name]])  # type: ignore[arg-type]
+        elif name in embeddings:
+            mask = _widen_table(name, source.T, tensor.T)[:, None]  # the categories of an embedding are its rows
         else:
             mask = _widen_table(name, source, tensor)
         if mask is not None and name in parameters:
@@ -188,4 +197,4 @@ def _whole(name: str, module: nn.Module) -> dict[str, Tensor]:
 def _part_of(name: str) -> str:
     """Which part of a network a module or parameter belongs to; attribute names tell."""
     words = name.split(".")[0].split("_")
-    return next((part for part in ("encoder", "decoder", "classifier") if part in words), "")
+    return next((part for part in ("encoder", "decoder", "classifier", "embeddings") if part in words), "")

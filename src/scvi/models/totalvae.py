@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy.typing as npt
 import torch
@@ -122,7 +122,8 @@ class TOTALVAE(Model):
         self.log_variational, self.latent_distribution = log_variational, latent_distribution
         self.reconstruction_loss_gene, self.encoder_batch = reconstruction_loss_gene, encoder_batch
         self.use_observed_lib_size, self.n_continuous_cov = use_observed_lib_size, n_continuous_cov
-        self.n_cat_list = [n_batch, *(n_cats_per_cov or [])]
+        covariates = self.architecture.covariates(n_batch, n_continuous_cov, n_cats_per_cov)
+        self.n_cat_list = covariates["n_cat_list"]
         self.likelihood = make_likelihood(reconstruction_loss_gene, "reconstruction_loss_gene", needs_dispersion=True)
         self.dispersion_of = make_dispersion(
             gene_dispersion, n_input_genes, n_batch, n_labels, "gene_dispersion", per_cell=False
@@ -139,7 +140,6 @@ class TOTALVAE(Model):
         self.protein_batch_mask: Tensor | None
         self.register_buffer("protein_batch_mask", mask, persistent=False)
 
-        covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
         self.encoder = EncoderTOTALVI(
             n_input_genes + n_input_proteins,
             n_latent,
@@ -161,6 +161,8 @@ class TOTALVAE(Model):
             **covariates,
             **self.architecture.layers("decoder"),
         )
+        if self.architecture.batch_representation == "embedding":
+            self.embeddings_dict = self.architecture.embeddings(n_batch)
         self.register_load_state_dict_pre_hook(rename_weights)
 
     # ---- the model -------------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ class TOTALVAE(Model):
         heads = self.decoder.heads(
             self.transformed(z),
             *self.categories(mb, codes),
-            cont=mb.continuous,
+            cont=self.columns(mb, codes),
             dropout=raw or self.likelihood.has_dropout,
         )
         log_theta = self.dispersion_of.log_theta(self.px_r, None, mb.batch, mb.labels)
@@ -190,7 +192,8 @@ class TOTALVAE(Model):
         x, y = mb.counts, protein_counts(mb)
         if self.log_variational:
             x, y = x.log1p(), y.log1p()
-        return Latent(*self.encoder.encode(x, *self.categories(mb, mb.batch), also=y, cont=mb.continuous))
+        columns = self.columns(mb, mb.batch) if self.encoder_batch else None
+        return Latent(*self.encoder.encode(x, *self.categories(mb, mb.batch), also=y, cont=columns))
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; KL(z) and KL(b) are annealed, KL(l) is not."""

@@ -56,7 +56,8 @@ class VAE(Model):
     encode_covariates
         Show batch and covariates to the encoder of z, too.
     **architecture
-        Options of :class:`scvi.models.architecture.Architecture`: norms, depth of covariates, what makes variances.
+        Options of :class:`scvi.models.architecture.Architecture`: norms, depth of covariates, what makes
+        variances, what is seen of the batch.
     """
 
     px_r: nn.Parameter  # log inverse dispersion, (g,) or (g, k); None where the decoder gives it
@@ -95,11 +96,11 @@ class VAE(Model):
         self.dispersion, self.reconstruction_loss = dispersion, reconstruction_loss
         self.log_variational, self.latent_distribution = log_variational, latent_distribution
         self.use_observed_lib_size, self.encode_covariates = use_observed_lib_size, encode_covariates
-        self.n_cat_list, self.n_continuous_cov = [n_batch, *(n_cats_per_cov or [])], n_continuous_cov
+        covariates = self.architecture.covariates(n_batch, n_continuous_cov, n_cats_per_cov)
+        self.n_cat_list, self.n_continuous_cov = covariates["n_cat_list"], n_continuous_cov
         self.likelihood = make_likelihood(reconstruction_loss)
         self.dispersion_of = make_dispersion(dispersion, n_input, n_batch, n_labels)
         self.register_parameter("px_r", self.dispersion_of.table())
-        covariates: dict[str, Any] = {"n_cat_list": self.n_cat_list, "n_cont": n_continuous_cov}
         sizes: dict[str, Any] = {"n_hidden": n_hidden, "dropout_rate": dropout_rate}
         self.z_encoder = Encoder(
             n_input,
@@ -113,6 +114,8 @@ class VAE(Model):
         if not use_observed_lib_size:
             self.l_encoder = Encoder(n_input, 1, n_layers=1, **sizes, **self.architecture.encoder)
         self.decoder: DecoderSCVI | LinearDecoderSCVI = self.make_decoder(n_input, n_layers, n_hidden, covariates)
+        if self.architecture.batch_representation == "embedding":
+            self.embeddings_dict = self.architecture.embeddings(n_batch)
 
     def make_decoder(
         self, n_input: int, n_layers: int, n_hidden: int, covariates: dict[str, Any]
@@ -134,7 +137,7 @@ class VAE(Model):
         logits, decoded_r, dropout = self.decoder.heads(
             self.transformed(z),
             *self.categories(mb, codes),
-            cont=mb.continuous,
+            cont=self.columns(mb, codes),
             r=self.dispersion_of.per_cell,
             dropout=raw or self.likelihood.has_dropout,
         )
@@ -144,7 +147,8 @@ class VAE(Model):
     def variational(self, mb: Minibatch) -> Latent:
         """q(z | x) and q(l | x)."""
         x = self.encoder_input(mb)
-        qz = self.z_encoder.encode(x, *self.encoder_categories(mb), cont=mb.continuous)
+        columns = self.columns(mb, mb.batch) if self.encode_covariates else None
+        qz = self.z_encoder.encode(x, *self.encoder_categories(mb), cont=columns)
         return Latent(qz, self.size_posterior(x))
 
     def size_posterior(self, x: Counts) -> Normal | None:

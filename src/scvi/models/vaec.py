@@ -76,7 +76,7 @@ class VAEC(LabelledVAE):
         sizes: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate}
         beside: dict[str, Any] = {"n_cat_list": [n_labels]}
         if encode_covariates:
-            beside = {"n_cat_list": self._seen_categories, "n_cont": n_continuous_cov}
+            beside = {"n_cat_list": self._seen_categories, "n_cont": n_continuous_cov + self.architecture.n_numbers}
         beside |= self.architecture.encoder
         self.z_encoder = Encoder(n_input, n_latent, distribution=latent_distribution, **beside, **sizes)
         self.classifier = Classifier(n_input, n_labels=n_labels, **{**sizes, **self.architecture.norms("encoder")})

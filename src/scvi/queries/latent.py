@@ -11,6 +11,7 @@ from torch import Tensor
 from scvi.minibatch import Minibatch
 from scvi.models.base import Model
 from scvi.models.gaussian import draw
+from scvi.models.one_hot import one_hot
 from scvi.queries.evaluation import asked, asked_parts
 
 
@@ -44,6 +45,17 @@ def latent_distribution(model: Model, minibatches: Iterable[Minibatch]) -> tuple
 
     found = asked_parts(model, minibatches, moments)
     return found["mean"], found["variance"]
+
+
+def batches(model: Model, minibatches: Iterable[Minibatch]) -> np.ndarray:
+    """(n, .) what the networks see of the batch of each cell: its embedding, or a one-hot row."""
+
+    def seen(mb: Minibatch) -> Tensor:
+        if model.architecture.batch_representation == "one-hot":
+            return one_hot(mb.batch, max(model.n_batch, 1))
+        return model.embedded(mb.batch).expand(len(mb), -1)
+
+    return asked(model, minibatches, seen)
 
 
 def library(
