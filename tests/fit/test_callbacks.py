@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,14 @@ def test_methods_that_are_not_called_are_named() -> None:
 
     with pytest.warns(UserWarning, match="OfSteps has on_train_batch_end, which is not called here"):
         make().train(**QUICK, callbacks=[OfSteps()])
+
+
+def test_functions_may_be_gathered_to_a_callback() -> None:
+    losses: list[float] = []
+    gathered = SimpleNamespace(on_epoch_end=lambda training, _: losses.append(training.callback_metrics["elbo_train"]))
+    model = make()
+    model.train(**QUICK, callbacks=[gathered])
+    assert losses == model.history["elbo_train"]["elbo_train"].tolist()
 
 
 def test_a_logger_is_given_each_epoch(caplog: pytest.LogCaptureFixture) -> None:

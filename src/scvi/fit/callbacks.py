@@ -110,7 +110,7 @@ def _as_list(given: Any) -> list[Any]:
 
 def _check(callback: Any) -> None:
     """Refuses what is no callback, and says which of its methods will not be called."""
-    hooks = [name for name in dir(type(callback)) if name.startswith("on_") and callable(getattr(callback, name))]
+    hooks = [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
     if not set(hooks) & set(_CALLED):
         raise ValueError(
             f"callbacks: {callback!r} has none of the methods that are called: {', '.join(reversed(_CALLED))}"

@@ -128,15 +128,9 @@ class Plan:
         check_integer("batch_size", self.batch_size, 2)
         for name in ("lr", "eps", "lr_factor"):
             check_number(name, getattr(self, name), "a positive number", above=0)
-        at_least_0 = [
-            "weight_decay",
-            "min_kl_weight",
-            "max_kl_weight",
-            "early_stopping_min_delta",
-            "kl_warmup",
-            "lr_min",
-        ]
-        for name in [*at_least_0, *([] if self.lr_threshold is None else ["lr_threshold"])]:
+        weights = ("weight_decay", "kl_warmup", "min_kl_weight", "max_kl_weight", "lr_min")
+        distances = ("early_stopping_min_delta", *(() if self.lr_threshold is None else ("lr_threshold",)))
+        for name in (*weights, *distances):
             check_number(name, getattr(self, name), "a number of at least 0", least=0)
         check_flag("early_stopping", self.early_stopping)
         if self.gradient_clip is not None:
