@@ -204,6 +204,14 @@ def test_a_damaged_entry(adata: AnnData, entry: Any) -> None:
         registered(adata, "SCVI")
 
 
+def test_digests_of_fewer_cells_are_refused(adata: AnnData) -> None:
+    set_up(adata)
+    entry = adata.uns["_scvi"]["SCVI"]
+    entry["digests"] = entry["digests"][:10]
+    with pytest.raises(ValueError, match=rf"digests of 10 cells, for {adata.n_obs}; call SCVI.setup_anndata.* again"):
+        registered(adata, "SCVI")
+
+
 def test_copies_do_not_share_the_entry(adata: AnnData) -> None:
     set_up(adata)
     other = AnnData(adata.X, obs=adata.obs, var=adata.var, uns=dict(adata.uns))

@@ -96,6 +96,8 @@ def test_counts_are_dropped_and_the_rest_is_kept(cls: type[Estimator]) -> None:
     assert model.adata.X is None
     assert list(model.adata.layers) == []
     kept = set(cells.obsm) - set(SETUP.get(cls, {}).values())  # what set-up was told of are counts
+    if cls.__name__ in ("TOTALVI", "CondSCVI"):
+        kept.add("scvi_seen")  # of batches or labels
     assert set(model.adata.obsm) == kept | {"scvi_qz_mean", "scvi_qz_var", "scvi_log_library"}
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_mean"], mean)
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_var"], variance)
@@ -159,3 +161,37 @@ def test_a_minified_reference_takes_queries(cls: type[Estimator]) -> None:
     model.minify_adata()
     mapped = cls.load_query_data(query, model)
     np.testing.assert_array_equal(mapped.get_latent_representation(), expected.get_latent_representation())
+
+
+def test_columns_that_the_encoder_saw_are_those_that_it_saw(cls: type[Estimator], tmp_path: Path) -> None:
+    keys = {"batch_key": "batch", "labels_key": "cell_type", "continuous_covariate_keys": ["age"]}
+    model = make(cls, keys, encode_covariates=True)
+    before = model.get_latent_representation()
+    model.minify_adata()
+    seen = ["batch", "age", *(["cell_type"] if cls.__name__ == "CondSCVI" else [])]
+    seen = [key for key in seen if key in model.view_anndata_setup()["source"].str.extract(r"'(.*)'")[0].tolist()]
+    for key in seen:
+        column = model.adata.obs[key].copy()
+        model.adata.obs[key] = np.roll(column, 1)
+        with pytest.raises(ValueError, match=r"a covariate of \d+ cells has changed since they were minified"):
+            model.get_latent_representation()
+        model.adata.obs[key] = column.where(np.arange(N) != 7, column[column != column.iloc[7]].iloc[0])
+        same = np.delete(np.arange(N), 7)
+        close([model.get_latent_representation(indices=same)], [before[same]])
+        with pytest.raises(ValueError, match="covariate of 1 cells"):
+            model.get_normalized_expression()
+        model.adata.obs[key] = column
+    model.save(tmp_path / "model", save_anndata=True)
+    backwards = cls.load(tmp_path / "model").adata[::-1]
+    close([model.get_latent_representation(backwards)], [before[::-1]])
+
+
+def test_what_the_encoder_does_not_see_is_as_it_is(cls: type[Estimator]) -> None:
+    model = make(cls, {"batch_key": "batch", "size_factor_key": "size"}, encode_covariates=False)
+    cells = model.adata.copy()
+    model.minify_adata()
+    assert "scvi_seen" not in model.adata.obsm or cls.__name__ == "CondSCVI"  # which sees labels in any case
+    for adata in (cells, model.adata):
+        adata.obs["batch"] = np.roll(adata.obs["batch"], 1)
+        adata.obs["size"] *= np.linspace(1, 3, N)
+    close(answers(model), answers(model, adata=cells))

@@ -13,7 +13,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.count_checks import Called, counted, counts_of, warn_of_empty_cells
 from scvi.cells.far import warn_if_far
 from scvi.cells.guard import Guard
-from scvi.cells.minified import kept_of
+from scvi.cells.minified import Kept, kept_of
 from scvi.cells.on_disk import OnDisk
 from scvi.cells.proteins import encoded_proteins
 from scvi.cells.schema import Schema
@@ -65,7 +65,7 @@ def encode(
         labels=_labels(adata, schema) if labels else np.zeros(adata.n_obs, dtype=np.int64),
         l_mean=prior[:, 0],
         l_var=prior[:, 1],
-        log_size=log_sizes(adata, schema.size_factor_key, schema.size_factor_scale) if kept is None else kept.log_size,
+        log_size=_log_size(adata, schema, kept),
         continuous=_continuous(adata, schema),
         categorical=_categorical(adata, schema),
         cell_names=adata.obs_names.to_numpy(),
@@ -112,6 +112,12 @@ def log_sizes(adata: AnnData, key: str | None, scale: float = 1.0) -> np.ndarray
         return None
     factors = checks.numbers(adata, "size_factor_key", key, positive=True)
     return np.log(factors * np.float64(scale)).astype(np.float32)
+
+
+def _log_size(adata: AnnData, schema: Schema, kept: Kept | None) -> np.ndarray | None:
+    """(n,) logs of the given size factors; where there are none, of what was kept of cells without counts."""
+    given = log_sizes(adata, schema.size_factor_key, schema.size_factor_scale)
+    return kept.log_size if given is None and kept is not None else given
 
 
 def _labels(adata: AnnData, schema: Schema) -> np.ndarray:

@@ -72,6 +72,8 @@ def registered(data: Any, class_name: str) -> SetUp:
     if digests is None:
         return _declared_anew(adata, schema)
     changed = _changes(adata, schema, declared["fingerprint"])
+    if not changed and digests.shape != (adata.n_obs,):
+        changed = f"there are digests of {digests.size} cells, for {adata.n_obs}"
     if changed:
         raise ValueError(f"adata has changed since it was set up for {class_name}: {changed}; {again} again")
     return SetUp(schema, declared["fingerprint"], digests)

@@ -13,8 +13,9 @@ def minify_adata(self: Estimator) -> None:
     The new one keeps ``obs``, ``var``, ``obsm``, ``obsp`` and ``uns``, and in ``obsm`` the posterior of each cell: mean
     and variance of the latent variable ("scvi_qz_mean", "scvi_qz_var") and the log library size. From these the model
     answers as before what it answers without counts: latent representation, library size, normalised expression,
-    parameters of the likelihood. Scores and training need counts, and are refused. The AnnData with counts is not
-    changed; the model lets go of it.
+    parameters of the likelihood. Scores and training need counts, and are refused. Columns may be edited as long as the
+    encoder does not see them; those that it saw are kept, too ("scvi_seen"). The AnnData with counts is not changed;
+    the model lets go of it.
 
     ``save(..., save_anndata=True)`` writes the minified cells beside the model, and :meth:`load` reads them again.
     """

@@ -243,8 +243,34 @@ class Model(nn.Module, ABC):
     # ---- what all have in common -----------------------------------------------------------------------------------
 
     def latent(self, mb: Minibatch) -> Latent:
-        """:meth:`variational`, or what was kept of it for cells whose counts were dropped."""
-        return self.variational(mb) if mb.kept is None else Latent.of(mb.kept)
+        """:meth:`variational`, or what was kept of it for cells whose counts were dropped.
+
+        Raises
+        ------
+        ValueError
+            If the encoder sees a column in which such a cell is not what it was.
+        """
+        if mb.kept is None:
+            return self.variational(mb)
+        if "seen" in mb.kept:
+            _refuse_changed((self.seen_columns(mb) != mb.kept["seen"]).any(dim=1))
+        return Latent.of(mb.kept)
+
+    def summary(self, mb: Minibatch) -> dict[str, Tensor]:
+        """(n, .) by name: what is kept of cells whose counts are dropped, with the columns that the encoder saw."""
+        seen = self.seen_columns(mb)
+        return self.latent(mb).summary(mb) | ({"seen": seen} if seen.shape[1] else {})
+
+    def seen_columns(self, mb: Minibatch) -> Tensor:
+        """(n, k) what the encoder sees of each cell beside its counts: codes of categories, and numbers."""
+        columns = [codes.float() for codes in self.encoder_categories(mb) if codes is not None]
+        if self.encode_covariates and mb.continuous is not None:
+            columns.append(mb.continuous)
+        return torch.cat(columns, dim=1) if columns else mb.batch.new_empty((len(mb), 0))
+
+    def encoder_categories(self, mb: Minibatch) -> tuple[Tensor | None, ...]:
+        """Codes (n, 1) for the encoder of z."""
+        return self.categories(mb, mb.batch) if self.encode_covariates else ()
 
     def transformed(self, z: Tensor) -> Tensor:
         """What the decoder sees of the Gaussian z: itself or, for 'ln', its softmax."""
@@ -343,6 +369,16 @@ def blocks_of_draws(mb: Minibatch, n_draws: int, at_once: int | None = None) -> 
     block = max(1, _MAX_ELEMENTS // mb.counts.shape.numel())
     block = block if at_once is None else min(block, at_once)
     return [min(block, n_draws - start) for start in range(0, n_draws, block)]
+
+
+def _refuse_changed(is_other: Tensor) -> None:
+    """Refuses cells (n,) that are not what they were when their posterior was kept."""
+    if is_other.any():
+        raise ValueError(
+            f"the batch, a label or a covariate of {int(is_other.sum())} cells has changed since they were minified; "
+            "the encoder sees it, so that what was kept is not true of them: put it back, or pass the AnnData with "
+            "counts"
+        )
 
 
 def batch_codes(mb: Minibatch, batch: int | None) -> Tensor:

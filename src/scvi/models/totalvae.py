@@ -120,7 +120,8 @@ class TOTALVAE(Model):
         self.n_batch, self.n_labels = n_batch, n_labels
         self.gene_dispersion, self.protein_dispersion = gene_dispersion, protein_dispersion
         self.log_variational, self.latent_distribution = log_variational, latent_distribution
-        self.reconstruction_loss_gene, self.encoder_batch = reconstruction_loss_gene, encoder_batch
+        self.reconstruction_loss_gene = reconstruction_loss_gene
+        self.encode_covariates = self.encoder_batch = encoder_batch
         self.use_observed_lib_size, self.n_continuous_cov = use_observed_lib_size, n_continuous_cov
         covariates = self.architecture.covariates(n_batch, n_continuous_cov, n_cats_per_cov)
         self.n_cat_list = covariates["n_cat_list"]
@@ -192,8 +193,8 @@ class TOTALVAE(Model):
         x, y = mb.counts, protein_counts(mb)
         if self.log_variational:
             x, y = x.log1p(), y.log1p()
-        columns = self.columns(mb, mb.batch) if self.encoder_batch else None
-        return Latent(*self.encoder.encode(x, *self.categories(mb, mb.batch), also=y, cont=columns))
+        columns = self.columns(mb, mb.batch) if self.encode_covariates else None
+        return Latent(*self.encoder.encode(x, *self.encoder_categories(mb), also=y, cont=columns))
 
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; KL(z) and KL(b) are annealed, KL(l) is not."""

@@ -168,10 +168,6 @@ class VAE(Model):
         """(n, g) what the encoders see of the counts."""
         return mb.counts.log1p() if self.log_variational else mb.counts
 
-    def encoder_categories(self, mb: Minibatch) -> tuple[Tensor | None, ...]:
-        """Codes (n, 1) for the encoder of z, which passes them over without `encode_covariates`."""
-        return self.categories(mb, mb.batch)
-
     # ---- 2020 ------------------------------------------------------------------------------------------------------
 
     forward = methods_2020.forward

@@ -72,4 +72,4 @@ def library(
 
 def summary(model: Model, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
     """(n, .) by name: what a model keeps of cells whose counts are dropped."""
-    return asked_parts(model, minibatches, lambda mb: model.latent(mb).summary(mb))
+    return asked_parts(model, minibatches, model.summary)
