@@ -102,7 +102,7 @@ def test_a_model_starts_from_scvi(first: scvi.SCVI) -> None:
     before = {name: value.clone() for name, value in first.module.state_dict().items()}
     model = scvi.SCANVI.from_scvi_model(first, UNKNOWN, labels_key="label", seed=0)
     assert not model.is_trained
-    assert model.options == first.options
+    assert model.options == {**first.options, "linear_classifier": False, "classifier_parameters": None}
     assert list(first.adata.uns["_scvi"]) == ["SCVI"]
     weights = model.module.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in before.items())
@@ -550,3 +550,54 @@ def test_an_unknown_argument_of_train_is_named_with_its_class(cells: AnnData) ->
     scvi.SCANVI.setup_anndata(cells, "cell_type", "t2")
     with pytest.raises(TypeError, match=r"SCANVI\.train\(\).*'kappa'"):
         scvi.SCANVI(cells, **TINY).train(kappa=2)
+
+
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "linear": {"linear_classifier": True},
+    "deep": {"classifier_parameters": {"n_layers": 2, "n_hidden": 5, "dropout_rate": 0.0}},
+}
+
+
+@pytest.mark.parametrize("options", CLASSIFIERS.values(), ids=CLASSIFIERS)
+@pytest.mark.parametrize("start", ["new", "from scvi"])
+def test_the_classifier_has_options_of_its_own(options: dict[str, Any], start: str, tmp_path: Path) -> None:
+    adata = make_adata()
+    if start == "new":
+        scvi.SCANVI.setup_anndata(adata, "cell_type", "t2", batch_key="batch")
+        model = scvi.SCANVI(adata, **TINY, **options)
+    else:
+        scvi.SCVI.setup_anndata(adata, batch_key="batch")
+        first = scvi.SCVI(adata, **TINY)
+        first.train(**QUICK)
+        model = scvi.SCANVI.from_scvi_model(first, "t2", "cell_type", **options)
+    model.train(**QUICK)
+    shapes = [tuple(p.shape) for p in model.module.classifier.parameters() if p.dim() == 2]
+    assert shapes == ([(2, 3)] if "linear_classifier" in options else [(5, 3), (5, 5), (2, 5)])
+    assert shapes != [(8, 3), (2, 8)]  # what it is otherwise
+    expected = model.predict(soft=True)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
+    if "linear_classifier" in options:
+        (layer,) = [part for part in model.module.classifier.modules() if isinstance(part, torch.nn.Linear)]
+        logits = model.get_latent_representation() @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+        by_hand = torch.softmax(torch.from_numpy(logits) / model.module.temperature, -1)
+        np.testing.assert_allclose(expected, by_hand, rtol=1e-4, atol=1e-6)
+    model.save(tmp_path / "model")
+    loaded = scvi.SCANVI.load(tmp_path / "model", adata)
+    assert loaded.options == model.options
+    pd.testing.assert_frame_equal(loaded.predict(soft=True), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"linear_classifier": "yes"}, "linear_classifier='yes' is not True or False"),
+        ({"classifier_parameters": {"n_labels": 3}}, "'n_labels' is not one of 'n_hidden', 'n_layers', 'dropout_rate'"),
+        ({"classifier_parameters": [1]}, r"classifier_parameters=\[1\] is not a mapping"),
+        ({"classifier_parameters": {"n_layers": -1}}, "n_layers=-1"),
+    ],
+)
+def test_classifiers_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    adata = make_adata()
+    scvi.SCANVI.setup_anndata(adata, "cell_type", "t2")
+    with pytest.raises(ValueError, match=message):
+        scvi.SCANVI(adata, **TINY, **options)

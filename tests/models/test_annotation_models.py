@@ -68,7 +68,8 @@ def test_the_classifier_gives_probabilities_or_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"n_input": 0}, {"n_hidden": 0}, {"n_labels": 0}, {"logits": 2}, {"n_layers": 0}, {"dropout_rate": 1.5}]
+    "options",
+    [{"n_input": 0}, {"n_hidden": 0}, {"n_labels": 0}, {"logits": 2}, {"n_layers": -1}, {"dropout_rate": 1.5}],
 )
 def test_bad_options_of_the_classifier_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

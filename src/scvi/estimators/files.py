@@ -45,6 +45,8 @@ _NEW_IN_3 = {  # options of networks, and what earlier formats meant without the
     "var_activation": "exp",
     "batch_representation": "one-hot",
     "batch_embedding_kwargs": None,
+    "linear_classifier": False,
+    "classifier_parameters": None,
 }
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")

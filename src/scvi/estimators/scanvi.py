@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi._checks import check_flag, check_number
+from scvi._checks import check_choice, check_flag, check_number
 from scvi._random import seeded
 from scvi.cells.categories import places_among
 from scvi.cells.cell_data import CellData
+from scvi.cells.schema import Schema
 from scvi.cells.setup import labelled_schema
 from scvi.estimators import minify, query_mapping, questions
 from scvi.estimators.cells import Indices
+from scvi.estimators.network_options import network_options
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.estimators.scvi import SCVI
 from scvi.estimators.train import train_by
 from scvi.fit.plan import SemiSupervisedPlan
+from scvi.models.architecture import BatchRepresentation, Where
+from scvi.models.gaussian import VarianceActivation, activation_name
+from scvi.models.likelihood import LikelihoodName, make_likelihood
 from scvi.models.scanvae import SCANVAE
 from scvi.queries import annotation, calibration
 
 logger = logging.getLogger(__name__)
 
 _EPOCHS_AFTER_SCVI = 20
+_OF_CLASSIFIER = ("n_hidden", "n_layers", "dropout_rate", "use_batch_norm", "use_layer_norm")
 
 
 class SCANVI(WithOptionsOfSCVI):
@@ -68,6 +74,11 @@ class SCANVI(WithOptionsOfSCVI):
     batch_representation, batch_embedding_kwargs
         What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
         by default 5: ``{"embedding_dim": 5}``.
+    linear_classifier
+        Classify with one linear layer.
+    classifier_parameters
+        ``n_hidden``, ``n_layers``, ``dropout_rate``, ``use_batch_norm`` and ``use_layer_norm`` (flags) of the
+        classifier, where they are not those of the other networks.
     seed
         Seed of the initial weights.
     """
@@ -75,6 +86,44 @@ class SCANVI(WithOptionsOfSCVI):
     _network = SCANVAE
     _plan = SemiSupervisedPlan
     _always_reads_labels = True
+
+    def __init__(
+        self,
+        adata: AnnData,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        gene_likelihood: LikelihoodName = "zinb",
+        latent_distribution: Literal["normal", "ln"] = "normal",
+        use_observed_lib_size: bool = True,
+        *,
+        encode_covariates: bool = False,
+        deeply_inject_covariates: bool = True,
+        use_batch_norm: Where = "both",
+        use_layer_norm: Where = "none",
+        log_variational: bool = True,
+        var_activation: VarianceActivation = "exp",
+        batch_representation: BatchRepresentation = "one-hot",
+        batch_embedding_kwargs: Mapping[str, int] | None = None,
+        linear_classifier: bool = False,
+        classifier_parameters: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        make_likelihood(gene_likelihood, "gene_likelihood")
+        var_activation = activation_name(var_activation)
+        self._make((adata,), seed, locals())
+
+    @classmethod
+    def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> Any:
+        of_classifier = _checked(options["classifier_parameters"])
+        if check_flag("linear_classifier", options["linear_classifier"]):
+            of_classifier = {**of_classifier, "n_layers": 0}
+        names = {"gene_likelihood": "reconstruction_loss", "linear_classifier": None}
+        (schema,) = schemas
+        arguments = network_options(schema, {**options, "classifier_parameters": of_classifier}, names)
+        return cls._network(schema.n_genes, **arguments)
 
     @classmethod
     def setup_anndata(
@@ -118,6 +167,8 @@ class SCANVI(WithOptionsOfSCVI):
         labels_key: str | None = None,
         adata: AnnData | None = None,
         *,
+        linear_classifier: bool = False,
+        classifier_parameters: Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> Self:
         """A model that starts from the weights of a fitted :class:`scvi.SCVI`, with its options and its cells.
@@ -134,6 +185,8 @@ class SCANVI(WithOptionsOfSCVI):
             Cells in place of those of `scvi_model`, with its genes, in any order, and with its batches and covariates;
             they need no set-up, but for the labels. What `scvi_model` took of its own cells is kept: the prior of the
             library size, the scale of size factors and of covariates.
+        linear_classifier, classifier_parameters
+            As for :class:`scvi.SCANVI`.
         seed
             Seed of the initial weights of what scVI does not have.
         """
@@ -145,11 +198,13 @@ class SCANVI(WithOptionsOfSCVI):
             data = scvi_model._cells.own("be annotated")
             adata, digests = scvi_model.adata, None if data.guard is None else data.guard.digests
         schema = labelled_schema(adata, scvi_model.schema, labels_key, unlabeled_category)
+        of_classifier = {"linear_classifier": linear_classifier, "classifier_parameters": classifier_parameters}
+        options = {**scvi_model.options, **of_classifier}
         with seeded(seed):
-            module = cls._make_networks((schema,), scvi_model.options)
+            module = cls._make_networks((schema,), options)
         _take_weights(module, scvi_model, schema.label_names)
-        cells = cls._make_cells((schema,), scvi_model.options, (adata,), [digests])
-        model = cls._assembled(scvi_model.options, module.to(scvi_model.device), cells)
+        cells = cls._make_cells((schema,), options, (adata,), [digests])
+        model = cls._assembled(options, module.to(scvi_model.device), cells)
         model._is_initialised = True
         return model
 
@@ -280,6 +335,17 @@ class SCANVI(WithOptionsOfSCVI):
         if abstain_below is not None:
             answers[probabilities.max(axis=1) < abstain_below] = self.schema.unlabeled_category
         return answers
+
+
+def _checked(classifier_parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Sizes of the classifier, refused where they have other names."""
+    if classifier_parameters is None:
+        return {}
+    if not isinstance(classifier_parameters, Mapping):
+        raise ValueError(f"classifier_parameters={classifier_parameters!r} is not a mapping of names to values")
+    for name in classifier_parameters:
+        check_choice("a name in classifier_parameters", name, _OF_CLASSIFIER)
+    return classifier_parameters
 
 
 def _take_weights(module: SCANVAE, scvi_model: SCVI, labels: Sequence[str]) -> None:

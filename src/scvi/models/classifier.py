@@ -19,7 +19,7 @@ class Classifier(nn.Module):
     n_input
         Width of the input.
     n_hidden, n_layers, dropout_rate
-        Width, number and dropout of the hidden layers.
+        Width, number and dropout of the hidden layers; without any the classifier is linear.
     n_labels
         Number of labels c.
     logits
@@ -41,26 +41,29 @@ class Classifier(nn.Module):
         use_layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_labels=n_labels, n_layers=n_layers)
+        check_sizes(1, n_input=n_input, n_hidden=n_hidden, n_labels=n_labels)
+        check_sizes(0, n_layers=n_layers)
         check_rates(dropout_rate=dropout_rate)
         self.logits, self.n_labels = check_flag("logits", logits), n_labels
+        hidden = FCLayers(
+            n_input,
+            n_hidden,
+            n_layers=max(n_layers, 1),
+            n_hidden=n_hidden,
+            dropout_rate=dropout_rate,
+            use_batch_norm=check_flag("use_batch_norm", use_batch_norm),
+            use_layer_norm=check_flag("use_layer_norm", use_layer_norm),
+        )
         self.classifier = nn.Sequential(
-            FCLayers(
-                n_input,
-                n_hidden,
-                n_layers=n_layers,
-                n_hidden=n_hidden,
-                dropout_rate=dropout_rate,
-                use_batch_norm=check_flag("use_batch_norm", use_batch_norm),
-                use_layer_norm=check_flag("use_layer_norm", use_layer_norm),
-            ),
-            nn.Linear(n_hidden, n_labels),
+            *([hidden] if n_layers else []),
+            nn.Linear(n_hidden if n_layers else n_input, n_labels),
             *([] if logits else [nn.Softmax(dim=-1)]),
         )
+        self._n_before_softmax = 2 if n_layers else 1
 
     def log_probabilities(self, x: Tensor) -> Tensor:
         """(n, n_input) -> (n, c) logarithms, exact also where a probability is too small for float32."""
-        return log_softmax(self.classifier[:2](x), dim=-1)
+        return log_softmax(self.classifier[: self._n_before_softmax](x), dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, n_input) -> (n, c) probabilities, or their logits."""
