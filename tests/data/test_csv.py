@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import scipy.sparse as sp
 
 import formats
 import scvi.dataset
-from scvi.data import csv, read_csv
+from scvi.data import csv, read_csv, read_text
 
 X = formats.counts()
 N, G = X.shape
@@ -137,3 +138,28 @@ def test_a_zip_of_two_files_and_an_unknown_compression(tmp_path):
         read_csv(tmp_path / "c.zip", compression="rar")  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         read_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";", " "])
+@pytest.mark.parametrize("corner", [True, False])
+def test_read_text_sees_what_separates_the_columns(tmp_path: Path, separator: str, corner: bool) -> None:
+    lines = [["name"] * corner + ["A", "B"], ["c1", "1", "0"], ["c2", "0", "7"]]
+    path = tmp_path / "counts.txt"
+    path.write_text("\n".join(separator.join(line) for line in lines) + "\n", encoding="utf-8-sig")
+    for options in ({}, {"delimiter": separator, "first_column_names": True}):
+        adata = read_text(path, **options)
+        assert list(adata.obs_names) == ["c1", "c2"]
+        assert list(adata.var_names) == ["A", "B"]
+        np.testing.assert_array_equal(adata.X.toarray(), [[1, 0], [0, 7]])
+    assert list(read_text(path, genes_in_rows=True).var_names) == ["c1", "c2"]
+
+
+def test_read_text_refuses_what_it_cannot_separate_or_name(tmp_path: Path) -> None:
+    path = tmp_path / "counts.txt"
+    path.write_text("A\nc1\n")
+    with pytest.raises(ValueError, match=r"counts\.txt.*no tab, comma.*delimiter="):
+        read_text(path)
+    with pytest.raises(ValueError, match="first_column_names=False"):
+        read_text(path, first_column_names=False)
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "none.txt")

@@ -1,17 +1,22 @@
 """From files to AnnData: raw counts, cells x genes. Knows no model."""
 
-from scvi.data.csv import read_csv
+from scvi.data.cite_seq_10x import organize_cite_seq_10x
+from scvi.data.csv import read_csv, read_text
 from scvi.data.download import download_file
 from scvi.data.h5ad import read_h5ad
 from scvi.data.loom import read_loom
+from scvi.data.poisson_genes import poisson_gene_selection
 from scvi.data.published_blood import read_cite_seq, read_hemato, read_pbmc
 from scvi.data.published_brain import read_brain_large, read_cortex
 from scvi.data.published_fish import read_seqfish, read_seqfishplus, read_smfish
 from scvi.data.store import to_store
+from scvi.data.synthetic import synthetic_iid
 from scvi.data.tenx import read_10x
 
 __all__ = [
     "download_file",
+    "organize_cite_seq_10x",
+    "poisson_gene_selection",
     "read_10x",
     "read_brain_large",
     "read_cite_seq",
@@ -24,5 +29,7 @@ __all__ = [
     "read_seqfish",
     "read_seqfishplus",
     "read_smfish",
+    "read_text",
+    "synthetic_iid",
     "to_store",
 ]

@@ -83,6 +83,41 @@ def read_csv(
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=numbered(genes)))
 
 
+def read_text(
+    path: str | os.PathLike[str],
+    delimiter: str | None = None,
+    first_column_names: bool | None = None,
+    *,
+    genes_in_rows: bool = False,
+) -> AnnData:
+    """Reads a table of counts as :func:`read_csv` does, whatever separates its columns.
+
+    Parameters
+    ----------
+    delimiter
+        What separates the columns; None takes the tab, comma, semicolon or space that its first line has.
+    first_column_names
+        None or True: the first column holds names, as it must.
+    genes_in_rows
+        Whether a line is a gene, or a cell.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_csv`, or if names are said to be missing, or nothing is found that separates columns.
+    """
+    if first_column_names not in (None, True):
+        raise ValueError("first_column_names=False: name the lines in the first column of the table; cells need names")
+    if delimiter is None:
+        path = existing(path)
+        with readable_as(path, _KIND), open_bytes(path) as file:
+            first = file.readline().decode("utf-8-sig")
+            delimiter = next((separator for separator in "\t,; " if separator in first), None)
+            if delimiter is None:
+                raise ValueError("its first line has no tab, comma, semicolon or space; pass delimiter='...'")
+    return read_csv(path, sep=delimiter, genes_in_rows=genes_in_rows)
+
+
 def _check_orientation(path: Path, genes: np.ndarray, genes_in_rows: bool) -> None:
     barcodes = sum(_BARCODE.match(str(name)) is not None for name in genes[:1000])
     if 2 * barcodes > min(len(genes), 1000):
