@@ -271,19 +271,29 @@ def test_refused_options(option: str, value: Any) -> None:
         scvi.SCVI(adata, **{**TINY, option: value})
 
 
-@pytest.mark.parametrize("option", ["use_batch_norm", "bias", "encode_covariates"])
-def test_refused_options_of_a_linear_decoder(option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ("use_batch_norm", "one of True, False, 'encoder', 'decoder', 'none', 'both'"),
+        ("use_layer_norm", "one of 'encoder', 'decoder', 'none', 'both'"),
+        ("bias", "True or False"),
+        ("encode_covariates", "True or False"),
+        ("deeply_inject_covariates", "True or False"),
+        ("log_variational", "True or False"),
+    ],
+)
+def test_refused_options_of_a_linear_decoder(option: str, wanted: str) -> None:
     adata = make_adata()
     scvi.LinearSCVI.setup_anndata(adata)
-    with pytest.raises(ValueError, match=rf"^{option}='yes' is not True or False"):
+    with pytest.raises(ValueError, match=rf"^{option}='yes' is not {wanted}"):
         scvi.LinearSCVI(adata, **TINY, **{option: "yes"})
 
 
 @pytest.mark.parametrize("cls", [scvi.SCVI, scvi.LinearSCVI])
-def test_size_factors_are_no_use_where_the_library_is_inferred(cls: Any) -> None:
+def test_size_factors_leave_nothing_to_infer(cls: Any) -> None:
     adata = make_adata()
     cls.setup_anndata(adata, size_factor_key="size")
-    with pytest.raises(ValueError, match=r"use_observed_lib_size=False .* size_factor_key='size' gives: leave out"):
+    with pytest.warns(UserWarning, match=r"use_observed_lib_size=False .* size_factor_key='size' gives them"):
         cls(adata, **TINY, use_observed_lib_size=False)
     cls(adata, **TINY)
 

@@ -310,8 +310,8 @@ def test_functions_of_torch_have_names(given: Any, name: str) -> None:
         (VAE, EMBEDDING | {"batch_embedding_kwargs": 3}, "is not what a batch's embedding has: pass"),
         (VAE, EMBEDDING | {"batch_embedding_kwargs": {"embedding_dim": 0}}, "embedding_dim=0 is not a positive"),
         (LDVAE, {"use_layer_norm": "both"}, "use_layer_norm='both': layer norm is not linear"),
-        (LDVAE, {"use_batch_norm": "all"}, "use_batch_norm='all' is not one of"),
-        (LDVAE, {"use_batch_norm": 1}, "use_batch_norm=1 is not True or False"),
+        (LDVAE, {"use_batch_norm": "all"}, "use_batch_norm='all' is not one of True, False, 'encoder'"),
+        (LDVAE, {"use_batch_norm": 1}, "use_batch_norm=1 is not one of True, False, 'encoder'"),
         (Classifier, {"use_batch_norm": "none"}, "use_batch_norm='none' is not True or False"),
     ],
 )

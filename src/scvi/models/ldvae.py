@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scvi._checks import check_choice, check_flag, one_of_two
+from scvi._checks import check_flag, one_of_two
 from scvi.models.architecture import PLACES, OtherOptions, Where
 from scvi.models.modules import LinearDecoderSCVI
 from scvi.models.vae import VAE
@@ -105,7 +105,9 @@ class LDVAE(VAE):
 
 def _places(use_batch_norm: bool | Where) -> Where:
     """Where True and False, which speak of the decoder alone, put batch norm."""
-    if isinstance(use_batch_norm, str):
-        check_choice("use_batch_norm", use_batch_norm, [*PLACES])
+    if isinstance(use_batch_norm, str) and use_batch_norm in PLACES:
         return use_batch_norm
-    return "both" if check_flag("use_batch_norm", use_batch_norm) else "encoder"
+    if not isinstance(use_batch_norm, (bool, np.bool_)):
+        places = ", ".join(map(repr, PLACES))
+        raise ValueError(f"use_batch_norm={use_batch_norm!r} is not one of True, False, {places}")
+    return "both" if use_batch_norm else "encoder"
