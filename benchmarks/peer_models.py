@@ -24,6 +24,7 @@ from anndata import AnnData, read_h5ad
 from common import table
 
 import scvi
+from scvi.estimators.torch_archive import read_archive
 
 LIMIT, LIMIT_OF_DRAWS = 1e-4, 5.0
 # Folder -> class, file of cells (None: those beside the model), prefix.
@@ -56,7 +57,7 @@ def at_the_mean(model: Any, counts: AnnData | None) -> dict[str, np.ndarray]:
         if "proteins" in decoded:
             proteins = decoded.proteins
             answers |= {"back_alpha": proteins.log_background.loc, "mixing": proteins.mixing}
-            answers |= {"fore_scale": proteins.log_factor.exp()}
+            answers |= {"fore_scale": proteins.log_factor.exp(), "batch": mb.batch}
         for name, value in answers.items():
             found.setdefault(name, []).append(value.numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -75,9 +76,11 @@ def answers(model: Any, counts: AnnData | None) -> dict[str, np.ndarray]:
     return found
 
 
-def compared(model: Any, counts: AnnData | None, expected: Any) -> Iterator[tuple[str, float, float]]:
-    """Names, differences and their limits."""
+def compared(model: Any, counts: AnnData | None, expected: Any, efficiency: Any) -> Iterator[tuple[str, float, float]]:
+    """Names, differences and their limits; `efficiency` of proteins in batches, (p, k) logarithms, None without any."""
     found = answers(model, counts)
+    if "batch" in found:  # the background here is that of the rates, in which the efficiency of a batch is a factor
+        found["back_alpha"] = found["back_alpha"] - efficiency.T.numpy()[found["batch"][:, 0]]
     for name in expected.files:
         if name == "elbo_mean_sd":
             mean, deviation = expected[name]
@@ -99,11 +102,13 @@ def main() -> None:
         adata = None if cells is None else read_h5ad(arguments.data / cells)
         counts = read_h5ad(arguments.data / "cells.h5ad") if name == "scvi_minified" else adata
         with np.load(arguments.data / f"{name}.expected.npz") as expected, TemporaryDirectory() as out:
+            weights = read_archive(folder / f"{prefix or ''}model.pt")["model_state_dict"]
+            efficiency = weights.get("log_per_batch_efficiency")
             loaded = getattr(scvi, kind).load(folder, adata, prefix=prefix)
             scvi.convert(folder, Path(out) / "model", prefix=prefix)
             converted = getattr(scvi, kind).load(Path(out) / "model", adata)
             for how, model in (("load", loaded), ("convert", converted)):
-                for what, difference, limit in compared(model, counts, expected):
+                for what, difference, limit in compared(model, counts, expected, efficiency):
                     rows.append((name, how, what, f"{difference:.1e}", "" if difference <= limit else "TOO LARGE"))
                     worst = max(worst, difference / limit)
     print(table(("model", "by", "answer", "difference", ""), rows))

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from torch import Tensor
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, softplus
 
 Weights = dict[str, Tensor]
 
@@ -57,16 +57,25 @@ class Foreign:
 
     def one_hot(self) -> Tensor:
         """(n, .) columns of batch and categorical covariates that have more than one value."""
-        keys = [self.keys.get("batch_key"), *(self.keys.get("categorical_covariate_keys") or [])]
+        batch_key = None if self.is_embedded else self.keys.get("batch_key")
+        keys = [batch_key, *(self.keys.get("categorical_covariate_keys") or [])]
         pairs = [self.codes(key) for key in keys]
         columns = [torch.nn.functional.one_hot(codes, n).float() for codes, n in pairs if n > 1]
         return torch.cat([torch.zeros(self.adata.n_obs, 0), *columns], dim=1)
 
+    @property
+    def is_embedded(self) -> bool:
+        return self.options.get("batch_representation") == "embedding"
+
     def continuous(self) -> Tensor:
-        """(n, .) continuous covariates as they are."""
+        """(n, .) continuous covariates as they are, and the embedding of the batch."""
         keys = self.keys.get("continuous_covariate_keys") or []
         values = self.adata.obs[keys].to_numpy(dtype=np.float32) if keys else np.zeros((self.adata.n_obs, 0), "f")
-        return torch.from_numpy(values)
+        if not self.is_embedded:
+            return torch.from_numpy(values)
+        codes, n_batch = self.codes(self.keys.get("batch_key"))
+        table = self.weights.setdefault("embeddings_dict.batch.weight", self.draw(n_batch, 5))
+        return torch.cat([torch.from_numpy(values), table[codes]], dim=1)
 
     def counts(self) -> Tensor:
         """(n, g)"""
@@ -162,6 +171,13 @@ class Foreign:
             "state_registry": {"columns": np.array(numbers, dtype=object)} if numbers else {},
             "summary_stats": {"n_extra_continuous_covs": len(numbers)},
         }
+        if self.kind == "TOTALVI":
+            names = list(self.adata.obsm["proteins"].columns)
+            fields["proteins"] = {
+                "data_registry": {"attr_name": "obsm", "attr_key": "proteins"},
+                "state_registry": {"column_names": names},
+                "summary_stats": {"n_proteins": len(names)},
+            }
         fields["size_factor"] = {"data_registry": {}, "state_registry": {}, "summary_stats": {}}
         return {
             "scvi_version": "1.4.2",
@@ -222,6 +238,71 @@ def scvi_like(foreign: Foreign) -> Foreign:
     for name in ("px_scale_decoder.0", "px_r_decoder", "px_dropout_decoder"):
         foreign.linear(f"decoder.{name}", foreign.n_hidden, g)
     return foreign
+
+
+HEADS = {
+    "px_scale_decoder": "px_decoder",
+    "py_back_mean_log_alpha": "py_back_decoder",
+    "py_back_mean_log_beta": "py_back_decoder",
+    "py_fore_scale_decoder": "py_fore_decoder",
+    "px_dropout_decoder_gene": "sigmoid_decoder",
+    "py_background_decoder": "sigmoid_decoder",
+}
+"""Of the decoder of totalVI, and the network each of them stands on."""
+
+
+def totalvi(foreign: Foreign, has_efficiency: bool) -> Foreign:
+    """Gives it the weights of TOTALVI."""
+    g, p, d = foreign.adata.n_vars, foreign.adata.obsm["proteins"].shape[1], foreign.n_latent
+    beside, n_cont = foreign.one_hot().shape[1], foreign.continuous().shape[1]
+    n_batch = foreign.codes(foreign.keys.get("batch_key"))[1]
+    foreign.options = {"n_latent": d, "n_hidden": foreign.n_hidden}
+    foreign.layers("encoder.encoder", g + p + n_cont, foreign.n_hidden, beside, 2)
+    foreign.layers("encoder.l_gene_encoder", g + p + n_cont, foreign.n_hidden, beside)
+    for name, width in (("z", d), ("l_gene", 1)):
+        for part in ("mean", "var"):
+            foreign.linear(f"encoder.{name}_{part}_encoder", foreign.n_hidden, width)
+    for head, trunk in HEADS.items():
+        if f"decoder.{trunk}.fc_layers.Layer 0.0.weight" not in foreign.weights:
+            foreign.layers(f"decoder.{trunk}", d + n_cont, foreign.n_hidden, beside)
+        n_out = g if head.startswith("px") else p
+        foreign.layers(f"decoder.{head}", foreign.n_hidden + d + n_cont, n_out, beside, norm=False)
+    for name in ("background_pro_alpha", "background_pro_log_beta"):
+        foreign.weights[name] = foreign.draw(p, n_batch)
+    foreign.weights |= {"px_r": foreign.draw(g), "py_r": foreign.draw(p)}
+    if has_efficiency:
+        foreign.weights["log_per_batch_efficiency"] = foreign.draw(p, n_batch)
+    return foreign
+
+
+def answers_of_totalvi(foreign: Foreign) -> dict[str, Tensor]:
+    """What it says at the mean of q(z | x); the background is that of the rates, times the efficiency of the batch."""
+    w, codes, cont = foreign.weights, foreign.one_hot(), foreign.continuous()
+    efficiency = w.get("log_per_batch_efficiency")
+    seen = []
+    for counts in (foreign.counts(), torch.tensor(foreign.adata.obsm["proteins"].to_numpy(dtype=np.float32))):
+        relative = counts / (1 + counts.mean(1, keepdim=True))
+        seen.append((counts if efficiency is None else relative).log1p())
+    h = foreign.through("encoder.encoder", torch.cat([*seen, cont], dim=1), codes)
+    mean = foreign.head("encoder.z_mean_encoder", h)
+    inputs = torch.cat([mean, cont], dim=1)
+
+    def said(head: str) -> Tensor:
+        below = foreign.through(f"decoder.{HEADS[head]}", inputs, codes)
+        return foreign.through(f"decoder.{head}", torch.cat([below, inputs], dim=1), codes, relu=False)
+
+    batch = foreign.codes(foreign.keys.get("batch_key"))[0]
+    more = 0 if efficiency is None else efficiency.T[batch]
+    return {
+        "mean": mean,
+        "variance": foreign.head("encoder.z_var_encoder", h).exp() + 1e-4,
+        "scale": torch.softmax(said("px_scale_decoder"), dim=1),
+        "background": said("py_back_mean_log_alpha") + more,
+        "deviation": softplus(said("py_back_mean_log_beta")) + 1e-8,
+        "fore_scale": torch.relu(said("py_fore_scale_decoder")) + 1 + 1e-8,
+        "mixing": said("py_background_decoder"),
+        "prior": w["background_pro_alpha"].T[batch] + more,
+    }
 
 
 def answers_of_scvi(foreign: Foreign) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scvi
-from foreign_files import Foreign, answers_of_scvi, scvi_like
+from foreign_files import Foreign, answers_of_scvi, answers_of_totalvi, scvi_like, totalvi
 from small_cells import make_adata
 
 COVARIATES = {"categorical_covariate_keys": ["donor", "treated"], "continuous_covariate_keys": ["age", "score"]}
@@ -59,6 +59,11 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], but:
             "dispersion": st.sampled_from(["gene", "gene-batch", "gene-label", "gene-cell"]),
             "latent_distribution": st.sampled_from(["normal", "ln"]),
             "encode_covariates": st.booleans(),
+            "deeply_inject_covariates": st.booleans(),
+            "use_batch_norm": st.sampled_from(["both", "none"]),
+            "use_layer_norm": st.sampled_from(["both", "none"]),
+            "batch_representation": st.sampled_from(["one-hot", "embedding"]),
+            "var_activation": st.none(),
         }
     ),
     n_layers=st.integers(1, 3),
@@ -125,9 +130,10 @@ def test_it_trains_on_and_maps_a_query(tmp_path):
     model.train(max_epochs=1, batch_size=32, seed=0, enable_progress_bar=False)
     query = make_adata(30, seed=1)
     query.obs["batch"] = "new"
-    with pytest.warns(UserWarning, match="encode_covariates=False"):
-        mapped = scvi.SCVI.load_query_data(query, model)
-    assert mapped.schema.batch_names == ("b0", "b1", "b2", "new")
+    for reference in (model, tmp_path / "model"):
+        with pytest.warns(UserWarning, match="encode_covariates=False"):
+            mapped = scvi.SCVI.load_query_data(query, reference)
+        assert mapped.schema.batch_names == ("b0", "b1", "b2", "new")
 
 
 def test_files_with_a_prefix_and_cells_beside_them(tmp_path):
@@ -206,6 +212,57 @@ def test_autozi_has_the_same_posteriors(tmp_path):
     for name, found in model.get_alphas_betas().items():
         np.testing.assert_allclose(found, torch.sigmoid(foreign.weights[f"{name}_logit"]), rtol=1e-5)
     assert model.options["minimal_dropout"] == 0.02
+
+
+@pytest.mark.parametrize("keys", [{"batch_key": "batch", **COVARIATES}, {"batch_key": "batch"}, {}])
+@pytest.mark.parametrize("has_efficiency", [True, False])
+def test_totalvi_answers_as_there(keys, has_efficiency, tmp_path):
+    """With the efficiency of batches the encoder sees relative counts, without it, as until 1.3, logarithms alone."""
+    adata = make_adata(60)
+    foreign = totalvi(Foreign("TOTALVI", adata, keys=keys), has_efficiency)
+    model = scvi.TOTALVI.load(foreign.write(tmp_path / "model"), adata)
+    expected = answers_of_totalvi(foreign)
+    found = answers(model)
+    same(found, {name: expected[name] for name in ("mean", "variance", "scale")})
+    with torch.no_grad():
+        (mb,) = model._ask(None, None, 64)
+        q = model.module.latent(mb)
+        proteins = model.module.generative(q.z.loc, q.mean_size(mb), mb).proteins
+        prior = model.module.background_prior(mb)
+    of_proteins = {"background": proteins.log_background.loc, "deviation": proteins.log_background.scale}
+    of_proteins |= {"fore_scale": proteins.log_factor.exp(), "mixing": proteins.mixing, "prior": prior.loc}
+    same(of_proteins, expected)
+    assert model.schema.proteins.names == tuple(adata.obsm["proteins"].columns)
+    scvi.convert(tmp_path / "model", tmp_path / "new")
+    same(answers(scvi.TOTALVI.load(tmp_path / "new", adata)), found)
+
+
+def test_proteins_that_a_batch_did_not_measure(tmp_path):
+    adata = make_adata(60)
+    foreign = totalvi(Foreign("TOTALVI", adata, keys={"batch_key": "batch"}), True)
+    content = foreign.content()
+    state = content["attr_dict"]["registry_"]["field_registries"]["proteins"]["state_registry"]
+    state["protein_batch_mask"] = {"1": np.array([True, False, True, True, False])}
+    model = scvi.TOTALVI.load(foreign.write(tmp_path / "model", content=content), adata)
+    assert model.schema.proteins.measured[0] == (True,) * 5
+    assert model.schema.proteins.measured[1] == (True, False, True, True, False)
+
+
+def test_totalvi_with_its_options_starts_and_trains():
+    """These options are for any model: the background starts where the data say, whatever makes its deviation."""
+    adata = make_adata(60)
+    scvi.TOTALVI.setup_anndata(adata, "proteins", batch_key="batch")
+    options = {"encoder_branches": False, "relative_counts": True, "use_observed_lib_size": False}
+    models = [scvi.TOTALVI(adata, background_deviation=name, seed=0, **options) for name in ("exp", "softplus")]
+    deviations = []
+    for model in models:
+        model.train(max_epochs=1, batch_size=64, plan_kwargs={"lr": 1e-12}, seed=0, enable_progress_bar=False)
+        with torch.no_grad():
+            decoder = model.module.decoder
+            raw = decoder.py_back_mean_log_beta.fc_layers[0][0].bias
+            deviations.append(decoder._deviation(raw))
+    torch.testing.assert_close(deviations[0], deviations[1], rtol=1e-4, atol=1e-4)
+    assert not any("z_encoder." in name for name in models[0].module.state_dict())
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -81,6 +81,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         use_batch_norm="none", use_layer_norm="both", deeply_inject_covariates=False, n_layers_encoder=2
     ),
     "TOTALVI embedding": of_proteins(batch_representation="embedding"),
+    "TOTALVI without branches": of_proteins(
+        encoder_branches=False, background_deviation="softplus", relative_counts=True, n_continuous_cov=1
+    ),
     "TOTALVI missing proteins": of_proteins(
         protein_batch_mask=[np.array([True, True, False]), np.array([True, True, True])]
     ),

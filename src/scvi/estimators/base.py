@@ -327,8 +327,7 @@ class Estimator(ABC):
     @classmethod
     def _translated(cls, dir_path: str | os.PathLike[str], prefix: str, adata: AnnData | Literal[False] | None) -> Self:
         """A model of scvi-tools as one of this class."""
-        stored = foreign_models.read(dir_path, prefix, cls.__name__, cls._defaults())
-        networks = files.rebuild(dir_path, stored, lambda: cls._make_networks(stored.schemas, stored.options))
+        stored, networks = cls._read(dir_path, prefix)
         model = cls._restored(stored, networks, [None] * len(cls._files_of_cells))
         found = files.read_adata(dir_path, f"{prefix}{files.ADATA}") if adata is None else adata
         if found is not None and found is not False:
@@ -351,8 +350,11 @@ class Estimator(ABC):
     @classmethod
     def _read(cls, dir_path: str | os.PathLike[str], prefix: str | None = None) -> tuple[files.StoredModel, nn.Module]:
         """The files of a model, and its networks."""
-        n_data_sets = len(cls._files_of_cells)
-        stored = files.read(dir_path, cls.__name__, set(cls._option_names()), n_data_sets, prefix)
+        if foreign_models.is_foreign(dir_path, prefix or ""):
+            stored = foreign_models.read(dir_path, prefix or "", cls.__name__, cls._defaults())
+        else:
+            n_data_sets = len(cls._files_of_cells)
+            stored = files.read(dir_path, cls.__name__, set(cls._option_names()), n_data_sets, prefix)
         return stored, files.rebuild(dir_path, stored, lambda: cls._make_networks(stored.schemas, stored.options))
 
     @classmethod

@@ -47,6 +47,9 @@ _NEW_IN_3 = {  # options of networks, and what earlier formats meant without the
     "batch_embedding_kwargs": None,
     "linear_classifier": False,
     "classifier_parameters": None,
+    "encoder_branches": True,
+    "background_deviation": "exp",
+    "relative_counts": False,
 }
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")

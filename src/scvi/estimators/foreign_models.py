@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from scvi.cells.schema import Schema
+from scvi.cells.schema import ProteinSchema, Schema
 from scvi.estimators.files import DESCRIPTION, StoredModel
 from scvi.estimators.fitted_cells import FittedCells
 from scvi.estimators.torch_archive import read_archive
@@ -26,15 +27,6 @@ from scvi.models.weights import refuse_not_finite
 FILE = "model.pt"
 # Options that not every model here has, at the values that mean what the networks here compute.
 _AS_HERE: dict[str, tuple[Any, ...]] = {
-    "use_batch_norm": ("both", True),
-    "use_layer_norm": ("none", False),
-    "deeply_inject_covariates": (True,),
-    "batch_representation": ("one-hot",),
-    "log_variational": (True,),
-    "var_activation": (None,),
-    "linear_classifier": (False,),
-    "encode_covariates": (False,),
-    "bias": (False,),
     "datamodule": (None,),
     "registry": (None,),
     "use_size_factor_key": (False,),
@@ -47,15 +39,25 @@ class _Layout(NamedTuple):
     encoders: tuple[str, ...]  # which see them with `encode_covariates`
     decoders: tuple[str, ...]
     of_size: tuple[str, ...]
-    further: dict[str, Tensor]  # what only the networks here have, at values that change nothing
+    size_sees_covariates: bool = False  # whether what finds out the library size here may see them
+    further: Mapping[str, Tensor] = MappingProxyType({})  # what only the networks here have; it changes nothing
+    options: Mapping[str, Any] = MappingProxyType({})  # what those of scvi-tools are in the terms of this package
 
 
-_SCVI = _Layout(("z_encoder.encoder",), ("decoder.px_decoder",), ("l_encoder",), {})
+_SCVI = _Layout(("z_encoder.encoder",), ("decoder.px_decoder",), ("l_encoder",))
+_TOTALVI = _Layout(
+    ("encoder.encoder", "encoder.l_gene_encoder"),
+    ("decoder",),
+    ("encoder.l_gene_encoder", "encoder.l_gene_mean_encoder", "encoder.l_gene_var_encoder"),
+    size_sees_covariates=True,
+    options={"n_layers_encoder": 2, "encoder_branches": False, "background_deviation": "softplus"},
+)
 _LAYOUTS = {
     "SCVI": _SCVI,
     "SCANVI": _SCVI._replace(further={"temperature": torch.ones(())}),
     "AUTOZI": _SCVI,
     "LinearSCVI": _SCVI._replace(decoders=("decoder.factor_regressor", "decoder.px_dropout_decoder")),
+    "TOTALVI": _TOTALVI,
 }
 
 
@@ -64,6 +66,7 @@ class _Saved(NamedTuple):
 
     kind: str  # name of its class
     options: dict[str, Any]  # of its constructor, all in one
+    set_up: Mapping[str, Any]  # arguments of its setup_anndata
     fields: Mapping[str, Any]  # what was declared, by the name of the input
     genes: tuple[str, ...]
     weights: dict[str, Tensor]
@@ -79,15 +82,15 @@ class _Saved(NamedTuple):
 
 
 def is_foreign(directory: str | os.PathLike[str], prefix: str = "") -> bool:
-    """Whether a directory holds a model of scvi-tools, whose file's name has this prefix, and none of this package.
+    """Whether what a directory holds under this prefix is a model of scvi-tools, and none of this package.
 
-    FileNotFoundError where that of another prefix is all that it holds.
+    FileNotFoundError where models of scvi-tools under other prefixes are all that it holds.
     """
     source = Path(directory)
-    if (source / DESCRIPTION).exists() or not source.is_dir():
+    if (source / f"{prefix}{DESCRIPTION}").exists() or not source.is_dir():
         return False
     others = sorted(file.name.removesuffix(FILE) for file in source.glob(f"*{FILE}"))
-    if others and prefix not in others:
+    if others and prefix not in others and not any(source.glob(f"*{DESCRIPTION}")):
         raise FileNotFoundError(
             f"{source} holds no {prefix}{FILE}; pass prefix={others[0]!r} for the model that it holds"
         )
@@ -168,7 +171,11 @@ def _saved(content: Any) -> _Saved:
         options |= further
     weights = {name: tensor for name, tensor in content["model_state_dict"].items() if isinstance(tensor, Tensor)}
     genes = tuple(map(str, content["var_names"]))
-    return _Saved(kind, options, registry["field_registries"], genes, weights, attributes)
+    return _Saved(kind, options, registry["setup_args"], registry["field_registries"], genes, weights, attributes)
+
+
+_FACTORS = "decoder.factor_regressor"
+_NORMS = {(True, True): "both", (True, False): "encoder", (False, True): "decoder", (False, False): "none"}
 
 
 def _options(saved: _Saved, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,19 +183,27 @@ def _options(saved: _Saved, known: Mapping[str, Any]) -> dict[str, Any]:
 
     One that is not written down has the value that networks without it have.
     """
-    given = {**saved.options, "use_observed_lib_size": "library_log_means" not in saved.weights}
+    layout = _LAYOUTS[saved.kind]
+    given = {**layout.options, **saved.options, "use_observed_lib_size": "library_log_means" not in saved.weights}
+    if saved.kind == "TOTALVI":  # both came with the same version
+        given["relative_counts"] = _EFFICIENCY in saved.weights
     if saved.kind == "LinearSCVI":
-        layer = "decoder.factor_regressor.fc_layers.Layer 0."
-        given |= {"use_batch_norm": f"{layer}1.weight" in saved.weights, "bias": f"{layer}0.bias" in saved.weights}
+        layer = "fc_layers.Layer 0."
+        norms = [f"{part}.{layer}1.weight" in saved.weights for part in ("z_encoder.encoder", _FACTORS)]
+        given["use_batch_norm"] = _NORMS[norms[0], norms[1]]
+        given["bias"] = f"{_FACTORS}.{layer}0.bias" in saved.weights
     foreign = {name: value for name, value in given.items() if name not in known}
     for name, value in foreign.items():
         if name not in _AS_HERE or value not in _AS_HERE[name]:
             raise ValueError(f"it was made with {name}={value!r}, which scvi.{saved.kind} does not have")
-    if given.get("encode_covariates") and not given["use_observed_lib_size"]:
+    seen = given.get("encode_covariates") and not layout.size_sees_covariates
+    if seen and not given["use_observed_lib_size"]:
         raise ValueError(
             "it was made with encode_covariates=True and infers the library size from covariates as well, "
             f"which scvi.{saved.kind} does not"
         )
+    if given.get("var_activation", "") is None:
+        given["var_activation"] = "exp"
     return {name: given.get(name, default) for name, default in known.items()}
 
 
@@ -216,6 +231,7 @@ def _schema(saved: _Saved) -> Schema:
         categories[labels_key] = tuple(name for name in categories[labels_key] if name != str(unlabeled))
     continuous = _texts(saved.state("extra_continuous_covs").get("columns", ()))
     counts = saved.place("X")
+    n_batch = 1 if batch_key is None else len(categories[batch_key])
     return Schema(
         layer=str(counts["attr_key"]) if counts.get("attr_name") == "layers" else None,
         batch_key=batch_key,
@@ -224,9 +240,10 @@ def _schema(saved: _Saved) -> Schema:
         continuous_covariate_keys=continuous,
         genes=saved.genes,
         categories=categories,
-        library_prior=_library_prior(saved, 1 if batch_key is None else len(categories[batch_key])),
+        library_prior=_library_prior(saved, n_batch),
         continuous_moments=((0.0, 1.0),) * len(continuous),  # their networks see covariates as they are
         unlabeled_category=None if unlabeled is None or labels_key is None else str(unlabeled),
+        proteins=_proteins(saved, n_batch),
     )
 
 
@@ -238,6 +255,20 @@ def _column(saved: _Saved, field: str) -> str | None:
 
 def _texts(values: Collection[Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
+
+
+def _proteins(saved: _Saved, n_batch: int) -> ProteinSchema | None:
+    """Where the proteins are; all were measured where nothing says which were, batch by batch."""
+    place, state = saved.place("proteins"), saved.state("proteins")
+    if not place:
+        return None
+    names = _texts(state["column_names"])
+    mask = {int(code): row for code, row in (state.get("protein_batch_mask") or {}).items()}
+    measured = tuple(
+        tuple(bool(flag) for flag in mask.get(code, np.ones(len(names), dtype=bool))) for code in range(n_batch)
+    )
+    uns_key = saved.set_up.get("protein_names_uns_key")
+    return ProteinSchema(obsm_key=str(place["attr_key"]), names_uns_key=uns_key, names=names, measured=measured)
 
 
 def _library_prior(saved: _Saved, n_batch: int) -> tuple[tuple[float, float], ...]:
@@ -261,24 +292,58 @@ def _translated(
     kept = {name: tensor for name, tensor in weights.items() if not _is_part_of(name, unused)}
     kept |= layout.further
     seeing = layout.decoders + (layout.encoders if options.get("encode_covariates") else ())
-    n_codes = sum(n for n in (schema.n_batch, *schema.n_cats_per_cov) if n > 1)
+    deep = options["deeply_inject_covariates"]
+    table = kept.get("embeddings_dict.batch.weight")  # its numbers stand where the codes of batches would
+    n_numbers = schema.n_continuous + (0 if table is None else table.shape[1])
+    n_codes = sum(n for n in (1 if table is not None else schema.n_batch, *schema.n_cats_per_cov) if n > 1)
     for name, tensor in kept.items():
-        if schema.n_continuous and name.endswith(".0.weight") and _is_part_of(name, seeing):
-            kept[name] = _reordered(tensor, n_codes, schema.n_continuous, "Layer 0." in name)
+        is_first = "Layer 0." in name
+        sees = name.endswith(".0.weight") and _is_part_of(name, seeing) and (is_first or deep)
+        if sees and n_numbers:
+            kept[name] = _reordered(tensor, n_codes, n_numbers, is_first)
+    if _EFFICIENCY in kept:
+        if table is not None:
+            raise ValueError("it has efficiencies of batches, and embeddings of them that leave these no place")
+        _fold_efficiency(kept, schema.n_batch, n_codes + n_numbers)
     return kept
+
+
+def _fold_efficiency(weights: dict[str, Tensor], n_batch: int, n_beside: int) -> None:
+    """Puts what multiplies the rates of proteins in each batch, (p, k) logarithms, where the background has its mean.
+
+    The foreground is a multiple of the background, so both rates change alike; the prior moves with the posterior.
+
+    Parameters
+    ----------
+    n_beside
+        Number of columns of codes and covariates, of which those of batches come first.
+    """
+    efficiency = weights.pop(_EFFICIENCY)
+    weights["background_pro_alpha"] = weights["background_pro_alpha"] + efficiency
+    head = "decoder.py_back_mean_log_alpha.fc_layers.Layer 0.0"
+    if n_batch == 1:  # there is no column of it
+        weights[f"{head}.bias"] = weights[f"{head}.bias"] + efficiency[:, 0]
+        return
+    weight = weights[f"{head}.weight"].clone()
+    first = weight.shape[1] - n_beside
+    weight[:, first : first + n_batch] += efficiency
+    weights[f"{head}.weight"] = weight
+
+
+_EFFICIENCY = "log_per_batch_efficiency"
 
 
 def _is_part_of(name: str, modules: Collection[str]) -> bool:
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
-def _reordered(weight: Tensor, n_codes: int, n_continuous: int, is_first: bool) -> Tensor:
-    """Columns of continuous covariates after those of codes, where they stand before; only first layers have some."""
+def _reordered(weight: Tensor, n_codes: int, n_numbers: int, is_first: bool) -> Tensor:
+    """Columns of covariates that are numbers after those of codes, not before; deeper layers get zeros for them."""
     n_inputs = weight.shape[1] - n_codes
     inputs, codes = weight[:, :n_inputs], weight[:, n_inputs:]
     if not is_first:
-        return torch.cat([inputs, codes, torch.zeros(len(weight), n_continuous)], dim=1)
-    return torch.cat([inputs[:, :-n_continuous], codes, inputs[:, -n_continuous:]], dim=1)
+        return torch.cat([inputs, codes, torch.zeros(len(weight), n_numbers)], dim=1)
+    return torch.cat([inputs[:, :-n_numbers], codes, inputs[:, -n_numbers:]], dim=1)
 
 
 def _history(tables: Mapping[str, pd.DataFrame] | None) -> dict[str, pd.DataFrame]:

@@ -82,6 +82,10 @@ class TOTALVI(Estimator):
     batch_representation, batch_embedding_kwargs
         What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
         by default 5: ``{"embedding_dim": 5}``.
+    encoder_branches, background_deviation, relative_counts
+        How the encoder ends, what makes the deviation of the background positive ('exp' or 'softplus'), and whether the
+        encoder sees counts over one more than their mean in the cell; see :class:`scvi.models.TOTALVI`. False,
+        'softplus' and True are those of scvi-tools, whose models are read with them.
     seed
         Seed of the initial weights.
     """
@@ -113,6 +117,9 @@ class TOTALVI(Estimator):
         var_activation: VarianceActivation = "exp",
         batch_representation: BatchRepresentation = "one-hot",
         batch_embedding_kwargs: Mapping[str, int] | None = None,
+        encoder_branches: bool = True,
+        background_deviation: Literal["exp", "softplus"] = "exp",
+        relative_counts: bool = False,
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood", needs_dispersion=True)

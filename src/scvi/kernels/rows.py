@@ -75,6 +75,10 @@ class SparseRows:
         """log(1 + x), which leaves zeros at zero."""
         return replace(self, values=torch.log1p(self.values), totals=None)
 
+    def over(self, sizes: Tensor) -> SparseRows:
+        """Every row over its own of `sizes`, (n, 1)."""
+        return replace(self, values=self.values / sizes[self.cells, 0], totals=None)
+
     def sums(self) -> Tensor:
         """(n, 1) sums of the rows."""
         if self.totals is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from scvi._checks import check_choice
 from scvi.kernels import Affine, Counts, linear
@@ -24,7 +24,8 @@ MAX_LOG_LIBRARY = 15.0
 class EncoderTOTALVI(nn.Module):
     """q(z | x, y) and q(l | x, y) of totalVI: one trunk, a branch for each; the log library is at most 15.
 
-    With ``latent_library=False`` there is no branch for l, which is observed.
+    With ``latent_library=False`` there is no branch for l, which is observed. With ``branches=False`` z is read off the
+    trunk itself, and l off a layer of its own that sees what the trunk sees.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class EncoderTOTALVI(nn.Module):
         *,
         n_cont: int = 0,
         latent_library: bool = True,
+        branches: bool = True,
         var_activation: VarianceActivation = "exp",
         **layers: Unpack[LayerOptions],
     ):
         super().__init__()
         check_choice("distribution", distribution, ("normal", "ln"))
-        self.distribution, self.latent_library = distribution, latent_library
+        self.distribution, self.latent_library, self.branches = distribution, latent_library, branches
         self.var_activation = activation_name(var_activation)
         self.encoder = FCLayers(
             n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont, **layers
@@ -59,11 +61,16 @@ class EncoderTOTALVI(nn.Module):
                 nn.Dropout(dropout_rate),
             )
 
-        self.z_encoder = branch()
+        if branches:
+            self.z_encoder = branch()
         self.z_mean_encoder = nn.Linear(n_hidden, n_output)
         self.z_var_encoder = nn.Linear(n_hidden, n_output)
         if latent_library:
-            self.l_gene_encoder = branch()
+            self.l_gene_encoder = (
+                branch()
+                if branches
+                else FCLayers(n_input, n_hidden, n_cat_list, 1, n_hidden, dropout_rate, n_cont=n_cont, **layers)
+            )
             self.l_gene_mean_encoder = nn.Linear(n_hidden, 1)
             self.l_gene_var_encoder = nn.Linear(n_hidden, 1)
         self.z_transformation = nn.Softmax(dim=-1) if distribution == "ln" else identity
@@ -79,10 +86,14 @@ class EncoderTOTALVI(nn.Module):
         """The Gaussians of the untransformed z, (n, d), and of the log library, (n, 1); `also` are the proteins."""
         h = self.encoder(genes, *cat_list, also=also, cont=cont)
         heads = self.z_mean_encoder, self.z_var_encoder
-        qz = gaussian_of(hidden(self.z_encoder, h), *heads, VARIANCE_FLOOR, self.var_activation)
+        of_z = hidden(self.z_encoder, h) if self.branches else h
+        qz = gaussian_of(of_z, *heads, VARIANCE_FLOOR, self.var_activation)
         if not self.latent_library:
             return qz, None
-        h = hidden(self.l_gene_encoder, h)
+        if self.branches:
+            h = hidden(self.l_gene_encoder, h)  # type: ignore[arg-type]
+        else:
+            h = self.l_gene_encoder(genes, *cat_list, also=also, cont=cont)
         heads = self.l_gene_mean_encoder, self.l_gene_var_encoder
         return qz, gaussian_of(h, *heads, VARIANCE_FLOOR, self.var_activation)
 
@@ -121,9 +132,12 @@ class DecoderTOTALVI(nn.Module):
         dropout_rate: float = 0,
         *,
         n_cont: int = 0,
+        deviation: str = "exp",
         **layers: Unpack[LayerOptions],
     ):
         super().__init__()
+        check_choice("background_deviation", deviation, ("exp", "softplus"))
+        self.deviation = deviation
 
         def trunk() -> FCLayers:
             return FCLayers(n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate, n_cont=n_cont, **layers)
@@ -168,12 +182,16 @@ class DecoderTOTALVI(nn.Module):
             dropout=waiting(_only_layer(self.px_dropout_decoder_gene), drop) if dropout else None,
             background=Normal(
                 _computed(self.py_back_mean_log_alpha, back),
-                torch.exp(_computed(self.py_back_mean_log_beta, back)),
+                self._deviation(_computed(self.py_back_mean_log_beta, back)),
                 validate_args=False,
             ),
             excess=torch.relu(_computed(self.py_fore_scale_decoder, seen(self.py_fore_decoder))),
             mixing=_computed(self.py_background_decoder, drop),
         )
+
+    def _deviation(self, raw: Tensor) -> Tensor:
+        """Standard deviations of the log background, from what the network says of them."""
+        return raw.exp() if self.deviation == "exp" else softplus(raw) + 1e-8
 
     def scale_bias(self) -> nn.Parameter:
         """(g,) the parameter that the frequencies' logits equal where nothing else contributes."""
@@ -182,7 +200,8 @@ class DecoderTOTALVI(nn.Module):
     def start_proteins(self, log_background: Tensor, log_sd: Tensor, log_factor: Tensor) -> None:
         """Puts the background of proteins, its standard deviation and its factor there, (p,) each."""
         _only_layer(self.py_back_mean_log_alpha).bias.copy_(log_background)
-        _only_layer(self.py_back_mean_log_beta).bias.copy_(log_sd)
+        raw = log_sd if self.deviation == "exp" else log_sd.exp().expm1().log()
+        _only_layer(self.py_back_mean_log_beta).bias.copy_(raw)
         _only_layer(self.py_fore_scale_decoder).bias.copy_(torch.expm1(log_factor))
 
     def forward(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from scvi._checks import check_choice, check_flag, check_rates, check_sizes, one_of_two
+from scvi.kernels import SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.architecture import Architecture, ArchitectureOptions
@@ -67,6 +68,13 @@ class TOTALVAE(Model):
         Take the cell's total (or its given size factor) as its library size.
     n_continuous_cov, n_cats_per_cov
         Further covariates, which enter wherever the batch enters.
+    encoder_branches
+        q(z | x, y) and q(l | x, y) are branches of one network, with a hidden layer each; False: z is read off that
+        network itself, and l off a hidden layer of its own.
+    background_deviation
+        What makes the standard deviation of q(b | z) positive: 'exp' or 'softplus'.
+    relative_counts
+        With `log_variational` encode log(1 + x / (1 + mean of x in the cell)), genes and proteins apart.
     **architecture
         As of :class:`scvi.models.VAE`.
     """
@@ -95,11 +103,16 @@ class TOTALVAE(Model):
         use_observed_lib_size: bool = False,
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
+        encoder_branches: bool = True,
+        background_deviation: str = "exp",
+        relative_counts: bool = False,
         **architecture: Unpack[ArchitectureOptions],
     ) -> None:
         super().__init__()
         self.architecture = Architecture(**architecture)
         check_flag("log_variational", log_variational)
+        check_flag("encoder_branches", encoder_branches)
+        self.relative_counts = check_flag("relative_counts", relative_counts)
         n_layers_encoder = one_of_two("n_layers_encoder", n_layers_encoder, "n_layers", n_layers, default=1)
         n_layers_decoder = one_of_two("n_layers_decoder", n_layers_decoder, "n_layers", n_layers, default=1)
         check_sizes(
@@ -149,6 +162,7 @@ class TOTALVAE(Model):
             dropout_rate=dropout_rate_encoder,
             distribution=latent_distribution,
             latent_library=not use_observed_lib_size,
+            branches=encoder_branches,
             **(covariates if encoder_batch else {}),
             **self.architecture.encoder,
         )
@@ -159,6 +173,7 @@ class TOTALVAE(Model):
             n_layers=n_layers_decoder,
             n_hidden=n_hidden,
             dropout_rate=dropout_rate_decoder,
+            deviation=background_deviation,
             **covariates,
             **self.architecture.layers("decoder"),
         )
@@ -191,6 +206,10 @@ class TOTALVAE(Model):
     def variational(self, mb: Minibatch) -> Latent:
         """q(z | x, y) and q(l | x, y)."""
         x, y = mb.counts, protein_counts(mb)
+        if self.log_variational and self.relative_counts:
+            of_cells = 1 + mb.totals / self.n_input_genes
+            x = x.over(of_cells) if isinstance(x, SparseRows) else x / of_cells
+            y = y / (1 + y.mean(1, keepdim=True))
         if self.log_variational:
             x, y = x.log1p(), y.log1p()
         columns = self.columns(mb, mb.batch) if self.encode_covariates else None
