@@ -62,8 +62,8 @@ NOT_BY_CELL = {
     "get_discriminator_confusion",
 }
 # By default their answers are means; with these arguments they are draws.
-MEANS = {"get_latent_representation", "get_latent_library_size", "get_imputed_values"}
-DRAWN = {"give_mean": False, "deterministic": False}
+MEANS = {"get_latent_representation", "get_latent_library_size", "get_imputed_values", "predict"}
+DRAWN = {"give_mean": False, "deterministic": False, "use_posterior_mean": False}
 
 
 def public(cls: type[Estimator]) -> set[str]:

@@ -140,9 +140,11 @@ def test_likelihoods_and_libraries_train(names: list[str], library: list[bool]) 
 
 
 def test_the_history_has_the_discriminator(fitted: GIMVI) -> None:
-    names = ("elbo", "reconstruction_loss", "kl_local", "discriminator_loss", "discriminator_accuracy")
+    names = ("elbo", "reconstruction_loss", "kl_local", "kl_global", "discriminator_loss", "discriminator_accuracy")
     assert {f"{name}_{part}" for name in names for part in ("train", "validation")} | {
         "train_loss_epoch",
+        "train_loss_step",
+        "validation_loss",
         "kl_weight",
         "lr",
     } == set(fitted.history)

@@ -268,6 +268,9 @@ def test_plan_kwargs_win_over_arguments() -> None:
 def test_plateau_under_its_old_name() -> None:
     assert planned(reduce_lr_on_plateau=True).lr_schedule == "plateau"
     assert planned(reduce_lr_on_plateau=False).lr_schedule == "one-cycle"
+    assert planned(reduce_lr_on_plateau=None).lr_schedule == "one-cycle"
+    with pytest.raises(ValueError, match=r"plan_kwargs\['reduce_lr_on_plateau'\]='no' is not True or False"):
+        planned(reduce_lr_on_plateau="no")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from scvi._checks import check_flag
 from scvi._warnings import warn
 from scvi.cells.checks import nearest
 
@@ -67,7 +68,8 @@ def translated(plan_kwargs: Mapping[str, Any], of_plan: Sequence[str]) -> Transl
     _refuse(plan_kwargs)
     say_ignored("plan_kwargs", [key for key in NO_MEANING if plan_kwargs.get(key) is not None])
     options = {name: plan_kwargs[name] for name in same_name if plan_kwargs.get(name) is not None}
-    if plan_kwargs.get("reduce_lr_on_plateau"):
+    reduced = plan_kwargs.get("reduce_lr_on_plateau")
+    if reduced is not None and check_flag("plan_kwargs['reduce_lr_on_plateau']", reduced):
         options["lr_schedule"] = "plateau"
     return Translated(options, {name: plan_kwargs[name] for name in WARMUP if name in plan_kwargs})
 
