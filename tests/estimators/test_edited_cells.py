@@ -585,3 +585,35 @@ def test_the_joined_cells_stay_the_same_object_until_they_change() -> None:
     set_column("batch", lambda c: pd.Categorical(moved(c)))(mdata.mod["rna"])
     model.get_elbo()
     assert list(model.adata.obs["batch"]) == list(mdata.mod["rna"].obs["batch"].loc[mdata.obs_names])
+
+
+def test_the_joined_cells_are_those_that_the_mudata_has_now(tmp_path: Path) -> None:
+    mdata, model = multimodal()
+    mdata.mod["rna"].obs["batch"] = "b1"
+    model.save(tmp_path / "model", save_anndata=True)
+    for joined in (scvi.TOTALVI.load(tmp_path / "model").adata, model.adata):
+        assert set(joined.obs["batch"]) == {"b1"}
+    order = shuffled(N)
+    mdata = mudata.MuData({name: modality[order].copy() for name, modality in mdata.mod.items()})
+    model.adata = mdata
+    assert model.adata.obs_names.equals(mdata.obs_names)
+
+
+@pytest.mark.parametrize("edit", ["batch", "unknown batch", "covariate", "some cells", "one protein"])
+def test_an_edit_of_the_joined_cells_is_not_passed_over(edit: str) -> None:
+    mdata, model = multimodal()
+    before = ask(model, "get_elbo")
+    joined = model.adata
+    joined.obsm["proteins"] = joined.obsm["protein_expression"].copy()
+    EDITS[edit](joined)
+    joined.obsm["protein_expression"] = joined.obsm.pop("proteins")
+    with pytest.raises(ValueError, match=r"model.adata was edited, .* edit mdata.mod.* or assign the edited AnnData"):
+        model.get_elbo()
+    with pytest.raises(ValueError, match=r"model\.adata was edited"):
+        model.train(**BRIEF)
+    if edit != "unknown batch":
+        answer = ask(model, "get_elbo", adata=joined)
+        model.adata = joined
+        assert equal(ask(model, "get_elbo"), answer)
+    model.adata = mdata
+    assert equal(ask(model, "get_elbo"), before)

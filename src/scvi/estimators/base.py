@@ -168,7 +168,7 @@ class Estimator(ABC):
     @property
     def adata(self) -> AnnData | None:
         """The AnnData the model was made with, or None; other cells may be assigned, which are checked then."""
-        return self._cells.adata
+        return self._cells.now()
 
     @adata.setter
     def adata(self, adata: AnnData) -> None:
@@ -271,7 +271,7 @@ class Estimator(ABC):
         prefix
             What the names of the files begin with, so that a directory holds several models.
         """
-        adatas = {name: cells.adata for name, cells in zip(self._files_of_cells, self._data_sets, strict=True)}
+        adatas = {name: cells.now() for name, cells in zip(self._files_of_cells, self._data_sets, strict=True)}
         if save_anndata and any(adata is None for adata in adatas.values()):
             raise ValueError("save_anndata=True, but this model was loaded without an AnnData")
         stored = files.StoredModel(

@@ -16,7 +16,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.checks import nearest
 from scvi.cells.encode import encode
 from scvi.cells.far import warn_if_far
-from scvi.cells.mudata import adata_in_order, as_anndata, cells_in_order
+from scvi.cells.mudata import adata_in_order, as_anndata, cells_in_order, is_multimodal
 from scvi.cells.schema import Schema
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | pd.Series | None
@@ -51,7 +51,7 @@ class Cells:
     Attributes
     ----------
     given, adata
-        The cells as they were given, and the AnnData that is read of them, in the same order.
+        The cells as they were given, and the AnnData that was read of them last, in the same order.
     data
         The cells of `adata` as they were encoded last.
     digests
@@ -103,11 +103,34 @@ class Cells:
         """The cells the model was made with as they are now, refused if there are none or if their counts are gone."""
         if self.given is None:
             raise ValueError(f"this model was loaded without cells and cannot {wish}: pass adata to {self.owner}.load")
-        stored = as_anndata(self.given, self.schema)
-        data = self._encoded(stored, self.digests if stored.obs_names.equals(self._names) else None)
+        data = self._read_anew()
+        if self.adata is not self.given:
+            self._refuse_edited_copy()
         if data.kept is not None and needs_counts:
             raise ValueError(f"the model's adata is minified, and to {wish} needs counts: {_WITH_COUNTS}")
-        return self._keep(stored, data)
+        return data
+
+    def now(self) -> AnnData | None:
+        """`adata`, joined anew if it is of a MuData that was edited."""
+        if is_multimodal(self.given):
+            self._read_anew()
+        return self.adata
+
+    def _read_anew(self) -> CellData:
+        stored = as_anndata(self.given, self.schema)
+        return self._keep(stored, self._encoded(stored, self.digests if stored.obs_names.equals(self._names) else None))
+
+    def _refuse_edited_copy(self) -> None:
+        """Refuses the AnnData that was joined of a MuData if it was edited, which would be passed over."""
+        try:
+            is_same = self._encoded(self.adata).reads_like(self.data)  # type: ignore[arg-type]
+        except ValueError:
+            is_same = False
+        if not is_same:
+            raise ValueError(
+                "model.adata was edited, but it was joined of a MuData, which is what the model reads: edit "
+                "mdata.mod[...] and say model.adata = mdata, or assign the edited AnnData"
+            )
 
     def choose(self, adata: AnnData | None, indices: Indices, needs_counts: bool = True) -> tuple[CellData, np.ndarray]:
         """The cells that a question is about: the data they are part of, and their positions.
@@ -117,7 +140,7 @@ class Cells:
         needs_counts
             Refuse minified cells.
         """
-        if adata is None or adata is self.adata or adata is self.given:
+        if adata is None or adata is self.given:
             data = self.own("answer without adata", needs_counts=False)
         else:
             stored = as_anndata(adata, self.schema)
