@@ -177,13 +177,17 @@ def test_linear_models_infer_the_library_size(batch_norm, tmp_path):
     np.testing.assert_allclose(model.get_loadings(), weights, rtol=1e-4, atol=1e-6)
 
 
-def test_scanvi_predicts_as_there(tmp_path):
+@pytest.mark.parametrize("is_linear", [True, False])
+def test_scanvi_predicts_as_there(is_linear, tmp_path):
     adata = make_adata(60)
     adata.obs["known"] = np.where(np.arange(60) % 3 == 0, "Alien", adata.obs["cell_type"])  # sorted it would come first
     keys = {"batch_key": "batch", "labels_key": "known"}
-    foreign = scvi_like(Foreign("SCANVI", adata, {"dispersion": "gene"}, keys, unlabeled="Alien"))
-    foreign.layers("classifier.classifier.0", 3, 8, 0)
-    foreign.linear("classifier.classifier.1", 8, 3)
+    foreign = scvi_like(Foreign("SCANVI", adata, {"linear_classifier": is_linear}, keys, unlabeled="Alien"))
+    if is_linear:
+        foreign.linear("classifier.classifier.0", 3, 3)
+    else:
+        foreign.layers("classifier.classifier.0", 3, 8, 0)
+        foreign.linear("classifier.classifier.1", 8, 3)
     foreign.encoder("encoder_z2_z1", 3, 3, 3, 1)
     foreign.layers("decoder_z1_z2.decoder", 3, 8, 3)
     for name in ("mean_decoder", "var_decoder"):
@@ -192,8 +196,8 @@ def test_scanvi_predicts_as_there(tmp_path):
     model = scvi.SCANVI.load(foreign.write(tmp_path / "model"), adata)
     same(answers(model), answers_of_scvi(foreign))
     mean = answers_of_scvi(foreign)["mean"]
-    hidden = foreign.through("classifier.classifier.0", mean, mean[:, :0])
-    expected = torch.softmax(foreign.head("classifier.classifier.1", hidden), dim=1)
+    hidden = mean if is_linear else foreign.through("classifier.classifier.0", mean, mean[:, :0])
+    expected = torch.softmax(foreign.head(f"classifier.classifier.{0 if is_linear else 1}", hidden), dim=1)
     soft = model.predict(soft=True)
     assert soft.columns.tolist() == ["t0", "t1", "t2"]
     np.testing.assert_allclose(soft, expected, rtol=1e-4, atol=1e-6)
