@@ -2,6 +2,18 @@
 
 from scvi.data.cite_seq_10x import organize_cite_seq_10x
 from scvi.data.csv import read_csv, read_text
+from scvi.data.data_sets import (
+    brainlarge_dataset,
+    cortex,
+    dataset_10x,
+    frontalcortex_dropseq,
+    heart_cell_atlas_subsampled,
+    pbmc_dataset,
+    pbmcs_10x_cite_seq,
+    prefrontalcortex_starmap,
+    retina,
+    smfish,
+)
 from scvi.data.download import download_file
 from scvi.data.h5ad import read_h5ad
 from scvi.data.loom import read_loom
@@ -14,9 +26,17 @@ from scvi.data.synthetic import synthetic_iid
 from scvi.data.tenx import read_10x
 
 __all__ = [
+    "brainlarge_dataset",
+    "cortex",
+    "dataset_10x",
     "download_file",
+    "frontalcortex_dropseq",
+    "heart_cell_atlas_subsampled",
     "organize_cite_seq_10x",
+    "pbmc_dataset",
+    "pbmcs_10x_cite_seq",
     "poisson_gene_selection",
+    "prefrontalcortex_starmap",
     "read_10x",
     "read_brain_large",
     "read_cite_seq",
@@ -30,6 +50,8 @@ __all__ = [
     "read_seqfishplus",
     "read_smfish",
     "read_text",
+    "retina",
+    "smfish",
     "synthetic_iid",
     "to_store",
 ]

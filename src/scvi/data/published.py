@@ -1,7 +1,7 @@
-"""Where the data sets of 2020 were published: the one table of addresses, with size and checksum where they are known.
+"""Where the data sets were published: the one table of addresses, with size and checksum where they are known.
 
-The addresses are as published in 2020; some hosts have moved since. A file that is placed by hand under `filename` in
-the folder of the data set is read as if it had been downloaded.
+The addresses of the data sets of 2020 are as published then; some hosts have moved since. A file that is placed by hand
+under `filename` in the folder of the data set is read as if it had been downloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class PublishedFile:
     Attributes
     ----------
     url
-        Address, as published in 2020.
+        Address, as published.
     filename
         Name in the folder of the data set.
     size
@@ -47,6 +47,7 @@ class PublishedFile:
 _LINNARSSON = "https://storage.googleapis.com/linnarsson-lab-www-blobs/blobs"
 _TENX = "http://cf.10xgenomics.com/samples/cell-exp"
 _YOSEF = "https://github.com/YosefLab/scVI-data/raw/master"
+_SCVERSE = "https://exampledata.scverse.org/scvi-tools"
 _SPATIAL = "http://www.spatialtranscriptomicsresearch.org/wp-content/uploads/2016/07"
 _GEO = "https://www.ncbi.nlm.nih.gov/geo/download"
 _GEO_SERIES = "ftp://ftp.ncbi.nlm.nih.gov/geo/series/GSE100nnn/GSE100866/suppl/GSE100866"
@@ -82,6 +83,16 @@ FILES: dict[str, PublishedFile] = {
         "https://github.com/CaiGroup/seqFISH-PLUS/raw/master/sourcedata.zip", "seqfishplus.zip"
     ),
 }
+
+_H5AD = {
+    "retina_h5ad": f"{_SCVERSE}/retina.h5ad",
+    "starmap_h5ad": f"{_SCVERSE}/mpfc-starmap.h5ad",
+    "dropseq_h5ad": f"{_SCVERSE}/fc-dropseq.h5ad",
+    "heart": f"{_YOSEF}/hca_subsampled_20k.h5ad",
+    "cite_seq_pbmc10k": f"{_YOSEF}/pbmc_10k_protein_v3.h5ad",
+    "cite_seq_pbmc5k": f"{_YOSEF}/pbmc_5k_protein_v3.h5ad",
+}
+FILES |= {_name: PublishedFile(_url, _url.rpartition("/")[2]) for _name, _url in _H5AD.items()}
 
 CITE_SEQ = {"cbmc": "CBMC_8K_13AB_10X", "pbmc": "PBMC_vs_flow_10X", "cd8": "CD8_merged"}
 """Names of the CITE-seq experiments of GSE100866, and what they are called there."""

@@ -27,6 +27,15 @@ from scvi.data.files import (
 from scvi.data.loom import open_loom
 
 _LARGEST_CLUSTER = 2**16 - 1
+HIGH_LEVEL = {
+    "Astrocytes": (3, 2),
+    "Endothelials": (7, 26),
+    "Inhibitory": (18, 17, 14, 19, 15, 16, 20),
+    "Microglias": (29, 28),
+    "Oligodendrocytes": (32, 33, 30, 22, 21),
+    "Pyramidals": (9, 8, 10, 6, 5, 4, 12, 1, 13),
+}
+"""Numbers of the clusters of osmFISH in each of the types that they belong to."""
 
 
 def read_smfish(path: str | os.PathLike[str]) -> AnnData:

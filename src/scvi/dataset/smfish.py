@@ -5,21 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from scvi.data.published import FILES
-from scvi.data.published_fish import read_smfish
+from scvi.data.published_fish import HIGH_LEVEL, read_smfish
 from scvi.dataset.arrays import array_if_small
 from scvi.dataset.dataset import DownloadableDataset
 
 __all__ = ["SmfishDataset"]
-
-_HIGH_LEVEL = {
-    "Astrocytes": (3, 2),
-    "Endothelials": (7, 26),
-    "Inhibitory": (18, 17, 14, 19, 15, 16, 20),
-    "Microglias": (29, 28),
-    "Oligodendrocytes": (32, 33, 30, 22, 21),
-    "Pyramidals": (9, 8, 10, 6, 5, 4, 12, 1, 13),
-}
-"""Numbers of the clusters of the authors in each of the types that they belong to."""
 
 
 class SmfishDataset(DownloadableDataset):
@@ -61,7 +51,7 @@ class SmfishDataset(DownloadableDataset):
             )
             if self.use_high_level_cluster:
                 present = set(codes.tolist())
-                merged = {tuple(present & set(clusters)): name for name, clusters in _HIGH_LEVEL.items()}
+                merged = {tuple(present & set(clusters)): name for name, clusters in HIGH_LEVEL.items()}
                 merged.pop((), None)  # types of which there is no cluster
                 self.map_cell_types(merged)
                 self.filter_cell_types(list(merged.values()))
