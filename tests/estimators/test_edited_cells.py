@@ -351,6 +351,8 @@ def test_a_model_of_two_data_sets_has_no_adata(folder: Path) -> None:
     model = scvi.GIMVI.load(fitted(scvi.GIMVI, folder))
     with pytest.raises(AttributeError, match="has two data sets: adata_seq and adata_spatial"):
         model.adata  # noqa: B018
+    with pytest.raises(AttributeError, match="two data sets: adata_seq and adata_spatial; assign to one"):
+        model.adata = make_adata()
     assert model.adata_seq is model.adata_spatial is None
 
 

@@ -84,5 +84,6 @@ class Guard:
                 f"{self.called.name} has changed since the model was made, or given these cells: the counts of "
                 f"{named(self._of(rows).cells)} are others ({len(rows)} of the cells that were read just now). Was it "
                 "normalised, or changed in place? Put the raw counts back, pass other cells as adata, or say "
-                "model.adata = adata if the counts are meant to be these"
+                "model.adata = adata (of a GIMVI model.adata_seq or model.adata_spatial) if the counts are meant to be "
+                "these"
             )

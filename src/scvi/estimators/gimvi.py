@@ -33,6 +33,7 @@ from scvi.models.likelihood import LikelihoodName
 from scvi.queries import imputation, latent, likelihood
 
 NAMES = ("seq", "spatial")
+_TWO_DATA_SETS = "a GIMVI model has two data sets: adata_seq and adata_spatial"
 _DISCRIMINATOR = {"n_hidden": 32, "n_layers": 3, "logits": True}
 
 
@@ -170,10 +171,14 @@ class GIMVI(Estimator):
         self._data_sets = data_sets
         self.gene_names = np.array(_all_genes([cells.schema for cells in data_sets]), dtype=object)
 
-    @property  # type: ignore[misc]
+    @property
     def adata(self) -> Never:
         """Of two data sets: `adata_seq` and `adata_spatial`."""
-        raise AttributeError("a GIMVI model has two data sets: adata_seq and adata_spatial")
+        raise AttributeError(_TWO_DATA_SETS)
+
+    @adata.setter
+    def adata(self, adata: AnnData) -> Never:
+        raise AttributeError(f"{_TWO_DATA_SETS}; assign to one of these")
 
     @property
     def adata_seq(self) -> AnnData | None:
