@@ -62,6 +62,7 @@ def _call_all() -> None:
     for numbers in NUMBERS:
         counts = np.eye(64, dtype=numbers)
         kernels.find_bad_count(counts)
+        kernels.look_at_counts(counts)
         for layout in (counts, sparse.csr_matrix(counts)):
             kernels.rows_to_dense(layout, np.arange(64), None, 64)
 

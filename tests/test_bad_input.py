@@ -96,6 +96,7 @@ def text_counts(adata: AnnData) -> AnnData:
     return adata
 
 
+REFUSE = {"non_integer": "refuse"}
 WRONG_SETUPS: dict[str, tuple[Change | None, dict[str, Any], str]] = {
     "NaN": (
         count(np.nan),
@@ -106,11 +107,20 @@ WRONG_SETUPS: dict[str, tuple[Change | None, dict[str, Any], str]] = {
     "infinite": (count(np.inf), {}, r"non-finite value: inf in cell 'cell100'"),
     "negative": (count(-1), {}, r"negative value: -1\.0 in cell 'cell100', gene 'gene7'"),
     "negative, dense": (dense(count(-3)), {}, r"negative value: -3\.0"),
-    "not an integer": (count(2.5), {}, r"non-integer value: 2\.5 in cell 'cell100', gene 'gene7'"),
-    "the first value": (count(0.5, 0, 0), {}, r"non-integer value: 0\.5 in cell 'cell0', gene 'gene0'"),
-    "the last value": (count(0.5, N - 1, G - 1), {}, r"0\.5 in cell 'cell149', gene 'gene39'"),
+    "not an integer": (count(2.5), REFUSE, r"non-integer value: 2\.5 in cell 'cell100', gene 'gene7'"),
+    "the first value": (count(0.5, 0, 0), REFUSE, r"non-integer value: 0\.5 in cell 'cell0', gene 'gene0'"),
+    "the last value": (count(0.5, N - 1, G - 1), REFUSE, r"0\.5 in cell 'cell149', gene 'gene39'"),
     "normalised, counts in a layer": (frequencies, {}, r"non-integer.*pass layer='\.\.\.' \(there are 'counts'\)"),
-    "a gene that is not read": (count(0.5, gene=7), {"mask_var": "chosen"}, r"0\.5 in cell 'cell100', gene 'gene7'"),
+    "a gene that is not read": (
+        count(0.5, gene=7),
+        {"mask_var": "chosen", **REFUSE},
+        r"0\.5 in cell 'cell100', gene 'gene7'",
+    ),
+    "no rule for estimates": (
+        None,
+        {"non_integer": "floor"},
+        "non_integer='floor' is not one of 'warn', 'refuse', 'ro",
+    ),
     "text": (text_counts, {"layer": "text"}, r"holds <U1 values; pass counts as integers or floats"),
     "all zero": (zeros, {}, r"every count of adata\.X is zero"),
     "no X": (without_x, {}, r"adata\.X is None; pass layer='\.\.\.' \(there are 'spliced'\)"),
@@ -215,7 +225,7 @@ def test_bad_counts_on_disk_are_refused(layout: str, tmp_path: Path) -> None:
     before = (tmp_path / "cells.h5ad").read_bytes()
     backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     with pytest.raises(ValueError, match=r"non-integer value: 2\.5 in cell 'cell100', gene 'gene7'"):
-        scvi.SCVI.setup_anndata(backed)
+        scvi.SCVI.setup_anndata(backed, **REFUSE)
     assert "_scvi" not in backed.uns
     backed.file.close()
     assert (tmp_path / "cells.h5ad").read_bytes() == before
@@ -432,10 +442,21 @@ def test_a_missing_category_at_query_time(fitted: scvi.SCVI) -> None:
         fitted.get_elbo(changed(column("batch", np.nan, [2])))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1, 0.5])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1])
 def test_bad_counts_at_query_time(fitted: scvi.SCVI, value: float) -> None:
     with pytest.raises(ValueError, match=r"in cell 'cell100', gene 'gene7'\. The model needs raw counts"):
         fitted.get_normalized_expression(changed(count(value)))
+
+
+@pytest.mark.parametrize("layout", ["csr", "dense"])
+def test_one_count_that_is_no_integer_is_named(fitted: scvi.SCVI, layout: str) -> None:
+    """It may be an estimate, so that it is not refused: at set-up, and in other cells."""
+    adata = changed(count(2.5) if layout == "csr" else dense(count(2.5)))
+    named = r"adata\.X holds .* no integers: 1 of [\d,]+ .*, as 2\.5 in cell 'cell100', gene 'gene7'"
+    with pytest.warns(UserWarning, match=named):
+        scvi.SCVI.setup_anndata(adata)
+    with pytest.warns(UserWarning, match=named):
+        fitted.get_normalized_expression(adata)
 
 
 # ---- what works ------------------------------------------------------------------------------------------------------

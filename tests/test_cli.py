@@ -243,7 +243,8 @@ def poisoned(value):
         (nullable_text, [], ["adata.obsm['notes']['x'] cannot be written to a file: it holds string values"]),
         (with_counts(poisoned(np.nan)), [], ["cell3", "gene5"]),
         (with_counts(poisoned(-1)), [], ["-1", "gene5"]),
-        (with_counts(poisoned(0.5)), [], ["0.5", "gene5"]),
+        (with_counts(poisoned(0.5)), ["--non-integer", "refuse"], ["0.5", "gene5", "--non-integer='warn'"]),
+        (with_counts(lambda x: x / 7), ["--n-top-genes", 9], ["0.142", "cell0", "gene0"]),
         (counts_file, ["--layer", "log"], ["log"]),
         (counts_file, ["--layer", "lgo"], ["--layer='lgo'", "log"]),
         (counts_file, ["--batch-key", "smaple"], ["--batch-key='smaple'", "sample"]),
@@ -325,6 +326,20 @@ def test_linear_decoder_top_genes_and_layer(capsys, tmp_path, no_picture):
     assert written.obsm["X_scVI"].shape == (N, 4)
     model = scvi.LinearSCVI.load(output / "model", adata=written)
     assert list(model.get_loadings().index) == list(written.var_names[written.var["highly_variable"]])
+
+
+@pytest.mark.filterwarnings("default:adata.X holds values that are no integers")
+@pytest.mark.parametrize("rule", [[], ["--non-integer", "round"]])
+def test_estimates_are_told_once(capsys, tmp_path, no_picture, rule):
+    counts = np.random.default_rng(0).poisson(2.0, (N, G)).astype(np.float32) + 1
+    file = counts_file(tmp_path / "cells.h5ad", X=counts * 0.97)
+    command = ["train", file, "--output", tmp_path / "out", "--max-epochs", 1, "--n-top-genes", 9, *rule]
+    code, _, error = run(capsys, *command)
+    assert code == 0, error
+    assert error.count("holds values that are no integers") == (not rule)
+    assert error.count("--non-integer='round' has the nearest integers read") == (not rule)
+    model = scvi.SCVI.load(tmp_path / "out" / "model")
+    assert model.schema.non_integer == ("round" if rule else "warn")
 
 
 def test_same_seed_same_latent_space(capsys, cells, tmp_path, no_picture):

@@ -28,6 +28,7 @@ USAGE, BAD_DATA, INTERRUPTED = 2, 1, 130
 FORESEEN = (ImportError, OSError, RuntimeError, TypeError, ValueError)  # their messages say what to do
 # Arguments as the messages of the package name them, and as they are typed here.
 TYPED = {"batch_key": "--batch-key", "labels_key": "--labels-key", "layer": "--layer", "checkpoint_dir": "--output"}
+TYPED |= {"non_integer": "--non-integer"}
 
 DEMO_HELP = """\
 Fits scVI to 1021 real cells of five cell lines, sequenced in five batches (they come with the package), and prints
@@ -123,6 +124,11 @@ def _train_options() -> dict[str, dict[str, dict[str, Any]]]:
             "--batch-key": {"metavar": "COLUMN", "help": "column of obs with the batch to correct for"},
             "--labels-key": {"metavar": "COLUMN", "help": "column of obs with the cell type; for the picture"},
             "--layer": {"metavar": "LAYER", "help": "layer with the raw counts (default: X)"},
+            "--non-integer": {
+                "choices": ("warn", "refuse", "round"),
+                "help": "what to do with counts that are estimates, as after ambient correction (default: warn, and "
+                "model them as they are)",
+            },
             "--n-top-genes": {
                 "type": positive,
                 "metavar": "N",
@@ -211,14 +217,16 @@ def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
     if arguments.n_top_genes:
         _select_genes(adata, arguments)
     mask = "highly_variable" if arguments.n_top_genes else None
-    Model.setup_anndata(adata, layer=arguments.layer, batch_key=arguments.batch_key, mask_var=mask)
+    rule: Any = arguments.non_integer or "warn"
+    Model.setup_anndata(adata, layer=arguments.layer, batch_key=arguments.batch_key, mask_var=mask, non_integer=rule)
     print(f"{arguments.file}: {adata.n_obs} cells x {adata.n_vars} genes", flush=True)
     return Model(adata, n_latent=arguments.n_latent, seed=arguments.seed)
 
 
 def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     from scvi.cells.checks import obs_column, refuse_repeated_genes
-    from scvi.cells.count_checks import counted, counts_of
+    from scvi.cells.count_checks import EstimatedCounts, counted, counts_of
+    from scvi.cells.estimates import rounded
     from scvi.data.variable_genes import seurat_v3
 
     n_top = arguments.n_top_genes
@@ -227,8 +235,15 @@ def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     refuse_repeated_genes(adata.var_names)
     batch = obs_column(adata, "batch_key", arguments.batch_key) if arguments.batch_key else None
     counts = counts_of(adata, arguments.layer)
-    counted(adata, arguments.layer, counts)  # the local regression is no match for values that are no counts
-    adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
+    rule: Any = arguments.non_integer or "warn"
+    counted(
+        adata, arguments.layer, counts, non_integer=rule
+    )  # the local regression is no match for values that are no counts
+    if rule == "round":
+        counts = rounded(counts)  # they are in memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EstimatedCounts)  # set-up says so, with the names of cells and genes
+        adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
 
 
 def _write(output: Output, model: SCVI | LinearSCVI, adata: AnnData) -> None:
@@ -293,7 +308,9 @@ def _messages() -> Iterator[None]:
 
 def _say(message: object, kind: str | None = None) -> None:
     text = re.sub(
-        r"(?<![\w'-])(batch_key|labels_key|layer(?==)|checkpoint_dir)\b", lambda found: TYPED[found[0]], str(message)
+        r"(?<![\w'-])(batch_key|labels_key|layer(?==)|checkpoint_dir|non_integer)\b",
+        lambda found: TYPED[found[0]],
+        str(message),
     )
     text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)

@@ -26,13 +26,13 @@ def test_one_bad_value_is_found_and_named(
 ) -> None:
     value, reason = bad
     clean = make()
-    schema, *_ = declare(clean)
+    schema, *_ = declare(clean, non_integer="refuse")
     X = np.asarray(clean.X).copy()
     X[where] = value
     adata = make()
     adata.X = layout(X)
     message = rf"adata\.X holds a {reason} value: {value} in cell 'cell{where[0]}', gene 'gene{where[1]}'.*raw counts"
-    for call in (lambda: declare(adata), lambda: encode(adata, schema)):
+    for call in (lambda: declare(adata, non_integer="refuse"), lambda: encode(adata, schema)):
         with pytest.raises(ValueError, match=message):
             call()
     encode(adata, schema, validate=False)
@@ -57,7 +57,7 @@ def test_a_bad_value_on_disk(make: Callable[..., AnnData], tmp_path: Path) -> No
     adata.write_h5ad(tmp_path / "x.h5ad")
     backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
     with pytest.raises(ValueError, match=r"0\.25 in cell 'cell59'"):
-        declare(backed)
+        declare(backed, non_integer="refuse")
     backed.file.close()
 
 

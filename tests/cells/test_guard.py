@@ -31,7 +31,7 @@ def known(adata: AnnData) -> CellData:
 
 def foreign(adata: AnnData) -> CellData:
     """Cells of which nothing is known."""
-    return encode(adata, declare(adata).schema, validate=False)
+    return encode(adata, declare(adata, non_integer="refuse").schema, validate=False)
 
 
 READERS: dict[str, Callable[[CellData, np.ndarray], Any]] = {

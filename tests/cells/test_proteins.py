@@ -24,8 +24,8 @@ from small_cells import QUICK, TINY, N, make_adata
 NAMES = tuple(f"protein{j}" for j in range(5))
 
 
-def schema_of(adata: AnnData, names: str | None = None) -> Schema:
-    return declare(adata, batch_key="batch", proteins=ProteinPlace("proteins", names))[0]
+def schema_of(adata: AnnData, names: str | None = None, **rules: Any) -> Schema:
+    return declare(adata, batch_key="batch", proteins=ProteinPlace("proteins", names), **rules)[0]
 
 
 def counts_of(adata: AnnData) -> np.ndarray:
@@ -142,7 +142,7 @@ def test_what_is_no_count_is_refused(value: float, message: str) -> None:
     adata.obsm["proteins"] = adata.obsm["proteins"].astype(float)
     adata.obsm["proteins"].iloc[3, 2] = value
     with pytest.raises(ValueError, match=rf"{message} value.*in cell 'cell3', protein 'protein2'"):
-        schema_of(adata)
+        schema_of(adata, non_integer="refuse")
 
 
 # ---- types of pandas, and gaps --------------------------------------------------------------------------------------

@@ -186,11 +186,16 @@ def test_wrong_arguments(counts: np.ndarray, arguments: dict[str, Any], message:
 
 def test_wrong_counts(counts: np.ndarray) -> None:
     for layout in (np.asarray, sp.csr_matrix):
-        for value, reason in ((np.nan, "non-finite"), (-1, "negative"), (0.5, "non-integer")):
+        for value, reason in ((np.nan, "non-finite"), (-1, "negative")):
             wrong = counts.astype(np.float32)
             wrong[7, 3] = value
             with pytest.raises(ValueError, match=rf"{reason} value: .* in cell '7', gene '3'.*: pass the raw counts$"):
                 seurat_v3(layout(wrong), 3)
+        with pytest.raises(ValueError, match=r"non-integer value: .*look normalised.*: pass the raw counts$"):
+            seurat_v3(layout(counts / counts.sum(1, keepdims=True)), 3)
+        with pytest.warns(UserWarning, match=r"the matrix holds .* no integers.*in cell '\d+', gene '\d+'"):
+            estimated = seurat_v3(layout(counts * 0.98), 3)
+        assert estimated["highly_variable"].sum() == 3
     with pytest.raises(ValueError, match="two cells or more; there are 1"):
         seurat_v3(counts[:1], 3)
 

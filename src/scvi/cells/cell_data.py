@@ -15,6 +15,7 @@ import torch
 
 from scvi.cells.chosen import plain
 from scvi.cells.epoch_order import ahead, count_minibatches, draw_buffers, draw_minibatches, minibatch_ends
+from scvi.cells.estimates import rounded
 from scvi.cells.guard import Guard
 from scvi.cells.minified import Kept
 from scvi.cells.on_disk import OnDisk
@@ -82,6 +83,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
     gene_names: np.ndarray  # (g,)
     kept: Kept | None = None  # what a model keeps of cells without counts
     guard: Guard | None = None  # looks at counts as they are read; None: they are taken as they are
+    rounds: bool = False  # whether the nearest integers are read of counts that are estimates
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -145,7 +147,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
             counts = rows_to_sparse(take(self.counts, rows), np.arange(len(rows)), self.columns, self.n_genes)
         if self.guard is not None:
             self.guard.look(rows, counts)
-        return counts
+        return counts.rounded() if self.rounds else counts
 
     def minibatches(
         self, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 128
@@ -258,7 +260,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         found = ahead(read, parts) if isinstance(self.counts, OnDisk) else map(read, parts)
         for rows, counts in zip(parts, found, strict=True):
             self._look(rows, counts)
-            yield counts
+            yield rounded(counts) if self.rounds else counts
 
     def _look(self, rows: np.ndarray, counts: Rows) -> None:
         """Looks at the counts that were read of the cells at `rows`."""

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scvi.cells import checks
 from scvi.cells.cell_data import CellData
-from scvi.cells.count_checks import Called, counted, counts_of, warn_of_empty_cells
+from scvi.cells.count_checks import Called, counted, counts_of, warn_of_empty_cells, warn_of_estimates
 from scvi.cells.far import warn_if_far
 from scvi.cells.guard import Guard
 from scvi.cells.minified import Kept, kept_of
@@ -53,11 +53,11 @@ def encode(
     prior = np.array(schema.library_prior, dtype=np.float32)[batch]  # (n, 2)
     counts: Rows | OnDisk = sp.csr_matrix((adata.n_obs, schema.n_genes), dtype=np.float32)  # none, if none were kept
     columns = guard = None
+    proteins = encoded_proteins(adata if kept is None else None, schema.proteins, batch, schema.non_integer)
     if kept is None:
-        counts, columns, guard = _guarded(adata, schema, validate, digests)
+        counts, columns, guard = _guarded(adata, schema, validate, digests, proteins.estimates)
     elif validate:
         warn_if_far(adata, schema)
-    proteins, measured = encoded_proteins(adata if kept is None else None, schema.proteins, batch)
     return CellData(
         counts=counts,
         columns=columns,
@@ -71,28 +71,33 @@ def encode(
         cell_names=adata.obs_names.to_numpy(),
         gene_names=np.array(schema.genes, dtype=object),
         kept=kept,
-        proteins=proteins,
-        measured=measured,
+        proteins=proteins.counts,
+        measured=proteins.measured,
         guard=guard,
+        rounds=schema.non_integer == "round",
     )
 
 
 def _guarded(
-    adata: AnnData, schema: Schema, validate: bool, digests: np.ndarray | None
+    adata: AnnData, schema: Schema, validate: bool, digests: np.ndarray | None, of_proteins: str | None
 ) -> tuple[Rows | OnDisk, np.ndarray | None, Guard]:
-    """The counts, the places of their genes, and who looks at them when they are read."""
+    """The counts, the places of their genes, and who looks at them when they are read.
+
+    `of_proteins` is what there is to say of counts of proteins that are estimates.
+    """
     counts, columns = counts_of(adata, schema.layer, look_at_all=validate), gene_columns(adata, schema.genes)
 
-    def report(totals: np.ndarray, rows: np.ndarray) -> None:
+    def report(totals: np.ndarray, rows: np.ndarray, estimates: str | None) -> None:
+        warn_of_estimates(estimates, of_proteins)
         warn_of_empty_cells(totals, adata.obs_names[rows])
         warn_if_far(adata, schema, totals, rows)
 
     if validate:
-        found = counted(adata, schema.layer, counts, columns, schema.n_genes)
-        report(found.totals, np.arange(adata.n_obs))
+        found = counted(adata, schema.layer, counts, columns, schema.n_genes, schema.non_integer)
+        report(found.totals, np.arange(adata.n_obs), found.estimates)
         digests = found.digests
     called = Called(schema.counts_name, adata.obs_names, schema.genes, list(adata.layers))
-    return counts, columns, Guard(called, digests, report)
+    return counts, columns, Guard(called, digests, report, schema.non_integer)
 
 
 def gene_columns(adata: AnnData, genes: Sequence[str]) -> np.ndarray | None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from scvi.cells.checks import named
-from scvi.cells.count_checks import BadCounts, Called, refuse_bad_counts
+from scvi.cells.count_checks import BadCounts, Called, CountsCheck
+from scvi.cells.estimates import NonInteger
 from scvi.kernels import SparseRows, row_digests
+
+Report: TypeAlias = Callable[[np.ndarray, np.ndarray, str | None], None]
 
 
 class Guard:
@@ -24,16 +28,21 @@ class Guard:
         (n,) what the counts of each cell were, see :func:`scvi.kernels.row_digests`. None: that is not known, and the
         values are checked to be counts.
     report
-        Is given the total counts of the cells that were checked, and their positions, when a question has read them.
+        Is given the total counts of the cells that were checked, their positions, and what there is to say of counts
+        that are estimates, when a question has read them.
+    non_integer
+        What is done with counts that are estimates.
     """
 
     def __init__(
         self,
         called: Called,
         digests: np.ndarray | None = None,
-        report: Callable[[np.ndarray, np.ndarray], None] | None = None,
+        report: Report | None = None,
+        non_integer: NonInteger = "warn",
     ) -> None:
-        self.called, self.digests, self.report = called, digests, report
+        self.called, self.digests, self.report, self.non_integer = called, digests, report, non_integer
+        self._check = CountsCheck(called, non_integer)
         self._unread = np.ones(len(called.cells), dtype=bool)
         self._checked: list[tuple[np.ndarray, np.ndarray]] = []  # positions and total counts
 
@@ -42,7 +51,7 @@ class Guard:
         return bool(self._unread[rows].any())
 
     def look(self, rows: np.ndarray, counts: SparseRows) -> None:
-        """Holds the counts that were read of the cells at `rows` against what is known of them.
+        """Holds the counts that are stored of the cells at `rows` against what is known of them.
 
         Raises
         ------
@@ -51,28 +60,37 @@ class Guard:
         """
         if not self.asks_for(rows):
             return
+        read = counts.rounded() if self.non_integer == "round" else counts
         if self.digests is None:
             entries = counts.values.numpy(), counts.genes.numpy(), counts.starts.numpy()
-            refuse_bad_counts(csr_matrix(entries, shape=counts.shape), self._of(rows))
-            self._checked.append((rows, counts.sums().numpy().ravel()))
+            self._check.look(csr_matrix(entries, shape=counts.shape), rows)
+            self._checked.append((rows, read.sums().numpy().ravel()))
         else:
-            self._refuse_changed(rows[row_digests(counts) != self.digests[rows]])
+            self._refuse_changed(rows[row_digests(read) != self.digests[rows]])
         self._unread[rows] = False
 
     def finish(self) -> None:
-        """Says what there is to say of cells of which nothing was known before."""
+        """Says what there is to say of cells of which nothing was known before.
+
+        Raises
+        ------
+        BadCounts
+            If values that are no integers do not look like estimates of counts.
+        """
+        estimates = self._check.estimates()
         if self._checked and self.report is not None:
             rows, totals = (np.concatenate(parts) for parts in zip(*self._checked, strict=True))
             rows, first = np.unique(rows, return_index=True)
-            self.report(totals[first], rows)
+            self.report(totals[first], rows, estimates)
         self._checked.clear()
+        self._check = CountsCheck(self.called, self.non_integer)
 
     def take(self, rows: np.ndarray) -> Guard:
         """The guard of some cells alone, of which none was looked at."""
         digests = None if self.digests is None else self.digests[rows]
         report = self.report
-        of_all = None if report is None else lambda totals, some: report(totals, rows[some])
-        return Guard(self._of(rows), digests, of_all)
+        of_all = None if report is None else lambda totals, some, said: report(totals, rows[some], said)
+        return Guard(self._of(rows), digests, of_all, self.non_integer)
 
     def _of(self, rows: np.ndarray) -> Called:
         """The same counts, of some cells."""

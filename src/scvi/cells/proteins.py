@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,18 +14,32 @@ from anndata import AnnData
 from scvi._warnings import warn
 from scvi.cells import checks
 from scvi.cells.count_checks import Called, checked_counts
+from scvi.cells.estimates import NonInteger, rounded
 from scvi.cells.schema import ProteinPlace, ProteinSchema
 from scvi.cells.storage import as_dense, as_rows
 
 logger = logging.getLogger(__name__)
 
 
+class EncodedProteins(NamedTuple):
+    """Counts of p proteins in n cells."""
+
+    counts: np.ndarray | None  # (n, p) float32, 0 where they were not measured; None: there are none
+    measured: np.ndarray | None  # (n, p) which were measured; None: all
+    estimates: str | None = None  # what :func:`scvi.cells.count_checks.warn_of_estimates` is to say
+
+
 def declared_proteins(
-    adata: AnnData, place: ProteinPlace, batch: np.ndarray, batch_names: Sequence[str]
-) -> ProteinSchema:
+    adata: AnnData,
+    place: ProteinPlace,
+    batch: np.ndarray,
+    batch_names: Sequence[str],
+    non_integer: NonInteger = "warn",
+) -> tuple[ProteinSchema, str | None]:
     """Checks the counts of proteins, and describes them; `batch` (n,) are codes of the batches that are named.
 
-    A protein that is zero, or NaN, in all cells of a batch was not measured there.
+    A protein that is zero, or NaN, in all cells of a batch was not measured there. What there is to warn of in counts
+    that are estimates comes beside the description.
 
     Raises
     ------
@@ -36,14 +51,15 @@ def declared_proteins(
     values, missing = _without_gaps(values)
     gaps = _of_batches(missing, batch, len(batch_names))  # (k, p) how many cells
     _refuse_gaps_in_a_part(gaps, batch, batch_names, names, place.counts_name)
-    checked_counts(values, Called(place.counts_name, adata.obs_names, names, feature="protein"))
+    called = Called(place.counts_name, adata.obs_names, names, feature="protein")
+    values, estimates = _checked(values, called, non_integer)
     seen = _measured(values, batch, len(batch_names))
     if not seen.any():
         raise ValueError(f"every count of {place.counts_name} is zero or missing; there are no proteins to fit")
     for batch_name, row, no_value in zip(batch_names, seen, gaps > 0, strict=True):
         _report(batch_name, names, ~row & ~no_value, ", unless the model is made with override_missing_proteins=True")
         _report(batch_name, names, no_value, " (they are NaN)")
-    return ProteinSchema(**vars(place), names=names, measured=tuple(map(tuple, seen.tolist())))
+    return ProteinSchema(**vars(place), names=names, measured=tuple(map(tuple, seen.tolist()))), estimates
 
 
 def _report(batch: str, names: Sequence[str], unmeasured: np.ndarray, more: str) -> None:
@@ -83,9 +99,9 @@ def refuse_gaps(adata: AnnData, proteins: ProteinSchema) -> None:
 
 
 def encoded_proteins(
-    adata: AnnData | None, proteins: ProteinSchema | None, batch: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(n, p) float32 counts, 0 where they were not measured, and (n, p) which were measured; None stands for all.
+    adata: AnnData | None, proteins: ProteinSchema | None, batch: np.ndarray, non_integer: NonInteger = "warn"
+) -> EncodedProteins:
+    """The counts of proteins, and which were measured.
 
     NaN, as :func:`with_proteins` writes it, was not measured in this cell, whatever its batch (codes `batch`, (n,))
     measured. Cells whose counts were dropped (`adata` is None) have no counts of proteins either.
@@ -96,26 +112,36 @@ def encoded_proteins(
         If proteins are missing, or the counts are none.
     """
     if proteins is None:
-        return None, None
+        return EncodedProteins(None, None)
     flags = np.array(proteins.measured, dtype=bool)
     measured = None if flags.all() else flags[batch]
     if adata is None:
-        return None, measured
-    values, missing = _aligned(adata, proteins)
+        return EncodedProteins(None, measured)
+    values, missing, estimates = _aligned(adata, proteins, non_integer)
     if missing.any():
         measured = ~missing if measured is None else measured & ~missing
-    return np.ascontiguousarray(values, dtype=np.float32), measured
+    return EncodedProteins(np.ascontiguousarray(values, dtype=np.float32), measured, estimates)
 
 
-def with_new_batches(adata: AnnData, proteins: ProteinSchema, batch: np.ndarray, n_batch: int) -> ProteinSchema:
-    """The same proteins, with what further batches measured by their counts; `batch` (n,) are codes up to `n_batch`."""
-    values, _ = _aligned(adata, proteins)
+def with_new_batches(
+    adata: AnnData, proteins: ProteinSchema, batch: np.ndarray, n_batch: int, non_integer: NonInteger = "warn"
+) -> tuple[ProteinSchema, str | None]:
+    """The same proteins, with what further batches measured by their counts; `batch` (n,) are codes up to `n_batch`.
+
+    What there is to warn of in counts that are estimates comes beside them.
+    """
+    values, _, estimates = _aligned(adata, proteins, non_integer)
     seen = _measured(values, batch, n_batch)[len(proteins.measured) :]
-    return replace(proteins, measured=(*proteins.measured, *map(tuple, seen.tolist())))
+    return replace(proteins, measured=(*proteins.measured, *map(tuple, seen.tolist()))), estimates
 
 
-def _aligned(adata: AnnData, proteins: ProteinSchema) -> tuple[np.ndarray, np.ndarray]:
-    """(n, p) counts in the order of the schema, whatever that of the names is; 0 for NaN, and where there was NaN."""
+def _aligned(
+    adata: AnnData, proteins: ProteinSchema, non_integer: NonInteger
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """(n, p) counts in the order of the schema, whatever that of the names is; 0 for NaN, and where there was NaN.
+
+    And what there is to warn of in counts that are estimates.
+    """
     values, names = read_proteins(adata, proteins)
     where = proteins.counts_name
     if names is not None and names != proteins.names:
@@ -123,8 +149,15 @@ def _aligned(adata: AnnData, proteins: ProteinSchema) -> tuple[np.ndarray, np.nd
     if values.shape[1] != len(proteins.names):
         raise ValueError(f"{where} has {values.shape[1]} columns; the model reads {len(proteins.names)} proteins")
     values, missing = _without_gaps(values)
-    checked_counts(values, Called(where, adata.obs_names, proteins.names, feature="protein"))
-    return values, missing
+    called = Called(where, adata.obs_names, proteins.names, feature="protein")
+    values, estimates = _checked(values, called, non_integer)
+    return values, missing, estimates
+
+
+def _checked(values: np.ndarray, called: Called, non_integer: NonInteger) -> tuple[np.ndarray, str | None]:
+    """The counts as they are to be read, and what there is to warn of in estimates."""
+    _, estimates = checked_counts(values, called, non_integer)
+    return np.asarray(rounded(values)) if non_integer == "round" else values, estimates
 
 
 def with_proteins(adata: AnnData, proteins: ProteinSchema) -> AnnData:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from scvi._checks import check_number
 from scvi._formats import in_format
 from scvi.cells.checks import counts_name
+from scvi.cells.estimates import NonInteger, check_non_integer
 
 _FORMAT = 3
 
@@ -109,6 +110,8 @@ class Schema:
     continuous_extents, size_factor_extent, total_extent
         How far each continuous covariate, the size factors and the total counts of the cells reach; None where that is
         not known, or there is no such column.
+    non_integer
+        What is done with counts that are estimates: 'warn', 'refuse' or 'round'.
 
     Raises
     ------
@@ -133,8 +136,10 @@ class Schema:
     continuous_extents: tuple[Extent, ...] | None = None
     size_factor_extent: Extent | None = None
     total_extent: Extent | None = None
+    non_integer: NonInteger = "warn"
 
     def __post_init__(self) -> None:
+        check_non_integer(self.non_integer)
         proteins, lost = self.proteins, [key for key in self.category_keys if not self.categories.get(key)]
         spreads = {
             "a variance in library_prior": [variance for _, variance in self.library_prior],
@@ -220,7 +225,8 @@ class Schema:
         ValueError
             If an entry is missing, unknown, of the wrong type or out of range, or the format is of a newer version.
         """
-        return _built(cls, in_format(_FORMAT, "the schema", _mapping("a schema", values), _READERS))
+        read = in_format(_FORMAT, "the schema", _mapping("a schema", values), _READERS)
+        return _built(cls, {"non_integer": "warn", **read})  # which was not written down at first
 
 
 def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -248,6 +254,8 @@ def _built(kind: Any, values: Any) -> Any:
 def _read(name: str, kind: Any, value: Any) -> Any:
     """A value from JSON as the type of a field: a text, flag or finite number, or a tuple or dict of these."""
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        kind = str  # which one it may be is checked by the schema
     if NoneType in inner:
         return None if value is None else _read(name, inner[0], value)
     if is_dataclass(kind):

@@ -18,8 +18,9 @@ from anndata import AnnData
 from scvi.cells import checks
 from scvi.cells.categories import joined, places_among
 from scvi.cells.chosen import chosen_genes
-from scvi.cells.count_checks import counted, counts_of, warn_of_empty_cells
+from scvi.cells.count_checks import counted, counts_of, warn_of_empty_cells, warn_of_estimates
 from scvi.cells.encode import gene_columns, log_sizes
+from scvi.cells.estimates import NonInteger, check_non_integer
 from scvi.cells.far import extent_of, warn_if_far
 from scvi.cells.fingerprint import fingerprint
 from scvi.cells.library_prior import library_prior
@@ -47,6 +48,7 @@ def declare(
     mask_var: str | Sequence[str] | np.ndarray | pd.Series | None = None,
     unlabeled_category: str | None = None,
     proteins: ProteinPlace | None = None,
+    non_integer: NonInteger = "warn",
 ) -> SetUp:
     """Checks everything that a model is going to read, and describes it. `adata` is not changed.
 
@@ -63,6 +65,8 @@ def declare(
         The value of the labels' column of cells whose label is not known.
     proteins
         Where the counts of proteins are, for a model that reads them.
+    non_integer
+        What is done with counts that are estimates: see :mod:`scvi.cells.estimates`.
 
     Returns
     -------
@@ -73,6 +77,7 @@ def declare(
     ValueError, TypeError
         For whatever cannot be fitted: see :mod:`scvi.cells.checks` and :mod:`scvi.cells.count_checks`.
     """
+    check_non_integer(non_integer)
     genes = _genes(adata, layer, mask_var)
     categorical = checks.checked_keys("categorical_covariate_keys", categorical_covariate_keys)
     continuous = checks.checked_keys("continuous_covariate_keys", continuous_covariate_keys)
@@ -88,13 +93,17 @@ def declare(
     factors = None if relative is None else np.exp(relative, dtype=np.float64)
     batch = checks.codes_of(adata, "batch_key", batch_key, categories)
     batch_names = ("0",) if batch_key is None else categories[batch_key]
-    found = counted(adata, layer, counts_of(adata, layer), gene_columns(adata, genes), len(genes))
+    found = counted(adata, layer, counts_of(adata, layer), gene_columns(adata, genes), len(genes), non_integer)
     totals = found.totals
     if not totals.any():
         raise ValueError(
             f"every count of {checks.counts_name(layer)} is zero in the genes to be read; there is nothing to fit"
         )
     warn_of_empty_cells(totals, adata.obs_names)
+    of_proteins, estimates = None, None
+    if proteins is not None:
+        of_proteins, estimates = declared_proteins(adata, proteins, batch, batch_names, non_integer)
+    warn_of_estimates(found.estimates, estimates)
     schema = Schema(
         layer=layer,
         batch_key=batch_key,
@@ -109,10 +118,11 @@ def declare(
         size_factor_scale=1.0 if factors is None else float(totals.mean() / factors.mean()),
         continuous_moments=tuple(checks.moments_of(values) for values in covariates),
         unlabeled_category=unlabeled_category,
-        proteins=None if proteins is None else declared_proteins(adata, proteins, batch, batch_names),
+        proteins=of_proteins,
         continuous_extents=tuple(extent_of(values, batch) for values in covariates),
         size_factor_extent=None if factors is None else extent_of(factors, batch),
         total_extent=extent_of(totals[totals > 0], batch[totals > 0]),
+        non_integer=non_integer,
     )
     return SetUp(schema, fingerprint(adata, schema), found.digests)
 
@@ -159,17 +169,18 @@ def extended(schema: Schema, adata: AnnData, labels: bool) -> tuple[Schema, np.n
     batch = checks.codes_of(adata, "batch_key", schema.batch_key, categories)
     n_batch = 1 if schema.batch_key is None else len(categories[schema.batch_key])
     counts, columns = counts_of(adata, schema.layer), gene_columns(adata, schema.genes)
-    found = counted(adata, schema.layer, counts, columns, schema.n_genes)
+    found = counted(adata, schema.layer, counts, columns, schema.n_genes, schema.non_integer)
     totals = found.totals
     warn_of_empty_cells(totals, adata.obs_names)
     warn_if_far(adata, schema, totals)
-    prior, proteins = schema.library_prior, schema.proteins
+    prior, proteins, estimates = schema.library_prior, schema.proteins, None
     if n_batch > schema.n_batch:
         if not totals.any():
             raise ValueError(f"every count of {schema.counts_name} is zero in the genes of the reference")
         prior += library_prior(totals, batch, n_batch)[schema.n_batch :]
     if proteins is not None:
-        proteins = with_new_batches(adata, proteins, batch, n_batch)
+        proteins, estimates = with_new_batches(adata, proteins, batch, n_batch, schema.non_integer)
+    warn_of_estimates(found.estimates, estimates)
     return replace(schema, categories=categories, library_prior=prior, proteins=proteins), found.digests
 
 

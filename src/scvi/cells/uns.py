@@ -113,6 +113,7 @@ def _declared_anew(adata: AnnData, schema: Schema) -> SetUp:
         continuous_covariate_keys=schema.continuous_covariate_keys,
         mask_var=schema.mask_var or schema.genes,
         unlabeled_category=schema.unlabeled_category,
+        non_integer=schema.non_integer,
         proteins=proteins
         and ProteinPlace(proteins.obsm_key, proteins.names_uns_key, proteins.modalities, proteins.layer),
     )

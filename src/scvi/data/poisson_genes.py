@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from scvi._checks import check_flag, check_integer
 from scvi.cells.checks import counts_name, named, obs_column
-from scvi.cells.count_checks import Called, checked_counts, counts_of
+from scvi.cells.count_checks import Called, checked_counts, counts_of, warn_of_estimates
 from scvi.cells.storage import Counts, Rows, blocks, without_repeats
 
 _VALUES_AT_ONCE = 2**22
@@ -71,7 +71,9 @@ def poisson_gene_selection(
     if check_flag("subset", subset) and adata.isbacked:
         raise ValueError("subset=True needs counts in memory, and adata is an open file: pass adata.to_memory()")
     counts, codes = counts_of(adata, layer), _batch_codes(adata, batch_key)
-    totals = checked_counts(counts, Called(counts_name(layer), adata.obs_names, adata.var_names, list(adata.layers)))
+    called = Called(counts_name(layer), adata.obs_names, adata.var_names, list(adata.layers))
+    totals, estimates = checked_counts(counts, called)
+    warn_of_estimates(estimates)
     table = _chosen(_enrichment(counts, totals, codes), n_top_genes).set_index(adata.var_names)
     if batch_key is None:
         table = table.drop(columns="prob_zero_enriched_nbatches")

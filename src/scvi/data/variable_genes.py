@@ -14,7 +14,7 @@ from anndata import AnnData
 
 from scvi._checks import check_choice, check_integer
 from scvi.cells.checks import obs_column
-from scvi.cells.count_checks import Called, checked_counts
+from scvi.cells.count_checks import Called, checked_counts, warn_of_estimates
 from scvi.cells.storage import (
     Counts,
     Rows,
@@ -67,13 +67,14 @@ def seurat_v3(
     ------
     ValueError
         If `n_top_genes` is no positive integer, `batch` has another length, all batches have one cell, or values are
-        no counts.
+        neither counts nor estimates of counts.
     """
     counts = as_rows(counts, "the matrix")
     n, g = counts.shape
     check_integer("n_top_genes", n_top_genes, 1)
     groups = _batch_masks(batch, n)
-    checked_counts(counts, Called("the matrix", pd.RangeIndex(n), pd.RangeIndex(g)))
+    _, estimates = checked_counts(counts, Called("the matrix", pd.RangeIndex(n), pd.RangeIndex(g)))
+    warn_of_estimates(estimates)
     variances = np.stack([_normalised_variance(counts, cells) for cells in groups])  # (k, g)
     ranks = variances.argsort(axis=1, kind="stable").argsort(axis=1)
     high = (ranks >= g - n_top_genes) & (variances > 0)

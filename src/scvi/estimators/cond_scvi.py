@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi._checks import check_integer
+from scvi.cells.estimates import NonInteger
 from scvi.estimators import minify, query_mapping, questions
 from scvi.estimators.cells import codes_among
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
@@ -74,6 +75,7 @@ class CondSCVI(WithOptionsOfSCVI):
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
         mask_var: str | Sequence[str] | np.ndarray | None = None,
+        non_integer: NonInteger = "warn",
     ) -> None:
         """Declares which parts of `adata` the model reads, and checks them; see :meth:`scvi.SCVI.setup_anndata`.
 
@@ -93,6 +95,7 @@ class CondSCVI(WithOptionsOfSCVI):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             mask_var=mask_var,
+            non_integer=non_integer,
         )
 
     get_latent_representation = questions.get_latent_representation

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
+from scvi.cells.estimates import NonInteger
 from scvi.cells.far import warn_of_few_shared
 from scvi.cells.other_names import likely_cause
 from scvi.cells.schema import Schema
@@ -104,6 +105,7 @@ class GIMVI(Estimator):
         labels_key: str | None = None,
         layer: str | None = None,
         mask_var: str | Sequence[str] | np.ndarray | None = None,
+        non_integer: NonInteger = "warn",
     ) -> None:
         """Declares which parts of `adata` the model reads, and checks them.
 
@@ -119,8 +121,18 @@ class GIMVI(Estimator):
             Key of ``adata.layers`` with the raw counts; None: ``adata.X``.
         mask_var
             Genes to model: a boolean column of ``adata.var``, a list of names or a mask. None: all.
+        non_integer
+            What to do with counts that are estimates: 'warn', 'refuse' or 'round', as in
+            :meth:`scvi.SCVI.setup_anndata`.
         """
-        cls._set_up(adata, layer=layer, batch_key=batch_key, labels_key=labels_key, mask_var=mask_var)
+        cls._set_up(
+            adata,
+            layer=layer,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            mask_var=mask_var,
+            non_integer=non_integer,
+        )
 
     def __init__(
         self,

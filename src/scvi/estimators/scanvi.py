@@ -14,6 +14,7 @@ from scvi._checks import check_choice, check_flag, check_number
 from scvi._random import seeded
 from scvi.cells.categories import places_among
 from scvi.cells.cell_data import CellData
+from scvi.cells.estimates import NonInteger
 from scvi.cells.schema import Schema
 from scvi.cells.setup import labelled_schema
 from scvi.estimators import minify, query_mapping, questions
@@ -137,6 +138,7 @@ class SCANVI(WithOptionsOfSCVI):
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
         mask_var: str | Sequence[str] | np.ndarray | None = None,
+        non_integer: NonInteger = "warn",
     ) -> None:
         """Declares which parts of `adata` the model reads, and checks them; see :meth:`scvi.SCVI.setup_anndata`.
 
@@ -156,6 +158,7 @@ class SCANVI(WithOptionsOfSCVI):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             mask_var=mask_var,
+            non_integer=non_integer,
             unlabeled_category=unlabeled_category,
         )
 

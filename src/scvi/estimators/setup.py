@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from anndata import AnnData
 
+from scvi.cells.estimates import NonInteger
 from scvi.estimators.base import Estimator
 
 
@@ -20,6 +21,7 @@ def setup_anndata(
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
     mask_var: str | Sequence[str] | np.ndarray | None = None,
+    non_integer: NonInteger = "warn",
 ) -> None:
     """Declares which parts of `adata` the model reads, and checks them.
 
@@ -41,6 +43,11 @@ def setup_anndata(
         standard deviation of the cells of this `adata`, also those of other cells later on.
     mask_var
         Genes to model: a boolean column of ``adata.var``, a list of names or a mask. None: all.
+    non_integer
+        What to do with counts that are no integers, but look like estimates of counts, as ambient correction and
+        pseudo-alignment leave them: 'warn' once and model them as they are, 'refuse' them, or 'round' them to the
+        nearest integers wherever they are read. The same goes for other cells later on. Normalised and transformed
+        values are refused in any case.
     """
     cls._set_up(
         adata,
@@ -51,4 +58,5 @@ def setup_anndata(
         categorical_covariate_keys=categorical_covariate_keys,
         continuous_covariate_keys=continuous_covariate_keys,
         mask_var=mask_var,
+        non_integer=non_integer,
     )

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scvi._checks import check_flag
 from scvi.cells.cell_data import CellData
+from scvi.cells.estimates import NonInteger
 from scvi.cells.minified import is_minified
 from scvi.cells.mudata import OBSM_KEY, is_multimodal, joined_modalities, order_of, places_of
 from scvi.cells.protein_background import background_moments
@@ -146,6 +147,7 @@ class TOTALVI(Estimator):
         continuous_covariate_keys: Sequence[str] | None = None,
         labels_key: str | None = None,
         mask_var: str | Sequence[str] | np.ndarray | None = None,
+        non_integer: NonInteger = "warn",
     ) -> None:
         """Declares which parts of `adata` the model reads, and checks them.
 
@@ -159,6 +161,8 @@ class TOTALVI(Estimator):
             Key of ``adata.uns`` with the names, for an array; None numbers them.
         batch_key, layer, size_factor_key, categorical_covariate_keys, continuous_covariate_keys, labels_key, mask_var
             As in :meth:`scvi.SCVI.setup_anndata`; labels serve label-wise dispersions.
+        non_integer
+            As in :meth:`scvi.SCVI.setup_anndata`, for counts of genes and of proteins.
         """
         cls._set_up(
             adata,
@@ -169,6 +173,7 @@ class TOTALVI(Estimator):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             mask_var=mask_var,
+            non_integer=non_integer,
             proteins=ProteinPlace(protein_expression_obsm_key, protein_names_uns_key),
         )
 
@@ -184,6 +189,7 @@ class TOTALVI(Estimator):
         continuous_covariate_keys: Sequence[str] | None = None,
         labels_key: str | None = None,
         modalities: Mapping[str, str] | None = None,
+        non_integer: NonInteger = "warn",
     ) -> None:
         """As :meth:`setup_anndata` for a MuData, whose RNA and proteins are modalities of their own.
 
@@ -197,6 +203,8 @@ class TOTALVI(Estimator):
         modalities
             Names of the modalities for 'rna_layer' and 'protein_layer' (by default 'rna' and 'protein'), and for each
             of the arguments above whose columns are in another one.
+        non_integer
+            As in :meth:`setup_anndata`.
         """
         if not is_multimodal(mdata):
             raise TypeError(f"mdata is a {type(mdata).__name__}; pass a MuData, or an AnnData to setup_anndata")
@@ -210,7 +218,8 @@ class TOTALVI(Estimator):
         place = ProteinPlace(OBSM_KEY, modalities=places_of(modalities or {}, keys), layer=protein_layer)
         adata = joined_modalities(mdata, place)
         order_of(mdata, adata)  # refuses cells that are not those of mdata
-        register(mdata, cls.__name__, declare(adata, layer=rna_layer, **keys, proteins=place))
+        setup = declare(adata, layer=rna_layer, **keys, proteins=place, non_integer=non_integer)
+        register(mdata, cls.__name__, setup)
 
     @classmethod
     def _make_networks(cls, schemas: Sequence[Schema], options: Mapping[str, Any]) -> TOTALVAE:

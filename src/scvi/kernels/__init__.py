@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Affine",
     "Counts",
+    "CountsLook",
     "SparseRows",
     "adam",
     "batch_norm_relu_dropout",
@@ -37,6 +38,7 @@ __all__ = [
     "dropout_from",
     "find_bad_count",
     "linear",
+    "look_at_counts",
     "mixed_dropout",
     "nll_nb",
     "nll_nb_mixture",
@@ -309,7 +311,31 @@ def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:
 
     flat = np.ascontiguousarray(values).reshape(-1)
     position = int(sparse.first_bad_count(flat))
-    if position < 0:
-        return None
-    value = flat[position]
-    return position, "non-finite" if not np.isfinite(value) else "negative" if value < 0 else "non-integer"
+    return None if position < 0 else (position, _reason(flat[position]))
+
+
+class CountsLook(NamedTuple):
+    """What one look at values that are not negative says of them."""
+
+    n_values: int  # that are not 0
+    n_fractions: int  # that are no integers
+    first_fraction: int  # flat position, -1: there is none
+
+
+def look_at_counts(values: np.ndarray) -> CountsLook | tuple[int, str]:
+    """What may be said of counts that may be estimates, or flat position and kind of the first that is none.
+
+    The kind is 'non-finite' or 'negative'.
+    """
+    if values.dtype.kind == "u" or values.dtype.kind == "b":
+        return CountsLook(int(np.count_nonzero(values)), 0, -1)
+    from scvi.kernels import sparse
+
+    flat = np.ascontiguousarray(values).reshape(-1)
+    bad, *found = map(int, sparse.look_at_values(flat))
+    return CountsLook(*found) if bad < 0 else (bad, _reason(flat[bad]))
+
+
+def _reason(value: np.number) -> str:
+    """Why a value is no count."""
+    return "non-finite" if not np.isfinite(value) else "negative" if value < 0 else "non-integer"

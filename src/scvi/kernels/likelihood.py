@@ -364,7 +364,7 @@ def poisson_rows(starts, at, x, biases, logits, log_library, weight, rows, gradi
             c = x[e]
             if c > ZERO:
                 whole += c
-                ll += c * (row[at[e]] + log_scale) - (_log_factorial(c) if c > ONE else ZERO)
+                ll += c * (row[at[e]] + log_scale) - (_log_factorial(c) if c != ONE else ZERO)
         nll[i] = -ll
         if not gradients:
             continue

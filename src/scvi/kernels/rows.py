@@ -79,6 +79,13 @@ class SparseRows:
         """Every row over its own of `sizes`, (n, 1)."""
         return replace(self, values=self.values / sizes[self.cells, 0], totals=None)
 
+    def rounded(self) -> SparseRows:
+        """The nearest integers, halves to the even one."""
+        values = self.values.round()
+        is_kept = values != 0
+        kept = torch.cat([torch.zeros(1, dtype=torch.int64, device=self.device), is_kept.cumsum(0)])
+        return SparseRows(kept[self.starts], self.genes[is_kept], values[is_kept], self.n_genes)
+
     def sums(self) -> Tensor:
         """(n, 1) sums of the rows."""
         if self.totals is not None:

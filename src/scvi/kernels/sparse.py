@@ -133,6 +133,24 @@ def first_bad_count(values):
 
 
 @njit(**_PLAIN)
+def look_at_values(values):
+    """Position of the first value that is negative or not finite, else -1; and as :class:`scvi.kernels.CountsLook`.
+
+    With a value that is negative or not finite the rest is not looked at.
+    """
+    n_values, n_fractions, first_fraction = 0, 0, -1
+    for k in range(values.shape[0]):
+        value = values[k]
+        if not np.isfinite(value) or value < 0:
+            return k, n_values, n_fractions, first_fraction
+        n_values += value != 0
+        if value != np.floor(value):
+            first_fraction = k if n_fractions == 0 else first_fraction
+            n_fractions += 1
+    return -1, n_values, n_fractions, first_fraction
+
+
+@njit(**_PLAIN)
 def count_entries(starts, genes, rows, counts):
     """Adds to ``counts[j]`` how often gene j occurs in the rows."""
     for e in range(starts[rows[0]], starts[rows[1]]):

@@ -71,7 +71,8 @@ def log_poisson(x: Tensor, logits: Tensor, log_library: Tensor) -> Tensor:
     log_mu = _log_mean(logits, log_library)
     mu = log_mu.exp().clamp(max=_MAX_MEAN)
     power = torch.where(x > 0, x * log_mu, 0.0)
-    return power - mu - torch.where(x > 1, log_gamma_ratio(torch.ones_like(x), x), 0.0)
+    is_trivial = (x == 0) | (x == 1)
+    return power - mu - torch.where(is_trivial, 0.0, log_gamma_ratio(torch.ones_like(x), x))
 
 
 def mixed_dropout(dropout: Tensor, delta: Tensor, floor: float) -> Tensor:
