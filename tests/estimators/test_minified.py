@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 from asking import ESTIMATORS, SETUP, options_of, set_up
 from scvi.estimators.base import Estimator
-from small_cells import KEYS, QUICK, TINY, N, make_adata
+from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 MINIFIED = [cls for cls in ESTIMATORS if hasattr(cls, "minify_adata")]
 
@@ -38,6 +39,7 @@ def cls(request: pytest.FixtureRequest) -> type[Estimator]:
 
 def make(cls: type[Estimator], setup: Any = None, **options: Any) -> Any:
     cells = make_adata()
+    cells.varm["loadings"] = np.ones((G, 2))
     cells.obsm["X_umap"], cells.layers["log"] = np.ones((N, 2)), cells.X.log1p()
     set_up(cls, cells, **(setup or {"batch_key": "batch"}))
     model = cls(cells, **options_of(cls, {**TINY, **options}))
@@ -93,7 +95,9 @@ def test_counts_are_dropped_and_the_rest_is_kept(cls: type[Estimator]) -> None:
     mean, variance = model.get_latent_representation(return_dist=True)
     model.minify_adata()
     assert isinstance(model.adata, AnnData)
-    assert model.adata.X is None
+    assert sparse.isspmatrix_csr(model.adata.X)
+    assert model.adata.X.nnz == 0
+    assert model.adata.shape == cells.shape
     assert list(model.adata.layers) == []
     kept = set(cells.obsm) - set(SETUP.get(cls, {}).values())  # what set-up was told of are counts
     if cls.__name__ in ("TOTALVI", "CondSCVI"):
@@ -102,7 +106,9 @@ def test_counts_are_dropped_and_the_rest_is_kept(cls: type[Estimator]) -> None:
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_mean"], mean)
     np.testing.assert_array_equal(model.adata.obsm["scvi_qz_var"], variance)
     np.testing.assert_allclose(np.exp(model.adata.obsm["scvi_log_library"]), cells.X.sum(1), rtol=1e-5)
-    pd.testing.assert_frame_equal(model.adata.obs, cells.obs)
+    np.testing.assert_array_equal(model.adata.obs["observed_lib_size"], np.ravel(cells.X.sum(1)))
+    pd.testing.assert_frame_equal(model.adata.obs.drop(columns="observed_lib_size"), cells.obs)
+    np.testing.assert_array_equal(model.adata.varm["loadings"], cells.varm["loadings"])
     pd.testing.assert_frame_equal(model.adata.var, cells.var)
 
 
@@ -195,3 +201,50 @@ def test_what_the_encoder_does_not_see_is_as_it_is(cls: type[Estimator]) -> None
         adata.obs["batch"] = np.roll(adata.obs["batch"], 1)
         adata.obs["size"] *= np.linspace(1, 3, N)
     close(answers(model), answers(model, adata=cells))
+
+
+def test_marks_and_layers_that_are_asked_for(cls: type[Estimator], tmp_path: Path) -> None:
+    model = make(cls)
+    assert model.minified_data_type is None
+    logged = model.adata.layers["log"].copy()
+    with pytest.raises(KeyError, match=r"layers='lag' is not in adata\.layers; did you mean 'log'"):
+        model.minify_adata(layers=["lag"])
+    model.minify_adata(layers=["log"])
+    assert (model.adata.layers["log"] != logged).nnz == 0
+    model.save(tmp_path / "model", save_anndata=True)
+    for one in (model, cls.load(tmp_path / "model")):
+        assert one.minified_data_type == "latent_posterior_parameters"
+        assert one.adata.uns["_scvi_adata_minify_type"] == "latent_posterior_parameters"
+
+
+def test_the_counts_may_be_kept(cls: type[Estimator], tmp_path: Path) -> None:
+    """All that is kept is there, and all questions are answered as before."""
+    model = make(cls)
+    cells, expected, score = model.adata, answers(model), model.get_elbo(seed=0)
+    mean, _ = model.get_latent_representation(return_dist=True)
+    model.minify_adata("latent_posterior_parameters_with_counts")
+    model.save(tmp_path / "model", save_anndata=True)
+    for one in (model, cls.load(tmp_path / "model")):
+        assert one.minified_data_type == "latent_posterior_parameters_with_counts"
+        assert (one.adata.X != cells.X).nnz == 0
+        np.testing.assert_array_equal(one.adata.obsm["scvi_qz_mean"], mean)
+        np.testing.assert_array_equal(one.adata.obs["observed_lib_size"], np.ravel(cells.X.sum(1)))
+        close(answers(one), expected)
+        assert one.get_elbo(seed=0) == score
+    assert "scvi_qz_mean" not in cells.obsm
+    with pytest.raises(ValueError, match="minified_data_type='counts' is not one of 'latent_posterior_parameters'"):
+        model.minify_adata("counts")
+
+
+def test_a_posterior_that_was_computed_already_is_used(cls: type[Estimator]) -> None:
+    """As in scripts, which write it into `obsm` first."""
+    model = make(cls)
+    mean, variance = model.get_latent_representation(return_dist=True)
+    model.adata.obsm["X_latent_qzm"], model.adata.obsm["my_variance"] = mean + 1, variance * 2
+    for wrong, message in (("nowhere", "'nowhere' is not a key"), ("X_umap", "does not hold finite numbers")):
+        with pytest.raises(ValueError, match=message):
+            model.minify_adata(use_latent_qzm_key=wrong)
+    model.minify_adata(use_latent_qzm_key="X_latent_qzm", use_latent_qzv_key="my_variance")
+    found = model.get_latent_representation(return_dist=True)
+    np.testing.assert_allclose(found[0], mean + 1, rtol=1e-6)
+    np.testing.assert_allclose(found[1], variance * 2, rtol=1e-6)

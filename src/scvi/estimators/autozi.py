@@ -116,6 +116,7 @@ class AUTOZI(Estimator):
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
     minify_adata = minify.minify_adata
+    minified_data_type = property(minify.minified_data_type)
 
     def get_alphas_betas(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from anndata import AnnData
 
-from scvi.cells.minified import Kept, minified
+from scvi.cells.minified import Kept, is_minified, minified
 from scvi.estimators.files import StoredModel
 from scvi.estimators.fitted_cells import FittedCells
 
@@ -31,16 +31,14 @@ def as_kept_here(adata: AnnData, model: str) -> AnnData:
         If something of what was kept is missing.
     """
     kind = adata.uns.get(_MINIFIED)
-    if kind is None or str(kind).endswith(_WITH_COUNTS):
+    if kind is None or str(kind).endswith(_WITH_COUNTS) or is_minified(adata):
         return adata
     if _TOTAL not in adata.obs:
         raise ValueError(f"adata is minified ({kind}), and adata.obs has no {_TOTAL!r}: take it as it was saved")
     log_total = np.log(np.maximum(adata.obs[_TOTAL].to_numpy(dtype=np.float64), 1))
     values = {"qz_mean": _found(adata, _MEANS), "qz_var": _found(adata, _VARIANCES), "log_library": log_total[:, None]}
     kept = Kept({name: np.asarray(value, dtype=np.float32) for name, value in values.items()}, model)
-    here = minified(adata, kept)
-    del here.uns[_MINIFIED]
-    return here
+    return minified(adata, kept)
 
 
 def _found(adata: AnnData, names: Sequence[str]) -> np.ndarray:

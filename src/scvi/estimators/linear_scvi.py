@@ -103,6 +103,7 @@ class LinearSCVI(Estimator):
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
     minify_adata = minify.minify_adata
+    minified_data_type = property(minify.minified_data_type)
 
     def get_loadings(self) -> pd.DataFrame:
         """Genes x latent dimensions: how much a step of 1 along a dimension moves the log frequency of each gene."""

@@ -2,26 +2,103 @@
 
 from __future__ import annotations
 
-from scvi.cells.minified import Kept, minified
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from scvi._checks import NotThereError, check_choice
+from scvi.cells.cell_data import CellData
+from scvi.cells.checks import found, nearest
+from scvi.cells.minified import WITH_COUNTS, WITHOUT_COUNTS, Kept, marked, minified, minified_type
+from scvi.cells.mudata import is_multimodal
 from scvi.estimators.base import Estimator
 from scvi.queries import latent
 
+_MEANS, _VARIANCES = "X_latent_qzm", "X_latent_qzv"
 
-def minify_adata(self: Estimator) -> None:
+
+def minify_adata(
+    self: Estimator,
+    minified_data_type: str = WITHOUT_COUNTS,
+    use_latent_qzm_key: str = _MEANS,
+    use_latent_qzv_key: str = _VARIANCES,
+    *,
+    layers: Sequence[str] = (),
+) -> None:
     """Puts an AnnData without counts in the place of the model's ``adata``.
 
-    The new one keeps ``obs``, ``var``, ``obsm``, ``obsp`` and ``uns``, and in ``obsm`` the posterior of each cell: mean
-    and variance of the latent variable ("scvi_qz_mean", "scvi_qz_var") and the log library size. From these the model
+    The new one keeps ``obs``, ``var``, ``obsm``, ``varm``, ``obsp``, ``varp`` and ``uns``; its ``X`` is empty. In
+    ``obsm`` it has the posterior of each cell: mean and variance of the latent variable ("scvi_qz_mean",
+    "scvi_qz_var") and the log library size; ``obs["observed_lib_size"]`` has the total counts. From these the model
     answers as before what it answers without counts: latent representation, library size, normalised expression,
     parameters of the likelihood. Scores and training need counts, and are refused. Columns may be edited as long as the
     encoder does not see them; those that it saw are kept, too ("scvi_seen"). The AnnData with counts is not changed;
     the model lets go of it.
 
     ``save(..., save_anndata=True)`` writes the minified cells beside the model, and :meth:`load` reads them again.
+
+    Parameters
+    ----------
+    minified_data_type
+        'latent_posterior_parameters', or 'latent_posterior_parameters_with_counts' to write the same beside the counts,
+        from which the model goes on answering.
+    use_latent_qzm_key, use_latent_qzv_key
+        Keys of ``adata.obsm`` with the means and variances, where they were computed already; under the default names
+        they need not be there.
+    layers
+        Names of layers to keep.
     """
     self._require_trained()
-    data = self._cells.own("minify")
-    kept = Kept(latent.summary(self.module, self._minibatches(data, data.positions(), None)), self._digest())
+    check_choice("minified_data_type", minified_data_type, (WITHOUT_COUNTS, WITH_COUNTS))
+    data: CellData = self._cells.own("minify")
+    adata: Any = self.adata  # there is one, or it would have been refused
+    for name in layers:
+        found(adata.layers, "layers", name, "in adata.layers")
+    values = latent.summary(self.module, self._minibatches(data, data.positions(), None))
+    values |= _given(adata, values, qz_mean=use_latent_qzm_key, qz_var=use_latent_qzv_key)
+    kept = Kept(values, self._digest())
+    totals = latent.totals(self.module, self._minibatches(data, data.positions(), None))
+    if minified_data_type == WITH_COUNTS:
+        self.adata = marked(adata, kept, totals)
+        return
     proteins = self.schema.proteins
-    adata = minified(self.adata, kept, () if proteins is None else (proteins.obsm_key,))
-    self._take_cells(self._make_cells((self.schema,), self.options, (adata,)))
+    drop = () if proteins is None else (proteins.obsm_key,)
+    smaller = minified(adata, kept, drop, layers, totals)
+    self._take_cells(self._make_cells((self.schema,), self.options, (smaller,)))
+
+
+def minify_mudata(
+    self: Estimator,
+    minified_data_type: str = WITHOUT_COUNTS,
+    use_latent_qzm_key: str = _MEANS,
+    use_latent_qzv_key: str = _VARIANCES,
+) -> None:
+    """As :meth:`minify_adata`, of a model that was made with a MuData: its cells become an AnnData without counts."""
+    if not is_multimodal(self._cells.given):
+        raise TypeError("this model was not made with a MuData: call minify_adata")
+    minify_adata(self, minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
+
+
+def minified_data_type(self: Estimator) -> str | None:
+    """How the model's ``adata`` was minified, see :meth:`minify_adata`; None if it was not."""
+    return None if self.adata is None else minified_type(self.adata)
+
+
+def _given(adata: AnnData, values: dict[str, np.ndarray], **keys: str) -> dict[str, np.ndarray]:
+    """Means and variances that are there, checked; one that is not under its default name has to be."""
+    there = {}
+    for name, key in keys.items():
+        if key in adata.obsm:
+            there[name] = np.asarray(adata.obsm[key], dtype=np.float32)
+            if there[name].shape != values[name].shape or not np.isfinite(there[name]).all():
+                raise ValueError(
+                    f"adata.obsm[{key!r}] does not hold finite numbers of shape {values[name].shape}: write "
+                    "get_latent_representation(return_dist=True) there"
+                )
+        elif key not in (_MEANS, _VARIANCES):
+            raise NotThereError(f"{key!r} is not a key of adata.obsm{nearest(key, adata.obsm)}")
+    if "qz_var" in there and (there["qz_var"] <= 0).any():
+        raise ValueError(f"adata.obsm[{keys['qz_var']!r}] holds variances that are not above 0")
+    return there

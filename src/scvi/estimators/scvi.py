@@ -62,3 +62,4 @@ class SCVI(WithOptionsOfSCVI):
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
     minify_adata = minify.minify_adata
+    minified_data_type = property(minify.minified_data_type)
