@@ -86,7 +86,7 @@ def test_an_argument_names_a_batch_in_any_spelling(reference: scvi.SCVI, batch: 
 def test_a_query_brings_no_batch_that_is_there_in_another_spelling(reference: scvi.SCVI) -> None:
     known = reference.schema
     query = spelled("floats", "integers", "integers")
-    with pytest.warns(UserWarning, match="there is nothing to train"):
+    with pytest.warns(UserWarning, match="does not know: training fits the weights of"):
         assert scvi.SCVI.load_query_data(query, reference).schema == known
     query.obs["number"] += 2.0  # of 2, 3 and 4 the first is known
     mapped = scvi.SCVI.load_query_data(query, reference)

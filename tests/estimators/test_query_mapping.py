@@ -299,7 +299,7 @@ def test_everything_may_train(cls: type[Estimator], reference: Any) -> None:
 
 def load_known(cls: type[Estimator], cells: AnnData, reference: Any, **options: Any) -> Any:
     """A query of batches that the reference knows."""
-    with nullcontext() if options else pytest.warns(UserWarning, match="nothing to train"):
+    with nullcontext() if options else pytest.warns(UserWarning, match="does not know: training fits the weights of"):
         return cls.load_query_data(cells, reference, **options)
 
 
@@ -319,12 +319,56 @@ def test_dropout_may_be_left_out(cls: type[Estimator], reference: Any, monkeypat
         seen.clear()
 
 
-def test_where_there_is_nothing_to_train(cls: type[Estimator], reference: Any) -> None:
+def test_where_there_is_nothing_to_train(cls: type[Estimator]) -> None:
     cells = cells_of("b0")
-    mapped = load_known(cls, cells, reference)
+    reference = make_reference(cls, cells_of("b0"), **SEES)
+    with pytest.warns(UserWarning, match="there is nothing to train"):
+        mapped = cls.load_query_data(cells, reference)
     np.testing.assert_array_equal(mapped.get_latent_representation(), reference.get_latent_representation(cells))
     with pytest.raises(ValueError, match=r"nothing to train.*unfrozen=True"):
         mapped.train(**QUICK)
+
+
+KNOWN: dict[str, dict[str, Any]] = {
+    "batch": {},
+    "table by batch": {"dispersion": "gene-batch"},
+    "embedding": {"batch_representation": "embedding"},
+}
+
+
+@pytest.mark.parametrize("options", KNOWN.values(), ids=KNOWN)
+@pytest.mark.parametrize("covariates", [[], ["donor", "treated"]], ids=["", "covariates"])
+def test_a_query_of_known_batches_trains_their_weights(
+    cls: type[Estimator], options: dict[str, Any], covariates: list[str]
+) -> None:
+    """And those of its categories; nothing else moves, so that what is said of other batches stays."""
+    setup = {"batch_key": "batch", "categorical_covariate_keys": covariates}
+    reference = make_reference(cls, make_adata(), setup, **SEES, **options)
+    query, others = cells_of("b0"), cells_of("b1", "b2")
+    query = query[query.obs["donor"].isin([0, 1])].copy()
+    mapped = load_known(cls, query, reference)
+    np.testing.assert_array_equal(mapped.get_latent_representation(), reference.get_latent_representation(query))
+    before, trained = state(mapped), mapped._scope.trained
+    assert {name: t.shape for name, t in before.items()} == {name: t.shape for name, t in state(reference).items()}
+    mapped.train(**QUICK)
+    moved = 0
+    for name, after in state(mapped).items():
+        mask = trained.get(name, torch.zeros(after.shape[-1:] if after.dim() else (1,), dtype=torch.bool))
+        assert (
+            torch.equal(places(after, ~mask), places(before[name], ~mask))
+            if name in trained
+            else torch.equal(after, before[name])
+        ), name
+        moved += name in trained and not torch.equal(after, before[name])
+    assert moved
+    if not covariates:
+        for found, expected in zip(
+            mapped.get_latent_representation(others, return_dist=True),
+            reference.get_latent_representation(others, return_dist=True),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(mapped.get_latent_representation(), reference.get_latent_representation(query))
 
 
 # ---- fits, files -----------------------------------------------------------------------------------------------------
@@ -521,7 +565,9 @@ def test_unknown_labels(cls: type[Estimator]) -> None:
 
 
 def test_a_reference_without_batches(cls: type[Estimator]) -> None:
-    mapped = load_known(cls, query_cells(), make_reference(cls, setup={"labels_key": "cell_type"}, **SEES))
+    reference = make_reference(cls, setup={"labels_key": "cell_type"}, **SEES)
+    with pytest.warns(UserWarning, match="there is nothing to train"):
+        mapped = cls.load_query_data(query_cells(), reference)
     assert np.isfinite(mapped.get_elbo())
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
+from torch import Tensor, nn
 
 from scvi._checks import check_flag
 from scvi._random import seeded
 from scvi._warnings import warn
+from scvi.cells.cell_data import CellData
 from scvi.cells.missing_genes import become, with_genes
 from scvi.cells.mudata import adata_in_order, as_anndata
 from scvi.cells.schema import Schema
 from scvi.cells.setup import extended
 from scvi.estimators.base import Estimator
-from scvi.models.freezing import Freeze, Scope, scope_of, widen
+from scvi.models.freezing import Freeze, Scope, columns_of, scope_of, widen
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +63,8 @@ def load_query_data(
     Batches, and categories of categorical covariates, that are new get weights of their own; by default
     :meth:`train` fits these alone, to the cells of `adata`. Everything else stays as it is, bit for bit, and with
     it what the model says of cells of the reference. A new batch starts as the average of the old ones, so that
-    the model answers questions before it is trained, too.
+    the model answers questions before it is trained, too. Where nothing is new, :meth:`train` fits the weights of
+    the batches and categories that `adata` has, and the answers about the reference's cells of these move as well.
 
     The reference is not changed, and neither is `adata`, but for `inplace_subset_query_vars`. The new model's ``adata``
     is the given one, or where genes or proteins are missing a copy as :meth:`prepare_query_anndata` makes it.
@@ -120,7 +126,10 @@ def load_query_data(
     cells = cls._make_cells((schema,), options, (adata,), [digests])
     with seeded(0):  # nothing random is left in it
         module = cls._make_networks((schema,), options).to(reference.device)
-    scope = scope_of(module, widen(reference.module, module), freeze)
+    columns = widen(reference.module, module)
+    if schema.categories == reference.schema.categories:
+        columns = _columns_of_query(cls, schema, options, module, cells[0].own("be mapped"))
+    scope = scope_of(module, columns, freeze)
     _report(reference, schema, scope)
     model = cls._assembled(options, module, cells)
     model.is_trained, model._scope = True, scope
@@ -187,6 +196,34 @@ def _reference(cls: type[Estimator], reference_model: Estimator | str | os.PathL
     return reference_model
 
 
+def _columns_of_query(
+    cls: type[Estimator], schema: Schema, options: Mapping[str, Any], module: nn.Module, data: CellData
+) -> dict[str, Tensor]:
+    """Masks of the columns of the batches, and categories of covariates, of cells without new ones."""
+    keys = [(schema.batch_key, data.batch)]
+    if data.categorical is not None:
+        keys += list(zip(schema.categorical_covariate_keys, data.categorical.T, strict=True))
+    fixed = schema.labels_key if cls._reads_labels(options) else None
+    read = [(key, codes) for key, codes in keys if key is not None and key != fixed]
+    known = schema.categories
+    one_more = known | {key: (*known[key], max(known[key], key=len) + "'") for key, _ in read}
+    wider = _of_more_batches(schema, one_more)
+    with seeded(0):
+        other = cls._make_networks((wider,), options)
+    wanted = [torch.from_numpy(np.isin(np.arange(len(known[key])), codes)) for key, codes in read]
+    return columns_of(widen(module, other), wanted)
+
+
+def _of_more_batches(schema: Schema, categories: dict[str, tuple[str, ...]]) -> Schema:
+    """The schema with these categories; what it says of a new batch is what it says of the last one."""
+    proteins, batch = schema.proteins, schema.batch_key
+    n_more = 0 if batch is None else len(categories[batch]) - schema.n_batch
+    if proteins is not None:
+        proteins = replace(proteins, measured=(*proteins.measured, *proteins.measured[-1:] * n_more))
+    prior = (*schema.library_prior, *schema.library_prior[-1:] * n_more)
+    return replace(schema, categories=categories, library_prior=prior, proteins=proteins)
+
+
 def _report(reference: Estimator, new: Schema, scope: Scope) -> None:
     """Says what was added, and warns where training cannot move the query in the latent space."""
     old, seen = reference.schema, reference.options["encode_covariates"] and scope.reaches("embeddings")
@@ -198,7 +235,14 @@ def _report(reference: Estimator, new: Schema, scope: Scope) -> None:
             "the query has no batch and no category of a covariate that the reference does not know, so there is "
             "nothing to train; the model answers questions about it as it is"
         )
-    elif not (seen or scope.reaches("encoder")):
+        return
+    if new.categories == old.categories and any(mask.dim() for mask in scope.trained.values()):
+        warn(
+            "the query has no batch and no category of a covariate that the reference does not know: training fits the "
+            "weights of those that it has, and with them what the model says of the reference's cells of the same "
+            "batches; ask the model as it is where that is not wanted"
+        )
+    if not (seen or scope.reaches("encoder")):
         warn(
             "the reference was built with encode_covariates=False: its encoder sees no batch, so training leaves the "
             "latent representation of the query as it is now and fits the decoder's columns of the new categories only "

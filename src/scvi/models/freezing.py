@@ -7,7 +7,7 @@ frozen, what the network says of the cells it was fitted to stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -152,6 +152,32 @@ def _widen_table(name: str, source: Tensor, target: Tensor) -> Tensor:
     target[..., :n_old] = source
     target[..., n_old:] = source.mean(-1, keepdim=True)
     return torch.arange(target.shape[-1]) >= n_old
+
+
+def columns_of(new_places: Mapping[str, Tensor], wanted: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Masks of the places of categories that a network has already, such as :func:`scope_of` takes.
+
+    Parameters
+    ----------
+    new_places
+        As :func:`widen` returns them of a network that has one more category for each covariate.
+    wanted
+        For each covariate which of its categories, (k,) bool; of a single one none. Tables and embeddings are of the
+        first, the batch.
+    """
+    found = {}
+    for name, is_new in new_places.items():
+        places = is_new.flatten().nonzero()[:, 0].tolist()
+        of_each = wanted[len(wanted) - len(places) :] if "fc_layers" in name else wanted[:1]
+        chosen, stays = torch.zeros(is_new.numel(), dtype=torch.bool), ~is_new.flatten()
+        for place, some in zip(places, of_each, strict=True):
+            if len(some) > 1:
+                chosen[place - len(some) : place] = some
+            elif "fc_layers" in name:
+                stays[place - 1] = False  # a single category is no covariate and has no column
+        if chosen[stays].any():
+            found[name] = chosen[stays].view(-1, *is_new.shape[1:])
+    return found
 
 
 def scope_of(model: nn.Module, new_columns: Mapping[str, Tensor], freeze: Freeze) -> Scope:
