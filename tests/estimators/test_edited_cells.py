@@ -538,6 +538,17 @@ def test_the_split_of_a_mudata_is_in_its_own_order() -> None:
     assert set(mdata.obs_names[model.validation_indices]) == set(held_out)
 
 
+def test_a_model_is_saved_whatever_became_of_its_mudata(saved: Path, tmp_path: Path) -> None:
+    mdata = modalities()
+    model = scvi.TOTALVI.load(saved, mdata)
+    replace_modality(mdata, "rna", np.arange(N) < 100)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="different cells"):
+        model.save(tmp_path / "other", save_anndata=True)
+    assert not (tmp_path / "other").exists()
+    assert len(scvi.TOTALVI.load(tmp_path / "model", modalities()).get_latent_representation()) == N
+
+
 @pytest.mark.parametrize("edit", MUDATA_EDITS)
 def test_an_edited_mudata(edit: str, saved: Path) -> None:
     mdata = modalities()

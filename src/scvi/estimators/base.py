@@ -271,8 +271,9 @@ class Estimator(ABC):
         prefix
             What the names of the files begin with, so that a directory holds several models.
         """
-        adatas = {name: cells.now() for name, cells in zip(self._files_of_cells, self._data_sets, strict=True)}
-        if save_anndata and any(adata is None for adata in adatas.values()):
+        pairs = zip(self._files_of_cells, self._data_sets, strict=True)
+        adatas = {name: cells.now() for name, cells in pairs} if save_anndata else {}
+        if any(adata is None for adata in adatas.values()):
             raise ValueError("save_anndata=True, but this model was loaded without an AnnData")
         stored = files.StoredModel(
             type(self).__name__,
@@ -287,7 +288,7 @@ class Estimator(ABC):
             self._is_initialised,
             added_attributes(self),
         )
-        files.write(dir_path, stored, adatas if save_anndata else {}, overwrite, prefix)
+        files.write(dir_path, stored, adatas, overwrite, prefix)
 
     @classmethod
     def load(

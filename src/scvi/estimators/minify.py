@@ -59,7 +59,7 @@ def minify_adata(
     values = latent.summary(self.module, self._minibatches(data, data.positions(), None))
     values |= _given(adata, values, qz_mean=use_latent_qzm_key, qz_var=use_latent_qzv_key)
     kept = Kept(values, self._digest())
-    totals = latent.totals(self.module, self._minibatches(data, data.positions(), None))
+    totals = data.totals()
     if minified_data_type == WITH_COUNTS:
         self.adata = marked(adata, kept, totals)
         return
@@ -83,7 +83,8 @@ def minify_mudata(
 
 def minified_data_type(self: Estimator) -> str | None:
     """How the model's ``adata`` was minified, see :meth:`minify_adata`; None if it was not."""
-    return None if self.adata is None else minified_type(self.adata)
+    adata = self.adata
+    return None if adata is None else minified_type(adata)
 
 
 def _given(adata: AnnData, values: dict[str, np.ndarray], **keys: str) -> dict[str, np.ndarray]:

@@ -62,13 +62,9 @@ class NegativeElbo:
         return loss, {**self._terms(elbo, len(mb)), "train_loss_epoch": loss.detach() * len(mb)}
 
     @torch.no_grad()
-    def _terms(self, elbo: Elbo, n_cells: int) -> dict[str, Tensor]:
+    def _terms(self, elbo: Elbo, n_cells: int) -> dict[str, Any]:
         """Sums over cells of what the history shows, with their share of what all training cells have in common."""
-        terms, share = terms_of(elbo), n_cells / len(self.split.train)
-        shared = elbo.global_kl
-        if not isinstance(shared, Tensor):
-            shared = torch.full_like(terms["kl_local"], shared)
-        return {**terms, "kl_global": shared * share}
+        return {**terms_of(elbo), "kl_global": elbo.global_kl * (n_cells / len(self.split.train))}
 
     def _products(self) -> Any:
         """Inside, matrix products have the precision of the plan."""
@@ -188,7 +184,7 @@ class Adversarial(NegativeElbo):
         if self.plan.kappa > 0:
             loss = loss + self.plan.kappa * self.model.deception(latents)
         parts = [self._terms(elbo, len(mb)) for elbo, mb in zip(elbos, joint.parts, strict=True)]
-        terms = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+        terms = {name: sum(part[name] for part in parts) for name in parts[0]}
         terms["train_loss_epoch"] = loss.detach() * n_cells
         with torch.no_grad():
             judged = _judgement([log_p.exp() for log_p in said])

@@ -70,11 +70,6 @@ def library(
     return asked(model, minibatches, log_size)
 
 
-def totals(model: Model, minibatches: Iterable[Minibatch]) -> np.ndarray:
-    """(n,) total counts of the cells."""
-    return asked(model, minibatches, lambda mb: mb.totals[:, 0])
-
-
 def summary(model: Model, minibatches: Iterable[Minibatch]) -> dict[str, np.ndarray]:
     """(n, .) by name: what a model keeps of cells whose counts are dropped."""
     return asked_parts(model, minibatches, model.summary)
