@@ -131,3 +131,24 @@ def test_no_row_is_looked_at_twice_or_in_vain(adata: AnnData, monkeypatch: pytes
     assert sum(looked) == 10
     cells.totals(np.arange(12))
     assert sum(looked) == 10 + 12  # two of them are new
+
+
+JUDGES = ["minibatches", "epoch", "totals", "moments", "reordered"]
+
+
+@pytest.mark.parametrize("reader", JUDGES)
+def test_counts_that_look_normalised_are_refused_when_all_are_read(adata: AnnData, reader: str) -> None:
+    cells = foreign(adata)
+    adata.X[:] = np.log1p(1e4 * adata.X / adata.X.sum(axis=1, keepdims=True))
+    with pytest.raises(BadCounts, match="holds a non-integer value"):
+        READERS[reader](cells, np.arange(60))
+
+
+def test_counts_that_look_normalised_are_refused_on_their_way_to_a_device(
+    adata: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_data, "fits", lambda counts, device: True)
+    cells = foreign(adata)
+    adata.X[:] = np.log1p(1e4 * adata.X / adata.X.sum(axis=1, keepdims=True))
+    with pytest.raises(BadCounts, match="holds a non-integer value"):
+        cells.on(torch.device("cpu"))

@@ -313,6 +313,22 @@ def test_an_interrupted_first_epoch_leaves_the_model_as_it_was() -> None:
     pd.testing.assert_frame_equal(model.history["elbo_train"], history)
 
 
+@pytest.mark.parametrize("is_fitted", [False, True])
+def test_renamed_cells_that_were_normalised_are_not_fitted(is_fitted: bool) -> None:
+    """Nothing is known of the counts of other names, so they are judged by all that are read."""
+    (adata,) = cells_for(scvi.SCVI)
+    model = make(scvi.SCVI, [adata])
+    if is_fitted:
+        model.train(**BRIEF)
+    before = weights(model)
+    adata.obs_names = adata.obs_names + "-1"
+    adata.X = np.log1p(adata.X.multiply(1e4 / adata.X.sum(axis=1)).tocsr())
+    with pytest.raises(ValueError, match="holds a non-integer value"):
+        model.train(**BRIEF, train_size=1.0)
+    assert model.is_trained is is_fitted
+    assert same(weights(model), before)
+
+
 def test_the_constants_of_a_set_up_belong_to_its_cells() -> None:
     """Library prior, scale of size factors and moments of covariates are those of the cells a model was made with."""
     (adata,) = cells_for(scvi.SCVI)

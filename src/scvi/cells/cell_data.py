@@ -159,8 +159,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         together = max(1, self._buffer_cells // batch_size)
         yield from self._in_turn(parts[start : start + together] for start in range(0, len(parts), together))
-        if self.guard is not None:
-            self.guard.finish()
+        self._all_are_read()
 
     def epoch(self, indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """The cells at `indices`, each once, shuffled and cut into minibatches as by :func:`draw_minibatches`.
@@ -173,6 +172,7 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
             yield from self._in_turn(draw_buffers(indices, ends, self._buffer_cells, rng))
         else:
             yield from self._in_turn([draw_minibatches(indices, batch_size, rng)])
+        self._all_are_read()
 
     def n_minibatches(self, indices: np.ndarray, batch_size: int) -> int:
         """How many minibatches :meth:`epoch` makes."""
@@ -206,7 +206,9 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         counts = self.counts
         if isinstance(counts, (Resident, Reordered, OnDisk)) or not fits(counts, device):
             return self
-        return replace(self, counts=Resident.of(self, device), columns=None)
+        resident = Resident.of(self, device)
+        self._all_are_read()
+        return replace(self, counts=resident, columns=None)
 
     def _in_turn(self, buffers: Iterable[list[np.ndarray]]) -> Iterator[Minibatch]:
         """Minibatches of the cells at these positions; what is on disk is read a buffer at a time, one ahead."""
@@ -261,6 +263,12 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         for rows, counts in zip(parts, found, strict=True):
             self._look(rows, counts)
             yield rounded(counts) if self.rounds else counts
+        self._all_are_read()
+
+    def _all_are_read(self) -> None:
+        """Judges counts of which nothing was known before by all that were read: see :meth:`Guard.finish`."""
+        if self.guard is not None:
+            self.guard.finish()
 
     def _look(self, rows: np.ndarray, counts: Rows) -> None:
         """Looks at the counts that were read of the cells at `rows`."""
