@@ -223,6 +223,7 @@ def made(edits: list[str], adata: AnnData) -> bool:
 SEVERAL = st.lists(st.sampled_from(sorted(EDITS)), min_size=1, max_size=4)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # several edits together may make cells far
 @settings(max_examples=40, deadline=None)
 @given(SEVERAL, st.sampled_from([scvi.SCVI, scvi.SCANVI, scvi.TOTALVI]), st.data())
 def test_several_edits_with_questions_in_between(
@@ -243,6 +244,7 @@ def test_several_edits_with_questions_in_between(
         assert equal(answer, ask(model, question, adata=adata.copy(), indices=cells))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # several edits together may make cells far
 @settings(max_examples=20, deadline=None)
 @given(SEVERAL, SEVERAL)
 def test_several_edits_before_and_after_the_model_is_made(before: list[str], after: list[str]) -> None:
