@@ -55,6 +55,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/imputation.py --data $(DATA)
 	$(BIN)/python benchmarks/proteins.py --data $(DATA)
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
+	$(BIN)/python benchmarks/overfitting.py --data $(DATA)
 	$(BIN)/python benchmarks/query_mapping.py --data $(DATA)
 	$(BIN)/python benchmarks/far.py --data $(DATA)
 	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)
