@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
@@ -51,6 +52,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "predict": {"soft": True},
     "get_label_expression": {"n_samples": 20},
     "get_feature_correlation_matrix": {"n_samples": 2},
+    "differential_expression": {"groupby": "cell_type", "n_samples": 20},
 }
 # Their answers are about genes or all cells together.
 NOT_BY_CELL = {
@@ -60,6 +62,7 @@ NOT_BY_CELL = {
     "get_zero_inflation",
     "get_feature_correlation_matrix",
     "get_discriminator_confusion",
+    "differential_expression",
 }
 # By default their answers are means; with these arguments they are draws.
 MEANS = {"get_latent_representation", "get_latent_library_size", "get_imputed_values", "predict"}
@@ -143,6 +146,8 @@ def arrays(answer: Any) -> list[np.ndarray]:
     """All parts of an answer; several sparse matrices are draws."""
     if sparse.issparse(answer):
         return [answer.toarray()]
+    if isinstance(answer, pd.DataFrame):
+        return [answer.select_dtypes(["number", "bool"]).to_numpy(np.float64)]
     if isinstance(answer, dict | tuple | list):
         parts = answer.values() if isinstance(answer, dict) else answer
         return [array for part in parts for array in arrays(part)]

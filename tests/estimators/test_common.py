@@ -94,7 +94,8 @@ def test_questions_need_no_argument(cls: type[Estimator], question: str) -> None
     known = parameters(cls, question)
     assert all(parameter.default is not inspect.Parameter.empty for parameter in list(known.values())[1:])
     if "adata" in known or "adatas" in known:
-        assert list(known)[1:3] == ["adata", "indices"] or (is_paired(cls) and list(known)[1] == "adatas")
+        cells = ["adata", "groupby" if question == "differential_expression" else "indices"]
+        assert list(known)[1:3] == cells or (is_paired(cls) and list(known)[1] == "adatas")
         assert "batch_size" in known
 
 

@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 
 from scvi._checks import check_flag
-from scvi.estimators import minify, query_mapping, questions, setup
+from scvi.estimators import differential, minify, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
 from scvi.estimators.train import train_by
@@ -112,6 +112,7 @@ class AUTOZI(Estimator):
     get_elbo = questions.get_elbo
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
+    differential_expression = differential.differential_expression
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

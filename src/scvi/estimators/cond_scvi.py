@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.cells.estimates import NonInteger
-from scvi.estimators import minify, query_mapping, questions
+from scvi.estimators import differential, minify, query_mapping, questions
 from scvi.estimators.cells import codes_among
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vaec import VAEC
@@ -106,6 +106,7 @@ class CondSCVI(WithOptionsOfSCVI):
     get_elbo = questions.get_elbo
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
+    differential_expression = differential.differential_expression
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

@@ -1,6 +1,6 @@
 """scVI for AnnData."""
 
-from scvi.estimators import minify, query_mapping, questions, setup
+from scvi.estimators import differential, minify, query_mapping, questions, setup
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vae import VAE
 
@@ -58,6 +58,7 @@ class SCVI(WithOptionsOfSCVI):
     get_elbo = questions.get_elbo
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
+    differential_expression = differential.differential_expression
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

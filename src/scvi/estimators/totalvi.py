@@ -19,7 +19,7 @@ from scvi.cells.proteins import refuse_gaps
 from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register
-from scvi.estimators import minify, protein_questions, query_mapping, questions
+from scvi.estimators import minify, protein_differential, protein_questions, query_mapping, questions
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells
 from scvi.estimators.network_options import network_options
@@ -266,6 +266,7 @@ class TOTALVI(Estimator):
     get_protein_background_mean = protein_questions.get_protein_background_mean
     get_reconstruction_error = protein_questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
+    differential_expression = protein_differential.differential_expression
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

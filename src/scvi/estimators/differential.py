@@ -1,0 +1,214 @@
+"""Differential expression, a question of most estimators: one table for all comparisons, genes and comparisons as rows.
+
+Groups are resolved once, as :class:`scvi.queries.groups.Groups`; what is said of each comparison is a dict of columns,
+whatever says it; and the table is put together of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvi._checks import check_choice, check_flag, check_integer, check_number, is_number
+from scvi._random import resolve_seed
+from scvi.cells.cell_data import CellData
+from scvi.estimators.base import Estimator
+from scvi.estimators.cells import codes_among
+from scvi.estimators.groups import Chosen, compared
+from scvi.models.decoded import Decoded
+from scvi.queries.decoded_draws import Values
+from scvi.queries.differential import Mode, Wish, compare
+from scvi.queries.evidence import expected_fdr
+from scvi.queries.groups import GroupCounts, Groups, group_counts
+
+Batches = str | int | Sequence[str | int] | None
+Answers = list[dict[str, np.ndarray]]
+"""Columns (f,) by name, of each comparison."""
+
+_CELLS_AT_ONCE = 4096  # of which counts are added up
+
+
+def differential_expression(
+    self: Estimator,
+    adata: AnnData | None = None,
+    groupby: str | None = None,
+    group1: str | Sequence[str] | None = None,
+    group2: str | None = None,
+    idx1: Chosen = None,
+    idx2: Chosen = None,
+    mode: Mode = "change",
+    delta: float | None = 0.25,
+    batch_size: int | None = None,
+    all_stats: bool = True,
+    batch_correction: bool = False,
+    batchid1: Batches = None,
+    batchid2: Batches = None,
+    fdr_target: float | Sequence[float] = 0.05,
+    silent: bool = True,
+    *,
+    n_samples: int = 5000,
+    pseudocounts: float | None = None,
+    cred_interval_lvls: Sequence[float] | None = None,
+    seed: int | None = None,
+) -> pd.DataFrame:
+    """Which genes differ between groups of cells, as the model sees it.
+
+    Cells of both groups are drawn at random and decoded at draws of their latent state; draw is compared with draw. The
+    page on differential expression says which column answers which question.
+
+    Parameters
+    ----------
+    groupby
+        Column of ``adata.obs`` with the groups.
+    group1
+        One category or several; None: each category.
+    group2
+        The category to compare with; None: all other cells.
+    idx1, idx2
+        In place of categories the cells themselves: a mask, positions, names, or a query of ``adata.obs`` such as
+        ``"cell_type == 'B'"``. Without `idx2` the others are all cells that are not in `idx1`.
+    mode
+        'change': the probability that the absolute log2 fold change is at least `delta`. 'vanilla': the probability
+        that the first group has more.
+    delta
+        None: estimated of the genes that move least, for each comparison.
+    all_stats
+        Say what was counted in the groups, too.
+    batch_correction
+        Decode every cell in the same batches, `batchid1` for the first group and `batchid2` for the second (None: all
+        batches of the model), and compare draws of the same batch where these are the same; False: each cell in its
+        own batch.
+    fdr_target
+        Expected share of false calls, or several: each has a column ``is_de_fdr_...`` in mode 'change'.
+    silent
+        Taken for scripts that pass it: questions show no progress.
+    n_samples
+        Draws of each group. In a one-vs-rest all groups are decoded once, ``n_samples`` x groups x genes numbers.
+    pseudocounts
+        Added to expected frequencies before their logarithm; None: estimated, for each comparison, as what one count
+        would be in the group that has fewer, or what the model gives to genes without counts if that is more.
+    cred_interval_lvls
+        Levels of credible intervals of the fold change.
+
+    Returns
+    -------
+    A row for each gene and comparison, the surest first; the columns are those of the page on differential expression
+    """
+    asked = Asked(batch_size, all_stats, fdr_target, seed)
+    wish = wish_of(mode, delta, pseudocounts, n_samples, cred_interval_lvls, silent)
+    data, groups = groups_of(self, adata, groupby, group1, group2, idx1, idx2)
+    batches = batches_of(self, batch_correction, batchid1, batchid2)
+    answers = answers_of(self, data, groups, wish, batches, asked, _scale)
+    return table_of(groups, answers, np.array(self.schema.genes, dtype=object), asked.targets)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked beside who is compared, and how."""
+
+    batch_size: int | None
+    all_stats: bool
+    fdr_target: float | Sequence[float]
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        check_flag("all_stats", self.all_stats)
+        for target in self.targets:
+            if not (is_number(target) and 0 < target < 1):
+                raise ValueError(f"fdr_target={target!r} is not between 0 and 1")
+
+    @property
+    def targets(self) -> list[float]:
+        return [self.fdr_target] if np.isscalar(self.fdr_target) else list(self.fdr_target)  # type: ignore[arg-type, list-item]
+
+
+def wish_of(
+    mode: Mode,
+    delta: float | None,
+    pseudocounts: float | None,
+    n_samples: int,
+    levels: Sequence[float] | None,
+    silent: bool,
+) -> Wish:
+    check_choice("mode", mode, ("change", "vanilla"))
+    check_flag("silent", silent)
+    if delta is not None:
+        check_number("delta", delta, "a number from 0 on, or None", least=0)
+    if pseudocounts is not None:
+        check_number("pseudocounts", pseudocounts, "a number from 0 on, or None", least=0)
+    return Wish(mode, delta, pseudocounts, check_integer("n_samples", n_samples, 1), tuple(levels or ()))
+
+
+def groups_of(self: Estimator, adata: AnnData | None, *who: Any) -> tuple[CellData, Groups]:
+    """The cells that are asked about, and which of them are compared."""
+    data, _ = self._choose(adata, None, needs_counts=False)
+    obs = (self.adata if adata is None else adata).obs  # type: ignore[union-attr]  # there is one, or it was refused
+    return data, compared(data, obs, *who)
+
+
+def batches_of(self: Estimator, correct: bool, *named: Batches) -> tuple[list[int] | None, list[int] | None]:
+    """Codes of the batches to decode both groups in; None: each cell's own."""
+    if not check_flag("batch_correction", correct):
+        for number, names in enumerate(named, start=1):
+            if names is not None:
+                raise ValueError(f"batchid{number}={names!r} needs batch_correction=True, without which it has no use")
+        return None, None
+    known = self.schema.batch_names
+    codes = [
+        codes_among(known if names is None else names, known, f"batchid{number}={{!r}} is not a batch").tolist()
+        for number, names in enumerate(named, start=1)
+    ]
+    for number, found in enumerate(codes, start=1):
+        if not found:
+            raise ValueError(f"batchid{number} is an empty list; None decodes in all batches")
+    return codes[0], codes[1]
+
+
+def answers_of(
+    self: Estimator,
+    data: CellData,
+    groups: Groups,
+    wish: Wish,
+    batches: tuple[list[int] | None, list[int] | None],
+    asked: Asked,
+    values: Values,
+) -> Answers:
+    """What the model says of each comparison, and what was counted."""
+    counts = None if data.kept is not None else _counts(data, groups)
+    rng = np.random.default_rng([resolve_seed(asked.seed), 3])
+    read = partial(self._minibatches, data, batch_size=asked.batch_size)
+    answers = compare(self.module, read, values, groups, wish, rng, batches, counts)
+    if counts is None or not asked.all_stats:
+        return answers
+    pairs = zip(answers, groups.comparisons, strict=True)
+    return [answer | counts.summary(comparison) for answer, comparison in pairs]
+
+
+def _counts(data: CellData, groups: Groups) -> GroupCounts:
+    return group_counts(data.minibatches(groups.members, _CELLS_AT_ONCE), groups)
+
+
+def _scale(decoded: Decoded) -> Any:
+    return decoded.genes.scale
+
+
+def table_of(groups: Groups, answers: Answers, names: np.ndarray, targets: Sequence[float]) -> pd.DataFrame:
+    """One row for each feature and comparison, in each comparison the surest first."""
+    tables = []
+    for comparison, answer in zip(groups.comparisons, answers, strict=True):
+        columns: dict[str, Any] = dict(answer)
+        if "proba_de" in answer:
+            # no mean over surer genes calls what is out of the question, or what is not known
+            fdr = expected_fdr(np.where(answer["proba_de"] > 0, answer["proba_de"], np.nan))
+            columns |= {f"is_de_fdr_{target}": fdr <= target for target in targets}
+        columns |= {"comparison": comparison.name, "group1": comparison.group1, "group2": comparison.group2}
+        table = pd.DataFrame(columns, index=pd.Index(names))
+        by = "proba_de" if "proba_de" in answer else "bayes_factor"
+        tables.append(table.sort_values(by, ascending=False, kind="stable"))
+    return pd.concat(tables)
