@@ -128,3 +128,37 @@ def test_a_missing_package_names_the_extra(latent, monkeypatch):
     assert not plots.available()
     with pytest.raises(ImportError, match=r'pip install "scvi\[plot\]"'):
         plots.umap(latent)
+
+
+def test_imputed_values_are_drawn_below_ten_with_their_slope():
+    rng = np.random.default_rng(0)
+    original = rng.gamma(2.0, 2.0, size=400)
+    imputed = 0.5 * original + rng.normal(0, 0.1, size=400)
+    axes = plots.imputation(original, imputed, "hidden counts")
+    near = (original < 10) & (imputed < 10)
+    slope = np.linalg.lstsq(original[near, None], imputed[near], rcond=None)[0][0]
+    equal, best = axes.get_lines()
+    np.testing.assert_allclose(equal.get_ydata(), [0, 10])
+    np.testing.assert_allclose(best.get_ydata(), [0, 10 * slope])
+    assert axes.get_title() == "hidden counts"
+    assert axes.get_xlim() == axes.get_ylim() == (0, 10)
+    density = axes.collections[0].get_array().reshape(50, 50)  # y along the rows: highest along the line
+    side = np.linspace(0, 10, 50)
+    assert np.abs(side[density.argmax(axis=0)] - slope * side)[5:35].max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "pairs", [np.zeros((0, 2)), np.ones((1, 2)), np.ones((9, 2)), np.outer(range(9), [1, 2]), np.full((5, 2), 99.0)]
+)
+def test_imputed_values_without_a_density_are_points(pairs):
+    axes = plots.imputation(*pairs.T)
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), pairs[np.all(pairs < 10, axis=1)])
+
+
+def test_imputed_values_are_drawn_on_given_axes_and_must_match():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    assert plots.imputation([1, 2, 4], [2, 1, 3], axes=axes) is axes
+    with pytest.raises(ValueError, match="2 imputed values do not belong to 3 original ones"):
+        plots.imputation([1, 2, 3], [1, 2])

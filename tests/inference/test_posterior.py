@@ -190,7 +190,10 @@ def test_a_posterior_without_cells_says_so(vae, dataset):
 
 def test_entropy_of_batch_mixing(posterior, vae, make_dataset):
     assert 0 <= posterior.entropy_batch_mixing() <= np.log(2) + 1e-9
-    assert Posterior(vae, make_dataset(n_batches=3)).entropy_batch_mixing() is None
+    three = make_dataset(n_batches=3)
+    mixed = Posterior(VAE(20, n_batch=3), three).entropy_batch_mixing(seed=0)
+    assert np.log(2) < mixed <= np.log(3) + 1e-9  # a network that is not fitted sees hardly any difference
+    assert Posterior(vae, make_dataset(n_batches=1)).entropy_batch_mixing() is None
 
 
 def test_entropy_batch_mixing_of_mixed_and_separate_batches():
@@ -204,10 +207,39 @@ def test_entropy_batch_mixing_of_mixed_and_separate_batches():
     first = entropy_batch_mixing(latent, batches)
     torch.manual_seed(1)
     assert entropy_batch_mixing(latent, batches) == first
-    with pytest.raises(ValueError, match="compares two batches, got 3"):
-        entropy_batch_mixing(latent, np.arange(400) % 3)
     with pytest.raises(ValueError, match=r"got shapes \(400, 2\) and \(3,\)"):
         entropy_batch_mixing(latent, [0, 1, 1])
+
+
+def test_entropy_batch_mixing_of_two_batches_has_the_formula_of_2020():
+    rng = np.random.default_rng(1)
+    latent = rng.normal(size=(150, 3))
+    batches = (latent[:, 0] + rng.normal(size=150) > 0).astype(int)
+
+    def of_cell(cell):  # the binary entropy of the share of batch 1 among the 50 nearest others
+        distances = np.linalg.norm(latent - latent[cell], axis=1)
+        share = batches[np.argsort(distances)[1:51]].mean()
+        return 0.0 if share in (0, 1) else -share * np.log(share) - (1 - share) * np.log(1 - share)
+
+    entropies = np.array([of_cell(cell) for cell in range(150)])
+    pools = [entropies[pool].mean() for pool in np.random.default_rng(7).integers(0, 150, (50, 100))]
+    assert entropy_batch_mixing(latent, batches, seed=7) == pytest.approx(np.mean(pools))
+    assert entropy_batch_mixing(latent, batches, n_pools=3000, seed=1) == pytest.approx(entropies.mean(), abs=0.005)
+
+
+@pytest.mark.parametrize("shares", [[1, 1], [1, 1, 1], [4, 2, 1, 1], [1] * 7])
+def test_entropy_batch_mixing_of_any_number_of_batches(shares):
+    batches = np.random.default_rng(0).permutation(np.repeat(np.arange(len(shares)), 300 * np.array(shares)))
+    latent = np.random.default_rng(1).normal(size=(len(batches), 2))
+    share = np.array(shares) / sum(shares)
+    mixed = -np.sum(share * np.log(share))
+    # among 400 neighbours the entropy is low by (k - 1) / 800 in the mean (Miller and Madow)
+    found = entropy_batch_mixing(latent, batches, n_neighbors=400, n_pools=200, seed=0)
+    assert found == pytest.approx(mixed - (len(shares) - 1) / 800, abs=0.01)
+    apart = entropy_batch_mixing(latent + 100 * batches[:, None], batches, seed=0)
+    assert apart == 0
+    halves = entropy_batch_mixing(latent + 100 * (batches[:, None] // 2), batches, n_neighbors=200, seed=0)
+    assert 0 < halves < mixed or len(shares) == 2  # pairs of batches mix
 
 
 def test_entropy_from_indices():

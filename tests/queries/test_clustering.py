@@ -1,10 +1,24 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 from scipy.spatial.distance import cdist
+from scipy.stats import spearmanr
 
-from scvi.queries.clustering import batch_entropy, kmeans_scores, knn_accuracy, max_batch_entropy, pca, silhouette
+from scvi.queries.clustering import (
+    agreement,
+    batch_entropy,
+    clusters,
+    kmeans_scores,
+    knn_accuracy,
+    knn_purity,
+    max_batch_entropy,
+    neighbour_overlap,
+    pca,
+    silhouette,
+)
 
 
 @pytest.fixture
@@ -95,7 +109,7 @@ def test_entropy_of_all_others_nears_that_of_the_proportions():
     assert max_batch_entropy(["one"] * 9) == 0
 
 
-@pytest.mark.parametrize("score", [kmeans_scores, silhouette, knn_accuracy, batch_entropy])
+@pytest.mark.parametrize("score", [kmeans_scores, silhouette, knn_accuracy, knn_purity, batch_entropy])
 def test_bad_input_is_refused(score):
     latent = np.zeros((4, 2))
     with pytest.raises(ValueError, match=r"got shapes \(4, 2\) and \(3,\)"):
@@ -124,3 +138,56 @@ def test_pca_against_the_singular_values(layout):
     given = layout(counts)
     np.testing.assert_allclose(np.abs(pca(given, 5)), np.abs(u[:, :5] * s[:5]), rtol=1e-8, atol=1e-10)
     assert (np.asarray(given.todense() if sparse.issparse(given) else given) == counts).all()
+
+
+def test_knn_purity_against_a_loop(cells):
+    latent, labels, _ = cells
+    for k in (1, 7, 30, 119):
+        share = [np.mean(labels[neighbours(latent, cell, k)] == labels[cell]) for cell in range(len(latent))]
+        expected = pd.Series(share).groupby(labels).mean().mean()
+        assert knn_purity(latent, labels, k=k) == pytest.approx(expected)
+
+
+def test_knn_purity_of_points_on_a_line():
+    # of two neighbours: a sees (a, a), (a, a), (a, b); b sees (b, b), (b, b) but for the first, which sees (a, b)
+    latent = np.array([0.0, 1.0, 2.1, 3.0, 4.2, 5.5])[:, None]
+    assert knn_purity(latent, list("aaabbb"), k=2) == pytest.approx(((1 + 1 + 1 / 2) + (1 / 2 + 1 + 1)) / 3 / 2)
+    assert knn_purity(latent, list("aaaaab"), k=2) == pytest.approx((1 + 1 + 1 + 1 + 1 / 2) / 5 / 2)  # b: 0
+    assert knn_purity(np.repeat([[0.0], [9.0]], 40, axis=0), np.repeat([3, 1], 40)) == 1
+
+
+@given(n=st.integers(3, 40), k=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
+def test_the_overlap_of_neighbours_is_that_of_the_matrices(n, k, seed):
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=(n, 3))
+    second = np.c_[first[:, :2] + rng.normal(size=(n, 2)), rng.normal(size=n)]
+    k = min(k, n - 1)
+    matrices = np.zeros((2, n, n))
+    for matrix, space in zip(matrices, (first, second), strict=True):
+        for cell in range(n):
+            matrix[cell, neighbours(space, cell, k)] = 1
+    one, two = matrices.reshape(2, -1)
+    correlation, enrichment = neighbour_overlap(first, second, k)
+    assert correlation == pytest.approx(spearmanr(one, two)[0], abs=1e-9)
+    assert enrichment == pytest.approx(np.sum(one * two) * n**2 / (one.sum() * two.sum()))
+
+
+def test_the_overlap_of_equal_and_of_unrelated_spaces():
+    first, second = np.random.default_rng(0).normal(size=(2, 300, 4))
+    assert neighbour_overlap(first, 2 * first + 1, 20) == (pytest.approx(1), pytest.approx(15))
+    correlation, enrichment = neighbour_overlap(first, second, 20)
+    assert abs(correlation) < 0.05
+    assert enrichment == pytest.approx(1, abs=0.5)
+    with pytest.raises(ValueError, match=r"got shapes \(300, 4\) and \(299, 4\)"):
+        neighbour_overlap(first, second[1:])
+
+
+def test_clusters_find_clumps_and_refuse_more_clusters_than_cells():
+    clump = np.arange(60) % 3
+    latent = np.random.default_rng(0).normal(size=(60, 2)) + 20 * np.eye(3, 2)[clump]
+    for method in ("kmeans", "gmm"):
+        found = clusters(latent, 3, method, seed=1)
+        assert agreement(clump, found) == {"ARI": pytest.approx(1), "NMI": pytest.approx(1)}
+        assert np.array_equal(found, clusters(latent, 3, method, seed=1))
+    with pytest.raises(ValueError, match="60 cells cannot be in 61 clusters"):
+        clusters(latent, 61)

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampl
 
 from scvi._checks import check_draws, superseded
 from scvi.dataset import GeneExpressionDataset
+from scvi.inference import posterior_imputation as imputing
+from scvi.inference import posterior_scores as scores
 from scvi.inference import posterior_utils
 from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
 from scvi.minibatch import Minibatch
@@ -237,16 +239,16 @@ class Posterior:
         """None: cells are labelled by an `AnnotationPosterior`, whose metric this is."""
         return None
 
-    @metric("max")
-    def entropy_batch_mixing(self, **kwargs: Any) -> float | None:
-        """Entropy of the batch among neighbours in the latent space, ln 2 when mixed; None unless there are 2 batches.
+    entropy_batch_mixing = metric("max")(scores.entropy_batch_mixing)
+    knn_purity = metric("max")(scores.knn_purity)
+    clustering_scores = scores.clustering_scores
+    nn_overlap_score = scores.nn_overlap_score
+    show_t_sne = scores.show_t_sne
+    apply_t_sne = staticmethod(scores.apply_t_sne)
 
-        `kwargs` go to `scvi.inference.posterior_utils.entropy_batch_mixing`.
-        """
-        if self.gene_dataset.n_batches != 2:
-            return None
-        means, batch_indices, *_ = self.get_latent()
-        return posterior_utils.entropy_batch_mixing(means, batch_indices.ravel(), **kwargs)
+    imputation_list = imputing.imputation_list
+    imputation_score = imputing.imputation_score
+    imputation_benchmark = imputing.imputation_benchmark
 
     # Latent space and expression ----------------------------------------------------------------------------------
 
@@ -275,6 +277,13 @@ class Posterior:
         z = latent(self.model, remembered(), give_mean=give_mean)
         batch_indices, labels = (torch.cat(column).cpu().numpy() for column in zip(*codes, strict=True))
         return z, batch_indices, labels.ravel()
+
+    def placed(
+        self, give_mean: bool = True
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """As :meth:`get_latent`, in the order of `indices`, with batch codes (n,)."""
+        z, batch_indices, labels = self.sequential().get_latent(give_mean)
+        return z, batch_indices.ravel(), labels
 
     def get_stats(self) -> npt.NDArray[np.float32]:
         """One draw of the log library size of each cell, (n,), in the order of `indices`."""

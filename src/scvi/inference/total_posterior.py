@@ -136,6 +136,10 @@ class TotalPosterior(Posterior):
         found = asked_parts(self.model, self._cells(), place)
         return found["z"], found["batch"], found["labels"], found["library"]
 
+    def placed(self, give_mean: bool = True) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        z, batch_indices, labels, _ = self.sequential().get_latent(sample=not give_mean)
+        return z, batch_indices.ravel(), labels
+
     # Expression ---------------------------------------------------------------------------------------------------
 
     def get_protein_background_mean(self) -> Floats:

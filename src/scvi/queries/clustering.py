@@ -7,6 +7,8 @@ neighbours of a cell are the k nearest others by Euclidean distance, or all othe
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
@@ -30,14 +32,37 @@ def kmeans_scores(latent: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, flo
     dict
         ARI (adjusted Rand index, 0 expected by chance) and NMI (normalised mutual information); 1 is perfect for both.
     """
+    latent, codes, n_labels = _checked(latent, labels, "labels")
+    return agreement(codes, clusters(latent, n_labels))
+
+
+def clusters(
+    latent: npt.ArrayLike,
+    n_clusters: int,
+    method: Literal["kmeans", "gmm"] = "kmeans",
+    *,
+    n_starts: int = 50,
+    seed: int = 0,
+) -> npt.NDArray[np.int64]:
+    """Numbers of clusters, (n,), by K-means, the best of `n_starts`, or by a mixture of Gaussians."""
     from sklearn.cluster import KMeans
+    from sklearn.mixture import GaussianMixture
+
+    latent = np.asarray(latent)
+    if len(latent) < n_clusters:
+        raise ValueError(f"{len(latent)} cells cannot be in {n_clusters} clusters: ask for fewer, or give more cells")
+    if method == "gmm":
+        return GaussianMixture(n_clusters, random_state=seed).fit_predict(latent.astype(np.float64))
+    return KMeans(n_clusters, n_init=n_starts, random_state=seed).fit_predict(latent)
+
+
+def agreement(labels: npt.ArrayLike, found: npt.ArrayLike) -> dict[str, float]:
+    """ARI and NMI, see `kmeans_scores`, of any clusters with the labels, (n,) each."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    latent, codes, n_labels = _checked(latent, labels, "labels")
-    clusters = KMeans(n_labels, n_init=50, random_state=0).fit_predict(latent)
     return {
-        "ARI": float(adjusted_rand_score(codes, clusters)),
-        "NMI": float(normalized_mutual_info_score(codes, clusters)),
+        "ARI": float(adjusted_rand_score(labels, found)),
+        "NMI": float(normalized_mutual_info_score(labels, found)),
     }
 
 
@@ -55,6 +80,39 @@ def knn_accuracy(latent: npt.ArrayLike, labels: npt.ArrayLike, k: int = 15) -> f
     """Share of cells whose k nearest neighbours vote for its own label; a tie goes to the label that sorts first."""
     latent, codes, n_labels = _checked(latent, labels, "labels")
     return float(np.mean(_neighbour_counts(latent, codes, n_labels, k).argmax(axis=1) == codes))
+
+
+def knn_purity(latent: npt.ArrayLike, labels: npt.ArrayLike, k: int = 30) -> float:
+    """Share of the k nearest neighbours that have a cell's own label: mean over the cells of a label, then over labels.
+
+    1 is pure; a rare label counts as much as a common one.
+    """
+    latent, codes, n_labels = _checked(latent, labels, "labels")
+    counts = _neighbour_counts(latent, codes, n_labels, k)
+    share = counts[np.arange(len(codes)), codes] / counts.sum(axis=1)
+    return float(np.mean(np.bincount(codes, share) / np.bincount(codes)))
+
+
+def neighbour_overlap(first: npt.ArrayLike, second: npt.ArrayLike, k: int = 100) -> tuple[float, float]:
+    """How far the same cells have the same k nearest neighbours in two spaces, (n, d) each; dimensions may differ.
+
+    Returns
+    -------
+    correlation, enrichment
+        Spearman correlation of the two n x n matrices that say who is a neighbour of whom (of 0 and 1, so that it is
+        Pearson's, and needs no such matrix), and the number of common neighbours over the k^2 expected by chance.
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    if first.ndim != 2 or second.ndim != 2 or len(first) != len(second) or len(first) < 3:
+        raise ValueError(
+            f"the overlap needs the same cells, at least 3, in two spaces (n, d), got shapes {first.shape} and "
+            f"{second.shape}"
+        )
+    n = len(first)
+    k = min(k, n - 1)
+    mine, theirs = (np.arange(n)[:, None] * n + _neighbours(space, k) for space in (first, second))  # (n, k) entries
+    common, share = len(np.intersect1d(mine, theirs, assume_unique=True)) / n**2, k / n
+    return (common - share**2) / (share * (1 - share)), common / share**2
 
 
 def batch_entropy(latent: npt.ArrayLike, batches: npt.ArrayLike, k: int = 50) -> float:
@@ -91,14 +149,19 @@ def _checked(latent: npt.ArrayLike, values: npt.ArrayLike, name: str) -> tuple[n
 
 def _neighbour_counts(latent: npt.NDArray, codes: npt.NDArray[np.int64], n_codes: int, k: int) -> npt.NDArray[np.int64]:
     """How many of the k nearest neighbours of each cell have each code, (n, n_codes)."""
+    neighbours = _neighbours(latent, k)
+    rows = np.arange(len(latent))[:, None]
+    of_each = np.bincount((rows * n_codes + codes[neighbours]).ravel(), minlength=len(latent) * n_codes)
+    return of_each.reshape(-1, n_codes)
+
+
+def _neighbours(latent: npt.NDArray, k: int) -> npt.NDArray[np.int64]:
+    """Positions of the k nearest others of each cell, or of all others, (n, k)."""
     from sklearn.neighbors import NearestNeighbors
 
     if k < 1:
         raise ValueError(f"k={k!r} is not a positive number of neighbours")
-    k = min(k, len(latent) - 1)
-    neighbours = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(return_distance=False)  # (n, k)
-    rows = np.repeat(np.arange(len(latent)), k)
-    return np.bincount(rows * n_codes + codes[neighbours].ravel(), minlength=len(latent) * n_codes).reshape(-1, n_codes)
+    return NearestNeighbors(n_neighbors=min(k, len(latent) - 1)).fit(latent).kneighbors(return_distance=False)
 
 
 def _entropy(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

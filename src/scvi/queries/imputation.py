@@ -1,4 +1,4 @@
-"""What a model of several data sets expects of the genes that a data set did not measure."""
+"""What a model expects where counts were replaced, and of genes that one of several data sets did not measure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import class_log_probabilities
-from scvi.models.base import batch_codes
+from scvi.models.base import Model, batch_codes
 from scvi.models.gaussian import draw
 from scvi.models.jvae import JVAE
-from scvi.queries.evaluation import asked
-from scvi.queries.expression import columns
+from scvi.queries.evaluation import asked, evaluating
+from scvi.queries.expression import columns, posterior_draws
 
 
 def imputed(
@@ -72,3 +72,38 @@ def data_set_probabilities(model: JVAE, discriminator: nn.Module, minibatches: I
         return log_p.exp()
 
     return asked(nn.ModuleList([model, discriminator]), minibatches, probabilities)
+
+
+def of_replaced(
+    model: Model,
+    pairs: Iterable[tuple[Minibatch, Minibatch]],
+    n_samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Counts that were replaced, and what a model that sees the replacements expects in their place.
+
+    Parameters
+    ----------
+    pairs
+        Minibatches of the same cells, with their true counts and with some of these replaced.
+    n_samples
+        Posterior draws a cell.
+
+    Returns
+    -------
+    true, expected
+        Of each cell (t,) and (n_samples, t), where t counts differ.
+    """
+    true: list[np.ndarray] = []
+    expected: list[np.ndarray] = []
+    with evaluating(model):
+        for whole, replaced in pairs:
+            cells, genes = torch.nonzero(whole.x != replaced.x, as_tuple=True)
+            rates = [
+                model.generative(z, log_size, replaced).genes.expected("latent")[:, cells, genes]
+                for z, log_size in posterior_draws(model, replaced, n_samples, generator)
+            ]
+            ends = np.cumsum(np.bincount(cells.cpu().numpy(), minlength=len(whole)))[:-1]
+            true += np.split(whole.x[cells, genes].cpu().numpy(), ends)
+            expected += np.split(torch.cat(rates).cpu().numpy(), ends, axis=1)
+    return true, expected
