@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import scvi
-from scvi.estimators import files
+from scvi.estimators import cell_files, files
 from small_cells import KEYS, QUICK, TINY, make_adata
 
 
@@ -208,6 +208,28 @@ def test_where_and_with_what_a_model_is_loaded(fitted: scvi.SCVI, tmp_path: Path
     assert scvi.SCVI.load(tmp_path / "model", False, accelerator="cpu", device=1).device == torch.device("cpu")
     with pytest.raises(ValueError, match="accelerator='tpu' is not one of"):
         scvi.SCVI.load(tmp_path / "model", accelerator="tpu")
+
+
+def test_a_model_is_loaded_where_there_is_a_device(
+    fitted: scvi.SCVI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fitted.save(tmp_path / "model", save_anndata=True)
+    loaded = scvi.SCVI.load(tmp_path / "model", accelerator="auto")
+    assert loaded.device == torch.device("cpu")
+    np.testing.assert_array_equal(loaded.get_latent_representation(), fitted.get_latent_representation())
+    with pytest.raises(ValueError, match="gpu"):
+        scvi.SCVI.load(tmp_path / "model", accelerator="gpu")
+
+
+def test_no_cells_in_the_place_of_cells_are_refused(fitted: scvi.SCVI, tmp_path: Path) -> None:
+    before = fitted.adata
+    with pytest.raises(TypeError, match=r"None came in the place of cells.*SCVI.load\(dir_path, adata=False\)"):
+        fitted.adata = None
+    assert fitted.adata is before
+    fitted.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="no cells"):
+        scvi.SCVI.load(tmp_path / "model", fitted.adata[:0])
 
 
 def test_what_a_model_says_of_itself(fitted: scvi.SCVI) -> None:
@@ -418,7 +440,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         elif culprit == "json.dumps":
             patch.setattr(files.json, "dumps", fails)
         elif culprit == "write_h5ad":
-            patch.setattr(files, "write_h5ad", fails)
+            patch.setattr(cell_files, "write_h5ad", fails)
         elif overwrite:
             patch.setattr(os, "replace", fails_to_move_in)
         else:

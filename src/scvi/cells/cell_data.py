@@ -190,7 +190,8 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         arrays: dict[str, Any] = {name: values[order] for name, values in self.given().items()}
         guard = None if self.guard is None else self.guard.take(order)
         counts, names = Reordered(self.counts, order), self.cell_names[order]
-        return replace(self, counts=counts, cell_names=names, guard=guard, **arrays)
+        kept = None if self.kept is None else self.kept.reordered(order)
+        return replace(self, counts=counts, cell_names=names, guard=guard, kept=kept, **arrays)
 
     def reads_like(self, other: CellData) -> bool:
         """Whether all that is read of the cells, but for their counts, is the same."""

@@ -1,17 +1,20 @@
-"""Cells without counts: an AnnData that keeps what a fitted model knows of each cell."""
+"""Cells without counts: an AnnData, or a MuData, that keeps what a fitted model knows of each cell."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scvi.cells.mudata_parts import made_of
+
 _UNS_KEY, _PREFIX = "_scvi_minified", "scvi_"
+_SETUPS = "_scvi"  # in `uns`: set-ups are of counts
 _KIND_KEY, _TOTAL = "_scvi_adata_minify_type", "observed_lib_size"  # in `uns` and `obs`, as scripts know them
 WITHOUT_COUNTS, WITH_COUNTS = "latent_posterior_parameters", "latent_posterior_parameters_with_counts"
 
@@ -30,6 +33,10 @@ class Kept:
 
     values: dict[str, np.ndarray]
     model: str
+
+    def reordered(self, order: np.ndarray) -> Kept:
+        """The same of cells in another order; (n,) positions of the cells that come first, second and so on."""
+        return Kept({name: values[order] for name, values in self.values.items()}, self.model)
 
     @property
     def log_size(self) -> np.ndarray | None:
@@ -59,29 +66,61 @@ def minified(
     totals
         (n,) total counts of the cells, which ``obs["observed_lib_size"]`` is to have.
     """
-    obsm = {name: values.copy() for name, values in adata.obsm.items() if name not in drop_obsm}
-    uns = {name: value for name, value in adata.uns.items() if name != "_scvi"}  # set-ups are of counts
+    smaller = _without_counts(adata, drop_obsm, layers)
+    _mark(smaller, kept, totals, WITHOUT_COUNTS)
+    return smaller
+
+
+def minified_mudata(mdata: Any, kept: Kept, totals: np.ndarray) -> Any:
+    """As :func:`minified` for a MuData: no modality has counts, and what a model keeps is in that of the MuData."""
+    smaller = made_of(mdata, {name: _without_counts(modality) for name, modality in mdata.mod.items()})
+    smaller.uns.pop(_SETUPS, None)
+    _mark(smaller, kept, totals, WITHOUT_COUNTS)
+    return smaller
+
+
+def marked(data: Any, kept: Kept, totals: np.ndarray) -> Any:
+    """A copy of an AnnData or a MuData with its counts, and beside them what :func:`minified` keeps."""
+    if isinstance(data, AnnData):
+        copy: Any = _copy(data)
+    else:
+        copy = made_of(data, {name: _copy(modality) for name, modality in data.mod.items()})
+    _mark(copy, kept, totals, WITH_COUNTS)
+    return copy
+
+
+def _copy(adata: AnnData) -> AnnData:
+    return adata.to_memory() if adata.isbacked else adata.copy()
+
+
+def _without_counts(adata: AnnData, drop_obsm: Sequence[str] = (), layers: Sequence[str] = ()) -> AnnData:
     return AnnData(
         sp.csr_matrix(adata.shape, dtype=np.float32),
-        obs=_with_totals(adata.obs, totals),
+        obs=adata.obs.copy(),
         var=adata.var.copy(),
-        obsm=obsm | {f"{_PREFIX}{name}": values for name, values in kept.values.items()},
+        obsm={name: values.copy() for name, values in adata.obsm.items() if name not in drop_obsm},
         varm={name: values.copy() for name, values in adata.varm.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
         varp={name: values.copy() for name, values in adata.varp.items()},
         layers={name: adata.layers[name].copy() for name in layers},
-        uns=uns | {_UNS_KEY: json.dumps({"model": kept.model, "kept": list(kept.values)}), _KIND_KEY: WITHOUT_COUNTS},
+        uns={name: value for name, value in adata.uns.items() if name != _SETUPS},
     )
 
 
-def marked(adata: AnnData, kept: Kept, totals: np.ndarray) -> AnnData:
-    """A copy of `adata` with its counts, and beside them what :func:`minified` keeps."""
-    copy = adata.to_memory() if adata.isbacked else adata.copy()
-    copy.obs = _with_totals(adata.obs, totals)
+def _mark(data: Any, kept: Kept, totals: np.ndarray | None, kind: str) -> None:
+    """Writes what is kept into an AnnData or a MuData of these cells."""
+    if totals is not None:
+        data.obs[_TOTAL] = totals
     for name, values in kept.values.items():
-        copy.obsm[f"{_PREFIX}{name}"] = values
-    copy.uns[_KIND_KEY] = WITH_COUNTS
-    return copy
+        data.obsm[f"{_PREFIX}{name}"] = values
+    if kind == WITHOUT_COUNTS:
+        data.uns[_UNS_KEY] = json.dumps({"model": kept.model, "kept": list(kept.values)})
+    data.uns[_KIND_KEY] = kind
+
+
+def kept_entries(data: Any) -> dict[str, np.ndarray]:
+    """What was kept of the cells of a minified AnnData or MuData as it is in `obsm`."""
+    return {name: np.asarray(values) for name, values in data.obsm.items() if name.startswith(_PREFIX)}
 
 
 def minified_type(adata: AnnData) -> str | None:
@@ -89,11 +128,7 @@ def minified_type(adata: AnnData) -> str | None:
     return WITHOUT_COUNTS if is_minified(adata) else adata.uns.get(_KIND_KEY)
 
 
-def _with_totals(obs: pd.DataFrame, totals: np.ndarray | None) -> pd.DataFrame:
-    return obs.copy() if totals is None else obs.assign(**{_TOTAL: totals})
-
-
-def is_minified(adata: AnnData) -> bool:
+def is_minified(adata: Any) -> bool:
     """Whether the counts were left out."""
     return _UNS_KEY in adata.uns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from scvi._checks import is_number
 from scvi._warnings import warn
 from scvi._writing import padded
 from scvi.cells import checks
+from scvi.cells.mudata_parts import with_features
 from scvi.cells.other_names import likely_cause
 from scvi.cells.proteins import with_proteins
-from scvi.cells.schema import Schema
+from scvi.cells.schema import ProteinSchema, Schema
 from scvi.cells.storage import as_rows
 
 logger = logging.getLogger(__name__)
@@ -82,15 +84,65 @@ def _padded(adata: AnnData, schema: Schema, places: np.ndarray) -> AnnData:
     if adata.isbacked:
         adata = adata[:, np.sort(places[places >= 0])].to_memory()
         places = adata.var_names.get_indexer(pd.Index(schema.genes))
+    return _with_columns(adata, schema.genes, places)
+
+
+def _with_columns(adata: AnnData, names: Sequence[str], places: np.ndarray) -> AnnData:
+    """A copy with these genes, or proteins; `places` says where they are in `adata`, -1 where they are not."""
     return AnnData(
         None if adata.X is None else _columns(adata.X, places),
         obs=adata.obs.copy(),
-        var=padded(adata.var, pd.Index(schema.genes, name=adata.var_names.name)),
+        var=padded(adata.var, pd.Index(names, name=adata.var_names.name)),
         obsm={name: values.copy() for name, values in adata.obsm.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
         layers={name: _columns(values, places) for name, values in adata.layers.items()},
         uns=dict(adata.uns),
     )
+
+
+def as_mudata(mdata: Any, joined: AnnData, proteins: Any, made: Any = None) -> Any:
+    """A MuData with the genes and proteins of what :func:`with_genes` gave for the AnnData that is read of `mdata`.
+
+    Other modalities are as they are.
+
+    Parameters
+    ----------
+    proteins
+        A ProteinSchema: those that its modality of proteins is to have, in this order; missing ones are NaN there.
+    made
+        The MuData to change, itself with its two modalities; None: a new one.
+    """
+    names = [proteins.modalities[argument] for argument in ("rna_layer", "protein_layer")]
+    rna, protein = (mdata.mod[name] for name in names)
+    genes = AnnData(
+        joined.X,
+        obs=rna.obs.copy(),
+        var=joined.var,
+        obsm={name: values.copy() for name, values in rna.obsm.items()},
+        obsp={name: values.copy() for name, values in rna.obsp.items()},
+        layers=dict(joined.layers),
+        uns=dict(rna.uns),
+    )
+    table = joined.obsm[proteins.obsm_key][list(proteins.names)]
+    table = table if protein.obs_names.equals(rna.obs_names) else table.loc[protein.obs_names]
+    parts = (genes, _of_proteins(protein, table, proteins))
+    if made is not None:
+        for modality, new in zip((rna, protein), parts, strict=True):
+            become(modality, new)
+        parts = (rna, protein)
+    return with_features(mdata, dict(zip(names, parts, strict=True)), made)
+
+
+def _of_proteins(protein: AnnData, table: pd.DataFrame, proteins: ProteinSchema) -> AnnData:
+    """A modality with the proteins of a table, whose counts it has; NaN for those that it lacks."""
+    whole = _with_columns(protein, proteins.names, protein.var_names.get_indexer(table.columns))
+    if table.isna().to_numpy().any():
+        counts = table.to_numpy(dtype=np.float32)
+        if proteins.layer is None:
+            whole.X = counts
+        else:
+            whole.layers[proteins.layer] = counts
+    return whole
 
 
 def _columns(values: Any, places: np.ndarray) -> Any:

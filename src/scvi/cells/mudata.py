@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import found, nearest
+from scvi.cells.minified import is_minified, kept_entries
 from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.storage import as_dense, as_rows
 
@@ -92,7 +93,7 @@ def order_of(data: Any, adata: AnnData) -> np.ndarray | None:
 def joined_modalities(mdata: Any, place: ProteinPlace) -> AnnData:
     """The RNA modality, in its own order, with the proteins in `obsm`; counts of genes are shared, not copied.
 
-    Its `obs` also has the columns of ``mdata.obs`` that the RNA lacks.
+    Its `obs` also has the columns of ``mdata.obs`` that the RNA lacks. Of a minified MuData it has what was kept.
 
     Parameters
     ----------
@@ -126,8 +127,16 @@ def joined_modalities(mdata: Any, place: ProteinPlace) -> AnnData:
     for column, modality in modalities.items():
         where = f"a column of mdata.mod[{place.modalities[column]!r}].obs"
         obs[column] = found(modality.obs, "key", column, where).reindex(rna.obs_names)
-    layer = place.layer
+    if is_minified(mdata):
+        places = mdata.obs.index.get_indexer(rna.obs_names)
+        obsm: dict[str, Any] = {name: values[places] for name, values in kept_entries(mdata).items()}
+    else:
+        obsm = {OBSM_KEY: _table(protein, place.layer)}
+    return AnnData(rna.X, obs=obs, var=rna.var, layers=dict(rna.layers), obsm=obsm, uns=dict(mdata.uns))
+
+
+def _table(protein: AnnData, layer: str | None) -> pd.DataFrame:
+    """Counts of proteins by their names."""
     stored = protein.X if layer is None else found(protein.layers, "protein_layer", layer, "a layer of the proteins")
     values = as_dense(as_rows(stored, "the counts of proteins"))
-    table = pd.DataFrame(values, index=rna.obs_names, columns=protein.var_names.astype(str))
-    return AnnData(rna.X, obs=obs, var=rna.var, layers=dict(rna.layers), obsm={OBSM_KEY: table}, uns=dict(mdata.uns))
+    return pd.DataFrame(values, index=protein.obs_names, columns=protein.var_names.astype(str))

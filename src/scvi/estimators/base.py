@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -21,14 +20,14 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.schema import Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register, registered
-from scvi.estimators import about, files, foreign_cells, foreign_models
-from scvi.estimators.added import added_attributes
+from scvi.estimators import about, saving
 from scvi.estimators.cells import Cells, Indices, all_labels, one_or_all
 from scvi.estimators.fitted_cells import FittedCells
+from scvi.estimators.folder import ADATA
 from scvi.estimators.network_options import network_options, plain, warn_of_sizes
 from scvi.estimators.train import fit_as_told, split, train
 from scvi.fit.checkpoint import digest
-from scvi.fit.devices import checked_device, resolve_device
+from scvi.fit.devices import checked_device
 from scvi.fit.plan import Plan
 from scvi.fit.starting_values import initialise
 from scvi.minibatch import Minibatch
@@ -56,7 +55,7 @@ class Estimator(ABC):
 
     _network: ClassVar[type[Any]]  # makes the network
     _plan: ClassVar[type[Plan]] = Plan  # its options beside those of Plan are arguments of `train`
-    _files_of_cells: ClassVar[tuple[str, ...]] = (files.ADATA,)  # one for each data set that a model is made with
+    _files_of_cells: ClassVar[tuple[str, ...]] = (ADATA,)  # one for each data set that a model is made with
     _always_reads_labels: ClassVar[bool] = False
 
     # ---- making a model ----------------------------------------------------------------------------------------------
@@ -176,6 +175,11 @@ class Estimator(ABC):
 
     def _give(self, number: int, adata: AnnData) -> None:
         """Puts other cells in the place of those of one data set, if they fit the model."""
+        if adata is None:
+            raise TypeError(
+                "None came in the place of cells: pass an AnnData; for a model without cells save this one, and say "
+                f"{type(self).__name__}.load(dir_path, adata=False)"
+            )
         given: list[Any] = [cells.given for cells in self._data_sets]
         known = [cells.digests for cells in self._data_sets]
         given[number], known[number] = adata, None
@@ -249,125 +253,8 @@ class Estimator(ABC):
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
-    def save(
-        self,
-        dir_path: str | os.PathLike[str],
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        *,
-        prefix: str | None = None,
-    ) -> None:
-        """Writes the model to a directory: ``weights.safetensors`` and ``model.json``, whole or not at all.
-
-        Attributes that a user gave the model come along if their names end in ``_`` and they are numbers, strings,
-        flags, or lists and dicts of these.
-
-        Parameters
-        ----------
-        overwrite
-            Write into a directory that is there, and replace the model that is in it. Other files are not touched.
-        save_anndata
-            Write the AnnData beside it, as ``adata.h5ad``.
-        prefix
-            What the names of the files begin with, so that a directory holds several models.
-        """
-        pairs = zip(self._files_of_cells, self._data_sets, strict=True)
-        adatas = {name: cells.now() for name, cells in pairs} if save_anndata else {}
-        if any(adata is None for adata in adatas.values()):
-            raise ValueError("save_anndata=True, but this model was loaded without an AnnData")
-        stored = files.StoredModel(
-            type(self).__name__,
-            self.options,
-            tuple(cells.schema for cells in self._data_sets),
-            self.history,
-            self.is_trained,
-            self._networks.state_dict(),
-            self._train_cells,
-            self._validation_cells,
-            self._scope,
-            self._is_initialised,
-            added_attributes(self),
-        )
-        files.write(dir_path, stored, adatas, overwrite, prefix)
-
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | os.PathLike[str],
-        adata: AnnData | Literal[False] | None = None,
-        accelerator: str = "auto",
-        device: str | int | Sequence[int] = "auto",
-        prefix: str | None = None,
-    ) -> Self:
-        """Reads a model from a directory, one that scvi-tools 1.0 to 1.4 saved as well. Nothing in the files is run.
-
-        Parameters
-        ----------
-        adata
-            Cells to work with; it needs no set-up. None: the AnnData that was saved with the model, if any; without
-            one, or with False, every question needs its `adata`.
-        accelerator, device
-            Where the model is to be, as `accelerator` and `devices` of :meth:`train`.
-        prefix
-            What the names of the files begin with.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model.
-        ValueError
-            If its files are truncated, foreign or of another estimator, or `adata` does not fit the model.
-        """
-        if foreign_models.is_foreign(dir_path, prefix or ""):
-            model = cls._translated(dir_path, prefix or "", adata)
-        else:
-            model = cls._load(dir_path, (adata,), prefix)
-        model.to_device(resolve_device(accelerator, device))
-        return model
-
-    @classmethod
-    def _translated(cls, dir_path: str | os.PathLike[str], prefix: str, adata: AnnData | Literal[False] | None) -> Self:
-        """A model of scvi-tools as one of this class."""
-        stored, networks = cls._read(dir_path, prefix)
-        model = cls._restored(stored, networks, [None] * len(cls._files_of_cells))
-        found = files.read_adata(dir_path, f"{prefix}{files.ADATA}") if adata is None else adata
-        if found is not None and found is not False:
-            model.adata = foreign_cells.as_kept_here(found, model._digest())
-            model._train_cells, model._validation_cells = foreign_cells.named(found, stored)
-        return model
-
-    @classmethod
-    def _load(
-        cls,
-        dir_path: str | os.PathLike[str],
-        adatas: Sequence[AnnData | Literal[False] | None],
-        prefix: str | None = None,
-    ) -> Self:
-        stored, networks = cls._read(dir_path, prefix)
-        pairs = zip(cls._files_of_cells, adatas, strict=True)
-        found = [files.read_adata(dir_path, name, prefix) if adata is None else adata or None for name, adata in pairs]
-        return cls._restored(stored, networks, found)
-
-    @classmethod
-    def _read(cls, dir_path: str | os.PathLike[str], prefix: str | None = None) -> tuple[files.StoredModel, nn.Module]:
-        """The files of a model, and its networks."""
-        if foreign_models.is_foreign(dir_path, prefix or ""):
-            stored = foreign_models.read(dir_path, prefix or "", cls.__name__, cls._defaults())
-        else:
-            n_data_sets = len(cls._files_of_cells)
-            stored = files.read(dir_path, cls.__name__, set(cls._option_names()), n_data_sets, prefix)
-        return stored, files.rebuild(dir_path, stored, lambda: cls._make_networks(stored.schemas, stored.options))
-
-    @classmethod
-    def _restored(cls, stored: files.StoredModel, networks: nn.Module, adatas: Sequence[AnnData | None]) -> Self:
-        model = cls._assembled(stored.options, networks, cls._make_cells(stored.schemas, stored.options, adatas))
-        model.history, model.is_trained = stored.history, stored.is_trained
-        model._train_cells, model._validation_cells = stored.train_cells, stored.validation_cells
-        model._scope, model._is_initialised = stored.scope, stored.is_initialised
-        for name, value in stored.attributes.items():
-            if not hasattr(cls, name):
-                setattr(model, name, value)
-        return model
+    save = saving.save
+    load = saving.load
 
     # ---- what questions need -----------------------------------------------------------------------------------------
 

@@ -116,6 +116,10 @@ class Cells:
             self._read_anew()
         return self.adata
 
+    def given_now(self) -> Any:
+        """The cells as they were given, for a file: an AnnData, or a MuData whose modalities fit together still."""
+        return self.given if self.now() is not None and is_multimodal(self.given) else self.adata
+
     def _read_anew(self) -> CellData:
         stored = as_anndata(self.given, self.schema)
         return self._keep(stored, self._encoded(stored, self.digests if stored.obs_names.equals(self._names) else None))

@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from anndata import AnnData, read_h5ad
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,14 +21,14 @@ from torch import Tensor, nn
 from scvi._checks import check_flag, is_integer
 from scvi._files import replacing
 from scvi._formats import in_format
-from scvi._links import check_links
 from scvi._random import seeded
-from scvi._writing import writable, write_h5ad
 from scvi.cells.schema import Schema
+from scvi.estimators import cell_files
 from scvi.estimators.added import checked_attributes
+from scvi.estimators.cell_files import name_of, writable_cells, write_cells
 from scvi.estimators.cells import one_or_all
 from scvi.estimators.fitted_cells import FittedCells
-from scvi.estimators.folder import ADATA, DESCRIPTION, OWN_FILES, WEIGHTS, ModelFolder, digest_of_file
+from scvi.estimators.folder import ADATA, DESCRIPTION, MDATA, OWN_FILES, WEIGHTS, ModelFolder, digest_of_file
 from scvi.models.former_names import present_name, renamed
 from scvi.models.freezing import Scope
 from scvi.models.weights import refuse_not_finite
@@ -105,13 +104,14 @@ class StoredModel:
 def write(
     directory: str | os.PathLike[str],
     model: StoredModel,
-    adatas: Mapping[str, AnnData],
+    adatas: Mapping[str, Any],
     overwrite: bool,
     prefix: str | None = None,
 ) -> None:
     """Writes a model whole or not at all, and beside it its cells, by names of files; what else is there stays.
 
-    In a folder that is there its files are replaced one by one, see :class:`scvi.estimators.folder.ModelFolder`.
+    A MuData is written as ``mdata.h5mu`` in place of ``adata.h5ad``. In a folder that is there its files are replaced
+    one by one, see :class:`scvi.estimators.folder.ModelFolder`.
 
     Raises
     ------
@@ -129,8 +129,8 @@ def write(
             raise FileExistsError(
                 f"{target} exists: choose another dir_path, or pass overwrite=True to replace the model in it"
             )
-        own = _own_files(folder, (DESCRIPTION, WEIGHTS, *adatas))
-    cells = {name: writable(adata, f"model.{Path(name).stem}") for name, adata in adatas.items()}
+        own = _own_files(folder, (DESCRIPTION, WEIGHTS, *(name_of(cells, name) for name, cells in adatas.items())))
+    cells = {name_of(adata, name): writable_cells(adata, name) for name, adata in adatas.items()}
     if target.exists():
         with folder.replaced(own) as temporary:
             _write_files(temporary, model, cells, "")
@@ -173,7 +173,7 @@ def _write_files(folder: Path, model: StoredModel, cells: Mapping[str, Any], pre
     of_files = {"weights": digest_of_file(weights), "files": [DESCRIPTION, WEIGHTS, *cells]}
     description.write_text(json.dumps(model.description() | of_files, indent=1) + "\n")
     for name, parts in cells.items():
-        write_h5ad(folder / f"{prefix}{name}", parts)
+        write_cells(folder / f"{prefix}{name}", parts)
     weights.chmod(description.stat().st_mode)  # safetensors lets only the owner read
 
 
@@ -271,19 +271,12 @@ def rebuild(directory: str | os.PathLike[str], stored: StoredModel, make: Callab
     return module
 
 
-def read_adata(directory: str | os.PathLike[str], name: str = ADATA, prefix: str | None = None) -> AnnData | None:
-    """An AnnData that was saved beside a model, None where there is none; ValueError if it cannot be read."""
+def read_cells(directory: str | os.PathLike[str], name: str = ADATA, prefix: str | None = None) -> Any:
+    """An AnnData, or MuData, that was saved beside a model, None where there is none; ValueError if it is not read."""
     folder = ModelFolder(directory, prefix)
-    path = folder.stored(name, (_described(folder) or {}).get("weights"))
-    if not path.exists():
-        return None
-    try:
-        check_links(path)
-        return read_h5ad(path)
-    except Exception as error:  # a damaged file fails in as many ways as HDF5 and anndata have
-        raise ValueError(
-            f"{path} is truncated or no .h5ad file of its own ({error}); pass adata to load without it"
-        ) from error
+    description = _described(folder) or {}
+    name = MDATA if name == ADATA and MDATA in description.get("files", ()) else name
+    return cell_files.read_cells(folder.stored(name, description.get("weights")))
 
 
 def _read_description(path: Path, options: Set[str]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
 
-WEIGHTS, DESCRIPTION, ADATA = "weights.safetensors", "model.json", "adata.h5ad"
+WEIGHTS, DESCRIPTION, ADATA, MDATA = "weights.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
 ADATA_SEQ, ADATA_SPATIAL = "adata_seq.h5ad", "adata_spatial.h5ad"
-_CELLS = (ADATA, ADATA_SEQ, ADATA_SPATIAL)
-OWN_FILES = (DESCRIPTION, WEIGHTS, *_CELLS)
+_CELLS = (ADATA, MDATA, ADATA_SEQ, ADATA_SPATIAL)
+OWN_FILES = (DESCRIPTION, WEIGHTS, ADATA, ADATA_SEQ, ADATA_SPATIAL)
+"""Of models whose descriptions do not list them."""
 _BEFORE = ".before"
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
 from scvi.cells.minified import Kept, is_minified, minified
+from scvi.estimators.cell_files import read_cells
 from scvi.estimators.files import StoredModel
 from scvi.estimators.fitted_cells import FittedCells
+from scvi.estimators.folder import ADATA
 
 _MINIFIED, _WITH_COUNTS = "_scvi_adata_minify_type", "_with_counts"  # in `uns`, and how a kind ends that kept them
 # Where it keeps mean and variance of the latent variable: what the model reads, or what it was told to read.
 _MEANS, _VARIANCES = (("scvi_latent_qzm", "X_latent_qzm"), ("scvi_latent_qzv", "X_latent_qzv"))
 _TOTAL = "observed_lib_size"
+
+
+def beside(directory: str | os.PathLike[str], prefix: str) -> Any:
+    """The AnnData that lies beside a model of scvi-tools; None where there is none."""
+    return read_cells(Path(directory) / f"{prefix}{ADATA}")
 
 
 def as_kept_here(adata: AnnData, model: str) -> AnnData:

@@ -17,13 +17,12 @@ from scvi.cells.estimates import NonInteger
 from scvi.cells.far import warn_of_few_shared
 from scvi.cells.other_names import likely_cause
 from scvi.cells.schema import Schema
-from scvi.estimators import about
+from scvi.estimators import about, saving
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import NO_GENE, Cells, all_labels, positions_of
 from scvi.estimators.folder import ADATA_SEQ, ADATA_SPATIAL
 from scvi.estimators.questions import mean_of, table
 from scvi.estimators.train import train_by
-from scvi.fit.devices import resolve_device
 from scvi.fit.plan import AdversarialPlan
 from scvi.fit.starting_values import initialise_joint
 from scvi.minibatch import Minibatch
@@ -425,9 +424,7 @@ class GIMVI(Estimator):
         ValueError
             If its files are truncated, foreign or of another estimator, or the cells do not fit the model.
         """
-        model = cls._load(dir_path, (adata_seq, adata_spatial), prefix)
-        model.to_device(resolve_device(accelerator, device))
-        return model
+        return saving.with_cells(cls, dir_path, (adata_seq, adata_spatial), accelerator, device, prefix)
 
 
 def _all_genes(schemas: Sequence[Schema]) -> list[str]:

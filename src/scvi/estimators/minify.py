@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
 
 from scvi._checks import NotThereError, check_choice
 from scvi.cells.cell_data import CellData
 from scvi.cells.checks import found, nearest
-from scvi.cells.minified import WITH_COUNTS, WITHOUT_COUNTS, Kept, marked, minified, minified_type
+from scvi.cells.minified import WITH_COUNTS, WITHOUT_COUNTS, Kept, marked, minified, minified_mudata, minified_type
 from scvi.cells.mudata import is_multimodal
 from scvi.estimators.base import Estimator
 from scvi.queries import latent
@@ -50,23 +49,17 @@ def minify_adata(
     layers
         Names of layers to keep.
     """
-    self._require_trained()
-    check_choice("minified_data_type", minified_data_type, (WITHOUT_COUNTS, WITH_COUNTS))
-    data: CellData = self._cells.own("minify")
+    data = _with_counts(self, minified_data_type)
     adata: Any = self.adata  # there is one, or it would have been refused
     for name in layers:
         found(adata.layers, "layers", name, "in adata.layers")
-    values = latent.summary(self.module, self._minibatches(data, data.positions(), None))
-    values |= _given(adata, values, qz_mean=use_latent_qzm_key, qz_var=use_latent_qzv_key)
-    kept = Kept(values, self._digest())
-    totals = data.totals()
+    kept = _kept(self, data, adata, qz_mean=use_latent_qzm_key, qz_var=use_latent_qzv_key)
     if minified_data_type == WITH_COUNTS:
-        self.adata = marked(adata, kept, totals)
+        self.adata = marked(adata, kept, data.totals())
         return
     proteins = self.schema.proteins
     drop = () if proteins is None else (proteins.obsm_key,)
-    smaller = minified(adata, kept, drop, layers, totals)
-    self._take_cells(self._make_cells((self.schema,), self.options, (smaller,)))
+    _take(self, minified(adata, kept, drop, layers, data.totals()))
 
 
 def minify_mudata(
@@ -75,10 +68,38 @@ def minify_mudata(
     use_latent_qzm_key: str = _MEANS,
     use_latent_qzv_key: str = _VARIANCES,
 ) -> None:
-    """As :meth:`minify_adata`, of a model that was made with a MuData: its cells become an AnnData without counts."""
-    if not is_multimodal(self._cells.given):
+    """As :meth:`minify_adata`, of a model that was made with a MuData: a MuData without counts takes its place.
+
+    Every modality of it has an empty ``X`` and no layers. What is kept is in ``mdata.obsm`` and ``mdata.obs``, where a
+    posterior that was computed already is looked for, too.
+    """
+    mdata: Any = self._cells.given
+    if mdata is not None and not is_multimodal(mdata):
         raise TypeError("this model was not made with a MuData: call minify_adata")
-    minify_adata(self, minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
+    data = _with_counts(self, minified_data_type)
+    kept = _kept(self, data, mdata, qz_mean=use_latent_qzm_key, qz_var=use_latent_qzv_key)
+    if minified_data_type == WITH_COUNTS:
+        self.adata = marked(mdata, kept, data.totals())
+    else:
+        _take(self, minified_mudata(mdata, kept, data.totals()))
+
+
+def _with_counts(self: Estimator, minified_data_type: str) -> CellData:
+    """The cells of the model, of which counts are needed."""
+    self._require_trained()
+    check_choice("minified_data_type", minified_data_type, (WITHOUT_COUNTS, WITH_COUNTS))
+    return self._cells.own("minify")
+
+
+def _kept(self: Estimator, data: CellData, given: Any, **keys: str) -> Kept:
+    """What the model keeps of cells; mean and variance may be in the `obsm` of what was given, under these keys."""
+    values = latent.summary(self.module, self._minibatches(data, data.positions(), None))
+    return Kept(values | _given(given, values, **keys), self._digest())
+
+
+def _take(self: Estimator, smaller: Any) -> None:
+    """Cells without counts in the place of those that the model has."""
+    self._take_cells(self._make_cells((self.schema,), self.options, (smaller,)))
 
 
 def minified_data_type(self: Estimator) -> str | None:
@@ -87,7 +108,7 @@ def minified_data_type(self: Estimator) -> str | None:
     return None if adata is None else minified_type(adata)
 
 
-def _given(adata: AnnData, values: dict[str, np.ndarray], **keys: str) -> dict[str, np.ndarray]:
+def _given(adata: Any, values: dict[str, np.ndarray], **keys: str) -> dict[str, np.ndarray]:
     """Means and variances that are there, checked; one that is not under its default name has to be."""
     there = {}
     for name, key in keys.items():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,27 +18,16 @@ from scvi._checks import check_flag
 from scvi._random import seeded
 from scvi._warnings import warn
 from scvi.cells.cell_data import CellData
-from scvi.cells.missing_genes import become, with_genes
-from scvi.cells.mudata import adata_in_order, as_anndata
+from scvi.cells.missing_genes import as_mudata, become, with_genes
+from scvi.cells.mudata import adata_in_order, as_anndata, is_multimodal
 from scvi.cells.schema import Schema
 from scvi.cells.setup import extended
+from scvi.estimators import saving
 from scvi.estimators.base import Estimator
+from scvi.estimators.class_methods import making_a_model
 from scvi.models.freezing import Freeze, Scope, columns_of, scope_of, widen
 
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-M = TypeVar("M")
-
-
-class making_a_model(Generic[P]):
-    """Makes a class method of a function of a class: one that answers with a model of the class that lists it."""
-
-    def __init__(self, function: Callable[Concatenate[Any, P], Any]) -> None:
-        self.function = function
-
-    def __get__(self, model: object, cls: type[M]) -> Callable[P, M]:
-        return MethodType(self.function, cls)
 
 
 @making_a_model
@@ -117,10 +105,11 @@ def load_query_data(
     reference._require_trained()
     if check_flag("inplace_subset_query_vars", inplace_subset_query_vars):
         _become_prepared(adata, reference, min_genes_found)
-    stored = as_anndata(adata, reference.schema)
-    found = with_genes(stored, reference.schema, min_genes_found)
-    if found is not stored:
-        adata = found = adata_in_order(adata, found)
+    found = as_anndata(adata, reference.schema)
+    whole = with_genes(found, reference.schema, min_genes_found)
+    if whole is not found:
+        adata = as_mudata(adata, whole, reference.schema.proteins) if is_multimodal(adata) else whole
+        found = as_anndata(adata, reference.schema)
     options = reference.options
     schema, digests = extended(reference.schema, found, cls._reads_labels(options))
     cells = cls._make_cells((schema,), options, (adata,), [digests])
@@ -166,28 +155,68 @@ def prepare_query_anndata(
     -------
     A new AnnData with the cells' annotations, counts and layers; names of genes; or None
     """
-    check_flag("inplace", inplace)
     reference = _reference(cls, reference_model)
     if check_flag("return_reference_var_names", return_reference_var_names):
         return pd.Index(reference.schema.genes)
+    if not inplace:
+        read = adata_in_order(adata, as_anndata(adata, reference.schema))
+        return with_genes(read, reference.schema, min_genes_found, no_others=True)
+    if is_multimodal(adata):
+        raise TypeError(
+            f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False, or call "
+            "prepare_query_mudata"
+        )
+    _become_prepared(adata, reference, min_genes_found)
+    return None
+
+
+def prepare_query_mudata(
+    cls: type[Estimator],
+    mdata: Any,
+    reference_model: Estimator | str | os.PathLike[str],
+    return_reference_var_names: bool = False,
+    inplace: bool = True,
+    *,
+    min_genes_found: float = 0.5,
+) -> Any:
+    """As :meth:`prepare_query_anndata` for a MuData: the modalities that the reference reads get exactly what it reads.
+
+    Missing genes are zero, missing proteins NaN. Other modalities stay as they are; `raw`, `varm` and `varp` of the two
+    are left out.
+
+    Returns
+    -------
+    A new MuData, or None; or the names of the reference's genes and proteins, by name of the modality
+    """
+    if not is_multimodal(mdata):
+        raise TypeError(f"mdata is a {type(mdata).__name__}; pass a MuData, or an AnnData to prepare_query_anndata")
+    check_flag("inplace", inplace)
+    reference = _reference(cls, reference_model)
+    joined, proteins = as_anndata(mdata, reference.schema), reference.schema.proteins
+    if check_flag("return_reference_var_names", return_reference_var_names):
+        names = (reference.schema.genes, proteins.names)  # type: ignore[union-attr]  # there are some, or it is refused
+        modalities = (proteins.modalities[name] for name in ("rna_layer", "protein_layer"))  # type: ignore[union-attr]
+        return {modality: pd.Index(of_it) for modality, of_it in zip(modalities, names, strict=True)}
     if inplace:
-        _become_prepared(adata, reference, min_genes_found)
+        _become_prepared(mdata, reference, min_genes_found)
         return None
-    read = adata_in_order(adata, as_anndata(adata, reference.schema))
-    return with_genes(read, reference.schema, min_genes_found, no_others=True)
+    whole = with_genes(joined, reference.schema, min_genes_found, no_others=True)
+    return as_mudata(mdata, whole, proteins)
 
 
-def _become_prepared(adata: AnnData, reference: Estimator, min_genes_found: float) -> None:
-    """Gives an AnnData exactly the genes of a reference."""
-    read = adata_in_order(adata, as_anndata(adata, reference.schema))
-    if read is not adata:
-        raise TypeError(f"a {type(adata).__name__} cannot become an AnnData in place: pass inplace=False")
-    become(adata, with_genes(read, reference.schema, min_genes_found, no_others=True))
+def _become_prepared(data: Any, reference: Estimator, min_genes_found: float) -> None:
+    """Gives an AnnData or a MuData exactly the genes, and the proteins, of a reference."""
+    schema = reference.schema
+    whole = with_genes(as_anndata(data, schema), schema, min_genes_found, no_others=True)
+    if is_multimodal(data):
+        as_mudata(data, whole, schema.proteins, data)
+    else:
+        become(data, whole)
 
 
 def _reference(cls: type[Estimator], reference_model: Estimator | str | os.PathLike[str]) -> Estimator:
     if isinstance(reference_model, (str, os.PathLike)):
-        return cls._restored(*cls._read(reference_model), (None,))
+        return saving.without_cells(cls, reference_model)
     if type(reference_model) is not cls:
         raise TypeError(
             f"reference_model is a {type(reference_model).__name__}; pass a {cls.__name__} model or the directory "

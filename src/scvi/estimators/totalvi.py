@@ -270,6 +270,7 @@ class TOTALVI(Estimator):
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)
+    prepare_query_mudata = classmethod(query_mapping.prepare_query_mudata)
     minify_adata = minify.minify_adata
     minify_mudata = minify.minify_mudata
     minified_data_type = property(minify.minified_data_type)
