@@ -40,6 +40,7 @@ EXPRESSION: dict[type[Estimator], str] = {
 # Public, but no questions: what every estimator has, what tests of their own call, and other ways to make a model.
 ON_EVERY = {"setup_anndata", "view_anndata_setup", "train", "save", "load", "device", "to_device", "adata"}
 ON_EVERY |= {"train_indices", "validation_indices", "test_indices", "history_", "is_trained_", "get_var_names"}
+ON_EVERY |= {"view_setup_args", "summary_string"}
 ELSEWHERE = {"load_query_data", "prepare_query_anndata", "minify_adata", "from_scvi_model", "setup_mudata", "mdata"}
 ELSEWHERE |= {"adata_seq", "adata_spatial", "adatas", "minify_mudata", "minified_data_type", "n_latent"}
 ELSEWHERE.add("prepare_query_mudata")

@@ -156,3 +156,20 @@ def test_the_formatter_of_the_nearest_ancestor_is_used():
     assert formatter.format(record("scvi.inference.autotune.worker")) == "special text"
     assert formatter.format(record("scvi.inference")) == "plain text"
     assert autotune_formatter.format(record("x")).endswith("INFO - x\ntext")
+
+
+@pytest.mark.parametrize("name", ["dl_num_workers", "dl_persistent_workers", "logging_dir", "warnings_stacklevel"])
+def test_a_setting_without_a_meaning_is_kept_and_named(name, caplog):
+    caplog.set_level("INFO", logger="scvi")
+    before = dict(vars(scvi.settings))
+    setattr(scvi.settings, name, 4)
+    assert getattr(scvi.settings, name) == 4
+    assert caplog.messages == [f"settings.{name}: without a meaning here, and not used."]
+    delattr(scvi.settings, name)
+    assert vars(scvi.settings) == before
+
+
+def test_a_setting_that_is_not_there_is_refused():
+    with pytest.raises(AttributeError, match=r"no setting 'num_thread'; there are 'seed', .*'num_threads'"):
+        scvi.settings.num_thread = 1
+    assert not hasattr(scvi.settings, "num_thread")

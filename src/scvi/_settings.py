@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from scvi._checks import check_choice, check_integer
 
@@ -13,6 +13,12 @@ ProgressBarStyle = Literal["tqdm", "none"]
 
 _BATCH_SIZE = 128
 _LEVELS = {name: getattr(logging, name) for name in ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")}
+
+_NAMES = ("seed", "verbosity", "num_threads", "batch_size", "progress_bar_style")
+_NO_MEANING = (
+    *("dl_num_workers", "dl_persistent_workers", "jax_preallocate_gpu_memory", "logging_dir", "warnings_stacklevel"),
+)
+"""Settings that scripts make and nothing here reads."""
 
 logger = logging.getLogger("scvi")
 logger.addHandler(logging.NullHandler())
@@ -70,12 +76,22 @@ class Settings:
         `batch_size` if it was set, else None, where a fit is free to choose for small data. To be read only.
     progress_bar_style
         'tqdm' (default) or 'none'. 'rich', which scripts that exist may ask for, is read as 'tqdm'.
+
+    Settings of scripts that have no meaning here, such as `dl_num_workers`, are kept and named in the log. Any other
+    name is refused.
     """
 
     def __init__(self) -> None:
         self._seed: int | None = None
         self._batch_size: int | None = None
         self._progress_bar_style: ProgressBarStyle = "tqdm"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _NO_MEANING:
+            logger.info("settings.%s: without a meaning here, and not used.", name)
+        elif not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"there is no setting {name!r}; there are {', '.join(map(repr, _NAMES))}")
+        super().__setattr__(name, value)
 
     @property
     def seed(self) -> int | None:
@@ -130,8 +146,7 @@ class Settings:
         self._progress_bar_style = "none" if style == "none" else "tqdm"
 
     def __repr__(self) -> str:
-        names = ("seed", "verbosity", "num_threads", "batch_size", "progress_bar_style")
-        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in _NAMES)})"
 
 
 settings = Settings()

@@ -154,6 +154,16 @@ def test_read_text_sees_what_separates_the_columns(tmp_path: Path, separator: st
     assert list(read_text(path, genes_in_rows=True).var_names) == ["c1", "c2"]
 
 
+def test_read_csv_takes_the_arguments_of_scripts(tmp_path: Path) -> None:
+    path = tmp_path / "table.txt"
+    path.write_text("cell;A;B\nc1;1;0\nc2;0;3\n")
+    for options in ({"sep": ";"}, {"delimiter": ";", "first_column_names": True}):
+        np.testing.assert_array_equal(read_csv(path, **options).X.toarray(), [[1, 0], [0, 3]])
+    np.testing.assert_array_equal(read_csv(path, ";").X.toarray(), [[1, 0], [0, 3]])
+    with pytest.raises(ValueError, match="first_column_names=False"):
+        read_csv(path, ";", False)
+
+
 def test_read_text_refuses_what_it_cannot_separate_or_name(tmp_path: Path) -> None:
     path = tmp_path / "counts.txt"
     path.write_text("A\nc1\n")

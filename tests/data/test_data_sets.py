@@ -61,6 +61,29 @@ def test_pbmc(tmp_path: Path, apart: bool) -> None:
     assert set(adata.obs["barcode"][~first]) <= set(written["second"])
 
 
+def test_nothing_is_extracted_that_could_be_removed(tmp_path: Path) -> None:
+    files.pbmc(tmp_path)
+    for flag in (True, False):
+        before = sorted(tmp_path.rglob("*"))
+        data.pbmc_dataset(tmp_path, remove_extracted_data=flag)
+        data.dataset_10x("pbmc8k", save_path=tmp_path, remove_extracted_data=flag)
+        assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ValueError, match="remove_extracted_data='no'"):
+        data.pbmc_dataset(tmp_path, remove_extracted_data="no")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("breast_cancer_dataset", "Layer2_BC_count_matrix-1.tsv"), ("mouse_ob_dataset", "Rep11_MOB_count_matrix-1.tsv")],
+)
+def test_spots(name: str, file: str, tmp_path: Path) -> None:
+    table = pd.DataFrame(X.toarray(), index=[f"{i}x{i + 1}" for i in range(N)], columns=GENES)
+    table.to_csv(tmp_path / file, sep="\t")
+    adata = getattr(data, name)(tmp_path)
+    np.testing.assert_array_equal(adata.X.toarray(), X.toarray())
+    assert (list(adata.obs_names), list(adata.var_names)) == (list(table.index), GENES)
+
+
 def cells(n: int = N) -> AnnData:
     return AnnData(X[:n], pd.DataFrame(index=[f"c{i}" for i in range(n)]), pd.DataFrame(index=GENES))
 

@@ -6,13 +6,16 @@ import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import scvi
-from small_cells import make_adata
+from asking import make
+from scvi.estimators.base import Estimator
+from small_cells import QUICK, make_adata
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +147,33 @@ def test_the_options_and_their_defaults() -> None:
     parameters = list(inspect.signature(scvi.SCVI).parameters.values())[1 : 1 + len(OPTIONS)]
     assert {parameter.name: parameter.default for parameter in parameters} == OPTIONS
     assert [parameter.name for parameter in parameters] == list(OPTIONS)
+
+
+def small(cls: type[Estimator]) -> Any:
+    model = make(cls)
+    model.train(**QUICK)
+    return model
+
+
+@pytest.mark.parametrize("cls", [scvi.SCVI, scvi.GIMVI])
+def test_what_a_saved_model_reads(cls: type[Estimator], tmp_path: Path) -> None:
+    model = small(cls)
+    model.save(tmp_path / "model", prefix="my_")
+    pd.testing.assert_frame_equal(cls.view_setup_args(tmp_path / "model", prefix="my_"), model.view_anndata_setup())
+    assert model.summary_string == repr(model)
+
+
+def test_the_device_of_a_mapped_model() -> None:
+    reference = make(scvi.SCVI, encode_covariates=True)
+    reference.train(**QUICK)
+    query = make_adata(60, seed=3)
+    query.obs["batch"] = "b9"
+    for options in ({}, {"accelerator": "cpu", "device": 1}):
+        assert scvi.SCVI.load_query_data(query, reference, **options).device.type == "cpu"
+    with pytest.raises(ValueError, match="accelerator='tpu'"):
+        scvi.SCVI.load_query_data(query, reference, accelerator="tpu")
+
+
+def test_the_fourth_argument_of_another_package_is_not_taken_for_a_flag() -> None:
+    with pytest.raises(ValueError, match="return_dist=128"):
+        small(scvi.SCVI).get_latent_representation(None, None, True, 5000, 128)

@@ -4,10 +4,12 @@ from scvi.data.cite_seq_10x import organize_cite_seq_10x
 from scvi.data.csv import read_csv, read_text
 from scvi.data.data_sets import (
     brainlarge_dataset,
+    breast_cancer_dataset,
     cortex,
     dataset_10x,
     frontalcortex_dropseq,
     heart_cell_atlas_subsampled,
+    mouse_ob_dataset,
     pbmc_dataset,
     pbmcs_10x_cite_seq,
     prefrontalcortex_starmap,
@@ -27,11 +29,13 @@ from scvi.data.tenx import read_10x
 
 __all__ = [
     "brainlarge_dataset",
+    "breast_cancer_dataset",
     "cortex",
     "dataset_10x",
     "download_file",
     "frontalcortex_dropseq",
     "heart_cell_atlas_subsampled",
+    "mouse_ob_dataset",
     "organize_cite_seq_10x",
     "pbmc_dataset",
     "pbmcs_10x_cite_seq",

@@ -34,6 +34,8 @@ _KIND = "a table of counts"
 
 def read_csv(
     path: str | os.PathLike[str],
+    delimiter: str | None = None,
+    first_column_names: bool | None = None,
     *,
     sep: str = ",",
     genes_in_rows: bool = False,
@@ -46,8 +48,10 @@ def read_csv(
 
     Parameters
     ----------
-    sep
-        What separates the columns.
+    sep, delimiter
+        What separates the columns, under the name of your choice.
+    first_column_names
+        None or True: the first column holds names, as it must.
     genes_in_rows
         Whether a line is a gene (and a column a cell), as archives have it, or the other way round.
     compression
@@ -62,9 +66,11 @@ def read_csv(
     Raises
     ------
     ValueError
-        If there is something that is no number, names of cells repeat, lines differ in length, or the table seems to be
-        the other way round.
+        If there is something that is no number, names of cells repeat, lines differ in length, the table seems to be
+        the other way round, or names are said to be missing.
     """
+    _check_names(first_column_names)
+    sep = sep if delimiter is None else delimiter
     path = existing(path)
     with readable_as(path, _KIND):
         columns, blocks, lines = _header(path, sep, compression, encoding), [], []
@@ -106,8 +112,7 @@ def read_text(
     ValueError
         As :func:`read_csv`, or if names are said to be missing, or nothing is found that separates columns.
     """
-    if first_column_names not in (None, True):
-        raise ValueError("first_column_names=False: name the lines in the first column of the table; cells need names")
+    _check_names(first_column_names)
     if delimiter is None:
         path = existing(path)
         with readable_as(path, _KIND), open_bytes(path) as file:
@@ -115,7 +120,13 @@ def read_text(
             delimiter = next((separator for separator in "\t,; " if separator in first), None)
             if delimiter is None:
                 raise ValueError("its first line has no tab, comma, semicolon or space; pass delimiter='...'")
-    return read_csv(path, sep=delimiter, genes_in_rows=genes_in_rows)
+    return read_csv(path, delimiter, genes_in_rows=genes_in_rows)
+
+
+def _check_names(first_column_names: bool | None) -> None:
+    """Refuses a table whose lines are said to have no names."""
+    if first_column_names not in (None, True):
+        raise ValueError("first_column_names=False: name the lines in the first column of the table; cells need names")
 
 
 def _check_orientation(path: Path, genes: np.ndarray, genes_in_rows: bool) -> None:

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from scvi._checks import check_choice, check_flag
 from scvi.cells.checks import obs_column
+from scvi.data.csv import read_csv
 from scvi.data.download import download_file
 from scvi.data.files import Unreadable, unique_names
 from scvi.data.h5ad import read_h5ad
@@ -94,6 +95,8 @@ def dataset_10x(
     filename: Folder | None = None,
     save_path: Folder = "data/10X",
     return_filtered: bool = True,
+    *,
+    remove_extracted_data: bool = False,
     **read_options: Any,
 ) -> AnnData:
     """A data set of 10x Genomics by its name, or a file of that format.
@@ -106,6 +109,8 @@ def dataset_10x(
         A file or folder, if no name is given.
     return_filtered
         The cells that Cell Ranger found, else all barcodes.
+    remove_extracted_data
+        Taken for scripts that pass it: archives are read as they are, nothing is extracted.
     read_options
         Further arguments of :func:`scvi.data.read_10x`.
 
@@ -116,6 +121,7 @@ def dataset_10x(
     ValueError
         If not exactly one of name and file is given.
     """
+    check_flag("remove_extracted_data", remove_extracted_data)
     if (dataset_name is None) == (filename is None):
         raise ValueError("pass one of dataset_name='...' and filename='...'")
     if dataset_name is None:
@@ -124,13 +130,23 @@ def dataset_10x(
     return read_10x(download_file(file.url, file.filename, Path(save_path) / dataset_name), **read_options)
 
 
-def pbmc_dataset(save_path: Folder = "data/", save_path_10X: Folder | None = None) -> AnnData:
+def pbmc_dataset(
+    save_path: Folder = "data/", save_path_10X: Folder | None = None, *, remove_extracted_data: bool = True
+) -> AnnData:
     """Blood cells of two runs of 10x Genomics with 9 cell types; see :func:`scvi.data.read_pbmc`.
+
+    Parameters
+    ----------
+    save_path, save_path_10X
+        Folder of the annotations, and that of the counts where it is another.
+    remove_extracted_data
+        Taken for scripts that pass it: archives are read as they are, nothing is extracted.
 
     Returns
     -------
     What that function gives, and in `obs` "batch" ("pbmc8k", "pbmc4k"), "str_labels" and "labels" (its codes).
     """
+    check_flag("remove_extracted_data", remove_extracted_data)
     names = ("pbmc8k", "pbmc4k")
     runs = [dataset_10x(name, save_path=save_path if save_path_10X is None else save_path_10X) for name in names]
     adata = read_pbmc(runs, _fetched("pbmc_metadata", save_path), _fetched("pbmc_gene_info", save_path))
@@ -138,6 +154,16 @@ def pbmc_dataset(save_path: Folder = "data/", save_path_10X: Folder | None = Non
     adata.obs["str_labels"] = adata.obs["cell_type"]
     adata.obs["labels"] = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
     return adata
+
+
+def breast_cancer_dataset(save_path: Folder = "data/") -> AnnData:
+    """Spatial transcriptomics of human breast cancer, layer 2 (Stahl et al. 2016): a cell is a spot called "XxY"."""
+    return read_csv(_fetched("breast_cancer", save_path), sep="\t")
+
+
+def mouse_ob_dataset(save_path: Folder = "data/") -> AnnData:
+    """Spatial transcriptomics of the mouse's olfactory bulb, replicate 11 (Stahl et al. 2016); cells are spots."""
+    return read_csv(_fetched("mouse_ob", save_path), sep="\t")
 
 
 def retina(save_path: Folder = "data/") -> AnnData:

@@ -39,6 +39,11 @@ def table_of(schema: Schema, hide_state_registries: bool) -> pd.DataFrame:
     return shown.drop(columns="summary") if check_flag("hide_state_registries", hide_state_registries) else shown
 
 
+def summary_string(self: Estimator) -> str:
+    """The class, its sizes and its options in one line, and whether it is trained."""
+    return repr(self)
+
+
 def history_(self: Estimator) -> dict[str, pd.DataFrame]:
     """As `history`."""
     return self.history

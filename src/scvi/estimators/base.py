@@ -218,6 +218,7 @@ class Estimator(ABC):
         return f"{self.schema.n_genes} genes, {self.schema.n_batch} batches"
 
     view_anndata_setup = about.view_anndata_setup
+    summary_string = property(about.summary_string)
     get_var_names = about.get_var_names
     test_indices = property(about.test_indices)
     history_ = property(about.history_)
@@ -255,6 +256,7 @@ class Estimator(ABC):
 
     save = saving.save
     load = saving.load
+    view_setup_args = classmethod(saving.view_setup_args)
 
     # ---- what questions need -----------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from scvi.cells.setup import extended
 from scvi.estimators import saving
 from scvi.estimators.base import Estimator
 from scvi.estimators.class_methods import making_a_model
+from scvi.fit.devices import resolve_device
 from scvi.models.freezing import Freeze, Scope, columns_of, scope_of, widen
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def load_query_data(
     freeze_batchnorm_decoder: bool = True,
     freeze_classifier: bool = True,
     min_genes_found: float = 0.5,
+    accelerator: str = "auto",
+    device: str | int | Sequence[int] = "auto",
 ) -> Estimator:
     """A model that knows the cells of `adata` beside those of a fitted reference (Lotfollahi et al. 2022).
 
@@ -79,6 +82,8 @@ def load_query_data(
         False trains the classifier of a model that has one, from the labelled cells of the query.
     min_genes_found
         Share of the reference's genes that `adata` has to have. Missing ones are read as zeros.
+    accelerator, device
+        Where the model is to be, as of :meth:`load`; both 'auto': where the reference is.
 
     Raises
     ------
@@ -103,6 +108,8 @@ def load_query_data(
     )
     reference = _reference(cls, reference_model)
     reference._require_trained()
+    is_anywhere = (accelerator, device) == ("auto", "auto")
+    place = reference.device if is_anywhere else resolve_device(accelerator, device)
     if check_flag("inplace_subset_query_vars", inplace_subset_query_vars):
         _become_prepared(adata, reference, min_genes_found)
     found = as_anndata(adata, reference.schema)
@@ -122,6 +129,7 @@ def load_query_data(
     _report(reference, schema, scope)
     model = cls._assembled(options, module, cells)
     model.is_trained, model._scope = True, scope
+    model.to_device(place)
     return model
 
 

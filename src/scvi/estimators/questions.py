@@ -49,7 +49,7 @@ def get_latent_representation(
     (n, d), or a pair of such arrays
     """
     minibatches = self._ask(adata, indices, batch_size, needs_counts=False)
-    if return_dist:
+    if check_flag("return_dist", return_dist):
         return latent.latent_distribution(self.module, minibatches)
     mc_samples = check_integer("mc_samples", mc_samples, 1)
     return latent.latent(self.module, minibatches, give_mean, self._generator(seed), mc_samples)

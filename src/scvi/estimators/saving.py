@@ -15,6 +15,8 @@ from scvi.estimators.class_methods import making_a_model
 from scvi.fit.devices import resolve_device
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scvi.estimators.base import Estimator
 
 Path = str | os.PathLike[str]
@@ -114,9 +116,20 @@ def with_cells(
     return model
 
 
-def without_cells(cls: type[Any], dir_path: Path) -> Any:
+def without_cells(cls: type[Any], dir_path: Path, prefix: str | None = None) -> Any:
     """A model from its directory, on the CPU."""
-    return _restored(cls, _read(cls, dir_path), [None] * len(cls._files_of_cells))
+    return _restored(cls, _read(cls, dir_path, prefix), [None] * len(cls._files_of_cells))
+
+
+def view_setup_args(cls: type[Estimator], dir_path: Path, prefix: str | None = None) -> pd.DataFrame:
+    """What a saved model reads, as :meth:`view_anndata_setup` shows it; no cells are needed.
+
+    Parameters
+    ----------
+    dir_path, prefix
+        As of :meth:`load`.
+    """
+    return without_cells(cls, dir_path, prefix).view_anndata_setup()
 
 
 class _Found(NamedTuple):
