@@ -37,6 +37,7 @@ for of_the_web in (
     *(scvi.data.read_loom, scvi.data.cortex, scvi.data.smfish, scvi.data.pbmc_dataset, scvi.data.dataset_10x),
     *(scvi.data.brainlarge_dataset, scvi.data.retina, scvi.data.prefrontalcortex_starmap),
     *(scvi.data.frontalcortex_dropseq, scvi.data.pbmcs_10x_cite_seq, scvi.data.heart_cell_atlas_subsampled),
+    *(scvi.data.purified_pbmc_dataset, scvi.data.spleen_lymph_cite_seq, scvi.data.pbmc_seurat_v4_cite_seq),
     *(scvi.data.breast_cancer_dataset, scvi.data.mouse_ob_dataset),
 ):
     print(f"{of_the_web.__name__}: {inspect.getdoc(of_the_web).splitlines()[0]}")

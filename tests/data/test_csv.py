@@ -173,3 +173,27 @@ def test_read_text_refuses_what_it_cannot_separate_or_name(tmp_path: Path) -> No
         read_text(path, first_column_names=False)
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("corner", ["name", ""])
+def test_read_text_takes_any_spaces(tmp_path: Path, corner: str) -> None:
+    path = tmp_path / "counts.txt"
+    path.write_text(f"{corner:6}  A    B  \nc1      1    0\nc2 \t    0    7\n")
+    for adata in (read_text(path), read_csv(path, r"\s+")):
+        assert list(adata.obs_names) == ["c1", "c2"]
+        assert list(adata.var_names) == ["A", "B"]
+        np.testing.assert_array_equal(adata.X.toarray(), [[1, 0], [0, 7]])
+
+
+def test_read_csv_takes_the_spellings_of_other_readers(tmp_path: Path) -> None:
+    path = tmp_path / "counts.tsv"
+    path.write_bytes(formats.table(X.toarray(), CELLS, GENES, sep="\t"))
+    for options in ({"delimiter": "\t"}, {"delimiter": "\t", "first_column_names": True}, {"sep": "\t"}):
+        assert (read_csv(path, **options).X != X).nnz == 0
+    assert (read_csv(path, "\t").X != X).nnz == 0
+    with pytest.raises(ValueError, match="first_column_names=False"):
+        read_csv(path, first_column_names=False)
+    with pytest.raises(ValueError, match="both say what separates columns: pass one"):
+        read_csv(path, delimiter=";", sep="\t")
+    with pytest.raises(ValueError, match="delimiter='' is not a text"):
+        read_csv(path, delimiter="")

@@ -1,6 +1,7 @@
 """From files to AnnData: raw counts, cells x genes. Knows no model."""
 
 from scvi.data.cite_seq_10x import organize_cite_seq_10x
+from scvi.data.cite_seq_data_sets import pbmc_seurat_v4_cite_seq, pbmcs_10x_cite_seq, spleen_lymph_cite_seq
 from scvi.data.csv import read_csv, read_text
 from scvi.data.data_sets import (
     brainlarge_dataset,
@@ -11,8 +12,8 @@ from scvi.data.data_sets import (
     heart_cell_atlas_subsampled,
     mouse_ob_dataset,
     pbmc_dataset,
-    pbmcs_10x_cite_seq,
     prefrontalcortex_starmap,
+    purified_pbmc_dataset,
     retina,
     smfish,
 )
@@ -38,9 +39,11 @@ __all__ = [
     "mouse_ob_dataset",
     "organize_cite_seq_10x",
     "pbmc_dataset",
+    "pbmc_seurat_v4_cite_seq",
     "pbmcs_10x_cite_seq",
     "poisson_gene_selection",
     "prefrontalcortex_starmap",
+    "purified_pbmc_dataset",
     "read_10x",
     "read_brain_large",
     "read_cite_seq",
@@ -56,6 +59,7 @@ __all__ = [
     "read_text",
     "retina",
     "smfish",
+    "spleen_lymph_cite_seq",
     "synthetic_iid",
     "to_store",
 ]

@@ -30,6 +30,7 @@ from scvi.data.files import (
 _BLOCK_VALUES = 2**22
 _BARCODE = re.compile(r"^[ACGTN]{10,}([-_.].*)?$|^.*[-_.:][ACGTN]{10,}$")
 _KIND = "a table of counts"
+_SPACES = r"\s+"  # as pandas says it
 
 
 def read_csv(
@@ -48,8 +49,8 @@ def read_csv(
 
     Parameters
     ----------
-    sep, delimiter
-        What separates the columns, under the name of your choice.
+    delimiter, sep
+        What separates the columns; pass one of the two.
     first_column_names
         None or True: the first column holds names, as it must.
     genes_in_rows
@@ -66,11 +67,16 @@ def read_csv(
     Raises
     ------
     ValueError
-        If there is something that is no number, names of cells repeat, lines differ in length, the table seems to be
-        the other way round, or names are said to be missing.
+        If names are said to be missing; if there is something that is no number, names of cells repeat, lines differ in
+        length, or the table seems to be the other way round.
     """
     _check_names(first_column_names)
-    sep = sep if delimiter is None else delimiter
+    if delimiter is not None:
+        if sep not in (",", delimiter):
+            raise ValueError(f"delimiter={delimiter!r} and sep={sep!r} both say what separates columns: pass one")
+        sep = delimiter
+    if not isinstance(sep, str) or not sep:
+        raise ValueError(f"delimiter={sep!r} is not a text that separates columns, such as ','")
     path = existing(path)
     with readable_as(path, _KIND):
         columns, blocks, lines = _header(path, sep, compression, encoding), [], []
@@ -101,7 +107,7 @@ def read_text(
     Parameters
     ----------
     delimiter
-        What separates the columns; None takes the tab, comma, semicolon or space that its first line has.
+        What separates the columns; None takes the tab, comma or semicolon that its first line has, or any spaces.
     first_column_names
         None or True: the first column holds names, as it must.
     genes_in_rows
@@ -116,11 +122,11 @@ def read_text(
     if delimiter is None:
         path = existing(path)
         with readable_as(path, _KIND), open_bytes(path) as file:
-            first = file.readline().decode("utf-8-sig")
-            delimiter = next((separator for separator in "\t,; " if separator in first), None)
-            if delimiter is None:
+            first = file.readline().decode("utf-8-sig").rstrip("\r\n")
+            delimiter = next((separator for separator in "\t,;" if separator in first), None)
+            if delimiter is None and len(first.split()) < 2:
                 raise ValueError("its first line has no tab, comma, semicolon or space; pass delimiter='...'")
-    return read_csv(path, delimiter, genes_in_rows=genes_in_rows)
+    return read_csv(path, delimiter or _SPACES, genes_in_rows=genes_in_rows)
 
 
 def _check_names(first_column_names: bool | None) -> None:
@@ -139,7 +145,8 @@ def _check_orientation(path: Path, genes: np.ndarray, genes_in_rows: bool) -> No
 
 
 def _fields(line: bytes, sep: str, encoding: str) -> list[str]:
-    return next(csv.reader([line.decode(encoding).rstrip("\r\n")], delimiter=sep), [])
+    text = line.decode(encoding).rstrip("\r\n")
+    return text.split() if sep == _SPACES else next(csv.reader([text], delimiter=sep), [])
 
 
 def _header(path: Path, sep: str, compression: Compression, encoding: str) -> list[str]:

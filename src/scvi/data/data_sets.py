@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi._checks import check_choice, check_flag
+from scvi._checks import check_flag
 from scvi.cells.checks import obs_column
 from scvi.data.csv import read_csv
-from scvi.data.download import download_file
-from scvi.data.files import Unreadable, unique_names
+from scvi.data.download import download_file, fetched
+from scvi.data.files import Unreadable
 from scvi.data.h5ad import read_h5ad
-from scvi.data.published import FILES, tenx_file
+from scvi.data.published import PURIFIED, tenx_file
 from scvi.data.published_blood import read_pbmc
 from scvi.data.published_brain import read_brain_large, read_cortex
 from scvi.data.published_fish import HIGH_LEVEL, read_smfish
@@ -25,12 +25,6 @@ from scvi.data.tenx import read_10x
 
 _NUISANCE = ("doublets", "NotAssigned")
 Folder = str | os.PathLike[str]
-
-
-def _fetched(name: str, save_path: Folder) -> Path:
-    """A file of the table, in the folder under any of its names, or downloaded."""
-    file = FILES[name]
-    return download_file(file.url, file.name_in(save_path), save_path)
 
 
 def cortex(save_path: Folder = "data/") -> AnnData:
@@ -41,7 +35,7 @@ def cortex(save_path: Folder = "data/") -> AnnData:
     Counts of all genes; in `obs` beside the annotations of the authors "cell_type" (of 7), "labels" (its codes) and
     "precise_labels".
     """
-    adata = read_cortex(_fetched("cortex", save_path))
+    adata = read_cortex(fetched("cortex", save_path))
     types = pd.Categorical(adata.obs["level1class"])
     adata.obs["cell_type"], adata.obs["labels"] = types, types.codes.astype(np.int64)
     adata.obs["precise_labels"] = adata.obs["level2class"].to_numpy()
@@ -60,7 +54,7 @@ def smfish(save_path: Folder = "data/", use_high_level_cluster: bool = True) -> 
     -------
     What :func:`scvi.data.read_smfish` gives, and in `obs` "x_coord", "y_coord", "str_labels" and "labels" (its codes).
     """
-    adata = read_smfish(_fetched("smfish", save_path))
+    adata = read_smfish(fetched("smfish", save_path))
     names = adata.obs["ClusterName"]
     if check_flag("use_high_level_cluster", use_high_level_cluster):
         types = {cluster: name for name, clusters in HIGH_LEVEL.items() for cluster in clusters}
@@ -82,7 +76,7 @@ def brainlarge_dataset(
 ) -> AnnData:
     """1.3 million cells of the mouse brain, reduced to the genes of highest variance; see :func:`read_brain_large`."""
     return read_brain_large(
-        _fetched("brain_large", save_path),
+        fetched("brain_large", save_path),
         n_genes=n_genes_to_keep,
         n_cells=max_cells_to_keep,
         n_cells_for_variance=sample_size_gene_var,
@@ -149,7 +143,7 @@ def pbmc_dataset(
     check_flag("remove_extracted_data", remove_extracted_data)
     names = ("pbmc8k", "pbmc4k")
     runs = [dataset_10x(name, save_path=save_path if save_path_10X is None else save_path_10X) for name in names]
-    adata = read_pbmc(runs, _fetched("pbmc_metadata", save_path), _fetched("pbmc_gene_info", save_path))
+    adata = read_pbmc(runs, fetched("pbmc_metadata", save_path), fetched("pbmc_gene_info", save_path))
     adata.obs["batch"] = pd.Categorical.from_codes(adata.obs["run"], names)
     adata.obs["str_labels"] = adata.obs["cell_type"]
     adata.obs["labels"] = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
@@ -158,27 +152,61 @@ def pbmc_dataset(
 
 def breast_cancer_dataset(save_path: Folder = "data/") -> AnnData:
     """Spatial transcriptomics of human breast cancer, layer 2 (Stahl et al. 2016): a cell is a spot called "XxY"."""
-    return read_csv(_fetched("breast_cancer", save_path), sep="\t")
+    return read_csv(fetched("breast_cancer", save_path), sep="\t")
 
 
 def mouse_ob_dataset(save_path: Folder = "data/") -> AnnData:
     """Spatial transcriptomics of the mouse's olfactory bulb, replicate 11 (Stahl et al. 2016); cells are spots."""
-    return read_csv(_fetched("mouse_ob", save_path), sep="\t")
+    return read_csv(fetched("mouse_ob", save_path), sep="\t")
+
+
+def purified_pbmc_dataset(save_path: Folder = "data/", subset_datasets: Sequence[str | int] | None = None) -> AnnData:
+    """Blood cells of ten purified types (Zheng et al. 2017).
+
+    Parameters
+    ----------
+    subset_datasets
+        Types to keep, by name or position in ``scvi.data.published.PURIFIED``; None: all. Cells keep their order.
+
+    Raises
+    ------
+    ValueError
+        If a type is not known, or the file says nowhere which type a cell is of.
+    """
+    wanted = None if subset_datasets is None else _purified(subset_datasets)
+    path = fetched("purified_pbmc", save_path)
+    adata = read_h5ad(path)
+    if wanted is None:
+        return adata
+    for column in adata.obs:
+        types = adata.obs[column].astype(str)
+        if types.isin(PURIFIED).all():
+            return adata[types.isin(wanted).to_numpy()].copy()
+    raise Unreadable(f"{path} has no column of obs with the types of cells, such as {PURIFIED[0]!r}")
+
+
+def _purified(chosen: Sequence[str | int]) -> list[str]:
+    listed = [chosen] if isinstance(chosen, (str, int)) else list(chosen)
+    wrong = [kind for kind in listed if kind not in PURIFIED and kind not in range(len(PURIFIED))]
+    if wrong or not listed:
+        what = f"has {wrong[0]!r}" if wrong else "is empty"
+        raise ValueError(f"subset_datasets {what}; it takes names, or positions from 0, of {', '.join(PURIFIED)}")
+    return [kind if isinstance(kind, str) else PURIFIED[kind] for kind in listed]
 
 
 def retina(save_path: Folder = "data/") -> AnnData:
     """Bipolar cells of the mouse retina in two batches (Shekhar et al. 2016)."""
-    return read_h5ad(_fetched("retina_h5ad", save_path))
+    return read_h5ad(fetched("retina_h5ad", save_path))
 
 
 def prefrontalcortex_starmap(save_path: Folder = "data/") -> AnnData:
     """Mouse prefrontal cortex by STARmap, 166 genes in three batches (Wang et al. 2018)."""
-    return read_h5ad(_fetched("starmap_h5ad", save_path))
+    return read_h5ad(fetched("starmap_h5ad", save_path))
 
 
 def frontalcortex_dropseq(save_path: Folder = "data/") -> AnnData:
     """Mouse frontal cortex by Drop-seq (Saunders et al. 2018)."""
-    return read_h5ad(_fetched("dropseq_h5ad", save_path))
+    return read_h5ad(fetched("dropseq_h5ad", save_path))
 
 
 def heart_cell_atlas_subsampled(save_path: Folder = "data/", remove_nuisance_clusters: bool = True) -> AnnData:
@@ -189,35 +217,7 @@ def heart_cell_atlas_subsampled(save_path: Folder = "data/", remove_nuisance_clu
     remove_nuisance_clusters
         Leave out cells whose "cell_type" is "doublets" or "NotAssigned".
     """
-    adata = read_h5ad(_fetched("heart", save_path))
+    adata = read_h5ad(fetched("heart", save_path))
     if not check_flag("remove_nuisance_clusters", remove_nuisance_clusters):
         return adata
     return adata[~obs_column(adata, "remove_nuisance_clusters", "cell_type").isin(_NUISANCE).to_numpy()].copy()
-
-
-def pbmcs_10x_cite_seq(save_path: Folder = "data/", protein_join: str = "inner") -> AnnData:
-    """Genes and proteins of blood cells in two batches, "PBMC10k" and "PBMC5k", with the genes of both.
-
-    Parameters
-    ----------
-    protein_join
-        "inner" keeps the proteins of both, "outer" all of them, with zeros where a batch did not measure one.
-
-    Returns
-    -------
-    ``obs["batch"]``, whose name ends the names of the cells; ``obsm["protein_expression"]``, a table.
-    """
-    check_choice("protein_join", protein_join, ("inner", "outer"))
-    runs = {name: read_h5ad(_fetched(f"cite_seq_{name.lower()}", save_path)) for name in ("PBMC10k", "PBMC5k")}
-    proteins = []
-    for name, run in runs.items():
-        table = run.obsm.pop("protein_expression") if "protein_expression" in run.obsm else None
-        if not isinstance(table, pd.DataFrame):
-            raise Unreadable(f"the file of {name} in {save_path} has no table obsm['protein_expression']")
-        run.obs_names = run.obs_names + f"-{name}"
-        proteins.append(table.set_axis(run.obs_names))
-    adata = anndata.concat(runs, label="batch")
-    unique_names(adata.obs_names, "names of cells", save_path)
-    joined = pd.concat(proteins, join=protein_join)
-    adata.obsm["protein_expression"] = joined.fillna(0) if protein_join == "outer" else joined
-    return adata

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from scvi.data.published import known_file
+from scvi.data.published import FILES, known_file
 
 if TYPE_CHECKING:
     import requests
@@ -32,6 +32,12 @@ def cache_folder() -> Path:
     import pooch
 
     return Path(os.environ.get("SCVI_CACHE") or pooch.os_cache("scvi"))
+
+
+def fetched(name: str, folder: str | os.PathLike[str]) -> Path:
+    """A file of the table of published ones, in a folder under any of its names, or downloaded to it."""
+    file = FILES[name]
+    return download_file(file.url, file.name_in(folder), folder)
 
 
 def download_file(

@@ -91,6 +91,10 @@ _H5AD = {
     "heart": f"{_YOSEF}/hca_subsampled_20k.h5ad",
     "cite_seq_pbmc10k": f"{_YOSEF}/pbmc_10k_protein_v3.h5ad",
     "cite_seq_pbmc5k": f"{_YOSEF}/pbmc_5k_protein_v3.h5ad",
+    "cite_seq_sln111": f"{_YOSEF}/sln_111.h5ad",
+    "cite_seq_sln208": f"{_YOSEF}/sln_208.h5ad",
+    "cite_seq_seurat_v4": f"{_SCVERSE}/pbmc_seurat_v4.h5ad",
+    "purified_pbmc": f"{_YOSEF}/PurifiedPBMCDataset.h5ad",
 }
 FILES |= {_name: PublishedFile(_url, _url.rpartition("/")[2]) for _name, _url in _H5AD.items()}
 
@@ -105,6 +109,12 @@ for _name, _series in CITE_SEQ.items():
             f"{_GEO_SERIES}_{_series}-ADT_clr-transformed.csv.gz", f"{_name}_adt_centered.csv.gz"
         ),
     }
+
+PURIFIED = (
+    *("cd4_t_helper", "regulatory_t", "naive_t", "memory_t", "cytotoxic_t", "naive_cytotoxic", "b_cells", "cd34"),
+    *("cd56_nk", "cd14_monocytes"),
+)
+"""Types of blood cells that were purified, each of which is a data set of 10x Genomics."""
 
 TENX_GROUPS: dict[str, tuple[str, ...]] = {
     "1.1.0": (

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scvi.data.published import published
+from scvi.data.published import PURIFIED, published
 from scvi.data.published_blood import read_pbmc
 from scvi.dataset.dataset import DownloadableDataset
 from scvi.dataset.dataset10X import Dataset10X
@@ -16,12 +16,6 @@ from scvi.dataset.dataset10X import Dataset10X
 __all__ = ["PbmcDataset", "PurifiedPBMCDataset"]
 
 _RUNS = ("pbmc8k", "pbmc4k")
-
-PURIFIED = (
-    *("cd4_t_helper", "regulatory_t", "naive_t", "memory_t", "cytotoxic_t", "naive_cytotoxic", "b_cells", "cd34"),
-    *("cd56_nk", "cd14_monocytes"),
-)
-"""Types of PurifiedPBMCDataset, each of which is a data set of its own."""
 
 
 class PbmcDataset(DownloadableDataset):
@@ -100,7 +94,7 @@ class PurifiedPBMCDataset(DownloadableDataset):
     save_path
         Folder of the counts, which are in its folders ``cd4_t_helper``, ``regulatory_t`` and so on.
     subset_datasets
-        Positions of the types to read, in :data:`scvi.dataset.pbmc.PURIFIED`; all by default.
+        Positions of the types to read, in :data:`scvi.data.published.PURIFIED`; all by default.
     remove_extracted_data
         Remove what was extracted from the archives, once it is read.
     delayed_populating
