@@ -17,7 +17,7 @@ from scvi.models.base import Elbo, Latent, Model, Moments
 from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.likelihood import make_likelihood
 from scvi.queries.decoded_draws import Draws, decoded, drawn_cells
-from scvi.queries.differential import Wish, _PoolDraws, compare, estimated_delta, estimated_pseudocounts
+from scvi.queries.differential import PoolDraws, Wish, compare, estimated_delta, estimated_pseudocounts
 from scvi.queries.groups import Comparison, GroupCounts, Groups
 
 SLOPES = np.array([0.0, 0.3, 1.0, -2.0])
@@ -110,17 +110,29 @@ def test_draws_of_the_same_batch_are_compared() -> None:
 
 def test_draws_are_of_the_groups_and_batches() -> None:
     rng = np.random.default_rng(0)
-    pools = _PoolDraws.of(PAIR, 10, ([0, 2], [0, 2]), rng)
+    pools = PoolDraws.of(PAIR, 10, ([0, 2], [0, 2]), rng)
     assert len(pools.draws.cells) == 3 * 10  # each pool once, though pool 0 and pool 1 are in both comparisons
-    for pool in range(3):
-        drawn = pools.draws.cells[pools.rows((pool,), [0, 2], rng)]
-        counts = np.bincount(drawn, minlength=6)[pool == CODES]
-        assert counts.sum() == 10
-        assert np.ptp(counts) <= 1
-    rows = pools.rows((1, 2), [0, 2], rng)
+    first, second = pools.sides(PAIR.comparisons[0], rng)
+    for pool, rows in ((1, first), (0, second)):
+        counts = np.bincount(pools.draws.cells[rows], minlength=6)
+        assert counts[pool == CODES].sum() == 10
+        assert np.ptp(counts[pool == CODES]) <= 1
+    first, second = pools.sides(PAIR.comparisons[1], rng)
     assert pools.draws.batches is not None
-    np.testing.assert_array_equal(pools.draws.batches[rows], pools.draws.batches[pools.rows((0,), [0, 2], rng)])
-    assert np.isin(pools.draws.cells[rows], [3, 4]).sum() == 7  # two of three cells
+    np.testing.assert_array_equal(pools.draws.batches[first], np.tile([0, 2], 5))
+    np.testing.assert_array_equal(pools.draws.batches[second], np.tile([0, 2], 5))
+    assert np.isin(pools.draws.cells[second], [3, 4]).sum() == 7  # two of three cells
+
+
+def test_cells_of_both_groups_are_not_compared_with_themselves() -> None:
+    overlapping = Groups(CODES, (Comparison("b", "a and b", (1,), (0, 1)), Comparison("a", "a", (0,), (0,))))
+    pools = PoolDraws.of(overlapping, 10, (None, None), np.random.default_rng(0))
+    for comparison in overlapping.comparisons:
+        first, second = pools.sides(comparison, np.random.default_rng(0))
+        assert not set(first) & set(second)
+    assert len(pools.draws.cells) == 4 * 10
+    _, itself = ask(overlapping, MANY)
+    np.testing.assert_allclose(itself["lfc_std"][1:4], np.abs(SLOPES[1:]) * np.sqrt(0.5) / np.log(2), atol=0.02)
 
 
 def test_cells_are_drawn_alike() -> None:

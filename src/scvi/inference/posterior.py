@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampl
 
 from scvi._checks import check_draws, superseded
 from scvi.dataset import GeneExpressionDataset
+from scvi.inference import group_questions, posterior_utils
+from scvi.inference import posterior_differential as differential
 from scvi.inference import posterior_imputation as imputing
 from scvi.inference import posterior_scores as scores
-from scvi.inference import posterior_utils
 from scvi.inference.posterior_utils import unsupervised_clustering_accuracy
 from scvi.minibatch import Minibatch
 from scvi.models.autozivae import AutoZIVAE
@@ -349,6 +350,21 @@ class Posterior:
         """
         wanted = self._wanted(n_samples, False, transform_batch)
         return normalized(self.model, self._asked().minibatches(), wanted, "latent")
+
+    # Differential expression ---------------------------------------------------------------------------------------
+
+    scale_sampler = differential.scale_sampler
+    get_bayes_factors = differential.get_bayes_factors
+    differential_expression_score = differential.differential_expression_score
+    differential_expression_stats = differential.differential_expression_stats
+    one_vs_all_degenes = differential.one_vs_all_degenes
+    within_cluster_degenes = differential.within_cluster_degenes
+    _scale_values = group_questions.scale_values
+
+    @property
+    def _protein_names(self) -> npt.NDArray[Any]:
+        """Of the proteins that are compared with one another beside the genes: none."""
+        return np.array([], dtype=object)
 
     # Files --------------------------------------------------------------------------------------------------------
 

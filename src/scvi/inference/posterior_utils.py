@@ -26,6 +26,12 @@ from scvi._checks import check_integer
 from scvi._files import replacing
 from scvi._links import check_links
 from scvi.dataset import CellMeasurement, GeneExpressionDataset
+from scvi.inference.comparing import (
+    credible_intervals,
+    describe_continuous_distrib,
+    pairs_sampler,
+    save_cluster_xlsx,
+)
 from scvi.models.weights import refuse_not_finite
 from scvi.queries import clustering
 
@@ -35,13 +41,17 @@ if TYPE_CHECKING:
     from scvi.inference.posterior import Posterior
 
 __all__ = [
+    "credible_intervals",
+    "describe_continuous_distrib",
     "entropy_batch_mixing",
     "entropy_from_indices",
     "knn_purity",
     "load_posterior",
     "nn_overlap",
+    "pairs_sampler",
     "plot_imputation",
     "proximity_imputation",
+    "save_cluster_xlsx",
     "unsupervised_clustering_accuracy",
     "with_subclasses",
 ]

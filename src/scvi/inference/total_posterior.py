@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from scvi._checks import batch_code, check_choice, check_draws, check_number
+from scvi.inference import group_questions
+from scvi.inference import posterior_differential as differential
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
 from scvi.models.decoded import ProteinValue
@@ -209,6 +211,15 @@ class TotalPosterior(Posterior):
         """Expected counts of genes, (n, g), or (s, n, g) for s > 1 draws."""
         wanted = self._wanted(n_samples, False, transform_batch)
         return proteins.normalized(self.model, self._cells(), wanted, ProteinValue(), "latent")[0]
+
+    differential_expression_score = differential.score_with_permutation
+    differential_expression_stats = differential.no_differential_expression_stats  # type: ignore[assignment]
+    _scale_values = group_questions.scale_values_of_proteins  # type: ignore[assignment]
+
+    @property
+    def _protein_names(self) -> npt.NDArray[Any]:
+        """Of the proteins, which are compared beside the genes."""
+        return np.asarray(getattr(self.gene_dataset, self.gene_dataset.cell_measurements_col_mappings[MEASUREMENT]))
 
     # Samples ------------------------------------------------------------------------------------------------------
 

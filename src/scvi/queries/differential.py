@@ -15,7 +15,7 @@ import numpy as np
 from scvi.models.base import Model
 from scvi.queries.decoded_draws import Draws, Read, Values, decoded, drawn_cells
 from scvi.queries.evidence import bayes_factor, described
-from scvi.queries.groups import Comparison, GroupCounts, Groups, Pools
+from scvi.queries.groups import Comparison, GroupCounts, Groups
 
 Mode = Literal["change", "vanilla"]
 Batches = Sequence[int] | None
@@ -77,13 +77,11 @@ def compare(
     counts
         What was counted: genes of which neither group has a count are not told from one another. None: not known.
     """
-    draws = _PoolDraws.of(groups, wish.n_draws, batches, rng)
+    draws = PoolDraws.of(groups, wish.n_draws, batches, rng)
     scales = decoded(model, read, draws.draws, values, rng)
     answers = []
     for comparison in groups.comparisons:
-        sides = zip((comparison.pools1, comparison.pools2), batches, strict=True)
-        rows1, rows2 = (draws.rows(pools, decoded_in, rng) for pools, decoded_in in sides)
-        pairs = Pairs(scales, rows1, rows2)
+        pairs = Pairs(scales, *draws.sides(comparison, rng))
         if wish.mode == "vanilla":
             answers.append(_ordered(pairs, None if counts is None else counts.is_seen(comparison)))
         else:
@@ -94,45 +92,66 @@ def compare(
 # ---- which draws are compared ----------------------------------------------------------------------------------------
 
 
+Key = tuple[int, tuple[int, ...] | None, bool]
+"""A pool, the batches that it is decoded in, and whether it is on the other side of the same comparison as well."""
+
+
 @dataclass(frozen=True, eq=False)
-class _PoolDraws:
+class PoolDraws:
     """Draws of each pool, once for each list of batches that it is decoded in, one after the other.
 
     Draw number i of a pool is decoded in batch i of the list, over and over: draws of two pools that have the same
-    number are of the same batch.
+    number are of the same batch. A pool that is on both sides of a comparison is drawn twice.
     """
 
     draws: Draws
-    first: dict[tuple[int, tuple[int, ...] | None], int]  # where the draws of a pool begin
+    batches: tuple[Batches, Batches]
+    first: dict[Key, int]  # where the draws of a pool begin
     sizes: np.ndarray  # (k,) cells of each pool
     n: int  # draws of a pool
 
     @classmethod
-    def of(cls, groups: Groups, n: int, batches: tuple[Batches, Batches], rng: np.random.Generator) -> _PoolDraws:
+    def of(cls, groups: Groups, n: int, batches: tuple[Batches, Batches], rng: np.random.Generator) -> PoolDraws:
         wanted = dict.fromkeys(
-            (pool, _key(decoded_in))
-            for comparison in groups.comparisons
-            for pools, decoded_in in zip((comparison.pools1, comparison.pools2), batches, strict=True)
-            for pool in pools
+            key for comparison in groups.comparisons for side in _keys(comparison, batches) for key in side
         )
         parts = []
-        for pool, codes in wanted:
+        for pool, codes, _ in wanted:
             cells = drawn_cells(groups.cells((pool,)), n, rng)
             parts.append(Draws(cells, None if codes is None else np.resize(np.array(codes, dtype=np.int64), n)))
         first = {key: n * number for number, key in enumerate(wanted)}
-        return cls(Draws.joined(parts), first, groups.sizes, n)
+        return cls(Draws.joined(parts), batches, first, groups.sizes, n)
 
-    def rows(self, pools: Pools, decoded_in: Batches, rng: np.random.Generator) -> np.ndarray:
-        """(n,) places of the draws of a group, of each pool as many as its share of the cells says."""
-        ends = np.cumsum(self.sizes[list(pools)])
+    def sides(self, comparison: Comparison, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) places of the draws of both groups."""
+        first, second = (self._rows(keys, rng) for keys in _keys(comparison, self.batches))
+        return first, second
+
+    def _rows(self, keys: Sequence[Key], rng: np.random.Generator) -> np.ndarray:
+        """(n,) places of draws, of each pool as many as its share of the cells says."""
+        ends = np.cumsum(self.sizes[[pool for pool, *_ in keys]])
         shares = np.round(self.n * ends / ends[-1]).astype(np.int64)
-        number = rng.permutation(np.repeat(np.arange(len(pools)), np.diff(shares, prepend=0)))
-        first = np.array([self.first[pool, _key(decoded_in)] for pool in pools])
-        return first[number] + np.arange(self.n)
+        number = rng.permutation(np.repeat(np.arange(len(keys)), np.diff(shares, prepend=0)))
+        return np.array([self.first[key] for key in keys])[number] + np.arange(self.n)
 
 
-def _key(batches: Batches) -> tuple[int, ...] | None:
-    return None if batches is None else tuple(batches)
+def _keys(comparison: Comparison, batches: tuple[Batches, Batches]) -> tuple[list[Key], list[Key]]:
+    """The pools of both sides, and how they are decoded."""
+    first, second = (None if codes is None else tuple(codes) for codes in batches)
+    shared = set(comparison.pools1)
+    return [(pool, first, False) for pool in comparison.pools1], [
+        (pool, second, pool in shared) for pool in comparison.pools2
+    ]
+
+
+def pair_rows(
+    first: np.ndarray, second: np.ndarray, n_pairs: int | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of both sides, pair by pair: as they are, as many as both have, or `n_pairs` drawn with replacement."""
+    if n_pairs is None:
+        n = min(len(first), len(second))
+        return first[:n], second[:n]
+    return rng.choice(first, n_pairs), rng.choice(second, n_pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +187,7 @@ def _where_measured(function: OfPairs, a: np.ndarray, b: np.ndarray) -> dict[str
 
 def _ordered(pairs: Pairs, is_seen: np.ndarray | None) -> dict[str, np.ndarray]:
     """Mode 'vanilla': is the first larger?"""
-    found = pairs.each(lambda a, b: {"proba_m1": _share(a > b, a), "scale1": a.mean(axis=0), "scale2": b.mean(axis=0)})
+    found = pairs.each(lambda a, b: {"proba_m1": share(a > b, a), "scale1": a.mean(axis=0), "scale2": b.mean(axis=0)})
     proba = found.pop("proba_m1")
     if is_seen is not None:
         proba = np.where(is_seen, proba, 0.5)
@@ -183,15 +202,11 @@ def _changed(pairs: Pairs, wish: Wish, counts: GroupCounts | None, comparison: C
     if pseudocounts is None:
         pseudocounts = estimated_pseudocounts(scales["scale1"], scales["scale2"], counts, comparison)
 
-    def change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.log2(a + np.float32(pseudocounts)) - np.log2(b + np.float32(pseudocounts))
-
-    def summary(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"lfc_{name}": value for name, value in described(change(a, b), wish.levels).items()}
-
-    changes = pairs.each(summary)
+    changes = pairs.each(
+        lambda a, b: {f"lfc_{name}": x for name, x in described(log_fold(a, b, pseudocounts), wish.levels).items()}
+    )
     delta = estimated_delta(changes["lfc_mean"], is_seen) if wish.delta is None else wish.delta
-    proba = pairs.each(lambda a, b: {"proba": _share(np.abs(change(a, b)) >= delta, a)})["proba"]
+    proba = pairs.each(lambda a, b: {"proba": share(np.abs(log_fold(a, b, pseudocounts)) >= delta, a)})["proba"]
     if is_seen is not None:
         proba = np.where(is_seen, proba, 0.0)
     return {
@@ -205,7 +220,15 @@ def _changed(pairs: Pairs, wish: Wish, counts: GroupCounts | None, comparison: C
     }
 
 
-def _share(is_so: np.ndarray, values: np.ndarray) -> np.ndarray:
+def log_fold(a: np.ndarray, b: np.ndarray, pseudocounts: float = 0.0) -> np.ndarray:
+    """log2 of (a + pseudocounts) / (b + pseudocounts), float32; 0 counts as the least float32."""
+    least = np.finfo(np.float32).tiny
+    return np.log2(np.maximum(a + np.float32(pseudocounts), least)) - np.log2(
+        np.maximum(b + np.float32(pseudocounts), least)
+    )
+
+
+def share(is_so: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(f,) of pairs (p, f) of which something is so; NaN where values are."""
     return np.where(np.isnan(values).any(axis=0), np.nan, is_so.mean(axis=0))
 

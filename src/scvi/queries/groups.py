@@ -98,13 +98,13 @@ class GroupCounts:
     shares: np.ndarray
     n_genes: int
 
-    def summary(self, comparison: Comparison) -> dict[str, np.ndarray]:
-        """(f,) means of the counts, shares of counts that are not zero and means per ten thousand, of both groups."""
+    def summary(self, comparison: Comparison, total: float = 1e4) -> dict[str, np.ndarray]:
+        """(f,) of both: mean counts, shares of counts that are not zero, mean counts of cells scaled to `total`."""
         found = {}
         for name, sums, times in (
             ("raw_mean", self.sums, 1.0),
             ("non_zeros_proportion", self.nonzeros, 1.0),
-            ("raw_normalized_mean", self.shares, 1e4),
+            ("raw_normalized_mean", self.shares, total),
         ):
             for side, pools in enumerate((comparison.pools1, comparison.pools2), start=1):
                 n_cells = self.n_cells[list(pools)].sum(axis=0)
