@@ -56,6 +56,8 @@ print(model.get_normalized_expression(library_size=1e4, gene_list=reference.var_
 print(model.differential_expression(groupby="cell_type", group1="H838", n_samples=200).head(3))
 print(sorted(model.get_likelihood_parameters()), model.get_elbo(), model.get_reconstruction_error())
 print(model.get_marginal_ll(n_mc_samples=10, indices=range(50)))
+print(model.get_importance_weights(n_mc_samples=10, indices=range(50)).shape)
+print(model.posterior_predictive_sample(n_samples=2, gene_list=reference.var_names[:3]).shape)
 
 # ---- files, devices, query cells
 model.save(folder / "model", overwrite=True, save_anndata=True)

@@ -55,9 +55,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "get_label_expression": {"n_samples": 20},
     "get_feature_correlation_matrix": {"n_samples": 2},
     "differential_expression": {"groupby": "cell_type", "n_samples": 20},
+    "get_importance_weights": {"n_mc_samples": 5},
 }
-# Their answers are about genes or all cells together.
+# Their answers are about genes or all cells together, or have the cells elsewhere.
 NOT_BY_CELL = {
+    "get_importance_weights",
     "get_loadings",
     "get_label_expression",
     "get_alphas_betas",

@@ -107,7 +107,7 @@ def test_draws_of_latent_variables_are_weighed_by_their_density() -> None:
         want = log_weights + torch.distributions.Bernoulli(logits=model.decoder(z, mb.batch)).log_prob(
             (mb.x > 0).float()
         ).sum(-1)
-        torch.testing.assert_close(model.importance_log_weights(mb, q, 5, generator()), want)
+        torch.testing.assert_close(model.importance_draws(mb, q, 5, generator()).log_weights, want)
 
 
 def test_questions_reach_its_modality() -> None:

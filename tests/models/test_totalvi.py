@@ -192,7 +192,7 @@ def test_importance_sampling_is_above_the_elbo_and_tightens() -> None:
 def test_importance_weights_are_joint_over_posterior(no_noise: None) -> None:
     model, mb = build(), cells()
     q = model.variational(mb)
-    got = model.importance_log_weights(mb, q, 2)
+    got = model.importance_draws(mb, q, 2).log_weights
     decoded = model.generative(q.z.loc, q.l.loc, mb)
     genes, proteins = decoded.genes, decoded.proteins
     qb, pb = proteins.log_background, model.background_prior(mb)

@@ -499,7 +499,7 @@ def test_importance_log_weights(observed: bool) -> None:
     if not observed:
         prior = Normal(mb.l_mean, mb.l_var.sqrt())
         expected += (prior.log_prob(q.l.loc) - q.l.log_prob(q.l.loc)).sum(-1).double().numpy()
-    weights = vae.importance_log_weights(mb, q, 4)
+    weights = vae.importance_draws(mb, q, 4).log_weights
     assert weights.shape == (4, N)
     np.testing.assert_allclose(weights, np.broadcast_to(expected, (4, N)), rtol=1e-5)
 

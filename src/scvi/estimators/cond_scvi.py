@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.cells.estimates import NonInteger
-from scvi.estimators import differential, minify, query_mapping, questions
+from scvi.estimators import differential, minify, predictive_questions, query_mapping, questions
 from scvi.estimators.cells import codes_among
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vaec import VAEC
@@ -103,6 +103,9 @@ class CondSCVI(WithOptionsOfSCVI):
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = questions.get_normalized_expression
     get_likelihood_parameters = questions.get_likelihood_parameters
+    get_feature_correlation_matrix = predictive_questions.get_feature_correlation_matrix
+    get_importance_weights = predictive_questions.get_importance_weights
+    posterior_predictive_sample = predictive_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll

@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 from anndata import AnnData
 
-from scvi.estimators import differential, minify, query_mapping, questions, setup
+from scvi.estimators import differential, minify, predictive_questions, query_mapping, questions, setup
 from scvi.estimators.base import Estimator
 from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
@@ -96,6 +96,9 @@ class LinearSCVI(Estimator):
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = questions.get_normalized_expression
     get_likelihood_parameters = questions.get_likelihood_parameters
+    get_feature_correlation_matrix = predictive_questions.get_feature_correlation_matrix
+    get_importance_weights = predictive_questions.get_importance_weights
+    posterior_predictive_sample = predictive_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll

@@ -8,21 +8,22 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._random import resolve_seed
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices, positions_of
+from scvi.estimators.predictive_questions import Batches, one_batch
 from scvi.estimators.questions import checked_library_size, chosen, drawn_cells, mean_of, reconstruction_losses, table
 from scvi.models.decoded import ProteinValue
+from scvi.queries import predictive
 from scvi.queries import proteins as queries
+from scvi.queries.correlation import Kind
 from scvi.queries.expression import Wanted
 
 NO_PROTEIN = "protein_list has {!r}, which is not a protein"
 
 Names = Sequence[str] | None
-Batches = str | int | Sequence[str | int] | None
 
 
 def get_normalized_expression(
@@ -199,21 +200,18 @@ def posterior_predictive_sample(
         of proteins, an array (n, p) or (n, p, s)
     """
     data, positions = self._choose(adata, indices, needs_counts=False)
+    one_batch(self, transform_batch)
     part = _part(self, transform_batch, gene_list, protein_list, n_samples, True)
-    codes: Sequence[int | None] = part.transform_batch or [None]
-    if len(codes) > 1:
-        raise ValueError("transform_batch names several batches; counts are drawn in one, or in each cell's own")
-    minibatches, generator = self._minibatches(data, positions, batch_size), self._generator(seed)
-    of_genes, of_proteins = (slice(None) if some is None else some for some in (part.genes, part.proteins))
-    blocks = [  # of genes a matrix for each draw, of proteins an array
-        ([sparse.csr_matrix(draw[:, of_genes]) for draw in x], y[..., of_proteins])
-        for x, y in queries.predictive_draws(self.module, minibatches, n_samples, codes[0], generator)
-    ]
-    genes = [sparse.vstack(draws, format="csr") for draws in zip(*(x for x, _ in blocks), strict=True)]
-    proteins = np.concatenate([y for _, y in blocks], axis=1)
-    if n_samples == 1:
-        return {"rna": genes[0], "protein": proteins[0]}
-    return {"rna": _draws_last(genes), "protein": np.moveaxis(proteins, 0, -1)}
+    n, (n_genes, n_proteins) = len(positions), (len(names) for names in _names(self, part))
+    genes, proteins = predictive.SparseDraws(), np.empty((n, n_proteins, n_samples), np.float32)
+    minibatches = self._minibatches(data, positions, batch_size)
+    for block in predictive.counts(self.module, minibatches, part, self._generator(seed)):
+        genes.add(block)
+        proteins[block.cells, :, block.draws] = block.values["proteins"].transpose(1, 2, 0)
+    return {
+        "rna": genes.array(n, n_genes, n_samples),
+        "protein": proteins[:, :, 0] if n_samples == 1 else proteins,
+    }
 
 
 def get_feature_correlation_matrix(
@@ -224,7 +222,7 @@ def get_feature_correlation_matrix(
     batch_size: int | None = None,
     rna_size_factor: float = 1000,
     transform_batch: Batches = None,
-    correlation_type: Literal["spearman", "pearson"] = "spearman",
+    correlation_type: Kind = "spearman",
     *,
     silent: bool = True,
     seed: int | None = None,
@@ -232,8 +230,9 @@ def get_feature_correlation_matrix(
     """Correlation of genes and proteins over cells, free of counting noise and protein background.
 
     It is that of draws from the model at the posterior of each cell, genes scaled to `rna_size_factor` molecules;
-    over several batches of `transform_batch` it is averaged. All draws are held in memory, n x s rows. Where a
-    batch did not measure a protein, ask about the cells of others, or name a batch that did as `transform_batch`.
+    over several batches of `transform_batch` it is averaged. Memory as of
+    :meth:`scvi.SCVI.get_feature_correlation_matrix`. Where a batch did not measure a protein, ask about the cells of
+    others, or name a batch that did as `transform_batch`.
 
     Returns
     -------
@@ -244,33 +243,16 @@ def get_feature_correlation_matrix(
     check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
     data, positions = self._choose(adata, indices, needs_counts=False)
     part = _part(self, transform_batch, None, None, n_samples, True)
-    generator = self._generator(seed)
-    codes: list[int | None] = [None] if part.transform_batch is None else [*part.transform_batch]
-    matrices = [
-        queries.correlation(
-            queries.denoised_draws(
-                self.module,
-                self._minibatches(data, positions, batch_size),
-                n_samples,
-                rna_size_factor,
-                code,
-                generator,
-            ),
-            correlation_type,
-        )
-        for code in codes
-    ]
+    matrix = predictive.correlations(
+        self.module,
+        lambda: self._minibatches(data, positions, batch_size),
+        part,
+        rna_size_factor,
+        correlation_type,
+        self._generator(seed),
+    )
     names = np.concatenate(_names(self, part))
-    return table(np.mean(matrices, axis=0), names, names)
-
-
-def _draws_last(draws: Sequence[sparse.csr_matrix]) -> sparse.coo_array:
-    """(n, g, s) of s matrices (n, g)."""
-    entries = [matrix.tocoo() for matrix in draws]
-    numbers = np.repeat(np.arange(len(draws)), [matrix.nnz for matrix in entries])
-    rows, columns = (np.concatenate([matrix.coords[axis] for matrix in entries]) for axis in range(2))
-    values = np.concatenate([matrix.data for matrix in entries])
-    return sparse.coo_array((values, (rows, columns, numbers)), shape=(*draws[0].shape, len(draws)))
+    return table(matrix, names, names)
 
 
 def _part(

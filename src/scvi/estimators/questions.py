@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi._checks import check_flag, check_integer, is_number
+from scvi._checks import check_choice, check_flag, check_integer, is_number
 from scvi._random import resolve_seed
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
@@ -94,6 +94,8 @@ def get_normalized_expression(
     return_mean: bool = True,
     return_numpy: bool | None = False,
     *,
+    weights: Literal["uniform", "importance"] | None = None,
+    n_mc_samples: int = 500,
     silent: bool = True,
     seed: int | None = None,
 ) -> pd.DataFrame | np.ndarray:
@@ -119,6 +121,12 @@ def get_normalized_expression(
         Average over the draws; otherwise the draws are the first axis.
     return_numpy
         Return an array; draws that are not averaged always come as an array.
+    weights
+        What draws of a cell count for: 'uniform' (and None) takes the variational posterior as it is; 'importance'
+        corrects it towards the true posterior, see :meth:`get_importance_weights`. It needs counts, and time.
+    n_mc_samples
+        Draws of a cell that 'importance' weighs. The mean is over all of them, and draws that are kept, or that
+        `n_samples_overall` asks for, are drawn from them by weight.
     silent
         Taken for scripts that pass it: questions show no progress.
 
@@ -127,7 +135,8 @@ def get_normalized_expression(
     (n, g) table of cells and genes, or an array (n, g) or (s, n, g)
     """
     check_flag("silent", silent)
-    data, positions = self._choose(adata, indices, needs_counts=False)
+    n_weighed = _n_weighed(weights, n_mc_samples)
+    data, positions = self._choose(adata, indices, needs_counts=n_weighed is not None)
     seed = resolve_seed(seed)
     positions = drawn_cells(positions, n_samples_overall, seed)
     genes = self._cells.gene_positions(gene_list)
@@ -138,11 +147,14 @@ def get_normalized_expression(
             genes=genes,
             transform_batch=self._cells.batch_codes(transform_batch),
             n_samples=check_integer("n_samples", n_samples, 1),
-            return_mean=return_mean,
+            return_mean=return_mean and not (n_weighed and n_samples_overall),
+            n_weighed=n_weighed,
         ),
         checked_library_size(library_size),
         self._generator(seed),
     )
+    if values.ndim == 3 and return_mean:
+        values = values.mean(axis=0)
     if return_numpy or values.ndim == 3:
         return values
     return table(values, data.cell_names[positions], chosen(self.schema.genes, genes))
@@ -253,6 +265,14 @@ def drawn_cells(positions: np.ndarray, n_samples_overall: int | None, seed: int)
         return positions
     check_integer("n_samples_overall", n_samples_overall, 1)
     return np.random.default_rng([seed, 2]).choice(positions, n_samples_overall)
+
+
+def _n_weighed(weights: str | None, n_mc_samples: int) -> int | None:
+    """How many draws of a cell are weighed by importance; None: they all count the same."""
+    check_integer("n_mc_samples", n_mc_samples, 1)
+    if weights is not None:
+        check_choice("weights", weights, ("uniform", "importance"))
+    return n_mc_samples if weights == "importance" else None
 
 
 def checked_library_size(value: float | str) -> float | str:

@@ -17,7 +17,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.estimates import NonInteger
 from scvi.cells.schema import Schema
 from scvi.cells.setup import labelled_schema
-from scvi.estimators import differential, minify, query_mapping, questions
+from scvi.estimators import differential, minify, predictive_questions, query_mapping, questions
 from scvi.estimators.cells import Indices
 from scvi.estimators.network_options import network_options
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
@@ -277,6 +277,9 @@ class SCANVI(WithOptionsOfSCVI):
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = questions.get_normalized_expression
     get_likelihood_parameters = questions.get_likelihood_parameters
+    get_feature_correlation_matrix = predictive_questions.get_feature_correlation_matrix
+    get_importance_weights = predictive_questions.get_importance_weights
+    posterior_predictive_sample = predictive_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll

@@ -1,6 +1,6 @@
 """scVI for AnnData."""
 
-from scvi.estimators import differential, minify, query_mapping, questions, setup
+from scvi.estimators import differential, minify, predictive_questions, query_mapping, questions, setup
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vae import VAE
 
@@ -55,6 +55,9 @@ class SCVI(WithOptionsOfSCVI):
     get_latent_library_size = questions.get_latent_library_size
     get_normalized_expression = questions.get_normalized_expression
     get_likelihood_parameters = questions.get_likelihood_parameters
+    get_feature_correlation_matrix = predictive_questions.get_feature_correlation_matrix
+    get_importance_weights = predictive_questions.get_importance_weights
+    posterior_predictive_sample = predictive_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll

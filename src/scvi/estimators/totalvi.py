@@ -19,7 +19,14 @@ from scvi.cells.proteins import refuse_gaps
 from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register
-from scvi.estimators import minify, protein_differential, protein_questions, query_mapping, questions
+from scvi.estimators import (
+    minify,
+    predictive_questions,
+    protein_differential,
+    protein_questions,
+    query_mapping,
+    questions,
+)
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells
 from scvi.estimators.network_options import network_options
@@ -261,6 +268,7 @@ class TOTALVI(Estimator):
     get_protein_foreground_probability = protein_questions.get_protein_foreground_probability
     get_likelihood_parameters = questions.get_likelihood_parameters
     get_feature_correlation_matrix = protein_questions.get_feature_correlation_matrix
+    get_importance_weights = predictive_questions.get_importance_weights
     posterior_predictive_sample = protein_questions.posterior_predictive_sample
     get_elbo = questions.get_elbo
     get_protein_background_mean = protein_questions.get_protein_background_mean

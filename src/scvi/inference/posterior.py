@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampl
 
 from scvi._checks import check_draws, superseded
 from scvi.dataset import GeneExpressionDataset
-from scvi.inference import group_questions, posterior_utils
+from scvi.inference import group_questions, posterior_predictive, posterior_utils
 from scvi.inference import posterior_differential as differential
 from scvi.inference import posterior_imputation as imputing
 from scvi.inference import posterior_scores as scores
@@ -365,6 +365,13 @@ class Posterior:
     def _protein_names(self) -> npt.NDArray[Any]:
         """Of the proteins that are compared with one another beside the genes: none."""
         return np.array([], dtype=object)
+
+    # Samples ------------------------------------------------------------------------------------------------------
+
+    generate = posterior_predictive.generate
+    generate_denoised_samples = posterior_predictive.generate_denoised_samples
+    generate_feature_correlation_matrix = posterior_predictive.generate_feature_correlation_matrix
+    generate_parameters = posterior_predictive.generate_parameters
 
     # Files --------------------------------------------------------------------------------------------------------
 

@@ -8,21 +8,22 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from scvi._checks import batch_code, check_choice, check_draws, check_number
+from scvi._checks import check_choice, check_draws
 from scvi.inference import group_questions
 from scvi.inference import posterior_differential as differential
+from scvi.inference import posterior_predictive as predictive
 from scvi.inference.posterior import Collate, Posterior, metric
 from scvi.minibatch import Minibatch
 from scvi.models.decoded import ProteinValue
 from scvi.models.gaussian import draw
 from scvi.models.totalvae import TOTALVAE
 from scvi.queries import evaluating, proteins
+from scvi.queries.correlation import Kind
 from scvi.queries.evaluation import asked_parts
+from scvi.queries.expression import Wanted
 from scvi.queries.likelihood import marginal
-from scvi.queries.proteins import Draws
 
 __all__ = ["MEASUREMENT", "TotalPosterior"]
 
@@ -223,18 +224,16 @@ class TotalPosterior(Posterior):
 
     # Samples ------------------------------------------------------------------------------------------------------
 
-    def generate(self, n_samples: int = 100, batch_size: int = 64) -> tuple[Floats, Floats]:
+    def generate(  # type: ignore[override]  # the 2020 class has other arguments here
+        self, n_samples: int = 100, batch_size: int = 64
+    ) -> tuple[Floats, Floats]:
         """Counts as the model would measure them, without zero inflation, and the counts themselves.
 
         Returns
         -------
         (n, g + p, s) and (n, g + p)
         """
-        check_draws("n_samples", n_samples)
-        cells = list(self._cells(batch_size))  # in one order
-        drawn = proteins.predictive_draws(self.model, cells, n_samples, with_dropout=False)
-        originals = [torch.cat([mb.x, mb.proteins], dim=1).cpu().numpy() for mb in cells]  # type: ignore[list-item]
-        return _both(drawn), np.concatenate(originals)
+        return predictive.with_originals(self, Wanted(n_samples=n_samples), batch_size, with_dropout=False)
 
     def generate_denoised_samples(
         self,
@@ -247,10 +246,7 @@ class TotalPosterior(Posterior):
 
         Genes have the mean `rna_size_factor` times their frequency.
         """
-        check_draws("n_samples", n_samples)
-        check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
-        code = batch_code("transform_batch", transform_batch, self.model.n_batch)
-        return _both(proteins.denoised_draws(self.model, self._cells(batch_size), n_samples, rna_size_factor, code))
+        return super().generate_denoised_samples(n_samples, batch_size, rna_size_factor, transform_batch)
 
     def generate_feature_correlation_matrix(
         self,
@@ -258,33 +254,15 @@ class TotalPosterior(Posterior):
         batch_size: int = 64,
         rna_size_factor: float = 1000,
         transform_batch: Batches = None,
-        correlation_mode: str = "spearman",
+        correlation_mode: Kind = "spearman",
     ) -> npt.NDArray[np.float64]:
         """(g + p, g + p) correlation of denoised samples, 'spearman' or 'pearson', averaged over the batches."""
         check_choice("correlation_mode", correlation_mode, ("spearman", "pearson"))
-        check_draws("n_samples", n_samples)
-        check_number("rna_size_factor", rna_size_factor, "a positive number", above=0)
-        codes: Sequence[int | None] = self._batch_codes(transform_batch) or [None]
-        return np.mean(
-            [
-                proteins.correlation(
-                    proteins.denoised_draws(self.model, self._cells(batch_size), n_samples, rna_size_factor, code),
-                    correlation_mode,  # type: ignore[arg-type]
-                )
-                for code in codes
-            ],
-            axis=0,
-        )
+        arguments = n_samples, batch_size, rna_size_factor, transform_batch, correlation_mode
+        return super().generate_feature_correlation_matrix(*arguments)
 
-    def _cells(self, batch_size: int | None = None) -> Iterator[Minibatch]:
-        options = {} if batch_size is None else {"batch_size": batch_size}
-        return self._asked().update(options).minibatches()
+    _cells = predictive.cells
 
 
 def _draws_last(values: npt.NDArray) -> npt.NDArray:
     return np.moveaxis(values, 0, -1) if values.ndim == 3 else values
-
-
-def _both(draws: Iterator[Draws]) -> npt.NDArray[np.float32]:
-    """(n, g + p, s)."""
-    return np.concatenate([np.concatenate(pair, axis=-1).transpose(1, 2, 0) for pair in draws])

@@ -13,7 +13,7 @@ from scvi._checks import check_choice, check_draws, check_rates, is_number
 from scvi.kernels import mixed_dropout
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020
-from scvi.models.base import Elbo, Latent, Moments, batch_codes
+from scvi.models.base import Elbo, Latent, Moments, WeightedDraws, batch_codes
 from scvi.models.decoded import Decoded
 from scvi.models.distributions import NegativeBinomial
 from scvi.models.one_hot import table_shape
@@ -130,17 +130,18 @@ class AutoZIVAE(VAE):
         nll = self.generative(z, log_size, mb, delta=delta).nll(mb, 1 / len(mb))
         return Elbo(nll, kl, global_kl=self.compute_global_kl_divergence())
 
-    def importance_log_weights(
+    def importance_draws(
         self,
         mb: Minibatch,
         q: Latent,
         n_draws: int,
         generator: torch.Generator | None = None,
         delta: Tensor | None = None,
-    ) -> Tensor:
-        """As :meth:`Model.importance_log_weights`, given delta (s, 1, g) or (s, n, g), or with it integrated out."""
+    ) -> WeightedDraws:
+        """As :meth:`Model.importance_draws`, given delta (s, 1, g) or (s, n, g), or with it integrated out."""
         z, log_size, log_weights = q.weighted_draws(mb, n_draws, generator)
-        return log_weights - self.generative(z, log_size, mb, delta=delta).genes.nll(mb)
+        nll = self.generative(z, log_size, mb, delta=delta).genes.nll(mb)
+        return WeightedDraws(z, log_size, log_weights - nll)
 
     def posterior_of_entries(self, mb: Minibatch) -> Beta:
         """p(delta_ng | x_ng, z_n, l_n), (n, g), at the means of z_n and l_n, for 'gene-cell'.

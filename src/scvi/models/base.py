@@ -119,15 +119,13 @@ class Latent(NamedTuple):
         z, kl_z = draw_with_kl(self.z, generator)
         return z, log_size, {"z": kl_z, **self.kl_of_size(mb)}
 
-    def weighted_draws(
-        self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws of z (s, n, d) and of the log library size, and log p(z, l) - log q(z, l | x) at them (s, n)."""
+    def weighted_draws(self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None) -> WeightedDraws:
+        """Draws and log p(z, l) - log q(z, l | x) at them."""
         z = draw(self.z, n_draws, generator)
         prior = Normal(torch.zeros_like(self.z.loc), 1.0)
         log_weights = (prior.log_prob(z) - self.z.log_prob(z)).sum(-1)
         log_size, of_size = self.weighted_sizes(mb, n_draws, generator)
-        return z, log_size, log_weights + of_size
+        return WeightedDraws(z, log_size, log_weights + of_size)
 
     def weighted_sizes(
         self, mb: Minibatch, n_draws: int, generator: torch.Generator | None = None
@@ -137,6 +135,14 @@ class Latent(NamedTuple):
         if self.l is None:
             return log_size, 0.0
         return log_size, (_library_prior(mb).log_prob(log_size) - self.l.log_prob(log_size)).sum(-1)
+
+
+class WeightedDraws(NamedTuple):
+    """Draws from a posterior: z (s, n, d), the log library size, (s, n, 1) or if observed (n, 1), weights (s, n)."""
+
+    z: Tensor
+    log_size: Tensor
+    log_weights: Tensor
 
 
 def observed_log_size(mb: Minibatch) -> Tensor:
@@ -310,15 +316,16 @@ class Model(nn.Module, ABC):
             raise ValueError(f"the embedding differs between {len(table)} batches: the batch is needed, None came")
         return batch.float() @ table if batch.shape[1] == len(table) else table[batch[:, 0].long()]
 
-    def importance_log_weights(
+    def importance_draws(
         self, mb: Minibatch, q: Latent, n_draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """(s, n) log p(x, z, l) - log q(z, l | x), at draws from the posterior `q`, where nothing else is latent.
+    ) -> WeightedDraws:
+        """Draws from the posterior `q` and log p(x, z, l) - log q(z, l | x) at them, where nothing else is latent.
 
         z is the untransformed variable, with density N(0, I), so this holds for 'normal' and 'ln' alike.
         """
         z, log_size, log_weights = q.weighted_draws(mb, n_draws, generator)
-        return log_weights - sum(self.generative(z, log_size, mb).nll(mb).values())
+        log_weights = log_weights - sum(self.generative(z, log_size, mb).nll(mb).values())
+        return WeightedDraws(z, log_size, log_weights)
 
     @torch.no_grad()
     def marginal_log_likelihood(
@@ -332,7 +339,7 @@ class Model(nn.Module, ABC):
         log_total = torch.full((len(mb),), -torch.inf, dtype=torch.float64, device=mb.device)
         q = self.variational(mb)
         for block in blocks_of_draws(mb, n_draws, at_once):
-            log_weights = self.importance_log_weights(mb, q, block, generator)
+            log_weights = self.importance_draws(mb, q, block, generator).log_weights
             log_total = torch.logaddexp(log_total, torch.logsumexp(log_weights.double(), dim=0))
         return log_total - torch.log(torch.tensor(float(n_draws), dtype=torch.float64))
 

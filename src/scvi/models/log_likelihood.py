@@ -85,8 +85,8 @@ def compute_marginal_log_likelihood_autozi(autozivae: Any, posterior: Any, n_sam
         for some in torch.arange(n_samples_mc, device=delta.device).split(blocks_of_draws(mb, n_samples_mc)):
             of_cells = autozivae.reshape_bernoulli(delta[some], mb.batch, mb.labels)
             of_cells = of_cells.unsqueeze(1) if of_cells.dim() == 2 else of_cells  # (s, 1, g) or (s, n, g)
-            weights = autozivae.importance_log_weights(mb, qz, len(some), delta=of_cells)
-            log_weights[some] += weights.double().sum(1)
+            drawn = autozivae.importance_draws(mb, qz, len(some), delta=of_cells)
+            log_weights[some] += drawn.log_weights.double().sum(1)
         n += len(mb)
     return -(float(torch.logsumexp(log_weights, 0)) - math.log(n_samples_mc)) / _some(n)
 

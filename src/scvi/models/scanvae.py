@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from scvi._checks import check_flag
 from scvi.minibatch import Minibatch
 from scvi.models.architecture import ArchitectureOptions
-from scvi.models.base import Elbo, Latent
+from scvi.models.base import Elbo, Latent, WeightedDraws
 from scvi.models.classifier import Classifier
 from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.gaussian import draw, draw_with_kl
@@ -174,10 +174,10 @@ class SCANVAE(LabelledVAE):
         known = one_hot(labels.clamp(min=0), self.n_labels)
         return (torch.where(labels >= 0, known, log_q_y.exp()) * torch.stack(by_label, dim=-1)).sum(-1)
 
-    def importance_log_weights(
+    def importance_draws(
         self, mb: Minibatch, q: Latent, n_draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """(s, n) log p(x, z1, z2, l | y) - log q(z1, z2, l | x, y) at draws from q; summed over a y that is not known.
+    ) -> WeightedDraws:
+        """Draws of z1 with log p(x, z1, z2, l | y) - log q(z1, z2, l | x, y); summed over a y that is not known.
 
         With a dispersion by label log p(x | z1, l) is taken at the expected log dispersion of such a cell.
         """
@@ -186,7 +186,7 @@ class SCANVAE(LabelledVAE):
         log_weights = -q.z.log_prob(z1).sum(-1) + of_size
         genes = self.generative(z1, log_size, mb).genes
         log_prior = self._log_prior_draws(known_labels(mb), z1, generator)
-        return log_weights + log_prior - genes.nll(mb)
+        return WeightedDraws(z1, log_size, log_weights + log_prior - genes.nll(mb))
 
     def _log_prior_draws(self, labels: Tensor, z1: Tensor, generator: torch.Generator | None) -> Tensor:
         """(s, n) log of an unbiased estimate of p(z1), or of p(z1 | y) where y is known, by one draw of z2 a label."""

@@ -15,7 +15,7 @@ from scvi.kernels import SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.architecture import Architecture, ArchitectureOptions
-from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
+from scvi.models.base import Elbo, Latent, Model, Moments, WeightedDraws, batch_codes
 from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts, protein_counts
 from scvi.models.former_names import rename_weights
 from scvi.models.gaussian import draw_with_kl
@@ -242,17 +242,17 @@ class TOTALVAE(Model):
             return mb.measured
         return None if self.protein_batch_mask is None else self.protein_batch_mask[batch[:, 0]]
 
-    def importance_log_weights(
+    def importance_draws(
         self, mb: Minibatch, q: Latent, n_draws: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """log p(x, y, z, l, b) - log q(z, l, b | x, y) at draws from q, (s, n); z is the untransformed variable."""
+    ) -> WeightedDraws:
+        """Draws from q, with log p(x, y, z, l, b) - log q(z, l, b | x, y) at them and a draw of b each."""
         z, log_size, log_weights = q.weighted_draws(mb, n_draws, generator)
         decoded = self.generative(z, log_size, mb)
         genes, proteins = decoded.genes, decoded.proteins
         b = proteins.draw_background(generator)
         of_b = self.background_prior(mb).log_prob(b) - proteins.log_background.log_prob(b)
         log_weights = log_weights + proteins.over_measured(of_b)
-        return log_weights - genes.nll(mb) - proteins.nll_given(b, mb)
+        return WeightedDraws(z, log_size, log_weights - genes.nll(mb) - proteins.nll_given(b, mb))
 
     def start(self, moments: Moments) -> None:
         """Starts the decoder at the data's mean frequencies, the dispersions of genes, and the background."""

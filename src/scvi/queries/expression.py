@@ -13,6 +13,7 @@ from scvi.minibatch import Minibatch
 from scvi.models.base import Model, blocks_of_draws
 from scvi.models.decoded import Decoded
 from scvi.models.gaussian import draw
+from scvi.queries import importance
 from scvi.queries.evaluation import asked_parts
 
 
@@ -30,6 +31,9 @@ class Wanted:
         Posterior draws a cell.
     return_mean
         Average over the draws.
+    n_weighed
+        Draws a cell that are weighed by importance, see :mod:`scvi.queries.importance`: averages are over all of them,
+        and `n_samples` that are kept are drawn from them. None: draws from the variational posterior as they come.
     """
 
     genes: np.ndarray | None = None
@@ -37,6 +41,7 @@ class Wanted:
     transform_batch: Sequence[int] | None = None
     n_samples: int = 1
     return_mean: bool = True
+    n_weighed: int | None = None
 
 
 def normalized(
@@ -110,22 +115,37 @@ def expected(
     def question(mb: Minibatch) -> dict[str, Tensor]:
         """(n, .), or (n, s, .) where draws are kept: what is joined has its cells first."""
         kept: dict[str, list[Tensor]] = {}
-        for z, log_size in posterior_draws(model, mb, wanted.n_samples, generator):
+        for z, log_size, weights in _weighted_draws(model, mb, wanted, generator):
             for name, block in over_batches(z, log_size, mb).items():
                 if not wanted.return_mean:
                     kept.setdefault(name, []).append(block.cpu())
-                elif name in kept:
-                    kept[name][0] += block.sum(0)
+                    continue
+                total = block.sum(0) if weights is None else (block * weights.unsqueeze(-1)).sum(0)
+                if name in kept:
+                    kept[name][0] += total
                 else:
-                    kept[name] = [block.sum(0)]
+                    kept[name] = [total]
         if wanted.return_mean:
-            return {name: total / wanted.n_samples for name, (total,) in kept.items()}
+            n_draws = wanted.n_samples if wanted.n_weighed is None else 1  # weights sum to 1
+            return {name: total / n_draws for name, (total,) in kept.items()}
         return {name: torch.cat(blocks).transpose(0, 1) for name, blocks in kept.items()}
 
     arrays = asked_parts(model, minibatches, question)
     if wanted.return_mean:
         return arrays
     return {name: array[:, 0] if wanted.n_samples == 1 else array.swapaxes(0, 1) for name, array in arrays.items()}
+
+
+def _weighted_draws(
+    model: Model, mb: Minibatch, wanted: Wanted, generator: torch.Generator | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """As :func:`posterior_draws`, with weights (s, n); None where all draws are alike."""
+    if wanted.n_weighed is not None:
+        kept = None if wanted.return_mean else wanted.n_samples
+        yield from importance.draws(model, mb, wanted.n_weighed, kept, generator)
+        return
+    for z, log_size in posterior_draws(model, mb, wanted.n_samples, generator):
+        yield z, log_size, None
 
 
 def posterior_draws(
