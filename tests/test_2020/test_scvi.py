@@ -61,6 +61,9 @@ def test_corruption(small, corruption):
     trainer.uncorrupt_posteriors()
     assert not trainer.train_set.reads_corrupted
     assert np.isfinite(trainer.train_set.elbo())
+    assert trainer.train_set.imputation_score(n_samples=1) > 0
+    original_list, imputed_list = trainer.train_set.imputation_benchmark(n_samples=2, show_plot=False)
+    assert [len(values) for values in original_list] == [len(values) for values in imputed_list]
 
 
 def test_synthetic_1_save_and_load(tmp_path):
@@ -73,6 +76,19 @@ def test_synthetic_1_save_and_load(tmp_path):
     assert np.array_equal(again.indices, full.indices)
     assert np.array_equal(again.gene_dataset.X, dataset.X)
     assert np.array_equal(again.gene_dataset.labels, dataset.labels)
+
+
+def test_synthetic_1_scores_and_pictures():
+    dataset = SyntheticDataset(batch_size=30, nb_genes=20)
+    vae = VAE(dataset.nb_genes, n_batch=dataset.n_batches, n_labels=dataset.n_labels)
+    full = fitted(vae, dataset).create_posterior(indices=np.arange(len(dataset)))
+    assert 0 < full.knn_purity() <= 1
+    for algorithm in ("knn", "gmm"):
+        assert len(full.clustering_scores(prediction_algorithm=algorithm)) == 4
+    for color_by in ("", "batches", "labels"):
+        full.show_t_sne(n_samples=10, color_by=color_by)
+    assert len(full.show_t_sne(n_samples=10, color_by="batches and labels")) == 2
+    assert full.nn_overlap_score() is None
 
 
 def test_saving_a_sequential_posterior_keeps_its_batch_size(small, tmp_path):
