@@ -66,7 +66,8 @@ def get_normalized_expression(
     n_samples_overall
         Draw so many cells with replacement, and one sample of each.
     return_mean
-        Average over the draws; otherwise the draws are the first axis.
+        Average over the draws, and over the background of proteins without drawing it; otherwise the draws are the
+        first axis.
     return_numpy
         Return arrays; draws that are not averaged always come as arrays.
     sample_protein_mixing
@@ -91,6 +92,7 @@ def get_normalized_expression(
         sample_mixing=check_flag("sample_protein_mixing", sample_protein_mixing),
         scale=check_flag("scale_protein", scale_protein),
         hide_missing=True,
+        mean_background=return_mean,
     )
     part = _part(self, transform_batch, gene_list, protein_list, n_samples, return_mean)
     rna, protein = queries.normalized(

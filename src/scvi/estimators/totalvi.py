@@ -30,6 +30,8 @@ from scvi.estimators import (
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells
 from scvi.estimators.network_options import network_options
+from scvi.estimators.train import train_by
+from scvi.fit.plan import ProteinPlan
 from scvi.fit.starting_values import initialise
 from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
@@ -99,6 +101,7 @@ class TOTALVI(Estimator):
     """
 
     _network = TOTALVAE
+    _plan = ProteinPlan
 
     def __init__(
         self,
@@ -258,6 +261,24 @@ class TOTALVI(Estimator):
             measured = np.array(self.schema.proteins.measured)  # type: ignore[union-attr]
             background = background_moments(data.proteins[cells], data.batch[cells], measured)  # type: ignore[index]
         initialise(self.module, data, cells, background)
+
+    train = train_by(
+        ProteinPlan,
+        """Fits the model; see :meth:`scvi.SCVI.train` for what is not listed here.
+
+        Parameters
+        ----------
+        hide_proteins
+            Where a batch lacks proteins that others have: the share of the cells of a step that the encoder is shown as
+            if they came from such a batch. It learns to say from the genes what the proteins would, which is what
+            imputing them asks for. All that was measured stays in the likelihood.
+        """,
+    )
+
+    def _fit(self, given: Mapping[str, Any]) -> None:
+        if self._scope is not None:  # what encodes the cells of the reference stays as it is
+            given = {**given, "hide_proteins": 0.0}
+        super()._fit(given)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 

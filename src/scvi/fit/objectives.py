@@ -1,4 +1,4 @@
-"""What a step of a fit minimises: the negative ELBO, alone, with the labels of some cells, or against an adversary.
+"""What a step of a fit minimises: the negative ELBO, alone or with what else its plan asks for.
 
 The kind of plan decides: see :data:`OBJECTIVES`.
 """
@@ -6,6 +6,7 @@ The kind of plan decides: see :data:`OBJECTIVES`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from scvi._random import generator_of
 from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointMinibatch
-from scvi.fit.plan import AdversarialPlan, Plan, SemiSupervisedPlan
+from scvi.fit.plan import AdversarialPlan, Plan, ProteinPlan, SemiSupervisedPlan
 from scvi.fit.split import Split
 from scvi.kernels import bf16_products
 from scvi.minibatch import Minibatch
@@ -57,9 +58,13 @@ class NegativeElbo:
     def loss(self, mb: Any, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """What a step minimises, and terms for the history, summed over the cells of the minibatch."""
         with self._products():
-            elbo = self.model.loss(mb, self.generator)
+            elbo = self._elbo(mb)
         loss = elbo.objective(kl_weight) + elbo.global_kl / len(self.split.train)
         return loss, {**self._terms(elbo, len(mb)), "train_loss_epoch": loss.detach() * len(mb)}
+
+    def _elbo(self, mb: Any) -> Elbo:
+        """The bound of a step."""
+        return self.model.loss(mb, self.generator)
 
     @torch.no_grad()
     def _terms(self, elbo: Elbo, n_cells: int) -> dict[str, Any]:
@@ -259,9 +264,37 @@ def describe_fault(model: Model, mb: Minibatch, data: CellData, generator: torch
     return f"{kind}: {', '.join(named)}; largest counts in genes {largest}"
 
 
+class HidingProteins(NegativeElbo):
+    """The negative ELBO of a :class:`scvi.models.totalvae.TOTALVAE` whose encoder does not see all that was measured.
+
+    Where a batch lacks proteins, z of its cells follows from the genes, and z of the others mostly from the proteins:
+    what a place in the latent space says of proteins is learned from cells that are elsewhere. So a share of the cells
+    is shown as if it came from a batch that lacks some of their proteins, while all of them stay in the likelihood.
+    """
+
+    plan: ProteinPlan
+
+    def _elbo(self, mb: Minibatch) -> Elbo:
+        return self.model.loss(mb, self.generator, seen=self.shown(mb))
+
+    def shown(self, mb: Minibatch) -> Minibatch:
+        """The cells as the encoder sees them in this step."""
+        measured = self.model.protein_batch_mask
+        if self.plan.hide_proteins == 0 or measured is None or mb.proteins is None:
+            return mb
+        lacks = (measured[:, None] & ~measured[None]).any(-1)  # (k, k): whether the second lacks what the first has
+        of_cells = lacks[mb.batch[:, 0]].float()
+        can = of_cells.any(1, keepdim=True)
+        other = torch.multinomial(torch.where(can, of_cells, 1.0), 1, generator=self.generator)
+        share = torch.rand(len(mb), 1, device=mb.device, generator=self.generator)
+        batch = torch.where(can & (share < self.plan.hide_proteins), other, mb.batch)
+        return replace(mb, batch=batch, proteins=mb.proteins * measured[batch[:, 0]])
+
+
 OBJECTIVES: dict[type[Plan], type[NegativeElbo]] = {
     Plan: NegativeElbo,
     SemiSupervisedPlan: SemiSupervised,
     AdversarialPlan: Adversarial,
+    ProteinPlan: HidingProteins,
 }
 """What a fit minimises, by the class of its plan."""

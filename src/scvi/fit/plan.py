@@ -243,6 +243,25 @@ class AdversarialPlan(Plan):
         check_number("kappa", self.kappa, "a number of at least 0", least=0)
 
 
+@dataclass(frozen=True)
+class ProteinPlan(Plan):
+    """Options of the fit of a model of genes and proteins, beside those of any.
+
+    Attributes
+    ----------
+    hide_proteins
+        Share of the cells of a step of which the encoder sees no more proteins than of another batch.
+    """
+
+    hide_proteins: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("hide_proteins", self.hide_proteins, "a share, a number from 0 to 1", least=0)
+        if self.hide_proteins > 1:
+            raise ValueError(f"hide_proteins={self.hide_proteins!r} is not a share, a number from 0 to 1")
+
+
 def make_plan(
     options: Mapping[str, Any],
     plan_kwargs: Mapping[str, Any] | None,

@@ -134,12 +134,15 @@ class ProteinValue:
         Divide by the sum over all proteins.
     hide_missing
         NaN for what the batch that a cell is decoded in did not measure: nothing was learnt about it there.
+    mean_background
+        Take the mean of the background's posterior, not a draw from it.
     """
 
     include_background: bool = False
     sample_mixing: bool = False
     scale: bool = False
     hide_missing: bool = False
+    mean_background: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,11 @@ class ProteinCounts(Modality):
         """(..., n, p) that a count is no background."""
         return torch.sigmoid(-self.mixing)
 
+    @property
+    def log_mean_background(self) -> Tensor:
+        """(..., n, p) log of the mean of the background's mean count."""
+        return self.log_background.loc + self.log_background.variance / 2
+
     def draw_background(self, generator: torch.Generator | None = None) -> Tensor:
         """(..., n, p) a draw of the log mean count of the background."""
         return draw(self.log_background, generator=generator)
@@ -197,8 +205,8 @@ class ProteinCounts(Modality):
         )
 
     def expected(self, value: ProteinValue, generator: torch.Generator | None = None) -> Tensor:
-        """(..., n, p) counts at a draw of the background."""
-        log_background = self.draw_background(generator)
+        """(..., n, p) counts at a draw of the background, or at its mean."""
+        log_background = self.log_mean_background if value.mean_background else self.draw_background(generator)
         fore = self.foreground_probability
         if value.sample_mixing:
             fore = torch.bernoulli(fore, generator=generator)

@@ -215,9 +215,12 @@ class TOTALVAE(Model):
         columns = self.columns(mb, mb.batch) if self.encode_covariates else None
         return Latent(*self.encoder.encode(x, *self.encoder_categories(mb), also=y, cont=columns))
 
-    def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
-        """The negative ELBO, one draw a cell; KL(z) and KL(b) are annealed, KL(l) is not."""
-        q = self.variational(mb)
+    def loss(self, mb: Minibatch, generator: torch.Generator | None = None, seen: Minibatch | None = None) -> Elbo:
+        """The negative ELBO, one draw a cell; KL(z) and KL(b) are annealed, KL(l) is not.
+
+        `seen` is what the encoder is shown of the same cells; None: all.
+        """
+        q = self.variational(mb if seen is None else seen)
         z, kl_z = draw_with_kl(q.z, generator)  # before the library size
         log_size = q.draw_size(mb, generator=generator)
         if q.l is not None:

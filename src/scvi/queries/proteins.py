@@ -70,8 +70,7 @@ def background_mean(
     """(n, p) mean of the mean count of the background, NaN where it was not measured."""
 
     def values(decoded: Decoded) -> dict[str, Tensor]:
-        log_rate = decoded.proteins.log_background
-        return {"rate": decoded.proteins.hide_missing((log_rate.loc + log_rate.variance / 2).exp())}
+        return {"rate": decoded.proteins.hide_missing(decoded.proteins.log_mean_background.exp())}
 
     return expected(model, minibatches, values, Wanted(), generator)["rate"]
 
