@@ -44,6 +44,28 @@ def fitted() -> scvi.SCANVI:
     return model
 
 
+@pytest.mark.parametrize(
+    "empty", [np.nan, None, pd.Categorical([None] * N, categories=["t0"])], ids=["NaN", "None", "categories"]
+)
+def test_cells_with_an_empty_column_have_no_label(fitted: scvi.SCANVI, empty: Any) -> None:
+    cells = some_labels()
+    expected = fitted.get_elbo(without_labels(cells), seed=0)
+    cells.obs["label"] = empty
+    assert fitted.get_elbo(cells, seed=0) == expected
+    np.testing.assert_array_equal(fitted.predict(cells), fitted.predict(without_labels(cells)))
+    mapped = scvi.SCANVI.load_query_data(cells.copy(), fitted, unfrozen=True)
+    mapped.train(**QUICK)
+    cells.obs["label"] = [np.nan, *["t0"] * (N - 1)]  # which is a mistake rather
+    with pytest.raises(ValueError, match=r"adata.obs\['label'\] is missing \(NaN\) in 1 cells"):
+        fitted.predict(cells)
+
+
+def without_labels(adata: AnnData) -> AnnData:
+    copy = adata.copy()
+    del copy.obs["label"]
+    return copy
+
+
 def equal_weights(first: Any, second: Any) -> bool:
     a, b = first.module.state_dict(), second.module.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

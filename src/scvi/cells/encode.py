@@ -126,11 +126,11 @@ def _log_size(adata: AnnData, schema: Schema, kept: Kept | None) -> np.ndarray |
 
 
 def _labels(adata: AnnData, schema: Schema) -> np.ndarray:
-    """(n,) codes of the labels; -1 where one is not known, as in cells that come without the column."""
+    """(n,) codes of the labels; -1 where one is not known, as in cells that come without the column, or it is empty."""
     key, unknown = schema.labels_key, schema.unlabeled_category
     if key is None or unknown is None:
         return checks.codes_of(adata, "labels_key", key, schema.categories)
-    if key not in adata.obs:
+    if key not in adata.obs or checks.obs_column(adata, "labels_key", key).isna().all():
         return np.full(adata.n_obs, -1, dtype=np.int64)
     codes = checks.codes_of(adata, "labels_key", key, {key: (*schema.label_names, unknown)})
     return np.where(codes == schema.n_labels, -1, codes)
