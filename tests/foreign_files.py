@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 from torch import Tensor
 from torch.nn.functional import layer_norm, softplus
 
@@ -273,6 +274,35 @@ def totalvi(foreign: Foreign, has_efficiency: bool) -> Foreign:
     if has_efficiency:
         foreign.weights["log_per_batch_efficiency"] = foreign.draw(p, n_batch)
     return foreign
+
+
+def of_mudata(foreign: Foreign, elsewhere: dict[str, str | None] | None = None) -> tuple[dict[str, Any], MuData]:
+    """What the file holds of a TOTALVI of the same cells as a MuData with modalities "gex" and "adt", and that MuData.
+
+    Parameters
+    ----------
+    elsewhere
+        Fields whose column is in the `obs` of another modality than that of the RNA, or of the MuData (None).
+    """
+    content, adata = foreign.content(), foreign.adata
+    table, rna = adata.obsm["proteins"], adata.copy()
+    del rna.obsm["proteins"]
+    adt = AnnData(np.zeros(table.shape, np.float32), pd.DataFrame(index=table.index), pd.DataFrame(index=table.columns))
+    adt.layers["raw"] = table.to_numpy(np.float32)
+    mdata = MuData({"gex": rna, "adt": adt})
+    registry = content["attr_dict"]["registry_"]
+    registry["setup_method_name"], fields = "setup_mudata", registry["field_registries"]
+    places: dict[str, str | None] = dict.fromkeys(("X", "batch", "extra_categorical_covs"), "gex")
+    for name, place in {**places, "extra_continuous_covs": "gex", "proteins": "adt", **(elsewhere or {})}.items():
+        if place is not None:
+            fields[name]["data_registry"]["mod_key"] = place
+    fields["X"]["state_registry"]["column_names"] = adata.var_names.to_numpy().astype(object)
+    fields["proteins"]["data_registry"] |= {"attr_name": "layers", "attr_key": "raw"}
+    content["var_names"] = {name: modality.var_names.to_numpy().astype(object) for name, modality in mdata.mod.items()}
+    for name, place in (elsewhere or {}).items():
+        column = registry["setup_args"][f"{name}_key"]
+        (mdata if place is None else mdata.mod[place]).obs[column] = rna.obs.pop(column)
+    return content, mdata
 
 
 def answers_of_totalvi(foreign: Foreign) -> dict[str, Tensor]:

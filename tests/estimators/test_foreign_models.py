@@ -8,15 +8,17 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import scvi
-from foreign_files import Foreign, answers_of_scvi, answers_of_totalvi, scvi_like, totalvi
+from foreign_files import Foreign, answers_of_scvi, answers_of_totalvi, of_mudata, scvi_like, totalvi
 from small_cells import make_adata
 
 COVARIATES = {"categorical_covariate_keys": ["donor", "treated"], "continuous_covariate_keys": ["age", "score"]}
@@ -239,6 +241,60 @@ def test_totalvi_answers_as_there(keys, has_efficiency, tmp_path):
     assert model.schema.proteins.names == tuple(adata.obsm["proteins"].columns)
     scvi.convert(tmp_path / "model", tmp_path / "new")
     same(answers(scvi.TOTALVI.load(tmp_path / "new", adata)), found)
+
+
+@pytest.mark.parametrize("elsewhere", [{}, {"batch": "adt"}, {"batch": None}], ids=["rna", "proteins", "mudata"])
+@pytest.mark.parametrize("keys", [{"batch_key": "batch", **COVARIATES}, {"batch_key": "batch"}], ids=len)
+def test_totalvi_of_a_mudata(keys, elsewhere, tmp_path):
+    with mudata.set_options(pull_on_update=False):
+        foreign = totalvi(Foreign("TOTALVI", make_adata(60), keys=keys), True)
+        content, mdata = of_mudata(foreign, elsewhere)
+        foreign.write(tmp_path / "model", "my_", content)
+        model = scvi.TOTALVI.load(tmp_path / "model", mdata, prefix="my_")
+        expected = {name: answers_of_totalvi(foreign)[name] for name in ("mean", "variance", "scale")}
+        same(answers(model), expected)
+        assert model.mdata is mdata
+        assert model.train_indices.tolist() == list(range(58, -1, -1))
+        mdata.write_h5mu(tmp_path / "model" / "my_mdata.h5mu")  # as that package saves it
+        scvi.convert(tmp_path / "model", tmp_path / "new", prefix="my_")
+        for again in (scvi.TOTALVI.load(tmp_path / "new"), scvi.TOTALVI.load(tmp_path / "model", prefix="my_")):
+            assert isinstance(again.mdata, mudata.MuData)
+            same(answers(again), expected)
+            again.minify_mudata()
+            same(answers(again), expected)
+
+
+def test_a_mudata_that_was_minified_there(tmp_path):
+    with mudata.set_options(pull_on_update=False):
+        foreign = totalvi(Foreign("TOTALVI", make_adata(60), keys={"batch_key": "batch"}), True)
+        content, mdata = of_mudata(foreign)
+        foreign.write(tmp_path / "model", "", content)
+        model = scvi.TOTALVI.load(tmp_path / "model", mdata)
+        wanted = answers(model)
+        mdata.obsm["X_latent_qzm"], mdata.obsm["X_latent_qzv"] = model.get_latent_representation(return_dist=True)
+        mdata.obs["observed_lib_size"] = np.ravel(mdata.mod["gex"].X.sum(axis=1))
+        mdata.uns["_scvi_adata_minify_type"] = "latent_posterior_parameters"
+        for modality in mdata.mod.values():
+            modality.X = sparse.csr_matrix(modality.shape, dtype=np.float32)
+            modality.layers.clear()
+        small = scvi.TOTALVI.load(tmp_path / "model", mdata)
+        assert small.minified_data_type == "latent_posterior_parameters"
+        same(answers(small), wanted)
+        del mdata.obs["observed_lib_size"]
+        with pytest.raises(ValueError, match="has no 'observed_lib_size'"):
+            scvi.TOTALVI.load(tmp_path / "model", mdata)
+
+
+def test_a_mudata_whose_modality_is_not_known_is_named(tmp_path):
+    with mudata.set_options(pull_on_update=False):
+        foreign = totalvi(Foreign("TOTALVI", make_adata(60), keys={"batch_key": "batch"}), False)
+        content, mdata = of_mudata(foreign)
+        foreign.write(tmp_path / "model", "", content)
+        with pytest.raises(KeyError, match="'gex' is not a modality of mdata"):
+            scvi.TOTALVI.load(tmp_path / "model", mudata.MuData({"rna": mdata.mod["gex"], "adt": mdata.mod["adt"]}))
+        del content["attr_dict"]["registry_"]["field_registries"]["X"]["data_registry"]["mod_key"]
+        with pytest.raises(ValueError, match="is not read: there is no 'mod_key'"):
+            scvi.TOTALVI.load(foreign.write(tmp_path / "other", "", content), mdata)
 
 
 def test_proteins_that_a_batch_did_not_measure(tmp_path):

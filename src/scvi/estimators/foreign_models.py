@@ -10,7 +10,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +17,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from scvi.cells.mudata import OBSM_KEY
 from scvi.cells.schema import ProteinSchema, Schema
 from scvi.estimators.files import DESCRIPTION, StoredModel
 from scvi.estimators.fitted_cells import FittedCells
+from scvi.estimators.foreign_weights import EFFICIENCY, Layout, translated
 from scvi.estimators.torch_archive import read_archive
 from scvi.models.weights import refuse_not_finite
 
@@ -33,19 +34,8 @@ _AS_HERE: dict[str, tuple[Any, ...]] = {
 }
 
 
-class _Layout(NamedTuple):
-    """Where a network has layers that see covariates, and what finds out the library size."""
-
-    encoders: tuple[str, ...]  # which see them with `encode_covariates`
-    decoders: tuple[str, ...]
-    of_size: tuple[str, ...]
-    size_sees_covariates: bool = False  # whether what finds out the library size here may see them
-    further: Mapping[str, Tensor] = MappingProxyType({})  # what only the networks here have; it changes nothing
-    options: Mapping[str, Any] = MappingProxyType({})  # what those of scvi-tools are in the terms of this package
-
-
-_SCVI = _Layout(("z_encoder.encoder",), ("decoder.px_decoder",), ("l_encoder",))
-_TOTALVI = _Layout(
+_SCVI = Layout(("z_encoder.encoder",), ("decoder.px_decoder",), ("l_encoder",))
+_TOTALVI = Layout(
     ("encoder.encoder", "encoder.l_gene_encoder"),
     ("decoder",),
     ("encoder.l_gene_encoder", "encoder.l_gene_mean_encoder", "encoder.l_gene_var_encoder"),
@@ -71,6 +61,7 @@ class _Saved(NamedTuple):
     genes: tuple[str, ...]
     weights: dict[str, Tensor]
     attributes: Mapping[str, Any]
+    is_multimodal: bool  # whether a MuData was set up
 
     def place(self, field: str) -> Mapping[str, Any]:
         """Where an input is; empty where there is none."""
@@ -135,7 +126,7 @@ def read(directory: str | os.PathLike[str], prefix: str, estimator: str, known: 
             (schema,),
             _history(saved.attributes.get("history_")),
             bool(saved.attributes.get("is_trained_", False)),
-            _translated(weights, schema, options, _LAYOUTS[estimator]),
+            translated(weights, schema, options, _LAYOUTS[estimator]),
             train_cells,
             validation_cells,
         )
@@ -164,14 +155,17 @@ def _saved(content: Any) -> _Saved:
     kind = str(registry["model_name"])
     if kind not in _LAYOUTS:
         raise ValueError(f"it holds a {kind} model; of that package are read: {', '.join(_LAYOUTS)}")
-    if registry.get("setup_method_name", "setup_anndata") != "setup_anndata":
-        raise ValueError(f"it was set up by {registry['setup_method_name']}; models that setup_anndata set up are read")
+    method = registry.get("setup_method_name", "setup_anndata")
+    if method != "setup_anndata" and (kind, method) != ("TOTALVI", "setup_mudata"):
+        raise ValueError(f"it was set up by {method}, which scvi.{kind} does not have")
     options = dict(init["non_kwargs"])
     for further in init["kwargs"].values():
         options |= further
     weights = {name: tensor for name, tensor in content["model_state_dict"].items() if isinstance(tensor, Tensor)}
-    genes = tuple(map(str, content["var_names"]))
-    return _Saved(kind, options, registry["setup_args"], registry["field_registries"], genes, weights, attributes)
+    fields, is_multimodal = registry["field_registries"], method == "setup_mudata"
+    names = fields["X"]["state_registry"]["column_names"] if is_multimodal else content["var_names"]
+    genes = tuple(map(str, names))
+    return _Saved(kind, options, registry["setup_args"], fields, genes, weights, attributes, is_multimodal)
 
 
 _FACTORS = "decoder.factor_regressor"
@@ -186,7 +180,7 @@ def _options(saved: _Saved, known: Mapping[str, Any]) -> dict[str, Any]:
     layout = _LAYOUTS[saved.kind]
     given = {**layout.options, **saved.options, "use_observed_lib_size": "library_log_means" not in saved.weights}
     if saved.kind == "TOTALVI":  # both came with the same version
-        given["relative_counts"] = _EFFICIENCY in saved.weights
+        given["relative_counts"] = EFFICIENCY in saved.weights
     if saved.kind == "LinearSCVI":
         layer = "fc_layers.Layer 0."
         norms = [f"{part}.{layer}1.weight" in saved.weights for part in ("z_encoder.encoder", _FACTORS)]
@@ -267,8 +261,30 @@ def _proteins(saved: _Saved, n_batch: int) -> ProteinSchema | None:
     measured = tuple(
         tuple(bool(flag) for flag in mask.get(code, np.ones(len(names), dtype=bool))) for code in range(n_batch)
     )
+    if saved.is_multimodal:
+        layer = str(place["attr_key"]) if place["attr_name"] == "layers" else None
+        modalities = _modalities(saved)
+        return ProteinSchema(obsm_key=OBSM_KEY, modalities=modalities, layer=layer, names=names, measured=measured)
     uns_key = saved.set_up.get("protein_names_uns_key")
     return ProteinSchema(obsm_key=str(place["attr_key"]), names_uns_key=uns_key, names=names, measured=measured)
+
+
+def _modalities(saved: _Saved) -> dict[str, str]:
+    """Modalities of the two counts by argument, and of columns of others than that of the RNA by name of the column.
+
+    Columns without one are of the MuData itself, where they are looked for in any case.
+    """
+    rna = str(saved.place("X")["mod_key"])
+    columns = {key: field for field in ("batch", "labels") if (key := _column(saved, field)) is not None}
+    columns |= dict.fromkeys(_keys_of(saved, "extra_categorical_covs", "field_keys"), "extra_categorical_covs")
+    columns |= dict.fromkeys(_keys_of(saved, "extra_continuous_covs", "columns"), "extra_continuous_covs")
+    places = {key: saved.place(field).get("mod_key") for key, field in columns.items()}
+    elsewhere = {key: str(place) for key, place in places.items() if place is not None and place != rna}
+    return {"rna_layer": rna, "protein_layer": str(saved.place("proteins")["mod_key"]), **elsewhere}
+
+
+def _keys_of(saved: _Saved, field: str, name: str) -> tuple[str, ...]:
+    return _texts(saved.state(field).get(name, ()))
 
 
 def _library_prior(saved: _Saved, n_batch: int) -> tuple[tuple[float, float], ...]:
@@ -280,70 +296,6 @@ def _library_prior(saved: _Saved, n_batch: int) -> tuple[tuple[float, float], ..
 
 
 # ---- what was fitted -------------------------------------------------------------------------------------------------
-
-
-def _translated(
-    weights: Mapping[str, Tensor], schema: Schema, options: Mapping[str, Any], layout: _Layout
-) -> dict[str, Tensor]:
-    """Weights in the order of columns of this package, without those that are of no use."""
-    unused = ["library_log_means", "library_log_vars"]
-    if options["use_observed_lib_size"]:
-        unused += layout.of_size
-    kept = {name: tensor for name, tensor in weights.items() if not _is_part_of(name, unused)}
-    kept |= layout.further
-    seeing = layout.decoders + (layout.encoders if options.get("encode_covariates") else ())
-    deep = options["deeply_inject_covariates"]
-    table = kept.get("embeddings_dict.batch.weight")  # its numbers stand where the codes of batches would
-    n_numbers = schema.n_continuous + (0 if table is None else table.shape[1])
-    n_codes = sum(n for n in (1 if table is not None else schema.n_batch, *schema.n_cats_per_cov) if n > 1)
-    for name, tensor in kept.items():
-        is_first = "Layer 0." in name
-        sees = name.endswith(".0.weight") and _is_part_of(name, seeing) and (is_first or deep)
-        if sees and n_numbers:
-            kept[name] = _reordered(tensor, n_codes, n_numbers, is_first)
-    if _EFFICIENCY in kept:
-        if table is not None:
-            raise ValueError("it has efficiencies of batches, and embeddings of them that leave these no place")
-        _fold_efficiency(kept, schema.n_batch, n_codes + n_numbers)
-    return kept
-
-
-def _fold_efficiency(weights: dict[str, Tensor], n_batch: int, n_beside: int) -> None:
-    """Puts what multiplies the rates of proteins in each batch, (p, k) logarithms, where the background has its mean.
-
-    The foreground is a multiple of the background, so both rates change alike; the prior moves with the posterior.
-
-    Parameters
-    ----------
-    n_beside
-        Number of columns of codes and covariates, of which those of batches come first.
-    """
-    efficiency = weights.pop(_EFFICIENCY)
-    weights["background_pro_alpha"] = weights["background_pro_alpha"] + efficiency
-    head = "decoder.py_back_mean_log_alpha.fc_layers.Layer 0.0"
-    if n_batch == 1:  # there is no column of it
-        weights[f"{head}.bias"] = weights[f"{head}.bias"] + efficiency[:, 0]
-        return
-    weight = weights[f"{head}.weight"].clone()
-    first = weight.shape[1] - n_beside
-    weight[:, first : first + n_batch] += efficiency
-    weights[f"{head}.weight"] = weight
-
-
-_EFFICIENCY = "log_per_batch_efficiency"
-
-
-def _is_part_of(name: str, modules: Collection[str]) -> bool:
-    return any(f"{name}.".startswith(f"{module}.") for module in modules)
-
-
-def _reordered(weight: Tensor, n_codes: int, n_numbers: int, is_first: bool) -> Tensor:
-    """Columns of covariates that are numbers after those of codes, not before; deeper layers get zeros for them."""
-    n_inputs = weight.shape[1] - n_codes
-    inputs, codes = weight[:, :n_inputs], weight[:, n_inputs:]
-    if not is_first:
-        return torch.cat([inputs, codes, torch.zeros(len(weight), n_numbers)], dim=1)
-    return torch.cat([inputs[:, :-n_numbers], codes, inputs[:, -n_numbers:]], dim=1)
 
 
 def _history(tables: Mapping[str, pd.DataFrame] | None) -> dict[str, pd.DataFrame]:
