@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.cells.estimates import NonInteger
-from scvi.estimators import differential, minify, predictive_questions, query_mapping, questions
+from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions
 from scvi.estimators.cells import codes_among
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vaec import VAEC
@@ -110,6 +110,7 @@ class CondSCVI(WithOptionsOfSCVI):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    check = checks.check
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

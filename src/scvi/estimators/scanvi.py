@@ -17,7 +17,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.estimates import NonInteger
 from scvi.cells.schema import Schema
 from scvi.cells.setup import labelled_schema
-from scvi.estimators import differential, minify, predictive_questions, query_mapping, questions
+from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions
 from scvi.estimators.cells import Indices
 from scvi.estimators.network_options import network_options
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
@@ -284,6 +284,7 @@ class SCANVI(WithOptionsOfSCVI):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    check = checks.check
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

@@ -1,6 +1,6 @@
 """scVI for AnnData."""
 
-from scvi.estimators import differential, minify, predictive_questions, query_mapping, questions, setup
+from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions, setup
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vae import VAE
 
@@ -62,6 +62,7 @@ class SCVI(WithOptionsOfSCVI):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    check = checks.check
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

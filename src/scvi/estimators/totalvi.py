@@ -20,6 +20,7 @@ from scvi.cells.schema import ProteinPlace, Schema
 from scvi.cells.setup import declare
 from scvi.cells.uns import register
 from scvi.estimators import (
+    checks,
     minify,
     predictive_questions,
     protein_differential,
@@ -296,6 +297,7 @@ class TOTALVI(Estimator):
     get_reconstruction_error = protein_questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = protein_differential.differential_expression
+    check = checks.check
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

@@ -18,10 +18,15 @@ def pca(counts: npt.ArrayLike | sparse.csr_matrix | sparse.csr_array, n_componen
     """Principal components of log(1 + counts scaled to the median total), (n, n_components)."""
     from sklearn.decomposition import PCA
 
-    scaled = sparse.csr_array(counts, dtype=np.float64)
+    return PCA(n_components, svd_solver="covariance_eigh").fit_transform(scaled_logs(counts))
+
+
+def scaled_logs(counts: npt.ArrayLike | sparse.csr_matrix | sparse.csr_array) -> sparse.csr_array:
+    """(n, g) log(1 + counts scaled to the median total)."""
+    scaled = sparse.csr_array(counts, dtype=np.float64, copy=True)
     totals = scaled.sum(axis=1)
     scaled.data *= np.repeat(np.median(totals) / np.maximum(totals, 1), np.diff(scaled.indptr))
-    return PCA(n_components, svd_solver="covariance_eigh").fit_transform(scaled.log1p())
+    return scaled.log1p()
 
 
 def kmeans_scores(latent: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:

@@ -61,9 +61,9 @@ def counts(
     """
 
     def draw(decoded: Decoded, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        values = {"genes": _counts_of_genes(decoded.genes, wanted.genes, rng, with_dropout)}
+        values = {"genes": counts_of_genes(decoded.genes, wanted.genes, rng, with_dropout)}
         if "proteins" in decoded:
-            values["proteins"] = _counts_of_proteins(decoded.proteins, wanted.proteins, rng, generator)
+            values["proteins"] = counts_of_proteins(decoded.proteins, wanted.proteins, rng, generator)
         return values
 
     return _drawn(model, minibatches, wanted, generator, draw)
@@ -187,9 +187,10 @@ def _drawn(
         first_cell += len(mb)
 
 
-def _counts_of_genes(
+def counts_of_genes(
     genes: GeneCounts, positions: np.ndarray | None, rng: np.random.Generator, with_dropout: bool
 ) -> np.ndarray:
+    """(..., n, k) draws of the counts of some genes, None: of all."""
     x = _poisson(_around(columns(genes.rate, positions), genes, positions, rng), rng)
     logits = genes.dropout_logits
     if with_dropout and logits is not None:
@@ -204,12 +205,13 @@ def _around(mean: Tensor, genes: GeneCounts, positions: np.ndarray | None, rng: 
     return _gamma(mean, columns(genes.theta, positions), rng)
 
 
-def _counts_of_proteins(
+def counts_of_proteins(
     proteins: ProteinCounts,
     positions: np.ndarray | None,
     rng: np.random.Generator,
     generator: torch.Generator | None,
 ) -> np.ndarray:
+    """(..., n, k) draws of the counts of some proteins, None: of all, each at a draw of its background."""
     log_background = columns(proteins.draw_background(generator), positions)
     mean = (log_background + _is_foreground(proteins, positions, rng) * columns(proteins.log_factor, positions)).exp()
     return _poisson(_gamma(mean, columns(proteins.theta, positions), rng), rng)

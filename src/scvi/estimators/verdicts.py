@@ -1,0 +1,333 @@
+"""What the numbers of a check mean, in plain words: one verdict each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from scvi.queries.checks import BatchInformation, Convergence, Explained, HeldOut, Mixing
+from scvi.queries.predictive_checks import Predictive
+
+Level = Literal["good", "doubtful", "bad"]
+_LEVELS: tuple[Level, ...] = ("bad", "doubtful", "good")
+
+FEW_COUNTS = 0.1  # mean count of a gene below which its variance says little
+CLEAR_FOLD = 0.5  # log2: a residual that matters, a factor of 1.4
+_NAMED = 5  # genes in a sentence
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found.
+
+    Attributes
+    ----------
+    name
+        What was checked.
+    level
+        'good', 'doubtful' or 'bad'.
+    says
+        A sentence with the figures.
+    advice
+        What to do; empty where all is good.
+    """
+
+    name: str
+    level: Level
+    says: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class FitCheck:
+    """What is good of a fit and what is not; ``print`` shows it.
+
+    Attributes
+    ----------
+    verdicts
+        The most doubtful first.
+    skipped
+        Why a check was not made, by its name.
+    predictive
+        Counts beside drawn counts, by modality ('genes', 'proteins').
+    residuals
+        For the batch and each group that was asked about a table of genes, see
+        :meth:`scvi.queries.residuals.GroupResiduals.result`.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    predictive: Mapping[str, Predictive] = field(default_factory=dict)
+    residuals: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def level(self) -> Level:
+        """That of the worst verdict."""
+        return self.verdicts[0].level if self.verdicts else "good"
+
+    def __getitem__(self, name: str) -> Verdict:
+        """The verdict of this name."""
+        for verdict in self.verdicts:
+            if verdict.name == name:
+                return verdict
+        why = f": {self.skipped[name]}" if name in self.skipped else ""
+        raise KeyError(f"there is no verdict {name!r}{why}; there are {[verdict.name for verdict in self.verdicts]}")
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each verdict: 'level', 'says' and 'advice', by 'name'."""
+        rows = [(verdict.name, verdict.level, verdict.says, verdict.advice) for verdict in self.verdicts]
+        return pd.DataFrame(rows, columns=["name", "level", "says", "advice"]).set_index("name")
+
+    def __str__(self) -> str:
+        numbers = {level: sum(verdict.level == level for verdict in self.verdicts) for level in _LEVELS}
+        lines = [f"this fit is {self.level}: " + ", ".join(f"{number} {level}" for level, number in numbers.items())]
+        for verdict in self.verdicts:
+            lines.append(f"{verdict.level:8}  {verdict.name}: {verdict.says}")
+            lines += [f"{'':8}  -> {verdict.advice}"] if verdict.advice else []
+        lines += [f"not made  {name}: {why}" for name, why in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def together(parts: Iterable[FitCheck]) -> FitCheck:
+    """Several checks as one, the most doubtful verdict first."""
+    parts = list(parts)
+    every = (verdict for part in parts for verdict in part.verdicts)
+    return FitCheck(
+        tuple(sorted(every, key=lambda verdict: _LEVELS.index(verdict.level))),
+        {name: why for part in parts for name, why in part.skipped.items()},
+        {name: found for part in parts for name, found in part.predictive.items()},
+        {name: found for part in parts for name, found in part.residuals.items()},
+    )
+
+
+def renamed(found: FitCheck, prefix: str) -> FitCheck:
+    """A check whose names begin with the name of a data set."""
+    return FitCheck(
+        tuple(replace(verdict, name=f"{prefix}{verdict.name}") for verdict in found.verdicts),
+        {f"{prefix}{name}": why for name, why in found.skipped.items()},
+        {f"{prefix}{name}": part for name, part in found.predictive.items()},
+        {f"{prefix}{name}": table for name, table in found.residuals.items()},
+    )
+
+
+def graded(value: float, doubtful_from: float, bad_from: float = np.inf) -> Level:
+    """The level of a number that is better the smaller it is."""
+    if value >= bad_from:
+        return "bad"
+    return "doubtful" if value >= doubtful_from else "good"
+
+
+def _verdict(name: str, level: Level, says: str, advice: str) -> Verdict:
+    return Verdict(name, level, says, "" if level == "good" else advice)
+
+
+# ---- the course of the fit -------------------------------------------------------------------------------------------
+
+
+def of_convergence(found: Convergence) -> Verdict:
+    """Whether the loss was still falling."""
+    advice = "train longer: a further train() goes on from here, a larger max_epochs begins anew"
+    if found.epochs == 1:
+        return Verdict("convergence", "doubtful", "the fit has one epoch, which shows no course of the loss", advice)
+    # a loss of thousands of nats that still falls by one or two has converged, however little it fell before
+    matters = found.last_fall > 1e-3 * abs(found.last_loss)
+    level = graded(found.last_share if matters else 0.0, 0.1, 0.3)
+    says = (
+        f"in {found.epochs} epochs the training loss fell by {found.fall:.1f} nats per cell to {found.last_loss:.1f}, "
+        f"{100 * found.last_share:.0f} % of it in the last fifth of them"
+    )
+    return _verdict("convergence", level, says, advice)
+
+
+def of_warmup(kl_weight: float) -> Verdict:
+    """Whether the KL weight was full at the end."""
+    return _verdict(
+        "warm-up",
+        graded(abs(1 - kl_weight), 1e-6),
+        f"the weight of the KL divergence ended at {kl_weight:.2g}",
+        "train on until the weight is 1: kl_warmup is the share of the planned steps over which it rises",
+    )
+
+
+def of_overfitting(found: HeldOut) -> Verdict:
+    """Whether validation cells were explained better before."""
+    says = (
+        f"the loss of validation cells is {found.now:.1f} nats per cell, at its best it was {found.best:.1f} "
+        f"(epoch {found.best_epoch}); that of training cells is {found.train:.1f}"
+    )
+    advice = "stop where validation cells are explained best: train(early_stopping=True), or fewer epochs"
+    return _verdict("over-fitting", graded(found.rise, 0.1), says, advice)
+
+
+def of_underfitting(found: Explained) -> Verdict:
+    """Whether a coarse clustering explains as much."""
+    says = (
+        f"the model explains {100 * found.model:.0f} % of how cells differ in the median gene (deviance beyond library "
+        f"size and batch), the means of 8 clusters of principal components {100 * found.clusters:.0f} %"
+    )
+    shortfall = found.clusters - found.model
+    if found.clusters < 0.01 and shortfall < 0.02:
+        return Verdict("under-fitting", "good", f"{says}: there is little to explain")
+    level = graded(shortfall / max(found.clusters, 0.01), -0.1, 0.2)
+    advice = "train longer, or with more latent dimensions; if that does not help, look at the verdict on counts"
+    return _verdict("under-fitting", level, says, advice)
+
+
+# ---- counts beside draws ---------------------------------------------------------------------------------------------
+
+
+def of_counts(found: Predictive, spread_of_totals: float) -> Verdict:
+    """Whether these are counts at all."""
+    smallest, drawn = found.cells["smallest"], found.cells["smallest_drawn"]
+    excess = float((smallest > drawn).mean() - (smallest < drawn).mean())
+    says = (
+        f"the smallest count in a cell is {smallest.median():g} in the median, in draws of the model {drawn.median():g}"
+    )
+    if excess >= 0.1:
+        says += f"; it is larger in {100 * (smallest > drawn).mean():.0f} % of the cells: there are gaps between values"
+    advice = (
+        "give the model raw counts (setup_anndata(layer=...) says where they are): logarithms, normalised and scaled "
+        "values are none, even if they are rounded"
+    )
+    level = graded(excess, 0.1, 0.5)
+    if level == "good" and spread_of_totals < 0.02:
+        says = f"the totals of all cells are the same but for {100 * spread_of_totals:.1f} %, as of normalised values"
+        level = "doubtful"
+    return _verdict("counts", level, says, advice)
+
+
+def of_variation(found: Predictive, what: str) -> Verdict:
+    """Whether features vary as much as in draws: coefficients of variation, and squares around the expectation."""
+    clear = found.features[found.features["mean"] >= FEW_COUNTS]
+    off = np.abs(np.log2(clear["cv"] / clear["cv_drawn"])).median() if len(clear) else 0.0
+    spread = clear["spread"].median() if len(clear) else 1.0
+    of_cells = np.abs(np.log2(found.cells["cv"] / found.cells["cv_drawn"])).median()
+    says = (
+        f"coefficients of variation differ from those of draws by a factor of {2**off:.2f} in the median "
+        f"{what.rstrip('s')} and of {2**of_cells:.2f} in the median cell; counts are scattered around what is expected "
+        f"of them {spread:.2f} times as much as draws"
+    )
+    if spread > 1:
+        advice = "the likelihood may be too narrow: gene_likelihood='nb' or 'zinb', dispersion='gene-batch'"
+    else:
+        advice = "the likelihood is wider than the counts: train longer; are they counts?"
+    levels = [graded(float(off), 0.25, 1.0), graded(abs(float(np.log2(spread))), 1.0, 2.0)]
+    return _verdict(f"variation of {what}", min(levels, key=_LEVELS.index), says, advice)
+
+
+def of_zeros(found: Predictive, what: str) -> Verdict:
+    """Whether there are as many zeros."""
+    zeros, drawn = found.features["zeros"], found.features["zeros_drawn"]
+    off = float(np.abs(zeros - drawn).mean())
+    says = (
+        f"{100 * zeros.mean():.1f} % of the counts are 0, {100 * drawn.mean():.1f} % of the draws; "
+        f"the shares of a {what.rstrip('s')} are {100 * off:.1f} points apart on average"
+    )
+    advice = "compare gene_likelihood 'nb' and 'zinb' by get_marginal_ll of validation cells; train longer"
+    return _verdict(f"zeros of {what}", graded(off, 0.04, 0.15), says, advice)
+
+
+def of_intervals(found: Predictive, what: str) -> Verdict:
+    """Whether intervals hold what they promise."""
+    pairs = [(level, covered) for level, covered in found.intervals["covered"].items()]
+    off = max(abs(covered - level) for level, covered in pairs)
+    says = "intervals of the model hold " + ", ".join(
+        f"{100 * covered:.0f} % ({100 * level:.0f} %)" for level, covered in pairs
+    )
+    return _verdict(
+        f"intervals of {what}",
+        graded(off, 0.12, 0.25),
+        f"{says} of the counts (of what they should)",
+        "do not rely on its uncertainty: too few counts inside mean too little noise in the likelihood, too many "
+        "over-fitting, or values that are no counts",
+    )
+
+
+def of_worst(found: Predictive, what: str) -> Verdict:
+    """Which features are fitted worst."""
+    clear = found.features[found.features["mean"] >= FEW_COUNTS]
+    spread = np.log2(clear["spread"].clip(lower=1e-6))
+    off = np.abs(spread - spread.median()).fillna(0.0)  # where all are off alike, the verdict on variation says so
+    share = float((off > 1).mean()) if len(clear) else 0.0
+    worst = ", ".join(
+        f"{name} ({clear['spread'][name]:.2g})" for name in off.sort_values(ascending=False).index[:_NAMED]
+    )
+    says = (
+        f"{100 * share:.0f} % of {len(clear)} {what} (mean at least {FEW_COUNTS}) are scattered around what is "
+        f"expected of them, beside draws, at least twice or at most half as much as others; furthest {worst or 'none'}"
+    )
+    advice = f"look at these {what}: few cells with very many counts, doublets, or a state that the model did not learn"
+    return _verdict(f"worst {what}", graded(share, 0.25), says, advice)
+
+
+# ---- batches and groups ----------------------------------------------------------------------------------------------
+
+
+def of_batch(found: BatchInformation) -> Verdict:
+    """Whether the batch says anything at all."""
+    says = (
+        f"the batch explains {100 * found.explained:.2f} % of the variance of a gene, shuffled batches "
+        f"{100 * found.shuffled:.2f} % ({found.z:.1f} of their standard deviations away); {found.n_genes} genes differ "
+        "more than any by chance"
+    )
+    if found.differ:
+        return Verdict("batch column", "good", says)
+    if found.would_be_seen:
+        says += ": the batches do not differ, and it would be seen if each had a third less of a tenth of the genes"
+        level: Level = "bad"
+    else:
+        says += ": no difference is seen, in counts that are too few to see any but a large one"
+        level = "doubtful"
+    advice = (
+        "is the batch column right? It may be shuffled, or of other cells; ask check(groupby=...) about other columns. "
+        "If it is right, there is nothing to correct: leave batch_key out"
+    )
+    return _verdict("batch column", level, says, advice)
+
+
+def of_mixing(found: Mixing, name: str = "batch mixing") -> Verdict:
+    """Whether the latent space mixes the batches."""
+    says = f"neighbourhoods in the latent space are mixed {100 * found.latent:.0f} % as well as with shuffled batches"
+    level = graded(1 - found.latent, 0.4)
+    if found.components is not None:
+        says += f", among principal components {100 * found.components:.0f} %"
+        if found.latent - found.components >= 0.3 * (1 - found.components):
+            level = "good"  # much of what could be mixed was
+        if found.latent < 0.7 * found.components:
+            level = "bad"
+    advice = (
+        "where batches share cell types, train longer or give covariates; where they do not, this is as it should be"
+    )
+    return _verdict(name, level, says, advice)
+
+
+def of_residuals(found: pd.DataFrame, of_draws: pd.DataFrame, group: str, is_known: bool) -> Verdict:
+    """Which genes differ between groups beside what the model expects; whether it was told the groups, as batches."""
+    tested = found["p_adjusted"].notna()
+    differ = found[depends(found)]
+    share, by_chance = (len(part) / max(int(tested.sum()), 1) for part in (differ, of_draws[depends(of_draws)]))
+    first = differ.sort_values("p_value", kind="stable").head(_NAMED)
+    folds = zip(first.index, first["log2_fold"], first["group"], strict=True)
+    named = ", ".join(f"{name} ({2**fold:.1f} times in {where})" for name, fold, where in folds)
+    says = (
+        f"{100 * share:.1f} % of {int(tested.sum())} genes with enough counts ({100 * by_chance:.1f} % in draws) "
+        f"differ from what the model expects in a group of {group!r}, by a factor of {2**CLEAR_FOLD:.1f} or more"
+        + (f": {named}" if named else "")
+    )
+    if is_known:
+        advice = "the model was told the batch and has not learnt what it does: train longer"
+    else:
+        advice = (
+            f"the latent states do not carry all that differs by {group!r}: give it as batch_key or covariate if it is "
+            "technical; if it is not, do not look for these genes in the latent space"
+        )
+    return _verdict(f"residuals by {group}", graded(share - by_chance, 0.05), says, advice)
+
+
+def depends(residuals: pd.DataFrame) -> np.ndarray:
+    """(g,) which genes differ clearly, and not by chance."""
+    return ((residuals["p_adjusted"] < 0.05) & (residuals["log2_fold"].abs() >= CLEAR_FOLD)).to_numpy()
