@@ -8,11 +8,17 @@ entries is chosen, and each count n replaced by a draw of Binomial(n, 0.2). The 
 and gives the expected count of each changed entry at one posterior draw of its cell. Score: median over these entries
 of the distance from the true count; mean over seeds, of the corruption as well.
 
-Rows: the 2020 network (VAE, UnsupervisedTrainer with train_size=0.75, learning rate 1e-3) for a number of epochs, its
-library size latent, as in 2020, or observed; scvi.SCVI with its defaults; and without a model the gene's share of all
-counts, or its mean share in the 30 nearest cells (10 principal components), times the cell's total.
+Rows. Without a model: the gene's share of all counts (shares), or its mean share in the 30 nearest cells by 10
+principal components (neighbours), times the cell's total. scvi.SCVI with its defaults. The published network (VAE,
+its library size latent, UnsupervisedTrainer with train_size=0.75 and a learning rate of 1e-3) for a number of epochs,
+or with an observed library. Published for 'uniform': 2.33 in the paper, 2.3 to 2.6 in the notebooks of 2020, after
+250 epochs.
 
-Published for 'uniform': 2.33 in the paper, 2.3 to 2.6 in the notebooks of 2020 (250 epochs).
+Why that network may do worse here at its published setting: its learning rate is constant, and the running statistics
+of its batch norm (momentum 0.01) lag behind its weights, so that the library size that its encoder reads in
+evaluation depends on which step was the last. "averaged anew" are the same weights after 20 further passes over the
+cells in which these statistics alone are averaged. scvi.SCVI lowers the learning rate to the end, and observes the
+library size.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import scvi
 from scvi.dataset import GeneExpressionDataset
-from scvi.inference import UnsupervisedTrainer
+from scvi.inference import Posterior, UnsupervisedTrainer
 from scvi.models import VAE
 from scvi.queries.clustering import pca
 
@@ -48,7 +54,7 @@ def load(folder: Path) -> GeneExpressionDataset:
     return data_set
 
 
-def network_of_2020(n_epochs: int, **options: bool) -> Guess:
+def network_of_2020(n_epochs: int, anew: bool = False, **options: bool) -> Guess:
     def guess(data_set: GeneExpressionDataset, seed: int) -> np.ndarray:
         scvi.set_seed(seed)
         trainer = UnsupervisedTrainer(
@@ -56,9 +62,25 @@ def network_of_2020(n_epochs: int, **options: bool) -> Guess:
         )
         trainer.corrupt_posteriors(update_corruption=False)
         trainer.train(n_epochs=n_epochs, lr=1e-3)
-        return trainer.create_posterior(indices=np.arange(len(data_set))).corrupted().sequential().imputation()
+        full = trainer.create_posterior(indices=np.arange(len(data_set))).corrupted()
+        if anew:
+            average_anew(full)
+        return full.sequential().imputation()
 
     return guess
+
+
+def average_anew(full: Posterior, n_passes: int = 20) -> None:
+    """Lets batch norm average its statistics at the weights as they are, without dropout."""
+    full.model.train()
+    for module in full.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        for _ in range(n_passes):
+            for tensors in full:
+                full.model(*tensors)
+    full.model.eval()
 
 
 def estimator(data_set: GeneExpressionDataset, seed: int) -> np.ndarray:
@@ -98,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark files")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
-    parser.add_argument("--epochs", type=int, nargs="*", default=[60, 250], help="of the 2020 network")
+    parser.add_argument("--epochs", type=int, nargs="*", default=[250], help="of the 2020 network")
     parser.add_argument("--threads", type=int, help="torch threads")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -109,6 +131,7 @@ def main() -> None:
     guesses: dict[str, Guess] = {"shares": shares, "neighbours": neighbours, "scvi.SCVI": estimator}
     for n_epochs in arguments.epochs:
         guesses[f"VAE, {n_epochs} epochs"] = network_of_2020(n_epochs)
+        guesses[f"VAE, {n_epochs} epochs, averaged anew"] = network_of_2020(n_epochs, anew=True)
         guesses[f"VAE, {n_epochs} epochs, observed library"] = network_of_2020(n_epochs, use_observed_lib_size=True)
     rows = [[name, *scored(guess, data_set, arguments.seeds)] for name, guess in guesses.items()]
     print(table(["", *PUBLISHED, "seconds"], [*rows, ["published", *PUBLISHED.values(), ""]]))

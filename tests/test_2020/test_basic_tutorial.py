@@ -1,4 +1,4 @@
-"""The basic tutorial (up to differential expression) and the one on the linear decoder, on real cells."""
+"""The basic tutorial and the one on the linear decoder, on real cells."""
 
 import anndata
 import numpy as np
@@ -88,6 +88,55 @@ def test_saving_and_loading(trained, gene_dataset, tmp_path):
     )
     assert np.array_equal(retrieved.sequential().get_latent()[0], full.sequential().get_latent()[0])
     assert retrieved.data_loader.batch_size == 32
+
+
+def test_differential_expression_of_two_lines(trained, gene_dataset, real_cells):
+    full = all_cells(trained, gene_dataset)
+    cell_idx1, cell_idx2 = (gene_dataset.labels.ravel() == line for line in (0, 3))
+    scvi.set_seed(0)
+    table = full.differential_expression_score(cell_idx1, cell_idx2, n_samples=100, M_permutation=100000)
+    assert table.shape == (300, 11)
+    assert table["bayes_factor"].is_monotonic_decreasing
+    np.testing.assert_allclose(table["proba_m1"] + table["proba_m2"], 1)
+    counts = real_cells.X.toarray().astype(float)
+    relative = counts / counts.mean(axis=1, keepdims=True)
+    for side, cells in ((1, cell_idx1), (2, cell_idx2)):
+        expected = {
+            "raw_mean": counts[cells].mean(axis=0),
+            "non_zeros_proportion": (counts[cells] > 0).mean(axis=0),
+            "raw_normalized_mean": relative[cells].mean(axis=0),
+        }
+        for name, values in expected.items():
+            found = table.loc[real_cells.var_names, f"{name}{side}"]
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-6, err_msg=name)
+    # what the counts show is what the model says: the genes that differ most, and the order of the others
+    ratio = np.log2((table["raw_normalized_mean1"] + 0.01) / (table["raw_normalized_mean2"] + 0.01))
+    assert table["proba_m1"][ratio > 3].min() > 0.9
+    assert table["proba_m1"][ratio < -3].max() < 0.1
+    assert (ratio.abs() > 3).sum() > 10
+    assert ratio.corr(np.log2(table["scale1"] / table["scale2"]), method="spearman") > 0.9
+    again = full.differential_expression_score(cell_idx1, cell_idx1, n_samples=100)
+    assert np.abs(again["bayes_factor"]).median() < 0.5  # a line does not differ from itself
+
+
+def test_the_genes_of_every_line(trained, gene_dataset):
+    full = all_cells(trained, gene_dataset)
+    scvi.set_seed(0)
+    per_cluster_de, cluster_id = full.one_vs_all_degenes(cell_labels=gene_dataset.labels.ravel(), min_cells=1)
+    assert cluster_id == list(range(5))
+    markers = [table[:10].index for table in per_cluster_de]
+    shown = np.log10(
+        1 + np.stack([table.loc[np.concatenate(markers), "raw_normalized_mean1"] for table in per_cluster_de], axis=1)
+    )
+    assert shown.shape == (50, 5)
+    assert np.mean(shown.argmax(axis=1) == np.repeat(np.arange(5), 10)) > 0.9
+
+
+def test_the_batch_correction_says_that_the_warm_up_did_not_end(gene_dataset, caplog):
+    trainer = UnsupervisedTrainer(VAE(gene_dataset.nb_genes, n_batch=5), gene_dataset, train_size=0.9, **QUIET)
+    with caplog.at_level("INFO", logger="scvi"):
+        trainer.train(n_epochs=2, lr=1e-3)
+    assert any("warmup" in message.lower() for message in caplog.messages)
 
 
 def test_the_tutorial_at_full_length(gene_dataset):
