@@ -372,7 +372,11 @@ def test_options_of_networks(module: str, owners: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("plan", "owner"),
-    [("TrainingPlan", "SCVI"), ("SemiSupervisedTrainingPlan", "SCANVI"), ("AdversarialTrainingPlan", "TOTALVI")],
+    [
+        *(("TrainingPlan", owner) for owner in CLASSES),
+        ("SemiSupervisedTrainingPlan", "SCANVI"),
+        ("AdversarialTrainingPlan", "TOTALVI"),
+    ],
 )
 def test_arguments_of_trainers_and_plans(plan: str, owner: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="scvi")

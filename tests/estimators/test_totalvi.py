@@ -270,6 +270,9 @@ def test_correlations(model: scvi.TOTALVI, kind: str) -> None:
     assert (np.abs(values) <= 1 + 1e-6).all()
     both = model.get_feature_correlation_matrix(n_samples=2, transform_batch=["b0", "b1"], seed=0)
     assert np.isfinite(both.to_numpy()).all()
+    logs = model.get_feature_correlation_matrix(n_samples=4, correlation_type=kind, log_transform=True, seed=0)
+    difference = np.abs(logs - matrix).to_numpy().max()
+    assert difference > 0.01 if kind == "pearson" else difference < 1e-6
     with pytest.raises(ValueError, match=r"correlation_type='kendall' is not one of 'spearman', 'pearson'"):
         model.get_feature_correlation_matrix(correlation_type="kendall")
 

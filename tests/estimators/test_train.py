@@ -119,56 +119,6 @@ def test_an_unknown_name_is_refused_with_the_nearest(cls: type[Estimator], name:
     assert not model.is_trained
 
 
-# Names and defaults of today's best-known package.
-OF_TRAIN: dict[str, Any] = {
-    "accelerator": "auto", "devices": "auto", "train_size": None, "validation_size": None, "shuffle_set_split": True,
-    "datasplitter_kwargs": None,
-}  # fmt: skip
-OF_CONFIGURED = {"early_stopping": False, "plan_config": None, "datamodule": None, "trainer_config": None}
-OF_SCVI = {**OF_TRAIN, **OF_CONFIGURED, "load_sparse_tensor": False}
-OF_A_CLASS: dict[Any, dict[str, Any]] = {
-    scvi.SCVI: OF_SCVI,
-    scvi.LinearSCVI: OF_SCVI,
-    scvi.AUTOZI: OF_SCVI,
-    scvi.SCANVI: {
-        **OF_TRAIN, **OF_CONFIGURED, "n_samples_per_label": None, "check_val_every_n_epoch": None, "train_size": 0.9,
-        "adversarial_classifier": None,
-    },
-    scvi.TOTALVI: {
-        **OF_TRAIN, "lr": 4e-3, "early_stopping": True, "check_val_every_n_epoch": None, "reduce_lr_on_plateau": True,
-        "n_steps_kl_warmup": None, "n_epochs_kl_warmup": None, "adversarial_classifier": None,
-        "external_indexing": None,
-    },
-    scvi.CondSCVI: {**OF_TRAIN, "lr": 1e-3, "train_size": 1},
-    scvi.GIMVI: {**OF_TRAIN, "kappa": 5},
-}  # fmt: skip
-OF_THE_TRAINER: dict[str, Any] = {
-    "benchmark": True, "default_root_dir": None, "enable_checkpointing": False,
-    "checkpointing_monitor": "validation_loss", "num_sanity_val_steps": 0, "enable_model_summary": False,
-    "early_stopping_monitor": "elbo_validation",
-    "early_stopping_min_delta": 0.0, "early_stopping_patience": 45, "early_stopping_warmup_epochs": 0,
-    "early_stopping_mode": "min", "progress_bar_refresh_rate": 1, "simple_progress_bar": True, "logger": None,
-    "log_every_n_steps": 10, "learning_rate_monitor": False, "log_save_dir": None,
-}  # fmt: skip
-OF_THE_PLAN: dict[str, Any] = {
-    "optimizer": "Adam", "optimizer_creator": None, "lr": 1e-3, "update_only_decoder": False, "weight_decay": 1e-6,
-    "eps": 0.01, "n_steps_kl_warmup": None, "n_epochs_kl_warmup": 400, "reduce_lr_on_plateau": False, "lr_factor": 0.6,
-    "lr_patience": 30, "lr_threshold": 0.0, "lr_scheduler_metric": "elbo_validation", "lr_min": 0, "max_kl_weight": 1.0,
-    "min_kl_weight": 0.0, "compile": False, "compile_kwargs": None, "on_step": False, "on_epoch": True,
-}  # fmt: skip
-
-
-@EACH
-def test_each_name_of_that_package_is_taken_with_its_default(cls: type[Estimator]) -> None:
-    model = make(cls)
-    plan = {**OF_THE_PLAN, **({"classification_ratio": 50} if cls is scvi.SCANVI else {})}
-    if "early_stopping" in OF_A_CLASS[cls]:
-        plan |= {"adversarial_classifier": False, "scale_adversarial_loss": "auto"}
-    model.train(**{**QUICK, **OF_A_CLASS[cls]}, **OF_THE_TRAINER, plan_kwargs=plan)
-    assert model.is_trained
-    assert model.history["lr"]["lr"].max() <= 1e-3
-
-
 # ---- defaults --------------------------------------------------------------------------------------------------------
 
 

@@ -272,6 +272,14 @@ def test_correlations_by_moments_hold_no_draws(monkeypatch: pytest.MonkeyPatch) 
     assert all_draws < peak(40, "spearman") < 2.3 * all_draws
 
 
+def test_correlations_of_logarithms() -> None:
+    model, mb = model_of("nb"), cells()
+    found = predictive.correlations(model, lambda: [mb], Wanted(n_samples=3), 50.0, "pearson", generator(), True)
+    blocks = predictive.denoised(model, [mb], Wanted(n_samples=3), 50.0, generator())
+    rows = np.concatenate([predictive.side_by_side(block).reshape(-1, G) for block in blocks])
+    np.testing.assert_allclose(found, np.corrcoef(np.log1p(rows.astype(np.float64)), rowvar=False), atol=1e-5)
+
+
 # ---- minified cells --------------------------------------------------------------------------------------------------
 
 

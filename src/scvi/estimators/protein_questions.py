@@ -225,6 +225,7 @@ def get_feature_correlation_matrix(
     rna_size_factor: float = 1000,
     transform_batch: Batches = None,
     correlation_type: Kind = "spearman",
+    log_transform: bool = False,
     *,
     silent: bool = True,
     seed: int | None = None,
@@ -235,6 +236,11 @@ def get_feature_correlation_matrix(
     over several batches of `transform_batch` it is averaged. Memory as of
     :meth:`scvi.SCVI.get_feature_correlation_matrix`. Where a batch did not measure a protein, ask about the cells of
     others, or name a batch that did as `transform_batch`.
+
+    Parameters
+    ----------
+    log_transform
+        Correlate log(1 + values), which moves Pearson's correlation; ranks are the same.
 
     Returns
     -------
@@ -252,6 +258,7 @@ def get_feature_correlation_matrix(
         rna_size_factor,
         correlation_type,
         self._generator(seed),
+        check_flag("log_transform", log_transform),
     )
     names = np.concatenate(_names(self, part))
     return table(matrix, names, names)

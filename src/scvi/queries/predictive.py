@@ -100,17 +100,19 @@ def correlations(
     rna_size_factor: float,
     kind: Kind,
     generator: torch.Generator | None = None,
+    log_transform: bool = False,
 ) -> np.ndarray:
     """(f, f) correlations of all features over the cells' :func:`denoised` draws, averaged over the batches wanted.
 
-    `cells` gives the minibatches, once for each batch.
+    `cells` gives the minibatches, once for each batch; `log_transform` correlates log(1 + draws).
     """
     codes: Sequence[int | None] = [None] if wanted.transform_batch is None else wanted.transform_batch
     total: np.ndarray | None = None
     for code in codes:
         in_batch = replace(wanted, transform_batch=None if code is None else [code])
         draws = (side_by_side(block) for block in denoised(model, cells(), in_batch, rna_size_factor, generator))
-        matrix = correlation((rows.reshape(-1, rows.shape[-1]) for rows in draws), kind)
+        rows = (np.log1p(values) if log_transform else values for values in draws)
+        matrix = correlation((values.reshape(-1, values.shape[-1]) for values in rows), kind)
         total = matrix if total is None else np.add(total, matrix, out=total)
     return np.divide(total, len(codes), out=total)  # type: ignore[arg-type]  # there is at least one batch
 
