@@ -53,6 +53,7 @@ def main() -> None:
     model = SCVI(adata, seed=0)
     model.train(max_epochs=1, seed=0, enable_progress_bar=False)
     model.get_marginal_ll(indices=range(128), n_mc_samples=2)  # compiles
+    model.get_feature_correlation_matrix(indices=range(128), n_samples=1)  # imports
     print(machine())
     print(f"load average {load_average()}; {adata.n_obs} cells x {N_GENES} genes\n")
     product = product_seconds(adata.n_obs)
@@ -61,6 +62,21 @@ def main() -> None:
         ("latent space", model.get_latent_representation, 3, 1),
         ("normalised expression", lambda: model.get_normalized_expression(return_numpy=True), 3, 2),
         ("normalised expression, 25 draws", lambda: model.get_normalized_expression(n_samples=25), 3, 26),
+        ("counts drawn again", model.posterior_predictive_sample, 3, 3),
+        ("counts drawn again, 10 draws", lambda: model.posterior_predictive_sample(n_samples=10), 1, 21),
+        ("correlations, Spearman, 3 draws", lambda: model.get_feature_correlation_matrix(n_samples=3), 1, 4),
+        (
+            "correlations, Pearson, 3 draws",
+            lambda: model.get_feature_correlation_matrix(n_samples=3, correlation_type="pearson"),
+            1,
+            4,
+        ),
+        (
+            "weighted expression, 100 draws",
+            lambda: model.get_normalized_expression(weights="importance", n_mc_samples=100, return_numpy=True),
+            1,
+            301,
+        ),
         ("ELBO", model.get_elbo, 3, 3),
         (f"marginal likelihood, {draws} draws", lambda: model.get_marginal_ll(n_mc_samples=draws), 1, 2 * draws),
     ]

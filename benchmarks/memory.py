@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from common import DEFAULT_DATA, machine, most_counted, read, resampled, table
+from scipy import sparse
 
 from scvi import SCVI
 
@@ -68,6 +69,10 @@ def questions(adata: AnnData) -> dict[str, Callable[[SCVI], Any]]:
         "ELBO": lambda model: model.get_elbo(return_mean=False),
         "reconstruction": lambda model: model.get_reconstruction_error(),
         "marginal, 3 draws": lambda model: model.get_marginal_ll(n_mc_samples=3),
+        "counts drawn again": lambda model: model.posterior_predictive_sample(),
+        "the same, 10 draws": lambda model: model.posterior_predictive_sample(indices=some, n_samples=10),
+        "Pearson, 3 draws": lambda model: model.get_feature_correlation_matrix(n_samples=3, correlation_type="pearson"),
+        "weights, 20 draws": lambda model: model.get_importance_weights(n_mc_samples=20),
     }
 
 
@@ -77,6 +82,9 @@ def size(result: Any) -> int:
         return sum(map(size, result.values()))
     if isinstance(result, pd.DataFrame):
         return int(result.memory_usage(index=False).sum())
+    if sparse.issparse(result):
+        places = (result.indices, result.indptr) if result.format == "csr" else result.coords
+        return result.data.nbytes + sum(place.nbytes for place in places)
     return result.nbytes if isinstance(result, np.ndarray) else 0
 
 
