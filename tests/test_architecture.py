@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "minibatch": {"kernels"},
     "cells": {"kernels", "minibatch"},
     "models": {"kernels", "minibatch"},
-    "queries": {"models", "minibatch"},
+    "queries": {"models", "minibatch", "kernels"},
     "fit": {"queries", "models", "cells", "minibatch", "kernels"},
     "estimators": {"fit", "queries", "models", "cells", "minibatch", "kernels"},
     "data": {"cells", "kernels"},

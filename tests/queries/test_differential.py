@@ -17,8 +17,9 @@ from scvi.models.base import Elbo, Latent, Model, Moments
 from scvi.models.decoded import Decoded, GeneCounts
 from scvi.models.likelihood import make_likelihood
 from scvi.queries.decoded_draws import Draws, decoded, drawn_cells
-from scvi.queries.differential import PoolDraws, Wish, compare, estimated_delta, estimated_pseudocounts
+from scvi.queries.differential import Wish, compare, estimated_delta, estimated_pseudocounts
 from scvi.queries.groups import Comparison, GroupCounts, Groups
+from scvi.queries.pool_draws import PoolDraws
 
 SLOPES = np.array([0.0, 0.3, 1.0, -2.0])
 """Of the logits of the genes; a last gene has nearly all counts, so that the shares of the others are lognormal."""

@@ -31,7 +31,7 @@ Batches = str | int | Sequence[str | int] | None
 Answers = list[dict[str, np.ndarray]]
 """Columns (f,) by name, of each comparison."""
 
-_CELLS_AT_ONCE = 4096  # of which counts are added up
+_CELLS_AT_ONCE = 512  # of which counts are added up: so few stay in a cache
 
 
 def differential_expression(

@@ -17,9 +17,10 @@ from scvi._checks import check_draws, check_integer
 from scvi._warnings import warn
 from scvi.models.decoded import Decoded, ProteinValue
 from scvi.queries.decoded_draws import Read, Values, decoded
-from scvi.queries.differential import Pairs, PoolDraws, log_fold, pair_rows, share
+from scvi.queries.differential import log_fold, share
 from scvi.queries.evidence import bayes_factor, described
 from scvi.queries.groups import Comparison, Groups, group_counts
+from scvi.queries.pool_draws import Pairs, PoolDraws, pair_rows
 
 if TYPE_CHECKING:
     from scvi.inference.posterior import Posterior
@@ -32,7 +33,7 @@ Batches: TypeAlias = tuple[list[int] | None, list[int] | None]
 """Codes of the batches to decode each of two groups in; None: each cell's own."""
 Rows: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
-_CELLS_AT_ONCE = 4096  # of which counts are added up
+_CELLS_AT_ONCE = 512  # of which counts are added up: so few stay in a cache
 
 
 @dataclass(frozen=True)

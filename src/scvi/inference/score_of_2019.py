@@ -19,8 +19,9 @@ from scvi.inference.group_questions import (
     feature_names,
     two_groups,
 )
-from scvi.queries.differential import Pairs, pair_rows, share
+from scvi.queries.differential import share
 from scvi.queries.evidence import bayes_factor
+from scvi.queries.pool_draws import Pairs, pair_rows
 
 if TYPE_CHECKING:
     from scvi.inference.posterior import Posterior

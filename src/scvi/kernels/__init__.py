@@ -29,6 +29,7 @@ __all__ = [
     "Affine",
     "Counts",
     "CountsLook",
+    "PairChanges",
     "SparseRows",
     "adam",
     "batch_norm_relu_dropout",
@@ -44,6 +45,7 @@ __all__ = [
     "nll_nb_mixture",
     "nll_poisson",
     "nll_zinb",
+    "pair_changes",
     "row_digests",
     "rows_to_dense",
     "rows_to_sparse",
@@ -301,6 +303,40 @@ def row_digests(rows: SparseRows) -> np.ndarray:
     entries = starts, genes, values.view(np.uint32)
     run_blocks(lambda _, *block: sparse.digests(*entries, block, out), row_blocks(len(rows), min_rows=256))
     return out
+
+
+class PairChanges(NamedTuple):
+    """Of log2 ratios of pairs of rows, for each column (f,) float64."""
+
+    mean: np.ndarray
+    median: np.ndarray  # to a thousandth of the standard deviation
+    std: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+    large: np.ndarray  # share of those that are large in absolute value
+
+
+def pair_changes(
+    values: np.ndarray, first: np.ndarray, second: np.ndarray, pseudocounts: float, delta: float
+) -> PairChanges:
+    """How log2 of (a + pseudocounts) / (b + pseudocounts) is spread over pairs of rows, for each column.
+
+    Parameters
+    ----------
+    values
+        (m, f) float32, without NaN; 0 counts as the least float32.
+    first, second
+        (p,) int64: row ``first[i]`` of them is a, and row ``second[i]`` is b.
+    delta
+        Changes of at least so much are large.
+    """
+    from scvi.kernels import pairs
+
+    out = np.empty((6, values.shape[1]))
+    arguments = np.ascontiguousarray(values), first, second, np.float32(pseudocounts), np.float32(delta)
+    blocks = row_blocks(values.shape[1], min_rows=32)
+    run_blocks(lambda _, *block: pairs.change_columns(*arguments, block, out), blocks)
+    return PairChanges(*out)
 
 
 def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:

@@ -96,7 +96,7 @@ def _decoded_at(
         batches to decode in (m, 1); None: the cell's own.
     """
     z = q.z.loc[place] + q.z.scale[place] * noise
-    cells = mb.take(place)
+    cells = replace(mb, counts=mb.batch.new_empty((len(mb), 0))).take(place)  # nothing that is decoded needs them
     if batches is not None:
         cells = replace(cells, batch=batches, measured=None)  # what another batch measured, the model knows
     return model.generative(z, q.mean_size(mb)[place], cells)

@@ -6,23 +6,20 @@ part of, so that a one-vs-rest of k groups costs k pools of draws (Lopez et al. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from scvi.kernels import pair_changes
 from scvi.models.base import Model
-from scvi.queries.decoded_draws import Draws, Read, Values, decoded, drawn_cells
+from scvi.queries.decoded_draws import Read, Values, decoded
 from scvi.queries.evidence import bayes_factor, described
 from scvi.queries.groups import Comparison, GroupCounts, Groups
+from scvi.queries.pool_draws import Batches, OfPairs, Pairs, PoolDraws
 
 Mode = Literal["change", "vanilla"]
-Batches = Sequence[int] | None
-OfPairs = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-"""What is said of pairs of values, twice (p, f): (f,) by name."""
 
-_FEATURES_AT_ONCE = 256
 _LEAST_SHARE = 1e-6  # of a gene that could be told from none, where counts do not say
 _LEAST_DELTA, _MOST_DELTA = 0.1, 1.0
 
@@ -79,134 +76,91 @@ def compare(
     """
     draws = PoolDraws.of(groups, wish.n_draws, batches, rng)
     scales = decoded(model, read, draws.draws, values, rng)
+    means = draws.means(scales)
     answers = []
     for comparison in groups.comparisons:
-        pairs = Pairs(scales, *draws.sides(comparison, rng))
-        if wish.mode == "vanilla":
-            answers.append(_ordered(pairs, None if counts is None else counts.is_seen(comparison)))
-        else:
-            answers.append(_changed(pairs, wish, counts, comparison))
+        sides = draws.side_means(comparison, means)
+        compared = Compared(comparison, Pairs(scales, *draws.sides(comparison, rng)), sides, counts)
+        answers.append(_ordered(compared) if wish.mode == "vanilla" else _changed(compared, wish))
     return answers
 
 
-# ---- which draws are compared ----------------------------------------------------------------------------------------
-
-
-Key = tuple[int, tuple[int, ...] | None, bool]
-"""A pool, the batches that it is decoded in, and whether it is on the other side of the same comparison as well."""
+# ---- what is said of a comparison ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class PoolDraws:
-    """Draws of each pool, once for each list of batches that it is decoded in, one after the other.
+class Compared:
+    """Draws of two groups.
 
-    Draw number i of a pool is decoded in batch i of the list, over and over: draws of two pools that have the same
-    number are of the same batch. A pool that is on both sides of a comparison is drawn twice.
+    Attributes
+    ----------
+    means
+        (f,) means of each group over all draws of its cells, NaN where one is.
+    counts
+        What was counted, if that is known.
     """
 
-    draws: Draws
-    batches: tuple[Batches, Batches]
-    first: dict[Key, int]  # where the draws of a pool begin
-    sizes: np.ndarray  # (k,) cells of each pool
-    n: int  # draws of a pool
+    comparison: Comparison
+    pairs: Pairs
+    means: tuple[np.ndarray, np.ndarray]
+    counts: GroupCounts | None
 
-    @classmethod
-    def of(cls, groups: Groups, n: int, batches: tuple[Batches, Batches], rng: np.random.Generator) -> PoolDraws:
-        wanted = dict.fromkeys(
-            key for comparison in groups.comparisons for side in _keys(comparison, batches) for key in side
-        )
-        parts = []
-        for pool, codes, _ in wanted:
-            cells = drawn_cells(groups.cells((pool,)), n, rng)
-            parts.append(Draws(cells, None if codes is None else np.resize(np.array(codes, dtype=np.int64), n)))
-        first = {key: n * number for number, key in enumerate(wanted)}
-        return cls(Draws.joined(parts), batches, first, groups.sizes, n)
+    @property
+    def is_seen(self) -> np.ndarray | None:
+        """(f,) whether a feature has a count in either group; None: not known."""
+        return None if self.counts is None else self.counts.is_seen(self.comparison)
 
-    def sides(self, comparison: Comparison, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) places of the draws of both groups."""
-        first, second = (self._rows(keys, rng) for keys in _keys(comparison, self.batches))
-        return first, second
+    def patched(self, found: dict[str, np.ndarray], function: OfPairs) -> dict[str, np.ndarray]:
+        """The same, of features with NaN what a function says of the draws that have no NaN."""
+        has_nan = np.isnan(self.means[0] + self.means[1])
+        if has_nan.any():
+            of_some = self.pairs.of(has_nan).each(function)
+            for name, values in found.items():
+                values[has_nan] = of_some[name]
+        return found
 
-    def _rows(self, keys: Sequence[Key], rng: np.random.Generator) -> np.ndarray:
-        """(n,) places of draws, of each pool as many as its share of the cells says."""
-        ends = np.cumsum(self.sizes[[pool for pool, *_ in keys]])
-        shares = np.round(self.n * ends / ends[-1]).astype(np.int64)
-        number = rng.permutation(np.repeat(np.arange(len(keys)), np.diff(shares, prepend=0)))
-        return np.array([self.first[key] for key in keys])[number] + np.arange(self.n)
+    def scales(self) -> dict[str, np.ndarray]:
+        """Means of both groups."""
+        found = {"scale1": self.means[0].copy(), "scale2": self.means[1].copy()}
+        return self.patched(found, lambda a, b: {"scale1": a.mean(axis=0), "scale2": b.mean(axis=0)})
 
+    def changes(self, pseudocounts: float, delta: float) -> dict[str, np.ndarray]:
+        """How log2 fold changes are spread, and the share of those of at least `delta`."""
 
-def _keys(comparison: Comparison, batches: tuple[Batches, Batches]) -> tuple[list[Key], list[Key]]:
-    """The pools of both sides, and how they are decoded."""
-    first, second = (None if codes is None else tuple(codes) for codes in batches)
-    shared = set(comparison.pools1)
-    return [(pool, first, False) for pool in comparison.pools1], [
-        (pool, second, pool in shared) for pool in comparison.pools2
-    ]
+        def slowly(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+            change = log_fold(a, b, pseudocounts)
+            return {**described(change), "large": share(np.abs(change) >= delta, a)}
 
+        found = pair_changes(self.pairs.values, self.pairs.first, self.pairs.second, pseudocounts, delta)
+        return self.patched(found._asdict(), slowly)
 
-def pair_rows(
-    first: np.ndarray, second: np.ndarray, n_pairs: int | None, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both sides, pair by pair: as they are, as many as both have, or `n_pairs` drawn with replacement."""
-    if n_pairs is None:
-        n = min(len(first), len(second))
-        return first[:n], second[:n]
-    return rng.choice(first, n_pairs), rng.choice(second, n_pairs)
+    def intervals(self, pseudocounts: float, levels: tuple[float, ...]) -> dict[str, np.ndarray]:
+        """Ends of credible intervals of log2 fold changes."""
+        if not levels:
+            return {}
+        found = self.pairs.each(lambda a, b: described(log_fold(a, b, pseudocounts), levels))
+        return {f"lfc_{name}": values for name, values in found.items() if name.startswith("confidence")}
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """Values (m, f) of draws, and which of them are compared: row ``first[i]`` with row ``second[i]``."""
-
-    values: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-
-    def each(self, function: OfPairs) -> dict[str, np.ndarray]:
-        """What a function says of pairs of values, joined over features, of which some are looked at at a time."""
-        n = self.values.shape[1]
-        blocks = [self.values[:, start : start + _FEATURES_AT_ONCE] for start in range(0, n, _FEATURES_AT_ONCE)]
-        found = [_where_measured(function, block[self.first], block[self.second]) for block in blocks]
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-
-
-def _where_measured(function: OfPairs, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    """What a function says of the pairs; of a feature with NaN, of what is left of both sides, paired anew."""
-    found = function(a, b)
-    for j in np.flatnonzero(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0)):
-        left, right = (side[~np.isnan(side[:, j]), j, None] for side in (a, b))
-        n = min(len(left), len(right))
-        of_feature = function(left[:n], right[:n]) if n else dict.fromkeys(found, np.array([np.nan]))
-        for name, values in of_feature.items():
-            found[name][j] = values[0]
-    return found
-
-
-# ---- what is said of them --------------------------------------------------------------------------------------------
-
-
-def _ordered(pairs: Pairs, is_seen: np.ndarray | None) -> dict[str, np.ndarray]:
+def _ordered(compared: Compared) -> dict[str, np.ndarray]:
     """Mode 'vanilla': is the first larger?"""
-    found = pairs.each(lambda a, b: {"proba_m1": share(a > b, a), "scale1": a.mean(axis=0), "scale2": b.mean(axis=0)})
-    proba = found.pop("proba_m1")
+    proba, is_seen = compared.pairs.each(lambda a, b: {"m1": share(a > b, a)})["m1"], compared.is_seen
     if is_seen is not None:
         proba = np.where(is_seen, proba, 0.5)
-    return {"proba_m1": proba, "proba_m2": 1 - proba, "bayes_factor": bayes_factor(proba), **found}
+    return {"proba_m1": proba, "proba_m2": 1 - proba, "bayes_factor": bayes_factor(proba), **compared.scales()}
 
 
-def _changed(pairs: Pairs, wish: Wish, counts: GroupCounts | None, comparison: Comparison) -> dict[str, np.ndarray]:
+def _changed(compared: Compared, wish: Wish) -> dict[str, np.ndarray]:
     """Mode 'change': is the fold change large?"""
-    is_seen = None if counts is None else counts.is_seen(comparison)
-    scales = pairs.each(lambda a, b: {"scale1": a.mean(axis=0), "scale2": b.mean(axis=0)})
-    pseudocounts = wish.pseudocounts
+    scales, is_seen = compared.scales(), compared.is_seen
+    pseudocounts, delta = wish.pseudocounts, wish.delta
     if pseudocounts is None:
-        pseudocounts = estimated_pseudocounts(scales["scale1"], scales["scale2"], counts, comparison)
-
-    changes = pairs.each(
-        lambda a, b: {f"lfc_{name}": x for name, x in described(log_fold(a, b, pseudocounts), wish.levels).items()}
-    )
-    delta = estimated_delta(changes["lfc_mean"], is_seen) if wish.delta is None else wish.delta
-    proba = pairs.each(lambda a, b: {"proba": share(np.abs(log_fold(a, b, pseudocounts)) >= delta, a)})["proba"]
+        pseudocounts = estimated_pseudocounts(scales["scale1"], scales["scale2"], compared.counts, compared.comparison)
+    changes = compared.changes(pseudocounts, delta or 0.0)
+    if delta is None:
+        delta = estimated_delta(changes["mean"], is_seen)
+        changes = compared.changes(pseudocounts, delta)
+    proba = changes.pop("large")
     if is_seen is not None:
         proba = np.where(is_seen, proba, 0.0)
     return {
@@ -216,7 +170,8 @@ def _changed(pairs: Pairs, wish: Wish, counts: GroupCounts | None, comparison: C
         **scales,
         "pseudocounts": np.full(len(proba), pseudocounts),
         "delta": np.full(len(proba), delta),
-        **changes,
+        **{f"lfc_{name}": values for name, values in changes.items()},
+        **compared.intervals(pseudocounts, wish.levels),
     }
 
 

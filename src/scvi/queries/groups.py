@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 from torch import Tensor
 
 from scvi.minibatch import Minibatch
@@ -124,10 +123,7 @@ def group_counts(minibatches: Iterable[Minibatch], groups: Groups) -> GroupCount
     for mb in minibatches:
         n_genes = mb.counts.shape[1]
         codes = groups.codes[mb.indices.cpu().numpy()]  # type: ignore[union-attr]  # they are of a data set
-        in_pool = codes >= 0
-        place = (np.ones(in_pool.sum()), (codes[in_pool], np.flatnonzero(in_pool)))
-        pools = sparse.csr_matrix(place, shape=(groups.n_pools, len(mb)))
-        kinds = zip(_of_genes(mb, pools), _of_proteins(mb, pools), strict=True)
+        kinds = zip(_of_genes(mb, codes, groups.n_pools), _of_proteins(mb, codes, groups.n_pools), strict=True)
         parts = [np.concatenate(pair, axis=1) for pair in kinds]
         totals = parts if totals is None else [total + part for total, part in zip(totals, parts, strict=True)]
     if totals is None:
@@ -136,29 +132,38 @@ def group_counts(minibatches: Iterable[Minibatch], groups: Groups) -> GroupCount
     return GroupCounts(n_cells, sums, nonzeros, shares, n_genes)
 
 
-def _of_genes(mb: Minibatch, pools: sparse.csr_matrix) -> list[np.ndarray]:
-    """The four sums of :class:`GroupCounts`, (k, g) each."""
-    x = _matrix(mb)
-    shares = sparse.diags(1 / np.maximum(np.asarray(x.sum(axis=1)).ravel(), _LEAST_TOTAL)) @ x
-    n_cells = np.broadcast_to(np.asarray(pools.sum(axis=1)), (pools.shape[0], x.shape[1]))
-    return [n_cells, *((pools @ values).toarray() for values in (x, x.sign(), shares))]
+def _of_genes(mb: Minibatch, codes: np.ndarray, n_pools: int) -> list[np.ndarray]:
+    """The four sums of :class:`GroupCounts`, (k, g) each, of cells in the pools of these codes; -1 is none."""
+    cells, genes, values = _entries(mb)
+    totals = np.maximum(np.bincount(cells, values, minlength=len(mb)), _LEAST_TOTAL)
+    shape = (n_pools + 1, mb.counts.shape[1])  # the last is that of cells in no pool
+    place = np.where(codes < 0, n_pools, codes)[cells] * shape[1] + genes
+
+    def summed(weights: np.ndarray | None) -> np.ndarray:
+        return np.bincount(place, weights, minlength=shape[0] * shape[1]).reshape(shape)[:-1]
+
+    n_cells = np.bincount(codes[codes >= 0], minlength=n_pools)[:, None]
+    return [np.broadcast_to(n_cells, (n_pools, shape[1])), summed(values), summed(None), summed(values / totals[cells])]
 
 
-def _matrix(mb: Minibatch) -> sparse.csr_matrix:
-    """(n, g) counts."""
+def _entries(mb: Minibatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells, genes and values of the counts that are not zero."""
     counts = mb.counts
     if isinstance(counts, Tensor):
-        return sparse.csr_matrix(counts.cpu().numpy(), dtype=np.float64)
-    values, genes, starts = (part.cpu().numpy() for part in (counts.values, counts.genes, counts.starts))
-    return sparse.csr_matrix((values.astype(np.float64), genes, starts), shape=counts.shape)
+        dense = counts.cpu().numpy()
+        cells, genes = dense.nonzero()
+        return cells, genes, dense[cells, genes]
+    cells, genes, values = (part.cpu().numpy() for part in (counts.cells, counts.genes, counts.values))
+    return cells, genes, values
 
 
-def _of_proteins(mb: Minibatch, pools: sparse.csr_matrix) -> list[np.ndarray]:
+def _of_proteins(mb: Minibatch, codes: np.ndarray, n_pools: int) -> list[np.ndarray]:
     """The same of proteins, (k, p) each; p is 0 where there are none."""
     if mb.proteins is None:
-        return [np.empty((pools.shape[0], 0))] * 4
+        return [np.empty((n_pools, 0))] * 4
     y = mb.proteins.cpu().numpy().astype(np.float64)
     measured = np.ones_like(y) if mb.measured is None else mb.measured.cpu().numpy().astype(np.float64)
     y = y * measured
     shares = y / np.maximum(y.sum(axis=1, keepdims=True), _LEAST_TOTAL)
-    return [np.asarray(pools @ values) for values in (measured, y, y > 0, shares)]
+    is_in = (codes == np.arange(n_pools)[:, None]).astype(np.float64)  # (k, n)
+    return [is_in @ values for values in (measured, y, y > 0, shares)]
