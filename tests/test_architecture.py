@@ -334,7 +334,7 @@ def public_names(path: Path) -> list[str]:
 def test_public_names() -> None:
     estimators = {"AUTOZI", "GIMVI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI", "TOTALVI"}
     modules = {"data", "dataset", "external", "inference", "model", "models"}
-    session = {"convert", "set_seed", "set_verbosity", "settings", "__version__"}
+    session = {"convert", "rank_genes_groups", "set_seed", "set_verbosity", "settings", "__version__"}
     assert set(scvi.__all__) == estimators | modules | session
     assert len(scvi.__all__) == len(set(scvi.__all__))
     assert set(scvi.__all__) <= set(dir(scvi))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scvi import data, dataset, external, inference, model, models
     from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI
     from scvi.estimators.converting import convert
+    from scvi.estimators.ranked_genes import rank_genes_groups
 
 __version__ = "1.0.0.dev0"
 __author__ = "the scvi developers"
@@ -41,6 +42,7 @@ __all__ = [
     "inference",
     "model",
     "models",
+    "rank_genes_groups",
     "set_seed",
     "set_verbosity",
     "settings",
@@ -64,12 +66,14 @@ _MODULES = {
 }
 
 
+_HOMES = {"convert": "scvi.estimators.converting", "rank_genes_groups": "scvi.estimators.ranked_genes"}
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"scvi.{name}")
     if name in __all__:  # what is public and neither a module nor imported above is an estimator, or about them
-        home = "scvi.estimators.converting" if name == "convert" else "scvi.estimators"
-        value = globals()[name] = getattr(import_module(home), name)
+        value = globals()[name] = getattr(import_module(_HOMES.get(name, "scvi.estimators")), name)
         return value
     raise AttributeError(f"module 'scvi' has no attribute {name!r}")
 
