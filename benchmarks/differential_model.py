@@ -2,9 +2,10 @@
 
     python benchmarks/differential_model.py --data FOLDER
 
-(e) One fit of zeisel_cortex, each of seven types against the rest, asked with ten seeds: of all calls of two seeds (genes
-and types that either calls) the share that both call, on average; of all that any seed calls the share that all call.
-(f) 7,500 cells drawn from zeisel_cortex x its 4,000 most counted genes in seven groups, 5,000 draws of each: time of the
+(e) One fit of zeisel_cortex, each of seven types against the rest, asked with ten seeds: of all calls of two seeds
+(genes and types that either calls) the share that both call, on average; of all that any seed calls the share that all
+call.
+(f) 7,500 cells drawn from zeisel_cortex x its 4,000 most counted genes, seven groups, 5,000 draws of each: time of the
 question beside that of decoding as many draws of given latent states, and the most memory of the question beyond what
 was there before, with groups of this size and four times as large.
 """
