@@ -53,6 +53,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/annotation.py --data $(DATA)
 	$(BIN)/python benchmarks/annotation.py --data $(DATA) --steps --sets pbmc_cite_10k_5k
 	$(BIN)/python benchmarks/imputation.py --data $(DATA)
+	$(BIN)/python benchmarks/hidden_counts.py --data $(DATA)
 	$(BIN)/python benchmarks/proteins.py --data $(DATA)
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/overfitting.py --data $(DATA)

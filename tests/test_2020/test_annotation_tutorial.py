@@ -1,4 +1,4 @@
-"""The annotation tutorial (without its plots and differential expression), on real cells of two protocols."""
+"""The annotation tutorial, on real cells of two protocols."""
 
 import numpy as np
 import pytest
@@ -59,6 +59,16 @@ def test_predictions(trained, gene_dataset):
     assert np.mean(labels == predicted) == pytest.approx(trained.history["accuracy_unlabelled_set"][-1])
     assert trained.labelled_set.nn_latentspace(trained.unlabelled_set) > 0.8
     assert 0 < trained.full_dataset.entropy_batch_mixing() <= np.log(2)
+
+
+def test_a_picture_and_differences(trained, gene_dataset):
+    panels = trained.full_dataset.show_t_sne(n_samples=200, color_by="batches and labels")
+    assert [axes.get_title() for axes in panels] == ["batches", "labels"]
+    one, other = (gene_dataset.labels.ravel() == line for line in (0, 4))
+    table = trained.full_dataset.differential_expression_score(one, other, n_samples=100, M_permutation=10_000)
+    ratio = np.log2((table["raw_normalized_mean1"] + 0.01) / (table["raw_normalized_mean2"] + 0.01))
+    assert table["proba_m1"][ratio > 3].min() > 0.8
+    assert table["proba_m1"][ratio < -3].max() < 0.2
 
 
 def test_weights_of_scvi_are_a_start(gene_dataset):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scvi.cells.epoch_order import count_minibatches
 from scvi.inference.posterior import Posterior
-from scvi.inference.posterior_utils import with_subclasses
+from scvi.inference.posterior_files import with_subclasses
 
 
 def fold_tail(posterior: Posterior) -> Iterator[Sequence[Tensor]]:

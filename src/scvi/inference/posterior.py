@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampl
 
 from scvi._checks import check_draws, superseded
 from scvi.dataset import GeneExpressionDataset
-from scvi.inference import group_questions, posterior_predictive, posterior_utils
+from scvi.inference import group_questions, posterior_files, posterior_predictive
 from scvi.inference import posterior_differential as differential
 from scvi.inference import posterior_imputation as imputing
 from scvi.inference import posterior_scores as scores
@@ -385,7 +385,7 @@ class Posterior:
         ValueError
             If the directory exists.
         """
-        posterior_utils.write_posterior(self, Path(dir_path))
+        posterior_files.write_posterior(self, Path(dir_path))
 
     def _gene_positions(self, gene_list: Sequence[str]) -> npt.NDArray[np.int64]:
         names = self.gene_dataset.cell_data().gene_names
