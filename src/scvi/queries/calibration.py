@@ -49,6 +49,25 @@ def calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLike, n_bin
     labels
         (n,) codes of the true labels, the columns' positions.
     """
+    top, right, bins = _binned(probabilities, labels, n_bins)
+    gaps = np.bincount(bins, weights=top - right, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(bins))
+
+
+def calibration_bins(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, n_bins: int = 10
+) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
+    """Of bins of :func:`calibration_error` that are not empty: mean probability, share right, share of the cells."""
+    top, right, bins = _binned(probabilities, labels, n_bins)
+    sizes, given, answers = (np.bincount(bins, weights, minlength=n_bins) for weights in (None, top, right))
+    filled = sizes > 0
+    return given[filled] / sizes[filled], answers[filled] / sizes[filled], sizes[filled] / len(bins)
+
+
+def _binned(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, n_bins: int
+) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
+    """(n,) largest probabilities, whether they are of the true label, and their bins."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
         raise ValueError(
@@ -56,7 +75,4 @@ def calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLike, n_bin
             f"{labels.shape}"
         )
     top = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((top * n_bins).astype(int), n_bins - 1)
-    gaps = np.bincount(bins, weights=top - right, minlength=n_bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return top, probabilities.argmax(axis=1) == labels, np.minimum((top * n_bins).astype(int), n_bins - 1)

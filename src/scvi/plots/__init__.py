@@ -18,11 +18,31 @@ import numpy.typing as npt
 import pandas as pd
 
 from scvi._files import replacing
+from scvi.plots.answers import calibration, dot_plot, history, predictive, predictive_panels, volcano
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
+
+__all__ = [
+    "available",
+    "before_after",
+    "calibration",
+    "check_matplotlib",
+    "dot_plot",
+    "history",
+    "imputation",
+    "in_notebook",
+    "latent_umap",
+    "plane",
+    "predictive",
+    "predictive_panels",
+    "show",
+    "t_sne",
+    "umap",
+    "volcano",
+]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
