@@ -197,8 +197,9 @@ def test_uniform_weights_are_none(model: scvi.SCVI) -> None:
     pd.testing.assert_frame_equal(
         model.get_normalized_expression(weights="uniform", **asked), model.get_normalized_expression(**asked)
     )
-    with pytest.raises(ValueError, match="weights='best' is not one of 'uniform', 'importance'"):
-        model.get_normalized_expression(weights="best")
+    for weights in ("best", 1, np.ones(3)):
+        with pytest.raises(ValueError, match=r"weights=.* is not one of 'uniform', 'importance'"):
+            model.get_normalized_expression(weights=weights)
 
 
 # ---- real cells ------------------------------------------------------------------------------------------------------

@@ -47,8 +47,12 @@ def test_shapes_and_originals(posterior: Posterior, n_samples: int) -> None:
         some, of_some = posterior.sequential().generate(n_samples=n_samples, genes=genes, batch_size=7)
         assert some.shape == (60, 2, n_samples)
         assert np.array_equal(of_some, counts[:, [7, 2]])
+    assert posterior.generate(n_samples=n_samples, genes="gene_7")[0].shape == (60, 1, n_samples)
     with pytest.raises(IndexError, match="gene_20"):
         posterior.generate(genes=["gene_20"])
+    for position in (20, -1):
+        with pytest.raises(IndexError, match=f"genes holds {position}; there are 20 genes, numbered from 0 to 19"):
+            posterior.generate(genes=[0, position])
     with pytest.raises(ValueError, match="n_samples=0 is not a number of draws"):
         posterior.generate(n_samples=0)
 

@@ -45,7 +45,7 @@ def generate(
     -------
     (n, g, s) and (n, g), in the order of the iteration, see the class.
     """
-    positions = None if genes is None else self.gene_dataset.genes_to_index(genes)
+    positions = None if genes is None else _gene_positions(self, genes)
     return with_originals(self, Wanted(positions, n_samples=n_samples), batch_size)
 
 
@@ -160,6 +160,15 @@ def with_originals(
     minibatches = remembered(cells(self, batch_size))
     blocks = predictive.counts(self.model, minibatches, wanted, with_dropout=with_dropout)
     return predictive.in_one_array(blocks, self.nb_cells, wanted.n_samples), originals.array()
+
+
+def _gene_positions(self: Posterior, genes: Sequence[str] | Sequence[int]) -> npt.NDArray[np.int64]:
+    """Of names, or of positions, which are checked."""
+    positions, n_genes = self.gene_dataset.genes_to_index(np.atleast_1d(genes)), self.gene_dataset.nb_genes
+    for position in positions:
+        if not 0 <= position < n_genes:
+            raise IndexError(f"genes holds {position}; there are {n_genes} genes, numbered from 0 to {n_genes - 1}")
+    return positions
 
 
 def _parameters(decoded: Decoded, names: Sequence[str] = _ALL) -> dict[str, Tensor]:

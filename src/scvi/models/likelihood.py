@@ -26,9 +26,9 @@ class Likelihood(ABC):
     Attributes
     ----------
     has_dispersion
-        Counts are Poisson around a gamma of this mean and inverse dispersion, as predictive draws of totalVI are.
+        Counts are Poisson around a gamma of this mean and inverse dispersion; else around the mean.
     has_dropout
-        Counts are lost at random before.
+        Some of them are 0 all the same. By these two :mod:`scvi.queries.predictive` draws counts again.
     """
 
     has_dispersion = True
