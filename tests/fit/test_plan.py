@@ -125,7 +125,7 @@ def test_the_patience_follows_from_the_epochs(epochs: int, patience: int) -> Non
 def test_the_signature_of_train_shows_the_defaults_of_the_plan() -> None:
     shown = {name: value.default for name, value in inspect.signature(scvi.SCVI.train).parameters.items()}
     defaults = {field.name: field.default for field in fields(Plan) if field.name in shown}
-    own = {"max_epochs", "batch_size"}  # by the number of cells
+    own = {"max_epochs", "batch_size", "weight_decay", "early_stopping"}  # by the cells
     assert {name: shown[name] for name in defaults if name not in own} == {
         name: default for name, default in defaults.items() if name not in own
     }

@@ -47,6 +47,7 @@ class SCVI(WithOptionsOfSCVI):
     """
 
     _network = VAE
+    _adapts = True
 
     setup_anndata = classmethod(setup.setup_anndata)
 

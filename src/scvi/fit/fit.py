@@ -69,6 +69,8 @@ class Fit:
         The part of the model that is fitted; None: all of it.
     callbacks
         Called between epochs.
+    decided
+        What the cells decided about the plan, and by which figures: constant entries of the history.
 
     Attributes
     ----------
@@ -94,10 +96,11 @@ class Fit:
         checkpoint_dir: str | os.PathLike[str] | None = None,
         scope: Scope | None = None,
         callbacks: Callbacks | None = None,
+        decided: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model.to(device)
         self.split = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device))
-        self.plan, self.seed, self.scope = plan, seed, scope
+        self.plan, self.seed, self.scope, self.decided = plan, seed, scope, dict(decided or {})
         self.show_progbar, self.checkpoint_dir = show_progbar, checkpoint_dir
         self.callbacks, self.training = callbacks or Callbacks(), Training(self.model, plan.max_epochs)
         objective = next(OBJECTIVES[kind] for kind in type(plan).__mro__ if kind in OBJECTIVES)
@@ -238,6 +241,9 @@ class Fit:
             self._settle()  # what was stopped within an epoch has not been looked at
         if self.best_state_dict is not None:
             self.model.load_state_dict(self.best_state_dict)
+            if self.best_epoch is not None and self.best_epoch != self.loop.epoch:
+                monitor = self.plan.early_stopping_monitor
+                logger.info("Back to the weights after epoch %d, the best by %s.", self.best_epoch + 1, monitor)
         if self.steps_kept and not self._weight_reached():
             warn(
                 f"Training stopped at KL weight {self.kl_weight:.3g} of {self.plan.max_kl_weight:g}: the latent space "
@@ -301,6 +307,7 @@ class Fit:
         looked_at = self.objective.validate(self.kl_weight) if due and len(self.split.validation) else None
         record = named_values(self.steps.means(), looked_at)
         record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}
+        record |= self.decided
         for name, value in record.items():
             self.history[name].append((epoch, value))
         return record
@@ -334,11 +341,14 @@ class Fit:
             self.plateau.wait = 0
             logger.info("No improvement in %d epochs: learning rate times %g.", plan.lr_patience, plan.lr_factor)
         value = self._latest(plan.early_stopping_monitor)
-        if not plan.early_stopping or value is None or self.loop.epoch < plan.early_stopping_warmup_epochs:
+        follows = plan.early_stopping or plan.keep_best
+        if not follows or value is None or self.loop.epoch < plan.early_stopping_warmup_epochs:
             return True
         go_on = self.stopping.update(-value if plan.early_stopping_mode == "max" else value)
         if self.stopping.wait == 0:
             self.best_state_dict, self.best_epoch = checkpoint.copied(self.model.state_dict()), self.loop.epoch
+        if not plan.early_stopping:
+            return True
         if not go_on:
             logger.info("Stopping early: no improvement in %d epochs.", plan.patience)
         return go_on

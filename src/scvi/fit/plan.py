@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -19,10 +19,13 @@ StoppingMode = Literal["min", "max"]
 Optimizer = Literal["Adam", "AdamW"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
+_QUICK_EPOCHS, _QUICK_STEPS = 15, 500
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
 _LEAST_PATIENCE = 5  # epochs
-_FROM_CELLS = ("max_epochs", "batch_size")  # None: by the number of cells
+_SPARSE_PRECISION, _PRECISION_OF_COUNTS = 40.0, 15.0
+_LEAST_DECAY, _MOST_DECAY = 3e-3, 0.1
+_FROM_CELLS = ("max_epochs", "batch_size", "weight_decay", "early_stopping")  # None: by the cells
 _AFTERWARDS = {"afterwards": True}  # marks an option of what is done when a fit is over
 _LATER = {"later": True}  # marks an option that plans of earlier checkpoints lack, and whose default is what they did
 
@@ -36,6 +39,22 @@ def default_max_epochs(n_cells: int, batch_size: int) -> int:
     """Passes over the data: 50, and fewer, down to 10, where they would be more than 20,000 steps."""
     steps = max(1, n_cells // batch_size)
     return int(min(_MAX_EPOCHS, max(_MIN_EPOCHS, _STEPS_WANTED // steps)))
+
+
+def quick_max_epochs(n_cells: int, batch_size: int) -> int:
+    """Passes over the data for a first look: 500 steps, at least 15 passes and no more than there are by default."""
+    steps = max(1, n_cells // batch_size)
+    return min(default_max_epochs(n_cells, batch_size), max(_QUICK_EPOCHS, math.ceil(_QUICK_STEPS / steps)))
+
+
+def default_weight_decay(n_cells: int, mean_count: float) -> float:
+    """L2 penalty of a loss per cell: a precision of weights over the cells, between 0.003 and 0.1.
+
+    The precision is what a Gaussian prior of the weights has, whose part in the loss of one cell gets less with more of
+    them: 40, and 15 over the mean count of an entry where that is less, for there the data say more of each weight.
+    """
+    precision = min(_SPARSE_PRECISION, _PRECISION_OF_COUNTS / max(mean_count, 1e-6))
+    return min(_MOST_DECAY, max(_LEAST_DECAY, precision / n_cells))
 
 
 def one_cycle(progress: float) -> float:
@@ -77,6 +96,8 @@ class Plan:
         weight has reached its maximum.
     early_stopping_mode, early_stopping_warmup_epochs
         'max' for a value that is to rise; and epochs before which the patience does not start either.
+    keep_best
+        Go back to the weights at the minimum of the monitored value also where nothing stops early.
     precision
         'bf16' computes large matrix products in training in bfloat16; likelihood, sums over cells and genes, weights
         and their moments stay in float32.
@@ -107,6 +128,7 @@ class Plan:
     lr_scheduler_metric: str | None = field(default=None, metadata=_LATER)
     max_steps: int | None = field(default=None, metadata=_LATER)
     optimizer: Optimizer = field(default="Adam", metadata=_LATER)
+    keep_best: bool = field(default=False, metadata=_LATER)
 
     falling: ClassVar[tuple[str, ...]] = (
         *(f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local")),
@@ -133,6 +155,7 @@ class Plan:
         for name in (*weights, *distances):
             check_number(name, getattr(self, name), "a number of at least 0", least=0)
         check_flag("early_stopping", self.early_stopping)
+        check_flag("keep_best", self.keep_best)
         if self.gradient_clip is not None:
             check_number("gradient_clip", self.gradient_clip, "a positive number or None", above=0)
         if self.kl_warmup > 1:
@@ -160,7 +183,7 @@ class Plan:
     def followed(self) -> tuple[str, ...]:
         """The values of the history that decide something."""
         plateau = (self.of_plateau[0],) if self.lr_schedule == "plateau" else ()
-        return (*plateau, *((self.early_stopping_monitor,) if self.early_stopping else ()))
+        return (*plateau, *((self.early_stopping_monitor,) if self.early_stopping or self.keep_best else ()))
 
     def planned_steps(self, steps_per_epoch: int) -> int:
         """Steps that there will be."""
@@ -268,25 +291,34 @@ def make_plan(
     n_train: int,
     n_validation: int,
     kind: type[Plan] = Plan,
+    mean_count: float | None = None,
+    length: Callable[[int, int], int] = default_max_epochs,
 ) -> Plan:
     """A checked plan.
 
     Parameters
     ----------
     options
-        Options of the plan by name; `max_epochs` and `batch_size` may be None: by the number of cells.
+        Options of the plan by name; `max_epochs`, `batch_size` and `weight_decay` may be None: by the cells, and
+        `early_stopping`, too: no.
     plan_kwargs
         Options under the names of scripts that exist, which win over `options`.
     n_train, n_validation
         Numbers of cells.
     kind
         Class of the plan.
+    mean_count
+        Of the training cells' genes, by which the weight decay is chosen where it is None; None: it is not chosen.
+    length
+        Says how many passes, by the numbers of training cells and of those in a step.
     """
     given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
     given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
+    if mean_count is not None:
+        given.setdefault("weight_decay", default_weight_decay(n_train, mean_count))
     plan = kind(**{"max_epochs": 1, **given})
     if "max_epochs" not in given:
-        plan = replace(plan, max_epochs=default_max_epochs(n_train, plan.batch_size))
+        plan = replace(plan, max_epochs=length(n_train, plan.batch_size))
     told = translated({} if plan_kwargs is None else plan_kwargs, [option.name for option in fields(plan)])
     plan = _with_warmup(replace(plan, **told.options), told.warmup, count_minibatches(n_train, plan.batch_size))
     _check_monitors(plan, n_validation)
