@@ -55,7 +55,8 @@ def _call_all() -> None:
     ):
         result.sum().backward()
     kernels.row_digests(kernels.SparseRows.of(x))
-    kernels.pair_changes(x.numpy(), np.arange(8), np.arange(8), 0.0, 0.25)
+    half = np.array([[[1.0, 0.0]]]), np.array([[[0.0, 1.0]]])
+    kernels.log_ratios(x.numpy(), np.arange(64, dtype=np.int32) % 2, half, np.zeros(1), np.ones(1))
     weights = [torch.ones(99) for _ in range(4)]
     kernels.adam([(weights[0], {"exp_avg": weights[1], "exp_avg_sq": weights[2]})]).step(
         weights[3:], max_norm=None, number=1, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0

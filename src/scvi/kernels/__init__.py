@@ -29,7 +29,7 @@ __all__ = [
     "Affine",
     "Counts",
     "CountsLook",
-    "PairChanges",
+    "LogRatios",
     "SparseRows",
     "adam",
     "batch_norm_relu_dropout",
@@ -39,13 +39,13 @@ __all__ = [
     "dropout_from",
     "find_bad_count",
     "linear",
+    "log_ratios",
     "look_at_counts",
     "mixed_dropout",
     "nll_nb",
     "nll_nb_mixture",
     "nll_poisson",
     "nll_zinb",
-    "pair_changes",
     "row_digests",
     "rows_to_dense",
     "rows_to_sparse",
@@ -305,38 +305,53 @@ def row_digests(rows: SparseRows) -> np.ndarray:
     return out
 
 
-class PairChanges(NamedTuple):
-    """Of log2 ratios of pairs of rows, for each column (f,) float64."""
+class LogRatios(NamedTuple):
+    """Of log2 ratios of two mixtures of draws, for each comparison and column, (c, f) float64."""
 
     mean: np.ndarray
-    median: np.ndarray  # to a thousandth of the standard deviation
+    median: np.ndarray
     std: np.ndarray
     min: np.ndarray
     max: np.ndarray
-    large: np.ndarray  # share of those that are large in absolute value
+    large: np.ndarray  # probability that it is large in absolute value
+    above: np.ndarray  # that it is positive
 
 
-def pair_changes(
-    values: np.ndarray, first: np.ndarray, second: np.ndarray, pseudocounts: float, delta: float
-) -> PairChanges:
-    """How log2 of (a + pseudocounts) / (b + pseudocounts) is spread over pairs of rows, for each column.
+def log_ratios(
+    values: np.ndarray,
+    strata: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray],
+    pseudocounts: np.ndarray,
+    delta: np.ndarray,
+) -> LogRatios:
+    """How log2 of (a + pseudocounts) / (b + pseudocounts) is spread over all pairs of draws of two mixtures.
+
+    Logarithms are taken to a bin of 512 between the least and the greatest; below 1e-16 they are those of 1e-16.
 
     Parameters
     ----------
     values
-        (m, f) float32, without NaN; 0 counts as the least float32.
-    first, second
-        (p,) int64: row ``first[i]`` of them is a, and row ``second[i]`` is b.
-    delta
-        Changes of at least so much are large.
-    """
-    from scvi.kernels import pairs
+        (m, f) float32 draws; NaN is no draw.
+    strata
+        (m,) int32 the stratum of each, from 0 on.
+    weights
+        (c, p, s) twice, for both sides: weights of the strata for each comparison, and for each of p pairs of mixtures
+        that are compared with one another; the answer is their mean. A stratum without draws is left out.
+    pseudocounts, delta
+        (c,) for each comparison: what is added, and from where on a log2 ratio is large.
 
-    out = np.empty((6, values.shape[1]))
-    arguments = np.ascontiguousarray(values), first, second, np.float32(pseudocounts), np.float32(delta)
-    blocks = row_blocks(values.shape[1], min_rows=32)
-    run_blocks(lambda _, *block: pairs.change_columns(*arguments, block, out), blocks)
-    return PairChanges(*out)
+    Returns
+    -------
+    NaN where one of the sides has no draw
+    """
+    from scvi.kernels import histograms
+
+    first, second = weights
+    out = np.empty((len(first), 7, values.shape[1]))
+    arguments = np.ascontiguousarray(values), strata, first, second, pseudocounts, delta
+    blocks = row_blocks(values.shape[1], min_rows=64)
+    run_blocks(lambda _, *block: histograms.compare_columns(*arguments, block, out), blocks)
+    return LogRatios(*out.transpose(1, 0, 2))
 
 
 def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:

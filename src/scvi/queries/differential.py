@@ -1,4 +1,4 @@
-"""Differential expression as the model sees it: what it decodes at draws of cells of two groups, draw against draw.
+"""Differential expression as the model sees it: what it decodes at draws of cells of two groups, all against all.
 
 Cells are drawn first, and only those are decoded. Every pool of cells is decoded once for all comparisons that it is
 part of, so that a one-vs-rest of k groups costs k pools of draws (Lopez et al. 2018; Boyeau et al. 2019).
@@ -7,16 +7,17 @@ part of, so that a one-vs-rest of k groups costs k pools of draws (Lopez et al. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
-from scvi.kernels import pair_changes
+from scvi.kernels import LogRatios, log_ratios
 from scvi.models.base import Model
 from scvi.queries.decoded_draws import Read, Values, decoded
 from scvi.queries.evidence import bayes_factor, described
 from scvi.queries.groups import Comparison, GroupCounts, Groups
-from scvi.queries.pool_draws import Batches, OfPairs, Pairs, PoolDraws
+from scvi.queries.pool_draws import Batches, Pairs, PoolDraws
 
 Mode = Literal["change", "vanilla"]
 
@@ -76,103 +77,62 @@ def compare(
     """
     draws = PoolDraws.of(groups, wish.n_draws, batches, rng)
     scales = decoded(model, read, draws.draws, values, rng)
-    means = draws.means(scales)
+    means = draws.means(scales, groups.comparisons)
+    estimates = [
+        estimated_pseudocounts(*sides, counts, one) for sides, one in zip(means, groups.comparisons, strict=True)
+    ]
+    pseudocounts = np.array(estimates if wish.pseudocounts is None else [wish.pseudocounts] * len(means))
+    is_seen = [None if counts is None else counts.is_seen(comparison) for comparison in groups.comparisons]
+    if wish.mode == "vanilla":
+        pseudocounts[:] = 0.0
+    spread = partial(log_ratios, scales, draws.strata, draws.weights(groups.comparisons), pseudocounts)
+    delta = np.full(len(means), wish.delta or 0.0)
+    ratios = spread(delta)
+    if wish.delta is None:
+        delta = np.array([estimated_delta(*pair) for pair in zip(ratios.mean, is_seen, strict=True)])
+        ratios = spread(delta)
     answers = []
-    for comparison in groups.comparisons:
-        sides = draws.side_means(comparison, means)
-        compared = Compared(comparison, Pairs(scales, *draws.sides(comparison, rng)), sides, counts)
-        answers.append(_ordered(compared) if wish.mode == "vanilla" else _changed(compared, wish))
+    for c, comparison in enumerate(groups.comparisons):
+        scale = {"scale1": means[c][0], "scale2": means[c][1]}
+        of_c = LogRatios(*(part[c] for part in ratios))
+        if wish.mode == "vanilla":
+            answers.append(_ordered(of_c, scale, is_seen[c]))
+        else:
+            pairs = Pairs(scales, *draws.sides(comparison, rng)) if wish.levels else None
+            intervals = {} if pairs is None else _intervals(pairs, pseudocounts[c], wish.levels)
+            answers.append(_changed(of_c, scale, is_seen[c], pseudocounts[c], delta[c]) | intervals)
     return answers
 
 
 # ---- what is said of a comparison ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """Draws of two groups.
-
-    Attributes
-    ----------
-    means
-        (f,) means of each group over all draws of its cells, NaN where one is.
-    counts
-        What was counted, if that is known.
-    """
-
-    comparison: Comparison
-    pairs: Pairs
-    means: tuple[np.ndarray, np.ndarray]
-    counts: GroupCounts | None
-
-    @property
-    def is_seen(self) -> np.ndarray | None:
-        """(f,) whether a feature has a count in either group; None: not known."""
-        return None if self.counts is None else self.counts.is_seen(self.comparison)
-
-    def patched(self, found: dict[str, np.ndarray], function: OfPairs) -> dict[str, np.ndarray]:
-        """The same, of features with NaN what a function says of the draws that have no NaN."""
-        has_nan = np.isnan(self.means[0] + self.means[1])
-        if has_nan.any():
-            of_some = self.pairs.of(has_nan).each(function)
-            for name, values in found.items():
-                values[has_nan] = of_some[name]
-        return found
-
-    def scales(self) -> dict[str, np.ndarray]:
-        """Means of both groups."""
-        found = {"scale1": self.means[0].copy(), "scale2": self.means[1].copy()}
-        return self.patched(found, lambda a, b: {"scale1": a.mean(axis=0), "scale2": b.mean(axis=0)})
-
-    def changes(self, pseudocounts: float, delta: float) -> dict[str, np.ndarray]:
-        """How log2 fold changes are spread, and the share of those of at least `delta`."""
-
-        def slowly(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-            change = log_fold(a, b, pseudocounts)
-            return {**described(change), "large": share(np.abs(change) >= delta, a)}
-
-        found = pair_changes(self.pairs.values, self.pairs.first, self.pairs.second, pseudocounts, delta)
-        return self.patched(found._asdict(), slowly)
-
-    def intervals(self, pseudocounts: float, levels: tuple[float, ...]) -> dict[str, np.ndarray]:
-        """Ends of credible intervals of log2 fold changes."""
-        if not levels:
-            return {}
-        found = self.pairs.each(lambda a, b: described(log_fold(a, b, pseudocounts), levels))
-        return {f"lfc_{name}": values for name, values in found.items() if name.startswith("confidence")}
-
-
-def _ordered(compared: Compared) -> dict[str, np.ndarray]:
+def _ordered(ratios: LogRatios, scale: dict[str, np.ndarray], is_seen: np.ndarray | None) -> dict[str, np.ndarray]:
     """Mode 'vanilla': is the first larger?"""
-    proba, is_seen = compared.pairs.each(lambda a, b: {"m1": share(a > b, a)})["m1"], compared.is_seen
-    if is_seen is not None:
-        proba = np.where(is_seen, proba, 0.5)
-    return {"proba_m1": proba, "proba_m2": 1 - proba, "bayes_factor": bayes_factor(proba), **compared.scales()}
+    proba = ratios.above if is_seen is None else np.where(is_seen, ratios.above, 0.5)
+    return {"proba_m1": proba, "proba_m2": 1 - proba, "bayes_factor": bayes_factor(proba), **scale}
 
 
-def _changed(compared: Compared, wish: Wish) -> dict[str, np.ndarray]:
+def _changed(
+    ratios: LogRatios, scale: dict[str, np.ndarray], is_seen: np.ndarray | None, pseudocounts: float, delta: float
+) -> dict[str, np.ndarray]:
     """Mode 'change': is the fold change large?"""
-    scales, is_seen = compared.scales(), compared.is_seen
-    pseudocounts, delta = wish.pseudocounts, wish.delta
-    if pseudocounts is None:
-        pseudocounts = estimated_pseudocounts(scales["scale1"], scales["scale2"], compared.counts, compared.comparison)
-    changes = compared.changes(pseudocounts, delta or 0.0)
-    if delta is None:
-        delta = estimated_delta(changes["mean"], is_seen)
-        changes = compared.changes(pseudocounts, delta)
-    proba = changes.pop("large")
-    if is_seen is not None:
-        proba = np.where(is_seen, proba, 0.0)
+    proba = np.clip(ratios.large if is_seen is None else np.where(is_seen, ratios.large, 0.0), 0.0, 1.0)
     return {
         "proba_de": proba,
         "proba_not_de": 1 - proba,
         "bayes_factor": bayes_factor(proba),
-        **scales,
+        **scale,
         "pseudocounts": np.full(len(proba), pseudocounts),
         "delta": np.full(len(proba), delta),
-        **{f"lfc_{name}": values for name, values in changes.items()},
-        **compared.intervals(pseudocounts, wish.levels),
+        **{f"lfc_{name}": getattr(ratios, name) for name in ("mean", "median", "std", "min", "max")},
     }
+
+
+def _intervals(pairs: Pairs, pseudocounts: float, levels: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """Ends of credible intervals of log2 fold changes."""
+    found = pairs.each(lambda a, b: described(log_fold(a, b, pseudocounts), levels))
+    return {f"lfc_{name}": values for name, values in found.items() if name.startswith("confidence")}
 
 
 def log_fold(a: np.ndarray, b: np.ndarray, pseudocounts: float = 0.0) -> np.ndarray:

@@ -52,22 +52,53 @@ class PoolDraws:
         first, second = (self._rows(keys, rng) for keys in _keys(comparison, self.batches))
         return first, second
 
-    def means(self, values: np.ndarray) -> np.ndarray:
-        """(k, f) means over the draws of each pool, of values (m, f) of the draws."""
-        by_pool = torch.from_numpy(values).view(len(self.first), self.n, values.shape[1])
-        return by_pool.mean(dim=1).double().numpy()
+    @property
+    def n_together(self) -> int:
+        """Batches of which draws are compared within each; 1 where draws are compared whatever their batch."""
+        first, second = self.batches
+        return len(first) if first is not None and second is not None and list(first) == list(second) else 1
 
-    def side_means(self, comparison: Comparison, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(f,) means of both groups, from those of the pools."""
-        first, second = (
-            np.average(
-                means[[self.first[key] // self.n for key in keys]],
-                axis=0,
-                weights=self.sizes[[pool for pool, *_ in keys]],
-            )
-            for keys in _keys(comparison, self.batches)
+    @property
+    def strata(self) -> np.ndarray:
+        """(m,) number of the stratum of each draw: its pool, and its batch where only draws of one are compared."""
+        pools = np.repeat(np.arange(len(self.first)), self.n)
+        return (pools * self.n_together + np.tile(np.arange(self.n), len(self.first)) % self.n_together).astype(
+            np.int32
         )
-        return first, second
+
+    def weights(self, comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
+        """(c, p, s) shares of the strata in both sides, for each comparison and each of `n_together` batches."""
+        shape = (len(comparisons), self.n_together, len(self.first) * self.n_together)
+        found = np.zeros(shape), np.zeros(shape)
+        for c, comparison in enumerate(comparisons):
+            for weights, keys in zip(found, _keys(comparison, self.batches), strict=True):
+                for key in keys:
+                    start = self.first[key] // self.n * self.n_together
+                    for batch in range(self.n_together):
+                        weights[c, batch, start + batch] = self.sizes[key[0]]
+        return found
+
+    def means(self, values: np.ndarray, comparisons: Sequence[Comparison]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(f,) means of both groups of each comparison over their draws (m, f), without NaN."""
+        by_pool = torch.from_numpy(values).view(len(self.first), self.n, values.shape[1])
+        means = by_pool.mean(dim=1).double().numpy()
+        known = np.ones(means.shape)
+        has_nan = np.isnan(means).any(axis=0)
+        if has_nan.any():
+            some = by_pool[..., torch.from_numpy(has_nan)].numpy()
+            known[:, has_nan] = (~np.isnan(some)).mean(axis=1)
+            means[:, has_nan] = np.nansum(some, axis=1) / self.n / np.maximum(known[:, has_nan], 1e-30)
+        answers = []
+        for comparison in comparisons:
+            sides = []
+            for keys in _keys(comparison, self.batches):
+                pools = [self.first[key] // self.n for key in keys]
+                shares = known[pools] * self.sizes[[pool for pool, *_ in keys], None]
+                total = shares.sum(axis=0)
+                mean = (shares * means[pools]).sum(axis=0) / np.maximum(total, 1e-30)
+                sides.append(np.where(total > 0, mean, np.nan))
+            answers.append((sides[0], sides[1]))
+        return answers
 
     def _rows(self, keys: Sequence[Key], rng: np.random.Generator) -> np.ndarray:
         """(n,) places of draws, of each pool as many as its share of the cells says."""
@@ -103,10 +134,6 @@ class Pairs:
     values: np.ndarray
     first: np.ndarray
     second: np.ndarray
-
-    def of(self, features: np.ndarray) -> Pairs:
-        """Pairs of the values of some features alone, which a mask (f,) chooses."""
-        return Pairs(self.values[:, features], self.first, self.second)
 
     def each(self, function: OfPairs) -> dict[str, np.ndarray]:
         """What a function says of pairs of values, joined over features, of which some are looked at at a time."""
