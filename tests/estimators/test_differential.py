@@ -18,6 +18,7 @@ COLUMNS = [
     *("proba_de", "proba_not_de", "bayes_factor", "scale1", "scale2", "pseudocounts", "delta"),
     *("lfc_mean", "lfc_median", "lfc_std", "lfc_min", "lfc_max", "raw_mean1", "raw_mean2"),
     *("non_zeros_proportion1", "non_zeros_proportion2", "raw_normalized_mean1", "raw_normalized_mean2"),
+    *("lfc_data", "p_value", "p_adjusted", "lfc_residual", "p_residual", "p_residual_adjusted"),
     *("is_de_fdr_0.05", "comparison", "group1", "group2"),
 ]
 FIT: dict[str, Any] = {**QUICK, "max_epochs": 60, "plan_kwargs": {"lr": 1e-2}}
@@ -117,7 +118,7 @@ def test_cells_without_a_category_are_of_the_rest() -> None:
 def test_groups_may_be_numbers_and_overlap() -> None:
     adata = cells()
     adata.obs["cluster"] = pd.Categorical(np.arange(N) % 3)
-    table = fitted().differential_expression(adata, "cluster", 1, 2, n_samples=20, seed=0)
+    table = fitted().differential_expression(adata, "cluster", 1, 2, n_samples=20, strata=[], seed=0)
     assert table["comparison"].unique().tolist() == ["1 vs 2"]
     table = ask(idx1=np.arange(100), idx2=np.arange(50, 150))
     x = fitted().adata.X
@@ -252,7 +253,9 @@ def test_proteins_are_compared_where_they_were_measured() -> None:
     assert missing[["proba_de", "lfc_mean", "scale1", "raw_mean1"]].isna().all()
     assert not missing["is_de_fdr_0.05"]
     assert table.index[-1] == "protein1"
-    assert table.drop(index="protein1").drop(columns=["comparison", "group1", "group2"]).notna().all(axis=None)
+    assert (
+        table.drop(index=["protein1", "gene7"]).drop(columns=["comparison", "group1", "group2"]).notna().all(axis=None)
+    )
     there = model.differential_expression(
         groupby="batch", group1="b0", group2="b1", n_samples=50, seed=0, batch_correction=True
     )

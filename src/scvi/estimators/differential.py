@@ -20,12 +20,14 @@ from scvi._random import resolve_seed
 from scvi.cells.cell_data import CellData
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import codes_among
+from scvi.estimators.count_columns import Counted
 from scvi.estimators.groups import Chosen, compared
 from scvi.models.decoded import Decoded
 from scvi.queries.decoded_draws import Values
 from scvi.queries.differential import Mode, Wish, compare
 from scvi.queries.evidence import expected_fdr
 from scvi.queries.groups import GroupCounts, Groups, group_counts
+from scvi.queries.tested_counts import CountTests
 
 Batches = str | int | Sequence[str | int] | None
 Answers = list[dict[str, np.ndarray]]
@@ -55,12 +57,17 @@ def differential_expression(
     n_samples: int = 5000,
     pseudocounts: float | None = None,
     cred_interval_lvls: Sequence[float] | None = None,
+    strata: str | Sequence[str] | None = None,
+    sample_key: str | None = None,
+    pseudobulk: bool = False,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """Which genes differ between groups of cells, as the model sees it.
+    """Which genes differ between groups of cells: as the model sees it, in the counts, and beyond the model.
 
-    Cells of both groups are drawn at random and decoded at draws of their latent state; draw is compared with draw. The
-    page on differential expression says which column answers which question.
+    Cells of both groups are drawn at random and decoded at draws of their latent state; draw is compared with draw.
+    Beside this stand a test of the counts, given library sizes and batches (``lfc_data``, ``p_value``, ``p_adjusted``),
+    and one of what they have beyond the model's expectation of each cell (``lfc_residual``, ``p_residual``). The page
+    on differential expression says which column answers which question.
 
     Parameters
     ----------
@@ -79,7 +86,7 @@ def differential_expression(
     delta
         None: estimated of the genes that move least, for each comparison.
     all_stats
-        Say what was counted in the groups, too.
+        Say what was counted in the groups, and test it.
     batch_correction
         Decode every cell in the same batches, `batchid1` for the first group and `batchid2` for the second (None: all
         batches of the model), and compare draws of the same batch where these are the same; False: each cell in its
@@ -95,6 +102,14 @@ def differential_expression(
         would be in the group that has fewer, or what the model gives to genes without counts if that is more.
     cred_interval_lvls
         Levels of credible intervals of the fold change.
+    strata
+        One column of ``adata.obs`` or several, within which counts are compared; None: the batches of the model; an
+        empty list: nothing.
+    sample_key
+        Column of ``adata.obs`` with the samples (donors, animals), which then are the unit of tests of the counts:
+        cells of one sample are not replicates of a treatment.
+    pseudobulk
+        Test sums of counts by sample with PyDESeq2, too.
 
     Returns
     -------
@@ -104,7 +119,8 @@ def differential_expression(
     wish = wish_of(mode, delta, pseudocounts, n_samples, cred_interval_lvls, silent)
     data, groups = groups_of(self, adata, groupby, group1, group2, idx1, idx2)
     batches = batches_of(self, batch_correction, batchid1, batchid2)
-    answers = answers_of(self, data, groups, wish, batches, asked, _scale)
+    counted = Counted(strata, sample_key, pseudobulk)
+    answers = answers_of(self, adata, data, groups, wish, batches, asked, counted, _scale)
     return table_of(groups, answers, np.array(self.schema.genes, dtype=object), asked.targets)
 
 
@@ -172,26 +188,42 @@ def batches_of(self: Estimator, correct: bool, *named: Batches) -> tuple[list[in
 
 def answers_of(
     self: Estimator,
+    adata: AnnData | None,
     data: CellData,
     groups: Groups,
     wish: Wish,
     batches: tuple[list[int] | None, list[int] | None],
     asked: Asked,
+    counted: Counted,
     values: Values,
 ) -> Answers:
-    """What the model says of each comparison, and what was counted."""
-    counts = None if data.kept is not None else _counts(data, groups)
+    """What the model says of each comparison, what was counted, and what tests of it say."""
+    counts, columns = None, None
+    if data.kept is not None:
+        counted.refuse_if_asked("these cells are minified, so that their counts are gone")
+    elif asked.all_stats:
+        counts, columns = _tested_counts(self, adata, data, groups, counted)
+    else:
+        counted.refuse_if_asked("all_stats=False leaves these out")
+        counts = group_counts(data.minibatches(groups.members, _CELLS_AT_ONCE), groups)
     rng = np.random.default_rng([resolve_seed(asked.seed), 3])
     read = partial(self._minibatches, data, batch_size=asked.batch_size)
     answers = compare(self.module, read, values, groups, wish, rng, batches, counts)
-    if counts is None or not asked.all_stats:
+    if counts is None or columns is None:
         return answers
-    pairs = zip(answers, groups.comparisons, strict=True)
-    return [answer | counts.summary(comparison) for answer, comparison in pairs]
+    parts = zip(answers, groups.comparisons, columns, strict=True)
+    return [answer | counts.summary(comparison) | tested for answer, comparison, tested in parts]
 
 
-def _counts(data: CellData, groups: Groups) -> GroupCounts:
-    return group_counts(data.minibatches(groups.members, _CELLS_AT_ONCE), groups)
+def _tested_counts(
+    self: Estimator, adata: AnnData | None, data: CellData, groups: Groups, counted: Counted
+) -> tuple[GroupCounts, Answers]:
+    """What was counted, and columns of the tests, of one pass over the cells."""
+    obs = (self.adata if adata is None else adata).obs  # type: ignore[union-attr]  # there is one, or it was refused
+    tests = CountTests(self.module, groups.codes, counted.units(data, self.schema, obs, groups))
+    minibatches = self._minibatches(data, groups.members, _CELLS_AT_ONCE)
+    counts = group_counts(tests.noted(minibatches), groups)
+    return counts, counted.answers(tests, groups)
 
 
 def _scale(decoded: Decoded) -> Any:

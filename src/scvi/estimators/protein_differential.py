@@ -13,6 +13,7 @@ from torch import Tensor
 from scvi._checks import check_flag, check_number
 from scvi._random import resolve_seed
 from scvi.estimators.base import Estimator
+from scvi.estimators.count_columns import Counted
 from scvi.estimators.differential import Asked, Batches, answers_of, batches_of, groups_of, table_of, wish_of
 from scvi.estimators.groups import Chosen
 from scvi.models.decoded import Decoded, ProteinValue
@@ -45,9 +46,12 @@ def differential_expression(
     *,
     n_samples: int = 5000,
     cred_interval_lvls: Sequence[float] | None = None,
+    strata: str | Sequence[str] | None = None,
+    sample_key: str | None = None,
+    pseudobulk: bool = False,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """Which genes and proteins differ between groups of cells, as the model sees it.
+    """Which genes and proteins differ between groups of cells: as the model sees it, in the counts, beyond the model.
 
     The arguments are those of :meth:`scvi.SCVI.differential_expression`, and some of proteins. Of a protein those cells
     are compared that measured it or, with `batch_correction`, those decoded in a batch that did; where a group has
@@ -90,7 +94,8 @@ def differential_expression(
 
     data, groups = groups_of(self, adata, groupby, group1, group2, idx1, idx2)
     batches = batches_of(self, batch_correction, batchid1, batchid2)
-    answers = answers_of(self, data, groups, wish, batches, asked, values)
+    counted = Counted(strata, sample_key, pseudobulk)
+    answers = answers_of(self, adata, data, groups, wish, batches, asked, counted, values)
     genes, proteins = self.schema.genes, self.schema.proteins.names  # type: ignore[union-attr]
     is_wanted = np.repeat([field in wanted for field in ("rna", "protein")], [len(genes), len(proteins)])
     kept = [{name: values[is_wanted] for name, values in answer.items()} for answer in answers]

@@ -18,12 +18,12 @@ TAUS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
 """Standard deviations of batch effects, in natural logs."""
 
 _SHARED = 0.05  # of the prior of tau is spread evenly: a gene may have effects of a size that few others have
-_N_STEPS = 200
+_N_STEPS = 100
 
 _SPREADS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2])  # of fold changes of genes that differ, in natural logs
 _LARGEST_ERROR = 0.5  # of a gene that says where most are
 _FEWEST = 10  # such genes
-_N_CENTRE_STEPS = 50
+_N_CENTRE_STEPS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def usual(values: np.ndarray, errors: np.ndarray) -> float:
         return 0.0
     values, errors = values[known], errors[known]
     variances = errors**2 + _SPREADS[:, None] ** 2
-    prior, centre = np.full((len(_SPREADS), 1), 1 / len(_SPREADS)), float(np.median(values))
+    prior, centre = (np.full((len(_SPREADS), 1), 1 / len(_SPREADS)), float(np.median(values)))
     for _ in range(_N_CENTRE_STEPS):
         log_density = -0.5 * ((values - centre) ** 2 / variances + np.log(variances))
         share = prior * np.exp(log_density - log_density.max(axis=0))

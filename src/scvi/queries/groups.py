@@ -134,7 +134,7 @@ def group_counts(minibatches: Iterable[Minibatch], groups: Groups) -> GroupCount
 
 def _of_genes(mb: Minibatch, codes: np.ndarray, n_pools: int) -> list[np.ndarray]:
     """The four sums of :class:`GroupCounts`, (k, g) each, of cells in the pools of these codes; -1 is none."""
-    cells, genes, values = _entries(mb)
+    cells, genes, values = entries(mb)
     totals = np.maximum(np.bincount(cells, values, minlength=len(mb)), _LEAST_TOTAL)
     shape = (n_pools + 1, mb.counts.shape[1])  # the last is that of cells in no pool
     place = np.where(codes < 0, n_pools, codes)[cells] * shape[1] + genes
@@ -146,7 +146,7 @@ def _of_genes(mb: Minibatch, codes: np.ndarray, n_pools: int) -> list[np.ndarray
     return [np.broadcast_to(n_cells, (n_pools, shape[1])), summed(values), summed(None), summed(values / totals[cells])]
 
 
-def _entries(mb: Minibatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def entries(mb: Minibatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cells, genes and values of the counts that are not zero."""
     counts = mb.counts
     if isinstance(counts, Tensor):

@@ -23,6 +23,8 @@ from scvi.queries.count_sums import CountSums
 
 _PRIOR_CELLS = 20  # as many degrees of freedom does the variance of the model count as
 _LEAST_DISPERSION = 1e-2
+_PRIOR_COUNTS = 1  # of a group, as if it did not differ: fold changes of rare genes are not read off one count
+_ENOUGH = 2000  # features, the most counted of which say how large cells are
 _NO_VARIANCE = 1e12  # of log rates where there are no cells
 _LEAST = 1e-12
 
@@ -82,6 +84,7 @@ def taus_of(sums: CountSums) -> np.ndarray:
 def robust_sizes(sums: CountSums) -> np.ndarray:
     """(u, 2, 1) what offsets are to be multiplied with, so that most features do not differ."""
     sizes = np.ones((len(sums.x), 2, 1))
+    sums = sums.chosen(_most_counted(sums))
     for _ in range(2):
         w = Working.of(sums.scaled(sizes))
         if len(sizes) > 1:
@@ -94,6 +97,14 @@ def robust_sizes(sums: CountSums) -> np.ndarray:
         mean = (weights * estimates).sum(0)
         sizes[:, 0] *= np.exp(usual(mean, np.sqrt((weights * (variances + (estimates - mean) ** 2)).sum(0))))
     return sizes
+
+
+def _most_counted(sums: CountSums) -> np.ndarray:
+    """(f,) a mask of as many features as are enough to say what is usual."""
+    counted = sums.x.sum((0, 1))
+    rank = np.empty(len(counted), dtype=np.int64)
+    rank[np.argsort(-counted, kind="stable")] = np.arange(len(counted))
+    return rank < _ENOUGH
 
 
 def _usual_units(w: Working) -> np.ndarray:
@@ -121,7 +132,7 @@ class Working:
     variance, third, df
         Variances that were observed, third cumulants, and degrees of freedom behind the variances.
     log_rates
-        Log rates with half a count added, not linear, for fold changes.
+        Log rates with some counts added, not linear, for fold changes.
     """
 
     y: np.ndarray
@@ -139,7 +150,7 @@ class Working:
         expected, phi = m * o, dispersions(sums)
         v = 1 / expected + phi * sums.oo / o**2
 
-        df, df_unit = _degrees(expected / n, n, phi), _degrees(m * _of_unit(o) / _of_unit(n), _of_unit(n), phi)
+        df, df_unit = (_degrees(expected / n, n, phi), _degrees(m * _of_unit(o) / _of_unit(n), _of_unit(n), phi))
         squares = (
             np.maximum(sums.xx - 2 * m * sums.xo + m**2 * sums.oo, 0) * _of_unit(n) / np.maximum(_of_unit(n) - 1, 1)
         )
@@ -149,13 +160,14 @@ class Working:
         third = (expected + 3 * phi * m**2 * sums.oo + 2 * phi**2 * (expected / n) ** 3 * n) / expected**3
 
         has_cells = np.broadcast_to(sums.o > 0, x.shape)
+        added = max(_PRIOR_COUNTS / len(x), 0.5)
         return cls(
             np.where(has_cells, np.log(m) + x / expected - 1, 0),
             np.where(has_cells, v, _NO_VARIANCE),
             np.where(has_cells, variance, 0),
             np.where(has_cells, third, 0),
             df + np.minimum(df_unit, _PRIOR_CELLS),
-            np.where(has_cells, np.log((x + 0.5) / (o + 0.5 / m)), 0),
+            np.where(has_cells, np.log((x + added) / (o + added / m)), 0),
         )
 
 
