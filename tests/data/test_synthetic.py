@@ -53,7 +53,6 @@ def test_without_proteins_and_regions() -> None:
     assert not adata.uns
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
 def test_a_mudata_holds_the_same() -> None:
     mdata = synthetic_iid(10, return_mudata=True, generate_coordinates=True, seed=1)
     adata = synthetic_iid(10, generate_coordinates=True, seed=1)

@@ -209,7 +209,7 @@ def test_marks_and_layers_that_are_asked_for(cls: type[Estimator], tmp_path: Pat
     logged = model.adata.layers["log"].copy()
     with pytest.raises(KeyError, match=r"layers='lag' is not in adata\.layers; did you mean 'log'"):
         model.minify_adata(layers=["lag"])
-    model.minify_adata(layers=["log"])
+    model.minify_adata(layers="log")
     assert (model.adata.layers["log"] != logged).nnz == 0
     model.save(tmp_path / "model", save_anndata=True)
     for one in (model, cls.load(tmp_path / "model")):

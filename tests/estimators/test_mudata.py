@@ -332,3 +332,89 @@ def test_what_is_no_query_of_a_mudata_is_refused(model: scvi.TOTALVI) -> None:
     other = scvi.TOTALVI(adata, **TINY)
     with pytest.raises(TypeError, match="a MuData came, but the model was set up with an AnnData"):
         scvi.TOTALVI.prepare_query_mudata(make_mdata(40), other)
+
+
+# ---- shapes that a MuData may have -----------------------------------------------------------------------------------
+
+
+def of_one_name() -> mudata.MuData:
+    """A gene and a protein are both called CD4, which a MuData warns of."""
+    mdata = make_mdata()
+    for modality in (mdata.mod["rna"], mdata.mod["protein"]):
+        modality.var_names = ["CD4", *modality.var_names[1:]]
+    mdata = mudata.MuData({name: mdata.mod[name] for name in ("rna", "protein")})
+    mdata.var["known"] = [f"feature {i}" for i in range(mdata.n_vars)]
+    return mdata
+
+
+@pytest.mark.filterwarnings("ignore:var_names are not unique:UserWarning:mudata")
+def test_a_gene_and_a_protein_of_one_name(tmp_path: Path) -> None:
+    mdata = of_one_name()
+    model = fit(mdata)
+    expected = model.get_latent_representation()
+    model.minify_mudata()
+    model.save(tmp_path / "model", save_anndata=True)
+    for one in (model, scvi.TOTALVI.load(tmp_path / "model")):
+        pd.testing.assert_frame_equal(one.mdata.var, mdata.var, check_dtype=False)
+        np.testing.assert_allclose(one.get_latent_representation(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:var_names are not unique:UserWarning:mudata", f"ignore:adata has {G - 1} of")
+def test_a_query_with_a_gene_and_a_protein_of_one_name() -> None:
+    mdata = of_one_name()
+    model, fewer = fit(mdata), mudata.MuData({**of_one_name().mod, "rna": mdata.mod["rna"][:, :-1].copy()})
+    fewer.var["known"] = [f"feature {i}" for i in range(fewer.n_vars)]
+    prepared = scvi.TOTALVI.prepare_query_mudata(fewer, model, inplace=False)
+    wanted = mdata.var["known"].tolist()
+    assert prepared.var["known"].tolist()[: G - 1] == wanted[: G - 1]
+    assert prepared.var["known"].isna().tolist() == [False] * (G - 1) + [True] + [False] * 5
+    assert prepared.mod["rna"].var_names.equals(mdata.mod["rna"].var_names)
+
+
+def test_a_view_is_a_query_and_is_minified(model: scvi.TOTALVI, tmp_path: Path) -> None:
+    whole = make_mdata(60, seed=3)
+    view = whole[:40]
+    scvi.TOTALVI.prepare_query_mudata(view, model)
+    assert view.shape == (40, whole.n_vars)
+    assert whole.n_obs == 60
+    del whole.obsm["pixels"]  # of which mudata makes no copy of a view
+    small = fit(whole[20:])
+    small.minify_mudata()
+    small.save(tmp_path / "model", save_anndata=True)
+    assert scvi.TOTALVI.load(tmp_path / "model").get_latent_representation().shape == (40, 3)
+
+
+def test_a_mudata_that_is_open_on_disk(model: scvi.TOTALVI, tmp_path: Path) -> None:
+    mdata = make_mdata()
+    del mdata.obsm["pixels"]
+    mdata.write_h5mu(tmp_path / "cells.h5mu")
+    expected = model.get_latent_representation()
+    backed = mudata.read_h5mu(tmp_path / "cells.h5mu", backed="r")
+    assert scvi.TOTALVI.prepare_query_mudata(backed, model, inplace=False).shape == mdata.shape
+    with pytest.raises(ValueError, match="open on disk and cannot be changed in place"):
+        scvi.TOTALVI.prepare_query_mudata(backed, model)
+    model.adata = backed
+    model.minify_mudata("latent_posterior_parameters_with_counts")
+    assert model.mdata.mod["rna"].X.nnz == mdata.mod["rna"].X.nnz
+    model.adata = backed
+    model.save(tmp_path / "whole", save_anndata=True)
+    model.minify_mudata()
+    for one in (model, scvi.TOTALVI.load(tmp_path / "whole")):
+        np.testing.assert_allclose(one.get_latent_representation(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mudata_in_a_mudata_is_not_written(model: scvi.TOTALVI, tmp_path: Path) -> None:
+    model.mdata.mod["more"] = mudata.MuData({"peaks": model.mdata.mod["more"]})
+    with pytest.raises(ValueError, match=r"mod\['more'\] is a MuData; modalities that are AnnData can be written"):
+        model.save(tmp_path / "model", save_anndata=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+def test_it_does_not_matter_how_mudata_updates(tmp_path: Path) -> None:
+    """Its default until 0.4 pulls columns of modalities; nothing of ours warns of it."""
+    with mudata.set_options(pull_on_update=None):
+        mdata = make_mdata()
+    model = fit(mdata)
+    model.minify_mudata()
+    model.save(tmp_path / "model", save_anndata=True)
+    assert list(scvi.TOTALVI.load(tmp_path / "model").mdata.obs) == [*mdata.obs, "observed_lib_size"]

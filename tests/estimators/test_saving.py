@@ -357,6 +357,8 @@ def test_a_folder_holds_several_models(fitted: scvi.SCVI, tmp_path: Path) -> Non
     assert [len(model.history["lr"]) for model in (first, second)] == [3, 6]
     with pytest.raises(FileNotFoundError, match=r"holds no saved model: model\.json is not there"):
         scvi.SCVI.load(tmp_path / "models")
+    with pytest.raises(FileNotFoundError, match=r"model.json is not there; pass prefix='first_' for the one"):
+        scvi.SCVI.load(tmp_path / "models")
     for prefix in ("../", "a/b", 3):
         with pytest.raises(ValueError, match=f"prefix={prefix!r} is not what the name of a file could begin with"):
             fitted.save(tmp_path / "models", overwrite=True, prefix=prefix)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -114,6 +115,8 @@ def as_mudata(mdata: Any, joined: AnnData, proteins: Any, made: Any = None) -> A
     """
     names = [proteins.modalities[argument] for argument in ("rna_layer", "protein_layer")]
     rna, protein = (mdata.mod[name] for name in names)
+    if made is None:
+        rna, protein = (part.to_memory() if part.isbacked else part for part in (rna, protein))
     genes = AnnData(
         joined.X,
         obs=rna.obs.copy(),
@@ -148,7 +151,9 @@ def _of_proteins(protein: AnnData, table: pd.DataFrame, proteins: ProteinSchema)
 def _columns(values: Any, places: np.ndarray) -> Any:
     """Columns in the order of `places`, zeros where that is -1."""
     found = np.flatnonzero(places >= 0)
-    rows = as_rows(values, "adata")
+    if hasattr(values, "to_memory"):  # of a modality that is open on disk
+        values = values.to_memory()
+    rows = as_rows(values[()] if isinstance(values, h5py.Dataset) else values, "adata")
     if isinstance(rows, np.ndarray):
         out = np.zeros((rows.shape[0], len(places)), dtype=rows.dtype)
         out[:, found] = rows[:, places[found]]

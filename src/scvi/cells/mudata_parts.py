@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import h5py
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem
@@ -26,14 +28,22 @@ def mudata_package() -> Any:
         raise ImportError('a MuData needs the package mudata: pip install "scvi[mudata]"') from error
 
 
+@contextmanager
+def _as_it_will_be() -> Iterator[Any]:
+    """The package as it will be, which copies no columns of modalities, and does not warn of that."""
+    package = mudata_package()
+    with package.set_options(pull_on_update=False):
+        yield package
+
+
 def made_of(mdata: Any, modalities: Mapping[str, AnnData]) -> Any:
     """A MuData of these modalities, in whose place others may stand, with what `mdata` has beside its own.
 
     Its cells have the order of `mdata`; what it says of cells and features is copied.
     """
-    package = mudata_package()
-    with package.set_options(pull_on_update=False):
-        made = package.MuData(dict(modalities), obs=mdata.obs.copy(), var=mdata.var.copy(), axis=mdata.axis)
+    with _as_it_will_be() as package:
+        made = package.MuData(dict(modalities), **_cells_of(mdata), axis=mdata.axis)
+    _take_tables(made, mdata.obs, mdata.var)
     _add_aligned(made, mdata, _ALIGNED)
     return made
 
@@ -46,17 +56,33 @@ def with_features(mdata: Any, modalities: Mapping[str, AnnData], made: Any = Non
     made
         A MuData to change into this one; None: a new one.
     """
-    package = mudata_package()
-    given = SimpleNamespace(**{name: getattr(mdata, name) for name in ("obs", "var", "mod", "obsm", "obsp", "uns")})
-    kept = {name: modality for name, modality in mdata.mod.items() if name not in modalities} | dict(modalities)
-    ordered = {name: kept[name] for name in dict.fromkeys([*mdata.mod, *modalities])}
-    names = pd.Index([name for modality in ordered.values() for name in modality.var_names])
-    about = {"var": padded(given.var, names)} if given.var.index.is_unique and names.is_unique else {}
-    made = package.MuData.__new__(package.MuData) if made is None else made
-    with package.set_options(pull_on_update=False):
-        package.MuData.__init__(made, ordered, obs=given.obs.copy(), **about)
+    parts = ("obs", "var", "mod", "obsm", "obsp", "varmap", "uns")
+    given = SimpleNamespace(**{name: getattr(mdata, name) for name in parts})
+    ordered = {name: modalities.get(name, modality) for name, modality in mdata.mod.items()}
+    var = pd.concat([_var_of(given, name, modality.var_names) for name, modality in ordered.items()])
+    with _as_it_will_be() as package:
+        made = package.MuData.__new__(package.MuData) if made is None else made
+        package.MuData.__init__(made, ordered, **_cells_of(given), axis=0)
+    _take_tables(made, given.obs, var)
     _add_aligned(made, given, ("obsm", "obsp"))
     return made
+
+
+def _cells_of(mdata: Any) -> dict[str, Any]:
+    """What tells a new MuData the order of the cells, which names that repeat cannot tell."""
+    return {"obs": mdata.obs.copy()} if mdata.obs.index.is_unique else {}
+
+
+def _take_tables(made: Any, obs: pd.DataFrame, var: pd.DataFrame) -> None:
+    """Gives a MuData these tables where they are of its cells and features."""
+    for name, table in (("obs", obs), ("var", var)):
+        if getattr(made, name).index.equals(table.index):
+            setattr(made, name, table.copy())
+
+
+def _var_of(mdata: Any, name: str, features: pd.Index) -> pd.DataFrame:
+    """What `mdata` says of features of one modality, with gaps for those that it did not have."""
+    return padded(mdata.var[np.ravel(mdata.varmap[name]) > 0], features)
 
 
 def _add_aligned(made: Any, mdata: Any, parts: tuple[str, ...]) -> None:
@@ -98,7 +124,7 @@ def writable_mudata(mdata: Any, name: str) -> Any:
 
 def write_h5mu(path: Path, mdata: Any) -> None:
     """Writes what :func:`writable_mudata` gave."""
-    with mudata_package().set_options(pull_on_update=False):
+    with _as_it_will_be():
         mdata.write_h5mu(path)
 
 

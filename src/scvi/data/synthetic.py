@@ -112,7 +112,8 @@ def _as_mudata(tables: dict[str, Any], obs: pd.DataFrame, places: dict[str, np.n
         )
         for name, table in tables.items()
     }
-    mdata = mudata.MuData(parts)
+    with mudata.set_options(pull_on_update=False):  # as it will be
+        mdata = mudata.MuData(parts)
     for name in obs:
         mdata.obs[name] = obs[name]
     mdata.obsm.update(places)

@@ -204,7 +204,9 @@ def read(
     folder = ModelFolder(directory, prefix)
     source, path = folder.directory, folder.path(DESCRIPTION)
     if not path.is_file():
-        raise FileNotFoundError(f"{source} holds no saved model: {path.name} is not there")
+        others = sorted(file.name.removesuffix(DESCRIPTION) for file in source.glob(f"*{DESCRIPTION}"))
+        hint = f"; pass prefix={others[0]!r} for the one that it holds" if others else ""
+        raise FileNotFoundError(f"{source} holds no saved model: {path.name} is not there{hint}")
     description = _read_description(path, options)
     of_weights = folder.stored(WEIGHTS, description.get("weights"))
     if not of_weights.is_file():

@@ -24,7 +24,7 @@ def minify_adata(
     use_latent_qzm_key: str = _MEANS,
     use_latent_qzv_key: str = _VARIANCES,
     *,
-    layers: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
 ) -> None:
     """Puts an AnnData without counts in the place of the model's ``adata``.
 
@@ -47,10 +47,11 @@ def minify_adata(
         Keys of ``adata.obsm`` with the means and variances, where they were computed already; under the default names
         they need not be there.
     layers
-        Names of layers to keep.
+        Names of layers to keep, or of one.
     """
     data = _with_counts(self, minified_data_type)
     adata: Any = self.adata  # there is one, or it would have been refused
+    layers = [layers] if isinstance(layers, str) else layers
     for name in layers:
         found(adata.layers, "layers", name, "in adata.layers")
     kept = _kept(self, data, adata, qz_mean=use_latent_qzm_key, qz_var=use_latent_qzv_key)
