@@ -179,7 +179,9 @@ class Foreign:
                 "state_registry": {"column_names": names},
                 "summary_stats": {"n_proteins": len(names)},
             }
-        fields["size_factor"] = {"data_registry": {}, "state_registry": {}, "summary_stats": {}}
+        sizes = self.keys.get("size_factor_key")
+        place = {} if sizes is None else {"attr_name": "obs", "attr_key": sizes}
+        fields["size_factor"] = {"data_registry": place, "state_registry": {}, "summary_stats": {}}
         return {
             "scvi_version": "1.4.2",
             "model_name": self.kind,
@@ -347,7 +349,12 @@ def answers_of_scvi(foreign: Foreign) -> dict[str, Tensor]:
         return {"mean": mean, "variance": variance, "scale": torch.softmax(logits, dim=1)}
     h = foreign.through("decoder.px_decoder", torch.cat([z, cont], dim=1), codes)
     found = {"mean": mean, "variance": variance}
-    found["scale"] = torch.softmax(foreign.head("decoder.px_scale_decoder.0", h), dim=1)
+    numbers, sizes = foreign.head("decoder.px_scale_decoder.0", h), foreign.keys.get("size_factor_key")
+    found["scale"] = torch.softmax(numbers, dim=1)
+    if sizes is not None:  # positive numbers, which are no frequencies
+        positive = softplus(numbers)
+        found["rate"] = torch.from_numpy(foreign.adata.obs[[sizes]].to_numpy(dtype=np.float32)) * positive
+        found["scale"] = positive / positive.sum(1, keepdim=True)
     found["dropout"] = foreign.head("decoder.px_dropout_decoder", h)
     dispersion, px_r = foreign.options.get("dispersion", "gene"), foreign.weights.get("px_r")
     if dispersion == "gene-cell":

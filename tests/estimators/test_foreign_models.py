@@ -33,6 +33,7 @@ def answers(model: Any, adata: Any = None) -> dict[str, torch.Tensor]:
         q = model.module.latent(mb)
         parts.append(model.module.generative(q.z.loc, q.mean_size(mb), mb).genes)
     found = {"mean": mean, "variance": variance, "scale": torch.cat([genes.scale for genes in parts])}
+    found["rate"] = torch.cat([genes.rate for genes in parts])
     if parts[0].dropout is not None:
         found["dropout"] = torch.cat([genes.dropout_logits for genes in parts])
     found["log_theta"] = torch.cat([genes.log_theta.expand_as(genes.scale) for genes in parts])
@@ -101,6 +102,35 @@ def test_what_was_declared_fitted_and_split_comes_along(tmp_path):
     }
     assert model.schema.total_extent is None
     assert model.schema.continuous_moments == ((0.0, 1.0), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
+def test_size_factors_multiply_positive_numbers(likelihood, tmp_path):
+    """Their decoder gives numbers of any sum then; the expected frequencies are these over their sum."""
+    keys = {"batch_key": "batch", "size_factor_key": "size", **COVARIATES}
+    foreign, model = loaded(tmp_path, keys=keys, gene_likelihood=likelihood)
+    expected = answers_of_scvi(foreign)
+    same(answers(model), expected)
+    np.testing.assert_allclose(model.get_latent_library_size()[:, 0], foreign.adata.obs["size"], rtol=1e-5)
+    rate, scale = (model.get_normalized_expression(library_size=size, seed=0) for size in ("latent", 1))
+    np.testing.assert_allclose(scale.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(rate.div(rate.sum(axis=1), axis=0), scale, rtol=1e-4)
+    total = (rate.sum(axis=1) / foreign.adata.obs["size"]).to_numpy()
+    assert (total > 5).all()  # forty numbers of about ln 2, at draws
+    scvi.convert(tmp_path / "model", tmp_path / "new")
+    new = scvi.SCVI.load(tmp_path / "new", foreign.adata)
+    assert new.options["scale_activation"] == "softplus"
+    same(answers(new), expected)
+    new.minify_adata()
+    same(answers(new), expected)
+    model.train(max_epochs=1, batch_size=32, seed=0, enable_progress_bar=False)
+    assert np.isfinite(model.get_elbo())
+
+
+def test_size_factors_of_what_has_none_there(tmp_path):
+    foreign = scvi_like(Foreign("AUTOZI", make_adata(60), {}, {"size_factor_key": "size"}))
+    with pytest.raises(ValueError, match=r"size_factor_key='size', of which scvi\.AUTOZI makes something else"):
+        scvi.AUTOZI.load(foreign.write(tmp_path / "model"), foreign.adata)
 
 
 def test_other_cells_are_mapped_by_gene_names_and_find_no_split(tmp_path):
@@ -179,11 +209,11 @@ def test_linear_models_infer_the_library_size(batch_norm, tmp_path):
     np.testing.assert_allclose(model.get_loadings(), weights, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("is_linear", [True, False])
-def test_scanvi_predicts_as_there(is_linear, tmp_path):
+@pytest.mark.parametrize(("is_linear", "sizes"), [(True, None), (False, None), (False, "size")])
+def test_scanvi_predicts_as_there(is_linear, sizes, tmp_path):
     adata = make_adata(60)
     adata.obs["known"] = np.where(np.arange(60) % 3 == 0, "Alien", adata.obs["cell_type"])  # sorted it would come first
-    keys = {"batch_key": "batch", "labels_key": "known"}
+    keys = {"batch_key": "batch", "labels_key": "known", "size_factor_key": sizes}
     foreign = scvi_like(Foreign("SCANVI", adata, {"linear_classifier": is_linear}, keys, unlabeled="Alien"))
     if is_linear:
         foreign.linear("classifier.classifier.0", 3, 3)
@@ -391,7 +421,6 @@ FIELDS = (*REGISTRY, "field_registries")
         ((*REGISTRY, "model_name"), "CondSCVI", "CondSCVI"),
         ((*REGISTRY, "model_name"), "LinearSCVI", "scvi.LinearSCVI.load"),
         ((*REGISTRY, "setup_method_name"), "setup_mudata", "setup_mudata"),
-        ((*FIELDS, "size_factor", "data_registry"), {"attr_name": "obs", "attr_key": "size"}, "size_factor_key='size'"),
         ((*FIELDS, "panel"), {"state_registry": {"categorical_mapping": [1]}}, "panel_key"),
         ((*FIELDS, "batch", "state_registry", "categorical_mapping"), ["b0", "b1"], "do not fit"),
         (("model_state_dict", "px_r"), torch.full((40,), torch.nan), "px_r"),

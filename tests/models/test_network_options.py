@@ -11,12 +11,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from grids import each_of
 from scvi.kernels import SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import LDVAE, SCANVI, TOTALVI, VAE, VAEC, AutoZIVAE, Classifier
 from scvi.models.base import Model, Moments
+from scvi.models.decoded import of_any_sum
 
 N, G, P, K, C, D = 11, 7, 3, 3, 4, 2
 PLACES = ("encoder", "decoder", "none", "both")
@@ -318,3 +320,50 @@ def test_functions_of_torch_have_names(given: Any, name: str) -> None:
 def test_what_cannot_be(cls: type[nn.Module], given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cls(G, **given)
+
+
+# ---- expected counts of any sum --------------------------------------------------------------------------------------
+
+
+def test_positive_numbers_times_a_size() -> None:
+    """However large or small the numbers of the decoder are; and their gradient."""
+    torch.manual_seed(0)
+    raw, log_size = 40 * torch.randn(50, G), torch.randn(50, 1)
+    raw[0], raw[1, 0], raw[2] = -300, -300, 300
+    logits, log_sum = of_any_sum(raw, log_size)
+    log_rate = torch.log_softmax(logits.double(), dim=-1) + log_sum
+    exact = raw.double()
+    expected = log_size + torch.where(exact < -30, exact, softplus(exact).log())
+    torch.testing.assert_close(log_rate, expected, rtol=1e-5, atol=1e-4)
+    small = torch.randn(3, G, dtype=torch.float64, requires_grad=True)
+    size = torch.zeros(3, 1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a: sum(part.sum() for part in of_any_sum(10 * a, size)), small)
+    raw.requires_grad_(True)
+    sum(part.sum() for part in of_any_sum(raw, log_size)).backward()  # type: ignore[union-attr]
+    assert raw.grad is not None
+    assert raw.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("cls", [VAE, TOTALVI])
+def test_the_likelihood_with_positive_numbers(cls: type[Model], sparse: bool) -> None:
+    sizes = (G, P) if cls is TOTALVI else (G,)
+    likelihood = {"reconstruction_loss_gene" if cls is TOTALVI else "reconstruction_loss": "nb"}
+    model = made(cls, *sizes, scale_activation="softplus", use_observed_lib_size=True, **likelihood).eval()
+    plain = made(cls, *sizes, use_observed_lib_size=True, **likelihood).eval()
+    mb = minibatch(sparse)
+    with torch.no_grad():
+        z, log_size = model.variational(mb).z.loc, mb.totals.log()
+        genes, softmax = (one.generative(z, log_size, mb).genes for one in (model, plain))
+        raw = softmax.logits.compute() if hasattr(softmax.logits, "compute") else softmax.logits
+        rate = log_size.exp() * softplus(raw)
+        torch.testing.assert_close(genes.rate, rate)
+        torch.testing.assert_close(genes.scale.sum(-1), torch.ones(N))
+        nb = torch.distributions.NegativeBinomial(model.px_r.exp(), logits=rate.log() - model.px_r)
+        expected = -nb.log_prob(minibatch().counts).sum(-1)
+        torch.testing.assert_close(genes.nll(mb), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_makes_expected_counts_is_one_of_two() -> None:
+    with pytest.raises(ValueError, match="scale_activation='exp' is not one of 'softmax', 'softplus'"):
+        VAE(G, scale_activation="exp")  # type: ignore[arg-type]

@@ -57,6 +57,10 @@ class CondSCVI(WithOptionsOfSCVI):
     batch_representation, batch_embedding_kwargs
         What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
         by default 5: ``{"embedding_dim": 5}``.
+    scale_activation
+        Expected frequencies of genes are a 'softmax', so that the library size is what counts are expected to sum to;
+        with 'softplus' a cell's expected counts are its size times positive numbers of any sum, as in scvi-tools with
+        size factors, whose models are read with it.
     seed
         Seed of the initial weights.
     """

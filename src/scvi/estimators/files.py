@@ -50,6 +50,7 @@ _NEW_IN_3 = {  # options of networks, and what earlier formats meant without the
     "background_deviation": "exp",
     "relative_counts": False,
 }
+_SINCE = {"scale_activation": "softmax"}  # options that are written where they are not this
 _KEYS = {"format", "scvi_version", "estimator", "options", "schema", "history", "is_trained"}
 _SPLIT = ("train_indices", "validation_indices")
 _PREFIX, _TRAINED = "model/", "trained/"  # of the names of weights, and of masks of the part of them that trains
@@ -94,7 +95,7 @@ class StoredModel:
             **({"cells": [part.among for part in self.train_cells]} if self.train_cells else {}),
             "scvi_version": __version__,
             "estimator": self.estimator,
-            "options": self.options,
+            "options": {name: value for name, value in self.options.items() if _SINCE.get(name, ...) != value},
             "schema": one_or_all([schema.to_json() for schema in self.schemas]),
             "is_trained": self.is_trained,
             "history": {name: [table.index.tolist(), table[name].tolist()] for name, table in self.history.items()},
@@ -289,16 +290,17 @@ def _read_description(path: Path, options: Set[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated or no JSON file ({error})") from error
     if not isinstance(description, dict) or not set(description) >= _KEYS:
         raise ValueError(f"{path} does not describe a model of this package")
-    readers = {2: partial(_with_new_options, known=options)}
-    return in_format(_FORMAT, f"{path}, written by scvi {description['scvi_version']},", description, readers)
+    readers = {2: partial(_with_options, new=_NEW_IN_3, known=options)}
+    read = in_format(_FORMAT, f"{path}, written by scvi {description['scvi_version']},", description, readers)
+    return _with_options(read, _SINCE, options)
 
 
-def _with_new_options(description: dict[str, Any], known: Set[str]) -> dict[str, Any]:
-    """A description of the second format with the options that it had no names for."""
+def _with_options(description: dict[str, Any], new: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+    """A description with options that its format had no names for, or that were not written."""
     if not isinstance(description["options"], dict):
         return description  # which is refused later on
-    new = {name: value for name, value in _NEW_IN_3.items() if name in known}
-    return {**description, "options": {**new, **description["options"]}}
+    missing = {name: value for name, value in new.items() if name in known}
+    return {**description, "options": {**missing, **description["options"]}}
 
 
 @contextmanager

@@ -190,12 +190,20 @@ def _options(saved: _Saved, known: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in foreign.items():
         if name not in _AS_HERE or value not in _AS_HERE[name]:
             raise ValueError(f"it was made with {name}={value!r}, which scvi.{saved.kind} does not have")
+    sizes_are_given = _size_factor(saved) is not None
     seen = given.get("encode_covariates") and not layout.size_sees_covariates
-    if seen and not given["use_observed_lib_size"]:
+    if seen and not (given["use_observed_lib_size"] or sizes_are_given):
         raise ValueError(
             "it was made with encode_covariates=True and infers the library size from covariates as well, "
             f"which scvi.{saved.kind} does not"
         )
+    if sizes_are_given:
+        if "scale_activation" not in known:
+            raise ValueError(
+                f"it was set up with size_factor_key={_size_factor(saved)!r}, of which scvi.{saved.kind} makes "
+                "something else"
+            )
+        given |= {"scale_activation": "softplus", "use_observed_lib_size": True}
     if given.get("var_activation", "") is None:
         given["var_activation"] = "exp"
     return {name: given.get(name, default) for name, default in known.items()}
@@ -206,11 +214,6 @@ def _options(saved: _Saved, known: Mapping[str, Any]) -> dict[str, Any]:
 
 def _schema(saved: _Saved) -> Schema:
     """The declaration; what scvi-tools did not write down of the cells is not known."""
-    if saved.place("size_factor"):
-        raise ValueError(
-            f"it was set up with size_factor_key={saved.place('size_factor').get('attr_key')!r}: its decoder then "
-            "gives numbers that are no frequencies, which the networks here do not"
-        )
     if saved.state("panel"):
         raise ValueError("it was set up with panel_key, which this package does not have")
     batch_key, labels_key = _column(saved, "batch"), _column(saved, "labels")
@@ -232,6 +235,7 @@ def _schema(saved: _Saved) -> Schema:
         labels_key=labels_key,
         categorical_covariate_keys=keys,
         continuous_covariate_keys=continuous,
+        size_factor_key=_size_factor(saved),
         genes=saved.genes,
         categories=categories,
         library_prior=_library_prior(saved, n_batch),
@@ -245,6 +249,12 @@ def _column(saved: _Saved, field: str) -> str | None:
     """The column of ``adata.obs`` of categories; None where the package made one of its own."""
     key = saved.state(field).get("original_key")
     return None if key is None or str(key).startswith("_scvi_") else str(key)
+
+
+def _size_factor(saved: _Saved) -> str | None:
+    """The column of ``adata.obs`` with size factors, which are taken as they are; None without them."""
+    key = saved.place("size_factor").get("attr_key")
+    return None if key is None else str(key)
 
 
 def _texts(values: Collection[Any]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 from anndata import AnnData
 
 from scvi.estimators.base import Estimator
-from scvi.models.architecture import BatchRepresentation, Where
+from scvi.models.architecture import BatchRepresentation, ScaleActivation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.likelihood import LikelihoodName, make_likelihood
 
@@ -36,6 +36,7 @@ class WithOptionsOfSCVI(Estimator):
         var_activation: VarianceActivation = "exp",
         batch_representation: BatchRepresentation = "one-hot",
         batch_embedding_kwargs: Mapping[str, int] | None = None,
+        scale_activation: ScaleActivation = "softmax",
         seed: int | None = None,
     ) -> None:
         make_likelihood(gene_likelihood, "gene_likelihood")

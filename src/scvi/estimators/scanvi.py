@@ -24,7 +24,7 @@ from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.estimators.scvi import SCVI
 from scvi.estimators.train import train_by
 from scvi.fit.plan import SemiSupervisedPlan
-from scvi.models.architecture import BatchRepresentation, Where
+from scvi.models.architecture import BatchRepresentation, ScaleActivation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.likelihood import LikelihoodName, make_likelihood
 from scvi.models.scanvae import SCANVAE
@@ -75,6 +75,10 @@ class SCANVI(WithOptionsOfSCVI):
     batch_representation, batch_embedding_kwargs
         What the networks see of the batch: a 'one-hot' row, or an 'embedding', numbers that are learned for each batch,
         by default 5: ``{"embedding_dim": 5}``.
+    scale_activation
+        Expected frequencies of genes are a 'softmax', so that the library size is what counts are expected to sum to;
+        with 'softplus' a cell's expected counts are its size times positive numbers of any sum, as in scvi-tools with
+        size factors, whose models are read with it.
     linear_classifier
         Classify with one linear layer.
     classifier_parameters
@@ -108,6 +112,7 @@ class SCANVI(WithOptionsOfSCVI):
         var_activation: VarianceActivation = "exp",
         batch_representation: BatchRepresentation = "one-hot",
         batch_embedding_kwargs: Mapping[str, int] | None = None,
+        scale_activation: ScaleActivation = "softmax",
         linear_classifier: bool = False,
         classifier_parameters: Mapping[str, Any] | None = None,
         seed: int | None = None,

@@ -14,6 +14,7 @@ from scvi.models.gaussian import VarianceActivation, activation_name
 Part: TypeAlias = Literal["encoder", "decoder"]
 Where: TypeAlias = Literal["encoder", "decoder", "none", "both"]
 BatchRepresentation: TypeAlias = Literal["one-hot", "embedding"]
+ScaleActivation: TypeAlias = Literal["softmax", "softplus"]
 _EMBEDDING_DIM = 5
 PLACES: tuple[Where, ...] = ("encoder", "decoder", "none", "both")
 
@@ -40,6 +41,7 @@ class OtherOptions(TypedDict, total=False):
     var_activation: VarianceActivation
     batch_representation: BatchRepresentation
     batch_embedding_kwargs: Mapping[str, int] | None
+    scale_activation: ScaleActivation
 
 
 class ArchitectureOptions(OtherOptions, total=False):
@@ -65,6 +67,9 @@ class Architecture:
         What layers see of the batch: a 'one-hot' row, or an 'embedding', a few numbers for each batch that are learned.
     batch_embedding_kwargs
         How many: ``{"embedding_dim": 5}``.
+    scale_activation
+        What makes expected counts for a library size of 1 of the decoder's numbers: 'softmax', frequencies that sum to
+        one, or 'softplus', positive numbers of any sum.
     """
 
     use_batch_norm: Where = "both"
@@ -73,6 +78,7 @@ class Architecture:
     var_activation: VarianceActivation = "exp"
     batch_representation: BatchRepresentation = "one-hot"
     batch_embedding_kwargs: Mapping[str, int] | None = None
+    scale_activation: ScaleActivation = "softmax"
 
     def __post_init__(self) -> None:
         check_choice("use_batch_norm", self.use_batch_norm, [*PLACES])
@@ -80,6 +86,7 @@ class Architecture:
         check_flag("deeply_inject_covariates", self.deeply_inject_covariates)
         activation_name(self.var_activation)
         check_choice("batch_representation", self.batch_representation, ["one-hot", "embedding"])
+        check_choice("scale_activation", self.scale_activation, ["softmax", "softplus"])
         self._check_embedding()
 
     def _check_embedding(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.distributions import Normal
+from torch.nn.functional import softplus
 
 from scvi import kernels
 from scvi.kernels import Affine
@@ -118,6 +119,17 @@ class GeneCounts(Modality):
             "dropout": self.dropout_logits,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def of_any_sum(raw: Tensor | Affine, log_size: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and log library sizes of counts that are expected to be softplus(raw) times a size.
+
+    The frequencies are these numbers over their sum, and the library size is their sum times the size.
+    """
+    values = as_tensor(raw)
+    low = -15.0  # below, softplus is exp, which underflows before its logarithm is taken
+    logits = torch.where(values < low, values, softplus(values.clamp(min=low)).log())
+    return logits, log_size + logits.logsumexp(-1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from scvi._checks import check_choice, check_flag, check_rates, check_sizes, one_of_two
-from scvi.kernels import SparseRows
+from scvi.kernels import Affine, SparseRows
 from scvi.minibatch import Minibatch
 from scvi.models import methods_2020_totalvi
 from scvi.models.architecture import Architecture, ArchitectureOptions
 from scvi.models.base import Elbo, Latent, Model, Moments, WeightedDraws, batch_codes
-from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts, protein_counts
+from scvi.models.decoded import Decoded, GeneCounts, ProteinCounts, of_any_sum, protein_counts
 from scvi.models.former_names import rename_weights
 from scvi.models.gaussian import draw_with_kl
 from scvi.models.likelihood import make_dispersion, make_likelihood
@@ -196,8 +196,11 @@ class TOTALVAE(Model):
         )
         log_theta = self.dispersion_of.log_theta(self.px_r, None, mb.batch, mb.labels)
         log_phi = self.dispersion_of_proteins.log_theta(self.py_r, None, mb.batch, mb.labels)
+        logits: Tensor | Affine = heads.logits
+        if self.architecture.scale_activation == "softplus":
+            logits, log_size = of_any_sum(logits, log_size)
         return Decoded(
-            genes=GeneCounts(self.likelihood, heads.logits, log_size, log_theta, heads.dropout),
+            genes=GeneCounts(self.likelihood, logits, log_size, log_theta, heads.dropout),
             proteins=ProteinCounts(
                 heads.background, heads.excess.log1p(), heads.mixing, log_phi, self.measured(mb, codes)
             ),

@@ -15,7 +15,7 @@ from scvi.minibatch import Minibatch
 from scvi.models import methods_2020
 from scvi.models.architecture import Architecture, ArchitectureOptions
 from scvi.models.base import Elbo, Latent, Model, Moments, batch_codes
-from scvi.models.decoded import Decoded, GeneCounts
+from scvi.models.decoded import Decoded, GeneCounts, of_any_sum
 from scvi.models.likelihood import make_dispersion, make_likelihood
 from scvi.models.modules import DecoderSCVI, Encoder, LinearDecoderSCVI
 
@@ -142,6 +142,8 @@ class VAE(Model):
             dropout=raw or self.likelihood.has_dropout,
         )
         log_theta = self.dispersion_of.log_theta(self.px_r, decoded_r, codes, mb.labels)
+        if self.architecture.scale_activation == "softplus":
+            logits, log_size = of_any_sum(logits, log_size)
         return Decoded(genes=GeneCounts(self.likelihood, logits, log_size, log_theta, dropout))
 
     def variational(self, mb: Minibatch) -> Latent:
