@@ -274,3 +274,46 @@ def test_options_of_proteins() -> None:
     assert (scales(include_protein_background=True) > plain).all()
     assert scales(scale_protein=True, protein_prior_count=0.0).sum() < 1.5
     np.testing.assert_allclose(scales(sample_protein_mixing=True), plain, rtol=0.5, atol=1.0)
+
+
+# ---- importance weights ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [scvi.SCVI, scvi.SCANVI])
+def test_draws_may_be_weighed_by_importance(cls: Any) -> None:
+    arguments: dict[str, Any] = {"groupby": "cell_type", "group1": "t0", "group2": "t1", "n_samples": 300, "seed": 0}
+    plain = fitted(cls).differential_expression(**arguments).loc[GENES]
+    weighed = fitted(cls).differential_expression(**arguments, weights="importance").loc[GENES]
+    assert np.corrcoef(plain["lfc_median"], weighed["lfc_median"])[0, 1] > 0.9
+    assert not np.allclose(plain["lfc_median"], weighed["lfc_median"])
+    again = fitted(cls).differential_expression(**arguments, weights="importance").loc[GENES]
+    pd.testing.assert_frame_equal(weighed, again)
+    with pytest.raises(ValueError, match="weights='entropy' is not one of"):
+        fitted(cls).differential_expression(**arguments, weights="entropy")
+
+
+def test_cells_that_lie_apart_may_be_left_out() -> None:
+    from scvi.estimators.outliers import without_outliers
+    from scvi.queries.groups import Comparison, Groups
+
+    model = fitted()
+    codes = np.where(types() == "t0", 0, 1)
+    codes[:8] = 2  # too few to say which of them lie apart
+    groups = Groups(codes, (Comparison("a", "b", (0,), (1, 2)),))
+    data, _ = model._choose(None, None)
+    kept = without_outliers(model, data, groups, None)
+    left_out = (kept.codes < 0) & (codes >= 0)
+    assert left_out.sum() == pytest.approx(0.1 * (codes < 2).sum(), abs=2)
+    assert not left_out[:8].any()
+    z = model.get_latent_representation()
+    for pool in (0, 1):
+        away = np.linalg.norm((z - np.median(z[codes == pool], axis=0)) / z[codes == pool].std(axis=0), axis=1)
+        assert away[left_out & (codes == pool)].mean() > 1.1 * away[codes == pool].mean()
+    arguments: dict[str, Any] = {"groupby": "cell_type", "group1": "t0", "n_samples": 300, "seed": 0}
+    table = model.differential_expression(**arguments, filter_outlier_cells=True).loc[GENES]
+    of_types = Groups(np.array(["t0", "t1", "t2"]).searchsorted(types()), ())
+    every = without_outliers(model, data, of_types, None).codes
+    np.testing.assert_allclose(table["raw_mean1"], model.adata.X[every == 0].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(table["raw_mean2"], model.adata.X[every > 0].mean(axis=0), rtol=1e-6)
+    with pytest.raises(ValueError, match="filter_outlier_cells=1"):
+        model.differential_expression(**arguments, filter_outlier_cells=1)

@@ -211,3 +211,25 @@ def test_what_was_not_measured_is_left_out() -> None:
         assert np.isnan(found[name][3])
         np.testing.assert_allclose(found[name][1], whole[name][1], atol=0.04)
         np.testing.assert_allclose(np.delete(found[name], [1, 3]), np.delete(whole[name], [1, 3]), atol=0.04)
+
+
+def test_weighed_draws_are_of_the_true_posterior() -> None:
+    """A variational posterior that is too wide and beside the true one, which is normal as prior and likelihood are."""
+
+    class Wide(Known):
+        def variational(self, mb: Minibatch) -> Latent:
+            return Latent(Normal(torch.full((len(mb), 1), 0.5), 1.5), None)
+
+        def importance_draws(self, mb: Minibatch, q: Latent, n: int, generator: torch.Generator | None = None) -> Any:
+            drawn = super().importance_draws(mb, q, n, generator)
+            z = drawn.z[..., 0]
+            true = Normal(mb.x[:, 0], 0.5).log_prob(z) - q.z.log_prob(drawn.z).sum(-1)
+            return drawn._replace(log_weights=true)
+
+    draws = Draws(np.repeat([0, 3, 5], 400))
+    found = decoded(Wide(), read, draws, scale, np.random.default_rng(0), n_weighed=300)
+    z = np.log(found[:, 2].astype(float)) + OTHERS  # the third gene's slope is 1
+    np.testing.assert_allclose(z.reshape(3, 400).mean(axis=1), [0, 1, 3], atol=0.12)
+    np.testing.assert_allclose(z.reshape(3, 400).std(axis=1), 0.5, atol=0.1)
+    plain = decoded(Wide(), read, draws, scale, np.random.default_rng(0))
+    assert np.log(plain[:, 2].astype(float)).std() > 1.3

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from scvi.estimators.base import Estimator
 from scvi.estimators.cells import codes_among
 from scvi.estimators.count_columns import Counted
 from scvi.estimators.groups import Chosen, compared
+from scvi.estimators.outliers import without_outliers
 from scvi.models.decoded import Decoded
 from scvi.queries.decoded_draws import Values
 from scvi.queries.differential import Mode, Wish, compare
@@ -33,6 +34,7 @@ Batches = str | int | Sequence[str | int] | None
 Answers = list[dict[str, np.ndarray]]
 """Columns (f,) by name, of each comparison."""
 
+_N_WEIGHED = 100  # draws of a cell, of which those that are compared are drawn by weight
 _CELLS_AT_ONCE = 512  # of which counts are added up: so few stay in a cache
 
 
@@ -53,6 +55,8 @@ def differential_expression(
     batchid2: Batches = None,
     fdr_target: float | Sequence[float] = 0.05,
     silent: bool = True,
+    weights: Literal["uniform", "importance"] | None = "uniform",
+    filter_outlier_cells: bool = False,
     *,
     n_samples: int = 5000,
     pseudocounts: float | None = None,
@@ -95,6 +99,11 @@ def differential_expression(
         Expected share of false calls, or several: each has a column ``is_de_fdr_...`` in mode 'change'.
     silent
         Taken for scripts that pass it: questions show no progress.
+    weights
+        'uniform' (and None) draws from the variational posterior of each cell; 'importance' corrects it towards the
+        true posterior, by 100 draws of each cell that are weighed. It needs counts, and time.
+    filter_outlier_cells
+        Leave out the tenth of the cells of each group that lies furthest from its centre in the latent space.
     n_samples
         Draws of each group. In a one-vs-rest all groups are decoded once, ``n_samples`` x groups x genes numbers.
     pseudocounts
@@ -116,8 +125,10 @@ def differential_expression(
     A row for each gene and comparison, the surest first; the columns are those of the page on differential expression
     """
     asked = Asked(batch_size, all_stats, fdr_target, seed)
-    wish = wish_of(mode, delta, pseudocounts, n_samples, cred_interval_lvls, silent)
+    wish = wish_of(mode, delta, pseudocounts, n_samples, cred_interval_lvls, silent, weights)
     data, groups = groups_of(self, adata, groupby, group1, group2, idx1, idx2)
+    if check_flag("filter_outlier_cells", filter_outlier_cells):
+        groups = without_outliers(self, data, groups, batch_size)
     batches = batches_of(self, batch_correction, batchid1, batchid2)
     counted = Counted(strata, sample_key, pseudobulk)
     answers = answers_of(self, adata, data, groups, wish, batches, asked, counted, _scale)
@@ -151,6 +162,7 @@ def wish_of(
     n_samples: int,
     levels: Sequence[float] | None,
     silent: bool,
+    weights: str | None = None,
 ) -> Wish:
     check_choice("mode", mode, ("change", "vanilla"))
     check_flag("silent", silent)
@@ -158,7 +170,10 @@ def wish_of(
         check_number("delta", delta, "a number from 0 on, or None", least=0)
     if pseudocounts is not None:
         check_number("pseudocounts", pseudocounts, "a number from 0 on, or None", least=0)
-    return Wish(mode, delta, pseudocounts, check_integer("n_samples", n_samples, 1), tuple(levels or ()))
+    if weights is not None:
+        check_choice("weights", weights, ("uniform", "importance"))
+    n_weighed = _N_WEIGHED if weights == "importance" else None
+    return Wish(mode, delta, pseudocounts, check_integer("n_samples", n_samples, 1), tuple(levels or ()), n_weighed)
 
 
 def groups_of(self: Estimator, adata: AnnData | None, *who: Any) -> tuple[CellData, Groups]:

@@ -41,6 +41,8 @@ class Wish:
         Draws of each group.
     levels
         Of credible intervals of the fold change that are wanted, in (0, 1).
+    n_weighed
+        Draws of a cell that are weighed by importance, as of :func:`scvi.queries.decoded_draws.decoded`.
     """
 
     mode: Mode = "change"
@@ -48,6 +50,7 @@ class Wish:
     pseudocounts: float | None = None
     n_draws: int = 5000
     levels: tuple[float, ...] = ()
+    n_weighed: int | None = None
 
 
 def compare(
@@ -76,7 +79,7 @@ def compare(
         What was counted: genes of which neither group has a count are not told from one another. None: not known.
     """
     draws = PoolDraws.of(groups, wish.n_draws, batches, rng)
-    scales = decoded(model, read, draws.draws, values, rng)
+    scales = decoded(model, read, draws.draws, values, rng, wish.n_weighed)
     means = draws.means(scales, groups.comparisons)
     estimates = [
         estimated_pseudocounts(*sides, counts, one) for sides, one in zip(means, groups.comparisons, strict=True)
