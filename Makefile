@@ -55,6 +55,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/imputation.py --data $(DATA)
 	$(BIN)/python benchmarks/hidden_counts.py --data $(DATA)
 	$(BIN)/python benchmarks/proteins.py --data $(DATA)
+	$(BIN)/python benchmarks/differential_model.py --data $(DATA)
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/overfitting.py --data $(DATA)
 	$(BIN)/python benchmarks/query_mapping.py --data $(DATA)
