@@ -58,6 +58,7 @@ print(sorted(model.get_likelihood_parameters()), model.get_elbo(), model.get_rec
 print(model.get_marginal_ll(n_mc_samples=10, indices=range(50)))
 print(model.get_importance_weights(n_mc_samples=10, indices=range(50)).shape)
 print(model.posterior_predictive_sample(n_samples=2, gene_list=reference.var_names[:3]).shape)
+print(model.differential_abundance(sample_key="batch").shape, model.get_aggregated_posterior().batch_shape)
 
 # ---- files, devices, query cells
 model.save(folder / "model", overwrite=True, save_anndata=True)

@@ -316,6 +316,7 @@ def needed(owner: str, method: str, folder: Path) -> dict[str, Any]:
         "view_setup_args": lambda: {"dir_path": folder / owner},
         "to_device": lambda: {"device": "cpu"},
         "differential_expression": lambda: {"groupby": "cell_type", "n_samples": 20},
+        "differential_abundance": lambda: {"sample_key": "batch"},
         "get_marginal_ll": lambda: {"n_mc_samples": 20},
         "get_protein_background_mean": lambda: {"adata": None, "indices": [0, 1], "batch_size": None},
     }  # fmt: skip

@@ -11,7 +11,16 @@ import torch
 from anndata import AnnData
 
 from scvi._checks import check_flag
-from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions, setup
+from scvi.estimators import (
+    checks,
+    differential,
+    minify,
+    populations,
+    predictive_questions,
+    query_mapping,
+    questions,
+    setup,
+)
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
 from scvi.estimators.train import train_by
@@ -116,6 +125,8 @@ class AUTOZI(Estimator):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    differential_abundance = populations.differential_abundance
     check = checks.check
 
     load_query_data = query_mapping.load_query_data

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.cells.estimates import NonInteger
-from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions
+from scvi.estimators import checks, differential, minify, populations, predictive_questions, query_mapping, questions
 from scvi.estimators.cells import codes_among
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vaec import VAEC
@@ -114,6 +114,8 @@ class CondSCVI(WithOptionsOfSCVI):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    differential_abundance = populations.differential_abundance
     check = checks.check
 
     load_query_data = query_mapping.load_query_data

@@ -8,7 +8,16 @@ from typing import Literal
 import pandas as pd
 from anndata import AnnData
 
-from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions, setup
+from scvi.estimators import (
+    checks,
+    differential,
+    minify,
+    populations,
+    predictive_questions,
+    query_mapping,
+    questions,
+    setup,
+)
 from scvi.estimators.base import Estimator
 from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
@@ -103,6 +112,8 @@ class LinearSCVI(Estimator):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    differential_abundance = populations.differential_abundance
     check = checks.check
 
     load_query_data = query_mapping.load_query_data

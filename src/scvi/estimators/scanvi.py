@@ -17,7 +17,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.estimates import NonInteger
 from scvi.cells.schema import Schema
 from scvi.cells.setup import labelled_schema
-from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions
+from scvi.estimators import checks, differential, minify, populations, predictive_questions, query_mapping, questions
 from scvi.estimators.cells import Indices
 from scvi.estimators.network_options import network_options
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
@@ -289,6 +289,8 @@ class SCANVI(WithOptionsOfSCVI):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    differential_abundance = populations.differential_abundance
     check = checks.check
 
     load_query_data = query_mapping.load_query_data

@@ -1,6 +1,15 @@
 """scVI for AnnData."""
 
-from scvi.estimators import checks, differential, minify, predictive_questions, query_mapping, questions, setup
+from scvi.estimators import (
+    checks,
+    differential,
+    minify,
+    populations,
+    predictive_questions,
+    query_mapping,
+    questions,
+    setup,
+)
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vae import VAE
 
@@ -67,6 +76,8 @@ class SCVI(WithOptionsOfSCVI):
     get_reconstruction_error = questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = differential.differential_expression
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    differential_abundance = populations.differential_abundance
     check = checks.check
 
     load_query_data = query_mapping.load_query_data

@@ -22,6 +22,7 @@ from scvi.cells.uns import register
 from scvi.estimators import (
     checks,
     minify,
+    populations,
     predictive_questions,
     protein_differential,
     protein_questions,
@@ -297,6 +298,8 @@ class TOTALVI(Estimator):
     get_reconstruction_error = protein_questions.get_reconstruction_error
     get_marginal_ll = questions.get_marginal_ll
     differential_expression = protein_differential.differential_expression
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    differential_abundance = populations.differential_abundance
     check = checks.check
 
     load_query_data = query_mapping.load_query_data

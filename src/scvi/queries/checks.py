@@ -19,6 +19,9 @@ _SHUFFLES = 20
 _CLUSTERS = 8
 _GENES = 1000  # of the largest means, or at once: as dense arrays they stay small
 _LEAST_MEAN = 1e-6
+_EPOCHS_OF_NORMS = (
+    10  # before, moments of batch norm lag behind, and losses of validation cells rise and fall with them
+)
 _THINNED, _KEPT = 0.1, 2 / 3  # share of genes, and of their counts, that a batch loses to see whether it would be seen
 Z_SEEN, GENES_SEEN = 5.0, 3
 """Batches differ if they explain so many standard deviations more than shuffled ones, or so many genes by more than the
@@ -59,7 +62,7 @@ def convergence(history: Mapping[str, pd.DataFrame]) -> Convergence | None:
     if losses is None:
         return None
     end, last_fall = _last_fall(losses)
-    if validation is not None:
+    if validation is not None and len(losses) >= _EPOCHS_OF_NORMS:
         last_fall = min(last_fall, _last_fall(validation)[1])
     return Convergence(len(losses), float(losses[0] - end), last_fall, end)
 
