@@ -154,7 +154,6 @@ ROWS: dict[Name, Row] = spread(
     },
     ABSENT,
 )
-NOT_YET = {span for _, cells in with_header("not there yet", "") for span in spans(cells[0])}
 CALLED = {name: there for name, there in THERE.items() if name in ROWS and there is not None}
 """What the page says that is called."""
 
@@ -176,7 +175,7 @@ def function(name: Name) -> Callable[..., Any]:
 
 def test_each_name_of_that_package_is_in_the_page() -> None:
     own = {name for name in THERE if name[0] in (*CLASSES, DATA)}
-    assert {name for name in own - set(ROWS) - set(ABSENT) if name[1] not in NOT_YET} == set()
+    assert own - set(ROWS) - set(ABSENT) == set()
     assert set(ROWS) <= own
     assert {name for owner, name in set(THERE) - set(ABSENT) if owner == SETTINGS} == set(settings())
     assert not set(ROWS) & set(ABSENT)
@@ -185,7 +184,6 @@ def test_each_name_of_that_package_is_in_the_page() -> None:
 def test_each_argument_is_in_the_page() -> None:
     for name, there in CALLED.items():
         taken = [argument for argument in there.arguments if (name, argument) not in REFUSED]
-        taken = [argument for argument in taken if f"{name[1]}({argument})" not in NOT_YET]
         assert ROWS[name].all == taken, name
 
 
