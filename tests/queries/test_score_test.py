@@ -221,6 +221,19 @@ def test_p_values_are_uniform_where_few_cells_are_compared_with_many():
     assert (p < 0.001).mean() < 0.004  # 25 times as many without skewness
 
 
+@pytest.mark.parametrize("n_cells", [1, 3, 14])
+def test_a_handful_of_cells_differs_in_no_gene_for_the_counts_that_it_lacks(n_cells):
+    rng = np.random.default_rng(10)
+    groups, units = np.repeat([0, 1], [n_cells, 500]), rng.integers(3, size=n_cells + 500)
+    x, o = simulated(rng, groups, units, 3000)
+    tested = score_test(sums_of(x, o, groups, units))
+    assert np.nansum(tested.p_adjusted < 0.05) == 0
+    assert np.nanmean(tested.p < 0.001) < 0.002
+    up = np.arange(3000) < 100
+    x[groups == 0] += 50 * up * x.mean(axis=0)
+    assert np.nanmean(score_test(sums_of(x, o, groups, units)).p_adjusted[up] < 0.05) > 0.8
+
+
 @pytest.mark.parametrize("is_paired", [False, True])
 def test_p_values_are_uniform_with_samples_as_the_unit_and_not_with_cells(is_paired):
     rng = np.random.default_rng(9)

@@ -8,7 +8,8 @@ The test of a gene is a score test of the group in a negative binomial model who
   difference. What most genes say differs between the groups, or between batches, is taken off.
 * Variances are what is observed, in groups of few cells drawn towards those of the model.
 * The score of a rare gene in a small group is skewed: tails are those of a gamma distribution with the same skewness
-  (Pearson III), and those of a t distribution for the uncertainty of the variance.
+  (Pearson III), and those of a t distribution for the uncertainty of the variance. The skewness is at most such that
+  a group without any count is no surprise by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _PRIOR_CELLS = 20  # as many degrees of freedom does the variance of the model c
 _LEAST_DISPERSION = 1e-2
 _PRIOR_COUNTS = 1  # of a group, as if it did not differ: fold changes of rare genes are not read off one count
 _ENOUGH = 2000  # features, the most counted of which say how large cells are
+_SURE = 4  # standard deviations that the rest of an estimate may be off where a group has no count
 _NO_VARIANCE = 1e12  # of log rates where there are no cells
 _LEAST = 1e-12
 
@@ -157,7 +159,7 @@ class Working:
         ratio = _of_unit(squares) / np.maximum(_of_unit(v * expected**2), _LEAST)
         v = v * _mix(df_unit, ratio, 1.0)  # as the unit has it, whose groups need not differ
         variance = _mix(df, squares / expected**2, v)
-        third = (expected + 3 * phi * m**2 * sums.oo + 2 * phi**2 * (expected / n) ** 3 * n) / expected**3
+        third = v * (v + np.maximum(v - 1 / expected, 0))  # of negative binomial counts with this variance
 
         has_cells = np.broadcast_to(sums.o > 0, x.shape)
         added = max(_PRIOR_COUNTS / len(x), 0.5)
@@ -208,10 +210,12 @@ class _Fit:
     def of(cls, w: Working, tau: float) -> _Fit:
         fit = contrast(w.y, w.v, tau)
         parts = fit.c**2 * w.variance
-        of_cells = parts.sum((0, 1))
-        variance = np.maximum(of_cells + tau**2 * fit.batch_effects, 1e-30)
+        variance = np.maximum(parts.sum((0, 1)) + tau**2 * fit.batch_effects, 1e-30)
         df = variance**2 / np.maximum((parts**2 / w.df).sum((0, 1)), 1e-30)
         skewness = (fit.c**3 * w.third).sum((0, 1)) / variance**1.5
+        of_others = variance - np.where(skewness > 0, *parts.sum(0))
+        most = 2 * np.sqrt(variance) / (1 + _SURE * np.sqrt(np.maximum(of_others, 0)))
+        skewness = np.clip(skewness, -most, most)  # of tails that reach as far as a group without any count
         return cls(fit.log_likelihood, fit.of(w.y), variance, skewness, df, fit.of(w.log_rates) / np.log(2))
 
     def tails(self) -> np.ndarray:
