@@ -8,7 +8,9 @@ from scipy import sparse
 
 import scvi
 from asking import make
+from scvi.estimators import verdicts
 from scvi.estimators.verdicts import FitCheck, Verdict
+from scvi.queries.predictive_checks import Beside, PredictiveSums
 from small_cells import QUICK, make_adata
 
 SAMPLES = "tests/sample_data"
@@ -119,6 +121,25 @@ def test_genes_that_depend_on_a_group_are_named(good, lines):
     assert good.check(lines, groupby="cell_type", seed=0)["residuals by cell_type"].level == "good"
 
 
+def beside(n_cells, counts, drawn):
+    """What is found where each gene has Poisson counts and draws of these means."""
+    rng = np.random.default_rng(0)
+    shape = n_cells, len(counts)
+    sums, nothing = PredictiveSums(), np.zeros((n_cells, 0))
+    x, y = (rng.poisson(means, shape).astype(np.float32) for means in (counts, drawn))
+    sums.add(Beside(slice(0, n_cells), x, np.broadcast_to(counts, shape), y, None, nothing))
+    return sums.result()
+
+
+@pytest.mark.parametrize("n_cells", [50, 100, 200, 2000])
+def test_what_few_cells_differ_by_chance_is_not_held_against_a_fit(n_cells):
+    means = np.random.default_rng(1).uniform(0.1, 2, 1000)
+    same = beside(n_cells, means, means)
+    assert verdicts.of_zeros(same, "genes").level == "good"
+    assert verdicts.of_worst(same, "genes").level == "good"
+    assert verdicts.of_zeros(beside(n_cells, means, 2 * means), "genes").level != "good"
+
+
 def test_columns_that_are_no_groups_are_refused(quick):
     model, adata = quick
     adata.obs["id"] = adata.obs_names
@@ -126,6 +147,8 @@ def test_columns_that_are_no_groups_are_refused(quick):
         model.check(groupby="cell_typ")
     with pytest.raises(ValueError, match="groupby='id' has 150 different values"):
         model.check(groupby="id")
+    with pytest.raises(TypeError, match=r"groupby=3 is not the name of a column of adata\.obs"):
+        model.check(groupby=3)
 
 
 # ---- what any check says ---------------------------------------------------------------------------------------------

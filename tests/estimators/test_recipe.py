@@ -157,6 +157,18 @@ def test_a_quick_fit_takes_fewer_epochs() -> None:
     assert len(validation(model)) == quick_max_epochs(n, 4) < default_max_epochs(n, 4)
 
 
+def test_a_query_is_mapped_quickly() -> None:
+    adata, query = make_adata(), make_adata()
+    scvi.SCVI.setup_anndata(adata, batch_key="batch")
+    reference = scvi.SCVI(adata, **TINY, encode_covariates=True)
+    reference.train(**QUICK)
+    query.obs["batch"] = "new"
+    mapped = scvi.SCVI.load_query_data(query, reference)
+    mapped.train(**{**SHORT, "batch_size": 4}, preset="quick")
+    n = len(mapped.train_indices)
+    assert len(validation(mapped)) == quick_max_epochs(n, 4) < default_max_epochs(n, 4)
+
+
 @pytest.mark.parametrize(
     ("cls", "told", "message"),
     [

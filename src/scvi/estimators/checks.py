@@ -143,7 +143,10 @@ def group_codes(
 ) -> dict[str, tuple[np.ndarray, list[str]]]:
     """By column (n,) codes of the groups of these cells, -1 without a value, and the names of the groups."""
     groups = {}
-    for key in [groupby] if isinstance(groupby, str) else groupby or ():
+    keys = [groupby] if isinstance(groupby, str) else groupby or ()
+    if not isinstance(keys, Sequence):
+        raise TypeError(f"groupby={groupby!r} is not the name of a column of adata.obs, nor a list of such names")
+    for key in keys:
         codes, names = pd.factorize(there(obs, "groupby", key, "a column of adata.obs").iloc[positions], sort=True)
         if not 2 <= len(names) <= _MOST_GROUPS:
             raise ValueError(

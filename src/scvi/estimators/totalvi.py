@@ -273,7 +273,8 @@ class TOTALVI(Estimator):
         hide_proteins
             Where a batch lacks proteins that others have: the share of the cells of a step that the encoder is shown as
             if they came from such a batch. It learns to say from the genes what the proteins would, which is what
-            imputing them asks for. All that was measured stays in the likelihood.
+            imputing them asks for. All that was measured stays in the likelihood. The fit of a query that is mapped
+            hides none.
         """,
     )
 

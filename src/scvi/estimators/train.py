@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -256,17 +256,19 @@ def _plan_of(
     """The plan of a fit, as told, and as the cells say where nothing was; and what these decided, by which figure."""
     options = {option.name: given[option.name] for option in fields(self._plan) if option.name in given}
     n_train, n_validation = max(map(len, train_cells)), min(map(len, validation_cells))
-    length = _length_of(self, given)
+    make = partial(
+        make_plan, options, given["plan_kwargs"], n_train, n_validation, self._plan, length=_length_of(self, given)
+    )
     if not self._adapts or self._scope is not None:
-        return make_plan(options, given["plan_kwargs"], n_train, n_validation, self._plan), {}
+        return make(), {}
     says_length = given["max_epochs"] is not None or given["early_stopping"] is not None
     options["keep_best"] = n_validation > 0 and not says_length
     told = given["plan_kwargs"]
     says_decay = isinstance(told, Mapping) and told.get("weight_decay") is not None
     if given["weight_decay"] is not None or says_decay:
-        return make_plan(options, given["plan_kwargs"], n_train, n_validation, self._plan, length=length), {}
+        return make(), {}
     mean = _mean_count(data_sets[0], train_cells[0])
-    plan = make_plan(options, given["plan_kwargs"], n_train, n_validation, self._plan, mean, length)
+    plan = make(mean_count=mean)
     _logger.info("Weight decay %.3g, for %d cells with a mean count of %.3g.", plan.weight_decay, n_train, mean)
     return plan, {"weight_decay": plan.weight_decay, "mean_count": mean}
 

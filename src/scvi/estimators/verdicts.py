@@ -18,6 +18,8 @@ _LEVELS: tuple[Level, ...] = ("bad", "doubtful", "good")
 FEW_COUNTS = 0.1  # mean count of a gene below which its variance says little
 CLEAR_FOLD = 0.5  # log2: a residual that matters, a factor of 1.4
 _NAMED = 5  # genes in a sentence
+_MEAN_DISTANCE = np.sqrt(2 / np.pi)  # from 0, of a Normal with standard deviation 1
+_CELLS_OF_SQUARES = 50
 
 
 @dataclass(frozen=True)
@@ -221,14 +223,17 @@ def of_variation(found: Predictive, what: str) -> Verdict:
 
 def of_zeros(found: Predictive, what: str) -> Verdict:
     """Whether there are as many zeros."""
-    zeros, drawn = found.features["zeros"], found.features["zeros_drawn"]
+    zeros, drawn, n = (found.features[name] for name in ("zeros", "zeros_drawn", "n_cells"))
     off = float(np.abs(zeros - drawn).mean())
+    by_chance = float((_MEAN_DISTANCE * np.sqrt((zeros * (1 - zeros) + drawn * (1 - drawn)) / n.clip(lower=1))).mean())
+    beyond_chance = float(np.sqrt(max(off**2 - by_chance**2, 0.0)))
     says = (
         f"{100 * zeros.mean():.1f} % of the counts are 0, {100 * drawn.mean():.1f} % of the draws; "
-        f"the shares of a {what.rstrip('s')} are {100 * off:.1f} points apart on average"
+        f"the shares of a {what.rstrip('s')} are {100 * off:.1f} points apart on average, by chance up to "
+        f"{100 * by_chance:.1f}"
     )
     advice = "compare gene_likelihood 'nb' and 'zinb' by get_marginal_ll of validation cells; train longer"
-    return _verdict(f"zeros of {what}", graded(off, 0.04, 0.15), says, advice)
+    return _verdict(f"zeros of {what}", graded(beyond_chance, 0.04, 0.15), says, advice)
 
 
 def of_intervals(found: Predictive, what: str) -> Verdict:
@@ -249,7 +254,9 @@ def of_intervals(found: Predictive, what: str) -> Verdict:
 
 def of_worst(found: Predictive, what: str) -> Verdict:
     """Which features are fitted worst."""
-    clear = found.features[found.features["mean"] >= FEW_COUNTS]
+    mean, n_cells = found.features["mean"], found.features["n_cells"]
+    # squares of Poisson counts, summed over fewer cells, are twice as large as others by chance
+    clear = found.features[(mean >= FEW_COUNTS) & (n_cells * mean >= _CELLS_OF_SQUARES * (1 + 2 * mean))]
     spread = np.log2(clear["spread"].clip(lower=1e-6))
     off = np.abs(spread - spread.median()).fillna(0.0)  # where all are off alike, the verdict on variation says so
     share = float((off > 1).mean()) if len(clear) else 0.0
@@ -257,8 +264,9 @@ def of_worst(found: Predictive, what: str) -> Verdict:
         f"{name} ({clear['spread'][name]:.2g})" for name in off.sort_values(ascending=False).index[:_NAMED]
     )
     says = (
-        f"{100 * share:.0f} % of {len(clear)} {what} (mean at least {FEW_COUNTS}) are scattered around what is "
-        f"expected of them, beside draws, at least twice or at most half as much as others; furthest {worst or 'none'}"
+        f"{100 * share:.0f} % of {len(clear)} {what} (mean at least {FEW_COUNTS}, in enough cells) are scattered "
+        "around what is expected of them, beside draws, at least twice or at most half as much as others; furthest "
+        f"{worst or 'none'}"
     )
     advice = f"look at these {what}: few cells with very many counts, doublets, or a state that the model did not learn"
     return _verdict(f"worst {what}", graded(share, 0.25), says, advice)

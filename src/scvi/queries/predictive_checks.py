@@ -60,7 +60,8 @@ class Predictive:
     features
         A row for each gene or protein: 'mean', 'variance', 'cv' (coefficient of variation) and 'zeros' (share of zeros)
         over cells, each with a '*_drawn' beside it; 'spread' is the sum of squared distances from what is expected of
-        each cell, divided by that of the draws: 1 where the noise is as large as the model says.
+        each cell, divided by that of the draws: 1 where the noise is as large as the model says; 'n_cells' is in how
+        many it was measured.
     cells
         A row for each cell: 'total', 'cv' over features, 'zeros' and 'smallest' (positive count), with '*_drawn'.
     intervals
@@ -137,7 +138,7 @@ class PredictiveSums:
             of_feature = {"mean": mean, "variance": variance, "cv": _ratio(np.sqrt(variance), mean)}
             of_feature["zeros"] = zeros / np.maximum(n, 1)
             columns |= {f"{name}{suffix}": values for name, values in of_feature.items()}
-        columns["spread"] = _ratio(squares, drawn_squares)
+        columns |= {"spread": _ratio(squares, drawn_squares), "n_cells": n}
         names = ["total", "cv", "zeros", "smallest"]
         cells = pd.DataFrame(joined(self._cells), columns=[*names, *(f"{name}_drawn" for name in names)])
         intervals = pd.DataFrame(
