@@ -247,6 +247,20 @@ def test_p_values_are_uniform_with_samples_as_the_unit_and_not_with_cells(is_pai
     assert (of_cells < 0.001).mean() > 0.05
 
 
+@pytest.mark.parametrize("n_samples", [(2, 2), (2, 5), (5, 5)])
+def test_samples_that_are_alike_by_chance_are_no_surer_than_their_cells(n_samples):
+    rng = np.random.default_rng(11)
+    samples = np.repeat(np.arange(sum(n_samples)), 60)
+    groups = (samples >= n_samples[0]).astype(int)
+    x, o = simulated(rng, groups, samples, 5000, means=(0.002, 0.5))
+    sums = sums_of(x, o, groups, samples)
+    tested = sample_test(sums)
+    assert np.nansum(tested.p_adjusted < 0.05) == 0
+    assert np.nanmean(tested.p < 0.001) < 0.001
+    x[:, :50] += rng.poisson(3.0, (len(x), 50)) * (groups == 0)[:, None]
+    assert np.median(sample_test(sums_of(x, o, groups, samples)).p[:50]) < 0.02
+
+
 def test_samples_with_another_level_are_compared_within_batches():
     rng = np.random.default_rng(10)
     samples = np.repeat(np.arange(12), 60)

@@ -2,7 +2,8 @@
 
 The estimate weighs samples as :mod:`scvi.queries.batch_effects` has it, by their cells and by how much samples of a
 group differ in a gene. Its variance is that of what samples contribute to it, whatever the cells say (cluster-robust),
-with the correction and the degrees of freedom of Bell and McCaffrey (2002) for few samples.
+with the correction and the degrees of freedom of Bell and McCaffrey (2002) for few samples. Few samples may be alike by
+chance, as all are that have no count of a gene: no gene is surer than if nothing but cells differed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from scvi.queries.batch_effects import TAUS, contrast, shares
 from scvi.queries.count_sums import CountSums
-from scvi.queries.score_test import Tested, Working, robust_sizes
+from scvi.queries.score_test import Estimate, Tested, Working, robust_sizes, two_sided
 
 _LEAST_LEFT = 1e-6  # of the variance of a sample that the fit must leave for it to be seen
 
@@ -51,9 +52,10 @@ def _tested(sums: CountSums, batches: np.ndarray | None) -> tuple[np.ndarray, np
     weights = shares(np.stack([contrast(w.y, w.v, tau).log_likelihood for tau in TAUS]))
     tau = np.sqrt((weights * TAUS[:, None] ** 2).sum(0))
     fit = Clustered.of(w.y, w.v, tau, design(sums, batches))
-    lfc = (fit.c * w.log_rates).sum((0, 1)) / np.log(2)
+    of_cells = Estimate.of(w, fit.c)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return lfc, 2 * t.sf(np.abs(fit.estimate) / np.sqrt(fit.variance), fit.df)
+        p = 2 * t.sf(np.abs(fit.estimate) / np.sqrt(fit.variance), fit.df)
+    return of_cells.lfc, np.maximum(p, two_sided(of_cells.tails()))
 
 
 def design(sums: CountSums, batches: np.ndarray | None) -> np.ndarray:

@@ -70,12 +70,13 @@ def score_test(sums: CountSums) -> Tested:
 def _tested(sums: CountSums) -> tuple[np.ndarray, np.ndarray]:
     sums = sums.scaled(robust_sizes(sums))
     w = Working.of(sums)
-    fits = [_Fit.of(w, tau) for tau in taus_of(sums)]
+    fits = [contrast(w.y, w.v, tau) for tau in taus_of(sums)]
     weights = shares(np.stack([fit.log_likelihood for fit in fits]))
-    tails = np.stack([fit.tails() for fit in fits])  # (t, 2, f)
+    found = [Estimate.of(w, fit.c, tau**2 * fit.batch_effects) for fit, tau in zip(fits, taus_of(sums), strict=True)]
+    tails = np.stack([one.tails() for one in found])  # (t, 2, f)
     # the mixture is the distribution of the estimate given what is left over, so that its tails are uniform
-    p = np.minimum(2 * (weights[:, None] * tails).sum(0).min(axis=0), 1)
-    return sum(weight * fit.lfc for weight, fit in zip(weights, fits, strict=True)), p
+    p = two_sided((weights[:, None] * tails).sum(0))
+    return sum(weight * one.lfc for weight, one in zip(weights, found, strict=True)), p
 
 
 def taus_of(sums: CountSums) -> np.ndarray:
@@ -196,31 +197,35 @@ def _mix(df: np.ndarray, observed: np.ndarray, prior: np.ndarray | float) -> np.
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
-    """The estimate with one size of batch effects: all arrays (f,)."""
+class Estimate:
+    """The estimate with one size of batch effects, or with given weights: all arrays (f,)."""
 
-    log_likelihood: np.ndarray
-    estimate: np.ndarray
+    value: np.ndarray
     variance: np.ndarray
     skewness: np.ndarray
     df: np.ndarray
     lfc: np.ndarray
 
     @classmethod
-    def of(cls, w: Working, tau: float) -> _Fit:
-        fit = contrast(w.y, w.v, tau)
-        parts = fit.c**2 * w.variance
-        variance = np.maximum(parts.sum((0, 1)) + tau**2 * fit.batch_effects, 1e-30)
+    def of(cls, w: Working, c: np.ndarray, of_batches: np.ndarray | float = 0.0) -> Estimate:
+        """The sum of c, (u, 2, f), times log rates; `of_batches` is the variance that is not of cells."""
+        parts = c**2 * w.variance
+        variance = np.maximum(parts.sum((0, 1)) + of_batches, 1e-30)
         df = variance**2 / np.maximum((parts**2 / w.df).sum((0, 1)), 1e-30)
-        skewness = (fit.c**3 * w.third).sum((0, 1)) / variance**1.5
+        skewness = (c**3 * w.third).sum((0, 1)) / variance**1.5
         of_others = variance - np.where(skewness > 0, *parts.sum(0))
         most = 2 * np.sqrt(variance) / (1 + _SURE * np.sqrt(np.maximum(of_others, 0)))
         skewness = np.clip(skewness, -most, most)  # of tails that reach as far as a group without any count
-        return cls(fit.log_likelihood, fit.of(w.y), variance, skewness, df, fit.of(w.log_rates) / np.log(2))
+        return cls((c * w.y).sum((0, 1)), variance, skewness, df, (c * w.log_rates).sum((0, 1)) / np.log(2))
 
     def tails(self) -> np.ndarray:
         """(2, f) probabilities of an estimate as low, or as high."""
-        return t_tails(skewed_tails(self.estimate / np.sqrt(self.variance), self.skewness), self.df)
+        return t_tails(skewed_tails(self.value / np.sqrt(self.variance), self.skewness), self.df)
+
+
+def two_sided(tails: np.ndarray) -> np.ndarray:
+    """(f,) p-values of tails (2, f)."""
+    return np.minimum(2 * tails.min(axis=0), 1)
 
 
 def skewed_tails(z: np.ndarray, skewness: np.ndarray) -> np.ndarray:
