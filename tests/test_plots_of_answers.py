@@ -99,6 +99,11 @@ def test_a_dot_plot_has_the_top_genes_of_each_comparison(table, ax):
     assert (sizes[0, :2] > 2 * sizes[0, 2:]).all()
 
 
+def test_a_gene_and_a_protein_of_one_name_are_not_mixed_up(table):
+    with pytest.raises(ValueError, match=r"'CD4' is the name of several rows of 'B vs Rest'.*use_field='rna'"):
+        plots.dot_plot(table.rename(index={"gene3": "CD4", "gene4": "CD4"}))
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
@@ -140,6 +145,9 @@ def test_history_is_drawn_by_epoch(ax):
         plots.history(losses, names=["elbo"])
     with pytest.raises(KeyError, match="elbo_train"):
         plots.history({})
+    assert len(plots.history(losses, names="kl_weight").get_lines()) == 1
+    many = {f"loss{i}": losses["elbo_train"] for i in range(12)}
+    assert len(plots.history(many, names=list(many)).get_lines()) == 12
 
 
 @pytest.fixture

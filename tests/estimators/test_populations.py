@@ -99,6 +99,7 @@ def test_cells_of_no_sample_have_densities(quick):
         ({}, ValueError, "needs sample_key"),
         ({"sample_key": "batches"}, KeyError, "sample_key='batches' is not a column"),
         ({"sample_key": "one"}, ValueError, "has 1 sample; abundances are compared between samples"),
+        ({"sample_key": "number"}, ValueError, "sample_key='number': two categories are both '1', '1' as text; rename"),
         ({"sample_key": "batch", "dof": 0}, ValueError, "dof=0 is not a positive number or None"),
         ({"sample_key": "batch", "num_cells_posterior": 1}, ValueError, "num_cells_posterior=1"),
     ],
@@ -106,6 +107,7 @@ def test_cells_of_no_sample_have_densities(quick):
 def test_what_cannot_be_asked_is_refused(quick, arguments, error, message):
     model, adata = quick
     adata.obs["one"] = "a"
+    adata.obs["number"] = [1, "1"] * (adata.n_obs // 2)
     with pytest.raises(error, match=message):
         model.differential_abundance(**arguments)
 

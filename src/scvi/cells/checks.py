@@ -25,6 +25,14 @@ def named(names: Iterable[Any], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
+def as_text(argument: str, value: Any, names: Iterable[Any]) -> list[str]:
+    """Categories of a column as text; refused where two are the same then."""
+    texts = [str(name) for name in names]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"{argument}={value!r}: two categories are both {named(texts)} as text; rename one")
+    return texts
+
+
 def nearest(name: Any, known: Iterable[Any]) -> str:
     """'; did you mean ...?', or '; there are ...' where nothing is near."""
     known = [str(entry) for entry in known]

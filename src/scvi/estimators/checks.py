@@ -15,6 +15,7 @@ from scipy import sparse
 from scvi._checks import check_integer
 from scvi._random import generator_of, resolve_seed
 from scvi.cells.cell_data import CellData
+from scvi.cells.checks import as_text
 from scvi.cells.checks import found as there
 from scvi.cells.schema import Schema
 from scvi.estimators import verdicts
@@ -153,7 +154,7 @@ def group_codes(
                 f"groupby={key!r} has {len(names)} different values in {len(positions)} cells; groups are 2 to "
                 f"{_MOST_GROUPS}"
             )
-        groups[key] = codes, [str(name) for name in names]
+        groups[key] = codes, as_text("groupby", key, names)
     return groups
 
 

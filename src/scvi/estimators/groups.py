@@ -10,7 +10,7 @@ import pandas as pd
 
 from scvi._checks import NotThereError
 from scvi.cells.cell_data import CellData
-from scvi.cells.checks import found, named, nearest
+from scvi.cells.checks import as_text, found, named, nearest
 from scvi.queries.groups import Comparison, Groups
 
 Chosen: TypeAlias = Sequence[int] | Sequence[bool] | Sequence[str] | np.ndarray | pd.Series | str | None
@@ -55,9 +55,7 @@ def _of_column(column: pd.Series, groupby: str, group1: str | Sequence[str] | No
     """Categories of a column against another or the rest; cells without a category are of the rest."""
     categories = pd.Categorical(column)
     categories = categories.remove_unused_categories()
-    names = [str(name) for name in categories.categories]
-    if len(set(names)) < len(names):
-        raise ValueError(f"groupby={groupby!r}: two categories are both {named(names)} as text; rename one")
+    names = as_text("groupby", groupby, categories.categories)
     second = None if group2 is None else _place("group2", group2, names, groupby)
     if group1 is None:
         firsts = [place for place in range(len(names)) if place != second]

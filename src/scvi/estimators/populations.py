@@ -9,6 +9,7 @@ from torch.distributions import MixtureSameFamily
 
 from scvi._checks import check_integer, check_number
 from scvi._random import resolve_seed
+from scvi.cells.checks import as_text
 from scvi.cells.checks import found as there
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
@@ -83,7 +84,8 @@ def differential_abundance(
         raise ValueError(f"sample_key={sample_key!r} has {len(names)} sample; abundances are compared between samples")
     rng = np.random.default_rng([resolve_seed(seed), 3])
     members = {
-        str(name): _drawn(np.flatnonzero(codes == code), num_cells_posterior, rng) for code, name in enumerate(names)
+        name: _drawn(np.flatnonzero(codes == code), num_cells_posterior, rng)
+        for code, name in enumerate(as_text("sample_key", sample_key, names))
     }
     posteriors = latent.latent_distribution(self.module, self._minibatches(data, positions, batch_size))
     return table(populations.sample_densities(*posteriors, members, dof), data.cell_names, list(members))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -100,6 +101,8 @@ def dot_plot(table: pd.DataFrame, ax: Axes | None = None, *, n_genes: int = 5, a
     names = list(dict.fromkeys(_column(table, "comparison")))
     _column(table, fold_name), _column(table, sure_name), _column(table, "non_zeros_proportion1")
     parts = {name: table[table["comparison"] == name] for name in names}
+    for name, part in parts.items():
+        _check_named_once(part.index, name)
     genes: list[Any] = []
     for part in parts.values():
         more = part[part[fold_name] > 0]
@@ -176,7 +179,7 @@ def history(
     losses: Mapping[str, pd.DataFrame],
     ax: Axes | None = None,
     *,
-    names: Sequence[str] = ("elbo_train", "elbo_validation"),
+    names: str | Sequence[str] = ("elbo_train", "elbo_validation"),
 ) -> Axes:
     """Losses by epoch.
 
@@ -187,15 +190,16 @@ def history(
     ax
         Where to draw; None: in a new figure.
     names
-        Entries to draw; by default those of these two that there are.
+        Entries to draw, or one; by default those of these two that there are.
     """
+    names = (names,) if isinstance(names, str) else tuple(names)
     there = [name for name in names if name in losses]
     missing = [name for name in names if name not in losses]
-    if not there or (missing and tuple(names) != ("elbo_train", "elbo_validation")):
+    if not there or (missing and names != ("elbo_train", "elbo_validation")):
         raise NotThereError(f"the history has no {missing[0]!r}; it has {sorted(losses)}")
     ax = _axis(ax)
     ends = []
-    for name, colour in zip(there, _palette(), strict=False):
+    for name, colour in zip(there, cycle(_palette())):
         curve = losses[name].iloc[:, 0]
         ax.plot(curve.index + 1, curve, color=colour, label=name, linewidth=1.5)
         ends.append(curve.to_numpy(dtype=float))
@@ -307,6 +311,14 @@ def _column(table: pd.DataFrame, name: str) -> np.ndarray:
     if name not in table:
         raise NotThereError(f"the table has no column {name!r}; it has {list(table.columns)}")
     return table[name].to_numpy()
+
+
+def _check_named_once(genes: pd.Index, comparison: str) -> None:
+    if not genes.is_unique:
+        raise ValueError(
+            f"{genes[genes.duplicated()][0]!r} is the name of several rows of {comparison!r}, which cannot be told "
+            "apart: ask for genes or proteins alone, differential_expression(use_field='rna'), or rename one"
+        )
 
 
 def _height(sure: np.ndarray, answer: Answer) -> np.ndarray:
