@@ -120,6 +120,8 @@ def test_groups_may_be_numbers_and_overlap() -> None:
     adata.obs["cluster"] = pd.Categorical(np.arange(N) % 3)
     table = fitted().differential_expression(adata, "cluster", 1, 2, n_samples=20, strata=[], seed=0)
     assert table["comparison"].unique().tolist() == ["1 vs 2"]
+    twice = fitted().differential_expression(adata, "cluster", [1, 1], n_samples=20, strata=[], seed=0)
+    assert not twice.index.has_duplicates
     table = ask(idx1=np.arange(100), idx2=np.arange(50, 150))
     x = fitted().adata.X
     np.testing.assert_allclose(table.loc[GENES, "raw_mean2"], x[50:].mean(axis=0), rtol=1e-6)
@@ -185,6 +187,7 @@ def test_what_was_minified_is_asked_without_counts() -> None:
     ("arguments", "message"),
     [
         ({}, "say which cells are compared: groupby"),
+        ({"groupby": "cell_type", "group1": []}, r"group1=\[\] names no category of 'cell_type'"),
         ({"groupby": "kind"}, "groupby='kind' is not a column of adata.obs"),
         ({"groupby": "cell_type", "group1": "t9"}, "group1='t9' is not a category of 'cell_type'"),
         ({"groupby": "cell_type", "group1": "t1", "group2": "t1"}, "not compared with itself"),

@@ -108,6 +108,15 @@ def test_groups_that_are_batches_are_compared_and_this_is_said() -> None:
     assert by_name["p_adjusted"].min() < 0.01
 
 
+def test_a_group_without_cells_of_its_own_is_not_tested_and_this_is_said() -> None:
+    cells_of = {"groupby": None, "group1": None, "group2": None}
+    for idx2 in (np.arange(N), np.arange(20)):
+        with pytest.warns(UserWarning, match="one vs two: all cells of a group are in the other as well"):
+            table = ask(**cells_of, idx1=np.arange(20), idx2=idx2)
+        assert table["p_value"].isna().all()
+        assert table["proba_de"].notna().all()
+
+
 def test_backed_and_estimated_counts_are_tested(tmp_path: Path) -> None:
     adata = cells()
     adata.write_h5ad(tmp_path / "cells.h5ad")

@@ -61,14 +61,16 @@ def _of_column(column: pd.Series, groupby: str, group1: str | Sequence[str] | No
         firsts = [place for place in range(len(names)) if place != second]
     else:
         given = [group1] if isinstance(group1, str) or not isinstance(group1, Sequence | np.ndarray) else group1
-        firsts = [_place("group1", name, names, groupby) for name in given]
+        firsts = list(dict.fromkeys(_place("group1", name, names, groupby) for name in given))
+        if not firsts:
+            raise ValueError(f"group1={group1!r} names no category of {groupby!r}; None compares each")
     if second in firsts:
         raise ValueError(f"group2={group2!r} is in group1 as well: a group is not compared with itself")
     codes = categories.codes.astype(np.int64)
     if second is None and (codes < 0).any():  # in the rest
         codes = np.where(codes < 0, len(names), codes)
     pools = range(int(codes.max(initial=-1)) + 1)
-    if len(pools) < 2 or not firsts:
+    if len(pools) < 2:
         raise ValueError(f"groupby={groupby!r} has no two groups of cells to compare, only {named(names)}")
     comparisons = []
     for first in firsts:

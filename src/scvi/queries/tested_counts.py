@@ -5,7 +5,7 @@ Sums for all comparisons are collected in one pass over the cells, in which each
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,22 +124,22 @@ class CountTests:
             return sample_test(sums, None if batches is None else batches[units])
         return score_test(sums.by(np.zeros(2, dtype=np.int64)) if self._is_confounded(comparison) else sums)
 
-    def warn_of_confounded(self, comparisons: Iterable[Comparison]) -> None:
-        """Says which groups no test can tell from batches, and which have no replicates."""
-        confounded = [comparison for comparison in comparisons if self._is_confounded(comparison)]
-        if not self._units.are_samples:  # who compares batches by name means their difference
-            confounded = [one for one in confounded if not {one.group1, one.group2} <= set(self._units.names)]
-        names = [comparison.name for comparison in confounded]
-        if not names:
-            return
+    def warn_of_confounded(self, comparisons: Sequence[Comparison]) -> None:
+        """Says which groups have no cells of their own, are told from no batch, or have no replicates."""
+        shared = [
+            one for one in comparisons if not (set(one.pools1) - set(one.pools2) and set(one.pools2) - set(one.pools1))
+        ]
+        _warn_of(shared, "all cells of a group are in the other as well, so there is nothing to test: p_value is NaN")
+        confounded = [one for one in comparisons if one not in shared and self._is_confounded(one)]
         if self._units.are_samples:
             said = "a group has cells of one sample only, so nothing is known of how its samples differ: p_value is NaN"
-        else:
+        else:  # who compares batches by name means their difference
+            confounded = [one for one in confounded if not {one.group1, one.group2} <= set(self._units.names)]
             said = (
                 "each group is one batch, so what differs between batches counts as a difference between groups "
                 "(strata=[] says that this is meant)"
             )
-        warn(", ".join(names[:3]) + (", ..." if len(names) > 3 else "") + f": {said}")
+        _warn_of(confounded, said)
 
     def _is_confounded(self, comparison: Comparison) -> bool:
         """Each group is one batch; or one of the groups is one sample."""
@@ -147,6 +147,12 @@ class CountTests:
         if self._units.are_samples:
             return bool((has_cells.sum(axis=0) < 2).any())
         return len(has_cells) == 2 and bool((has_cells.sum(axis=1) == 1).all() and (has_cells.sum(axis=0) == 1).all())
+
+
+def _warn_of(comparisons: Sequence[Comparison], said: str) -> None:
+    if comparisons:
+        names = [comparison.name for comparison in comparisons]
+        warn(", ".join(names[:3]) + (", ..." if len(names) > 3 else "") + f": {said}")
 
 
 def _columns(tested: list[Tested], lfc: str, p: str, p_adjusted: str) -> dict[str, np.ndarray]:
