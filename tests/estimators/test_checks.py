@@ -8,6 +8,7 @@ from scipy import sparse
 
 import scvi
 from asking import make
+from scvi.cells.count_checks import EstimatedCounts
 from scvi.estimators import verdicts
 from scvi.estimators.verdicts import FitCheck, Verdict
 from scvi.queries.predictive_checks import Beside, PredictiveSums
@@ -149,6 +150,18 @@ def test_columns_that_are_no_groups_are_refused(quick):
         model.check(groupby="id")
     with pytest.raises(TypeError, match=r"groupby=3 is not the name of a column of adata\.obs"):
         model.check(groupby=3)
+
+
+def test_estimates_are_compared_as_the_whole_numbers_that_draws_are():
+    adata = make_adata()
+    counts = adata.X.toarray()
+    adata.X = sparse.csr_matrix(np.where(counts > 0, 1.02 * counts, 0.2))  # a little is everywhere
+    with pytest.warns(EstimatedCounts):
+        model = make(scvi.SCVI, adata)
+    model.train(**QUICK)
+    found = model.check(seed=0)
+    assert found["counts"].level == "good"
+    np.testing.assert_allclose(found.predictive["genes"].features["zeros"], (counts == 0).mean(0))
 
 
 # ---- what any check says ---------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def of_overfitting(found: HeldOut) -> Verdict:
     """Whether validation cells were explained better before."""
     says = (
         f"the loss of validation cells is {found.now:.1f} nats per cell, at its best it was {found.best:.1f} "
-        f"(epoch {found.best_epoch}); that of training cells is {found.train:.1f}"
+        f"(epoch {found.best_epoch}); that of training cells was {found.train:.1f} in the last epoch"
     )
     advice = "stop where validation cells are explained best: train(early_stopping=True), or fewer epochs"
     return _verdict("over-fitting", graded(found.rise, 0.1), says, advice)

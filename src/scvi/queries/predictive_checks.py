@@ -178,7 +178,7 @@ def _ranks(counts: np.ndarray, draws: list[np.ndarray], rng: np.random.Generator
 class _Part:
     """How counts of one modality are read, expected and drawn, and how some features are taken of what is decoded."""
 
-    counts: Callable[[Minibatch], np.ndarray]
+    counts: Callable[[Minibatch], np.ndarray]  # estimates are rounded, for draws are whole numbers
     measured: Callable[[Minibatch], np.ndarray | None]
     mean: Callable[[Decoded, torch.Generator], np.ndarray]
     draw: Callable[[Decoded, np.random.Generator, torch.Generator], np.ndarray]
@@ -214,14 +214,14 @@ def _mean_of_proteins(decoded: Decoded, generator: torch.Generator) -> np.ndarra
 
 _PARTS: Mapping[str, _Part] = {
     "genes": _Part(
-        lambda mb: mb.x.cpu().numpy(),
+        lambda mb: np.rint(mb.x.cpu().numpy()),
         lambda mb: None,
         lambda decoded, generator: mean_counts(decoded.genes)[0].cpu().numpy(),
         lambda decoded, rng, generator: counts_of_genes(decoded.genes, None, rng, True),
         _some_genes,
     ),
     "proteins": _Part(
-        lambda mb: protein_counts(mb).cpu().numpy(),
+        lambda mb: np.rint(protein_counts(mb).cpu().numpy()),
         lambda mb: None if mb.measured is None else mb.measured.cpu().numpy(),
         _mean_of_proteins,
         lambda decoded, rng, generator: counts_of_proteins(decoded.proteins, None, rng, generator),
