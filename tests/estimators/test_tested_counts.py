@@ -101,11 +101,15 @@ def test_samples_are_the_unit() -> None:
 
 def test_groups_that_are_batches_are_compared_and_this_is_said() -> None:
     batch = fitted().adata.obs["batch"].to_numpy()
-    with pytest.warns(UserWarning, match="one vs two: each group is one batch"):
+    with pytest.warns(UserWarning, match="one vs two: no batch has cells of both groups"):
         table = ask(groupby=None, group1=None, group2=None, idx1=batch == "b0", idx2=batch == "b1")
     by_name = ask(groupby="batch", group1="b0", group2="b1")  # which says that it is meant
     np.testing.assert_allclose(table.loc[GENES, "p_value"], by_name.loc[GENES, "p_value"])
     assert by_name["p_adjusted"].min() < 0.01
+    with pytest.warns(UserWarning, match="one vs Rest: no batch has cells of both groups, and one of them is a single"):
+        table = ask(groupby=None, group1=None, group2=None, idx1=batch == "b0")
+    by_name = ask(groupby="batch", group1="b0", group2=None)
+    np.testing.assert_allclose(table.loc[GENES, "p_value"], by_name.loc[GENES, "p_value"])
 
 
 def test_a_group_without_cells_of_its_own_is_not_tested_and_this_is_said() -> None:

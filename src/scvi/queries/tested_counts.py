@@ -122,7 +122,8 @@ class CountTests:
         if self._units.are_samples:
             batches = self._units.batches
             return sample_test(sums, None if batches is None else batches[units])
-        return score_test(sums.by(np.zeros(2, dtype=np.int64)) if self._is_confounded(comparison) else sums)
+        is_pooled = len(sums.n) == 2 and self._is_confounded(comparison)  # each group is one batch
+        return score_test(sums.by(np.zeros(2, dtype=np.int64)) if is_pooled else sums)
 
     def warn_of_confounded(self, comparisons: Sequence[Comparison]) -> None:
         """Says which groups have no cells of their own, are told from no batch, or have no replicates."""
@@ -134,19 +135,20 @@ class CountTests:
         if self._units.are_samples:
             said = "a group has cells of one sample only, so nothing is known of how its samples differ: p_value is NaN"
         else:  # who compares batches by name means their difference
-            confounded = [one for one in confounded if not {one.group1, one.group2} <= set(self._units.names)]
+            confounded = [one for one in confounded if one.group1 not in self._units.names]
             said = (
-                "each group is one batch, so what differs between batches counts as a difference between groups "
-                "(strata=[] says that this is meant)"
+                "no batch has cells of both groups, and one of them is a single batch, so what differs between batches "
+                "counts as a difference between groups (strata=[] says that this is meant)"
             )
         _warn_of(confounded, said)
 
     def _is_confounded(self, comparison: Comparison) -> bool:
-        """Each group is one batch; or one of the groups is one sample."""
+        """One of the groups is one batch, and none has cells of both; or one of the groups is one sample."""
         has_cells = self.data["genes"].of(comparison.pools1, comparison.pools2)[0].n[:, :, 0] > 0
-        if self._units.are_samples:
-            return bool((has_cells.sum(axis=0) < 2).any())
-        return len(has_cells) == 2 and bool((has_cells.sum(axis=1) == 1).all() and (has_cells.sum(axis=0) == 1).all())
+        has_one = bool((has_cells.sum(axis=0) < 2).any())
+        if self._units.are_samples or not has_one:
+            return has_one
+        return len(has_cells) > 1 and not has_cells.all(axis=1).any()
 
 
 def _warn_of(comparisons: Sequence[Comparison], said: str) -> None:
