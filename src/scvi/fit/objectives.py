@@ -282,7 +282,7 @@ class HidingProteins(NegativeElbo):
         measured = self.model.protein_batch_mask
         if self.plan.hide_proteins == 0 or measured is None or mb.proteins is None:
             return mb
-        lacks = (measured[:, None] & ~measured[None]).any(-1)  # (k, k): whether the second lacks what the first has
+        lacks = measured.float() @ (~measured).float().T > 0  # (k, k): whether the second lacks what the first has
         of_cells = lacks[mb.batch[:, 0]].float()
         can = of_cells.any(1, keepdim=True)
         other = torch.multinomial(torch.where(can, of_cells, 1.0), 1, generator=self.generator)
