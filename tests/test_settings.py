@@ -11,15 +11,11 @@ from scvi._settings import DispatchingFormatter, Settings, autotune_formatter
 
 @pytest.fixture(autouse=True)
 def as_before():
-    """Gives back the logger, the settings and the state of the global generators."""
-    logger = logging.getLogger("scvi")
-    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    """Gives back the settings and the state of the global generators."""
     fields, threads = dict(vars(scvi.settings)), torch.get_num_threads()
     numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     yield
-    logger.handlers, logger.propagate = handlers, propagate
-    logger.setLevel(level)
     vars(scvi.settings).update(fields)
     torch.set_num_threads(threads)
     np.random.set_state(numpy_state)

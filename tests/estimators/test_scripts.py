@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,11 @@ from small_cells import QUICK, make_adata
 
 @pytest.fixture(autouse=True)
 def _settings_are_put_back() -> Iterator[None]:
-    logger, before = logging.getLogger("scvi"), vars(scvi.settings).copy()
-    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    before = vars(scvi.settings).copy()
     threads = scvi.settings.num_threads
     yield
     vars(scvi.settings).update(before)
     scvi.settings.num_threads = threads
-    logger.handlers[:] = handlers
-    logger.propagate = propagate
-    logger.setLevel(level)
 
 
 @pytest.mark.usefixtures("global_numbers")

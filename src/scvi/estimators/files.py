@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -181,7 +181,7 @@ def _write_files(folder: Path, model: StoredModel, cells: Mapping[str, Any], pre
 def read(
     directory: str | os.PathLike[str],
     estimator: str,
-    options: Set[str],
+    options: Sequence[str],
     n_data_sets: int = 1,
     prefix: str | None = None,
 ) -> StoredModel:
@@ -190,7 +190,7 @@ def read(
     Parameters
     ----------
     estimator, options
-        Name of its class, and the names of the options that the class has.
+        Name of its class, and the names of the options that the class has, in its order.
     n_data_sets
         How many data sets it joins.
 
@@ -221,7 +221,7 @@ def read(
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{of_weights} is truncated or no safetensors file ({error})") from error
     with _naming(path, estimator):
-        _check_options(description["options"], options)
+        chosen = _checked_options(description["options"], options)
         if not isinstance(description["is_trained"], bool):
             raise ValueError(f"is_trained is {description['is_trained']!r}")
         is_initialised = check_flag("is_initialised", description.get("is_initialised", False))
@@ -234,7 +234,7 @@ def read(
     refuse_not_finite(weights, f"{of_weights} is damaged, take another copy of the model")
     return StoredModel(
         estimator,
-        description["options"],
+        chosen,
         schemas,
         history,
         description["is_trained"],
@@ -282,7 +282,7 @@ def read_cells(directory: str | os.PathLike[str], name: str = ADATA, prefix: str
     return cell_files.read_cells(folder.stored(name, description.get("weights")))
 
 
-def _read_description(path: Path, options: Set[str]) -> dict[str, Any]:
+def _read_description(path: Path, options: Container[str]) -> dict[str, Any]:
     """What a file says, as this version writes it, of an estimator with these options."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -295,7 +295,7 @@ def _read_description(path: Path, options: Set[str]) -> dict[str, Any]:
     return _with_options(read, _SINCE, options)
 
 
-def _with_options(description: dict[str, Any], new: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+def _with_options(description: dict[str, Any], new: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
     """A description with options that its format had no names for, or that were not written."""
     if not isinstance(description["options"], dict):
         return description  # which is refused later on
@@ -319,11 +319,13 @@ def _schemas(values: Any, n_data_sets: int) -> tuple[Schema, ...]:
     return tuple(map(Schema.from_json, listed))
 
 
-def _check_options(options: Any, known: Set[str]) -> None:
+def _checked_options(options: Any, known: Sequence[str]) -> dict[str, Any]:
+    """The options in the order of the known ones, whichever that of the file is; ValueError if they are others."""
     if not isinstance(options, dict):
         raise ValueError(f"options is {options!r}")
-    if set(options) != known:
-        raise ValueError(f"missing or unknown options: {', '.join(sorted(set(options) ^ known))}")
+    if set(options) != set(known):
+        raise ValueError(f"missing or unknown options: {', '.join(sorted(set(options) ^ set(known)))}")
+    return {name: options[name] for name in known}
 
 
 def _check_sizes(stored: StoredModel) -> None:

@@ -144,7 +144,7 @@ def _read(cls: type[Any], dir_path: Path, prefix: str | None = None) -> _Found:
     if is_foreign:
         stored = foreign_models.read(dir_path, prefix or "", cls.__name__, cls._defaults())
     else:
-        stored = files.read(dir_path, cls.__name__, set(cls._option_names()), len(cls._files_of_cells), prefix)
+        stored = files.read(dir_path, cls.__name__, cls._option_names(), len(cls._files_of_cells), prefix)
     networks = files.rebuild(dir_path, stored, lambda: cls._make_networks(stored.schemas, stored.options))
     return _Found(stored, networks, is_foreign)
 
