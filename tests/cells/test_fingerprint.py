@@ -52,6 +52,8 @@ def test_names_and_their_order() -> None:
     for others in (names[::-1], names[1:], names.repeat(2), [*names[:-1], "cell80"], ["", *names]):
         assert digest_of_names(others) != digest_of_names(names)
     assert digest_of_names(["ab", "c"]) != digest_of_names(["a", "bc"])
+    with_nul = [["", "", "\0"], ["", "\0", ""], ["\0", "", ""], ["", "", "", ""], ["\0\0\0"]]
+    assert len(set(map(digest_of_names, with_nul))) == len(with_nul)
 
 
 def test_names_of_any_length_and_number() -> None:

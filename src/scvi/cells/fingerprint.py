@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,4 +53,8 @@ def _digest(values: Any) -> str:
 
 
 def _text(names: Iterable[Any]) -> bytes:
-    return "\0".join(map(str, names)).encode("utf-8", "surrogatepass")
+    every = list(map(str, names))
+    text = "\0".join(every)
+    if text.count("\0") >= max(len(every), 1):  # a name holds what separates them
+        return json.dumps(every).encode() + b"\xff"  # as no text ends
+    return text.encode("utf-8", "surrogatepass")
