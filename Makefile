@@ -55,10 +55,13 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/imputation.py --data $(DATA)
 	$(BIN)/python benchmarks/hidden_counts.py --data $(DATA)
 	$(BIN)/python benchmarks/proteins.py --data $(DATA)
+	$(BIN)/python benchmarks/differential.py --data $(DATA)
 	$(BIN)/python benchmarks/differential_model.py --data $(DATA)
+	$(BIN)/python benchmarks/importance_weights.py
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/overfitting.py --data $(DATA)
 	$(BIN)/python benchmarks/query_mapping.py --data $(DATA)
+	$(BIN)/python benchmarks/checks.py --data $(DATA)
 	$(BIN)/python benchmarks/far.py --data $(DATA)
 	$(BIN)/python benchmarks/out_of_core.py --data $(DATA)
 	$(BIN)/python benchmarks/readers.py

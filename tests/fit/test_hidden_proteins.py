@@ -59,8 +59,8 @@ def test_a_cell_is_shown_as_one_of_a_batch_that_lacks_some_of_its_proteins(
     measured, mb = np.array(masks), hiding.split.data.minibatch(np.arange(N))
     mb = replace(mb, proteins=1.0 + torch.from_numpy(measured)[mb.batch[:, 0]])
     hiding.model.protein_batch_mask = torch.from_numpy(measured)
-    hiding.plan = replace(hiding.plan, hide_proteins=share)
-    seen = hiding.shown(mb)
+    plan = replace(hiding.plan, hide_proteins=share)
+    seen = HidingProteins(hiding.model, hiding.split, plan, hiding.seed).shown(mb)
     own, shown = mb.batch[:, 0].numpy(), seen.batch[:, 0].numpy()
     assert seen.counts is mb.counts
     if share:

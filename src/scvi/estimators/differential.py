@@ -173,7 +173,19 @@ def wish_of(
     if weights is not None:
         check_choice("weights", weights, ("uniform", "importance"))
     n_weighed = _N_WEIGHED if weights == "importance" else None
-    return Wish(mode, delta, pseudocounts, check_integer("n_samples", n_samples, 1), tuple(levels or ()), n_weighed)
+    shares = _checked_levels(mode, levels)
+    return Wish(mode, delta, pseudocounts, check_integer("n_samples", n_samples, 1), shares, n_weighed)
+
+
+def _checked_levels(mode: Mode, levels: Sequence[float] | None) -> tuple[float, ...]:
+    """Levels of credible intervals of a fold change, which mode 'vanilla' does not look at."""
+    shares = () if levels is None else tuple(levels)
+    if shares and mode == "vanilla":
+        raise ValueError(f"cred_interval_lvls={levels!r} is about fold changes: ask in mode='change'")
+    for share in shares:
+        if not (is_number(share) and 0 < share < 1):
+            raise ValueError(f"cred_interval_lvls={levels!r} has {share!r}, which is not between 0 and 1")
+    return shares
 
 
 def groups_of(self: Estimator, adata: AnnData | None, *who: Any) -> tuple[CellData, Groups]:

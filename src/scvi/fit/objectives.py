@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -274,6 +275,12 @@ class HidingProteins(NegativeElbo):
 
     plan: ProteinPlan
 
+    @cached_property
+    def lacks(self) -> Tensor:
+        """(k, k) 1 where the second batch lacks a protein that the first has."""
+        measured = self.model.protein_batch_mask.float()
+        return (measured @ (1 - measured).T > 0).float()
+
     def _elbo(self, mb: Minibatch) -> Elbo:
         return self.model.loss(mb, self.generator, seen=self.shown(mb))
 
@@ -282,8 +289,7 @@ class HidingProteins(NegativeElbo):
         measured = self.model.protein_batch_mask
         if self.plan.hide_proteins == 0 or measured is None or mb.proteins is None:
             return mb
-        lacks = measured.float() @ (~measured).float().T > 0  # (k, k): whether the second lacks what the first has
-        of_cells = lacks[mb.batch[:, 0]].float()
+        of_cells = self.lacks[mb.batch[:, 0]]
         can = of_cells.any(1, keepdim=True)
         other = torch.multinomial(torch.where(can, of_cells, 1.0), 1, generator=self.generator)
         share = torch.rand(len(mb), 1, device=mb.device, generator=self.generator)

@@ -80,11 +80,6 @@ def truncated(weights: Tensor) -> Tensor:
     return cut / cut.sum(0)
 
 
-def effective_size(weights: np.ndarray) -> np.ndarray:
-    """(n,) how many draws from the true posterior weights (s, n) are worth, from 1 to s."""
-    return 1 / np.square(weights).sum(axis=0)
-
-
 def draws(
     model: Model, mb: Minibatch, n_draws: int, n_kept: int | None, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
