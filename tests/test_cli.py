@@ -12,9 +12,10 @@ import pytest
 from scipy import sparse
 
 import scvi
-from scvi import _output, plots
-from scvi._output import Output
+from scvi import plots
 from scvi.cli import main
+from scvi.cli import output as folders
+from scvi.cli.output import Output
 from scvi.estimators import base, files
 from scvi.fit import checkpoint
 from scvi.fit import fit as fitting
@@ -381,8 +382,8 @@ def test_only_files_of_a_run_are_removed(cells, tmp_path):
 
 
 def test_the_names_of_our_files_are_those_that_are_written():
-    assert set(_output.MODEL_FILES) == {files.DESCRIPTION, files.WEIGHTS, files.ADATA}
-    assert _output.CHECKPOINT_FILES[0] == checkpoint.FILE_NAME
+    assert set(folders.MODEL_FILES) == {files.DESCRIPTION, files.WEIGHTS, files.ADATA}
+    assert folders.CHECKPOINT_FILES[0] == checkpoint.FILE_NAME
 
 
 def test_labels_are_for_the_picture_only(capsys, cells, tmp_path, monkeypatch):

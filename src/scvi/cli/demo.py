@@ -1,0 +1,28 @@
+"""`scvi demo`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from scvi.cli.options import add_command
+from scvi.cli.output import check_folder
+
+HELP = """\
+Fits scVI to 1021 real cells of five cell lines, sequenced in five batches (they come with the package), and prints
+how well the cells find their true line and how well the batches mix, beside plain PCA. Takes a minute or two.
+"""
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    demo = add_command(commands, "demo", _run, help="fit the cells that come with the package", description=HELP)
+    demo.add_argument("--output", type=Path, default=Path("scvi-demo"), metavar="DIR", help="(default: %(default)s)")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from scvi import demo
+
+    check_folder(arguments.output)
+    demo.run(arguments.output)
