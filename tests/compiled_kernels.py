@@ -42,6 +42,7 @@ def _call_all() -> None:
     from scipy import sparse
 
     from scvi import kernels
+    from scvi.kernels.moments import Moments, Rule
 
     x, wide, column, row = torch.ones(64, 9), torch.ones(64, 9, requires_grad=True), torch.ones(64, 1), torch.ones(9)
     for result in (
@@ -57,10 +58,9 @@ def _call_all() -> None:
     kernels.row_digests(kernels.SparseRows.of(x))
     half = np.array([[[1.0, 0.0]]]), np.array([[[0.0, 1.0]]])
     kernels.log_ratios(x.numpy(), np.arange(64, dtype=np.int32) % 2, half, np.zeros(1), np.ones(1))
-    weights = [torch.ones(99) for _ in range(4)]
-    kernels.adam([(weights[0], {"exp_avg": weights[1], "exp_avg_sq": weights[2]})]).step(
-        weights[3:], max_norm=None, number=1, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
-    )
+    weights = torch.nn.Parameter(torch.ones(99))
+    weights.grad = torch.ones(99)
+    kernels.adam_step(Moments([weights], [0.0]), [0], torch.ones(()), Rule(1e-3, 1e-8))
     for numbers in NUMBERS:
         counts = np.eye(64, dtype=numbers)
         kernels.find_bad_count(counts)

@@ -214,7 +214,7 @@ def test_a_step_minimises_the_annealed_bound() -> None:
 def test_schedules_are_followed_step_by_step() -> None:
     class Recorded(Fit):
         def on_iteration_end(self) -> None:
-            self.seen = [*getattr(self, "seen", []), (self.kl_weight, self.optimizer.param_groups[0]["lr"])]
+            self.seen = [*getattr(self, "seen", []), (self.kl_weight, self.optimizer.lr)]
             super().on_iteration_end()
 
     fit = make_fit(replace(PLAN, kl_warmup=0.5), cls=Recorded)
@@ -247,7 +247,8 @@ def test_the_plan_is_logged_before_training(log: pytest.LogCaptureFixture) -> No
 def test_gradients_are_clipped(clip: float | None) -> None:
     class Recorded(Fit):
         def on_iteration_end(self) -> None:
-            moments = [self.optimizer.state[p]["exp_avg"] for p in self.model.parameters() if p.grad is not None]
+            given = zip(self.optimizer.parameters, self.optimizer.moments.mean, strict=True)
+            moments = [m for p, m in given if p.grad is not None]
             self.gradients = [m / (1 - 0.9) for m in moments]  # of the first step
             self.norm = math.sqrt(sum(float(g.square().sum()) for g in self.gradients))
             super().on_iteration_end()
@@ -569,7 +570,7 @@ def test_recovery_goes_back_to_the_last_snapshot(every_epoch: None) -> None:
         def on_epoch_end(self) -> bool:
             go_on = super().on_epoch_end()
             if self.loop.epoch == 1:
-                self.expected = state(self.model), checkpoint.optimizer_tensors(self.optimizer)
+                self.expected = state(self.model), self.optimizer.tensors()
                 self.expected = self.expected[0], {name: t.clone() for name, t in self.expected[1].items()}
             return go_on
 
@@ -580,7 +581,7 @@ def test_recovery_goes_back_to_the_last_snapshot(every_epoch: None) -> None:
 
         def on_iteration_end(self) -> None:
             if self.loop.n_iter == 11:
-                self.after = state(self.model), checkpoint.optimizer_tensors(self.optimizer)
+                self.after = state(self.model), self.optimizer.tensors()
             super().on_iteration_end()
 
     fit = make_fit(replace(PLAN, max_epochs=3), cls=Compared)
@@ -906,7 +907,7 @@ def test_resume_is_exact(name: str, at_epoch: int, tmp_path: Path, every_epoch: 
     resumed.fit(resume=True)
     assert resumed.loop.first_epoch == at_epoch
     assert same(state(resumed.model), state(whole.model))
-    assert same(*(checkpoint.optimizer_tensors(fit.optimizer) for fit in (resumed, whole)))
+    assert same(*(fit.optimizer.tensors() for fit in (resumed, whole)))
     assert resumed.history == whole.history
     assert (resumed.loop.n_iter, resumed.best_epoch) == (whole.loop.n_iter, whole.best_epoch)
     files = [checkpoint.read(tmp_path / folder) for folder in ("whole", "cut")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.scope import Columns
+from scvi.kernels.moments import Rule, adam_step
 
 Step = Callable[[ClippedAdam, Tensor], Tensor]
 
@@ -21,16 +22,25 @@ def compiled(optimizer: ClippedAdam, loss: Tensor) -> Tensor:
 
 def on_a_device(optimizer: ClippedAdam, loss: Tensor) -> Tensor:
     with torch.no_grad():
-        return optimizer._device_step(optimizer.parameters, loss)
+        rule = Rule(optimizer.lr, optimizer.eps, optimizer.max_norm)
+        return adam_step(optimizer.moments, range(len(optimizer.parameters)), loss, rule)
 
 
 STEPS = pytest.mark.parametrize("step", [compiled, on_a_device])
 
 
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
 def parameters() -> list[nn.Parameter]:
     """Small and large, and one laid out column by column."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(7,), (300, 100), (64, 32)]
+    shapes = [(7,), (300, 200), (64, 32)]
     tensors = [torch.randn(shape, generator=generator) for shape in shapes]
     tensors[2] = tensors[2].t()
     return [nn.Parameter(t) for t in tensors]
@@ -56,6 +66,7 @@ def test_a_penalty_that_is_taken_off_the_weights(weight_decay: float) -> None:
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("three_threads")
 @STEPS
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("max_norm", [None, 1.0, 1e6])
@@ -72,8 +83,9 @@ def test_steps_are_those_of_torch(step: Step, max_norm: float | None, weight_dec
         expected.step()
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
-        for name in ("exp_avg", "exp_avg_sq", "step"):
-            torch.testing.assert_close(optimizer.state[p][name], expected.state[q][name], rtol=1e-4, atol=1e-7)
+    for i, q in enumerate(theirs):
+        for name, value in expected.state[q].items():
+            torch.testing.assert_close(optimizer.tensors()[f"{i}.{name}"], value, rtol=1e-4, atol=1e-7)
 
 
 @STEPS
@@ -92,6 +104,35 @@ def test_the_penalty_is_not_for_all(step: Step) -> None:
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("given", [[0, 1, 2], [0, 2]])
+def test_gradients_side_by_side_make_the_same_step(given: list[int]) -> None:
+    """As who adds up the gradients of several processes leaves them; a parameter without a gradient stays."""
+    separate, together = parameters(), parameters()
+    a, b = (ClippedAdam(some, 0.01, 1e-8, 0.1, 1.0) for some in (separate, together))
+    for number in range(3):
+        for optimizer in (a, b):
+            optimizer.forget_gradients()
+            for i in given:
+                optimizer.parameters[i].grad = torch.empty_like(optimizer.parameters[i]).copy_(slopes(number)[i])
+        flat = b.flat_gradient()
+        assert flat is b.flat_gradient()
+        assert flat.is_contiguous()
+        total = sum(float(slopes(number)[i].sum()) for i in given)
+        assert float(flat.sum()) == pytest.approx(total, rel=1e-4, abs=1e-3)
+        flat *= 2.0
+        for i in given:
+            a.parameters[i].grad *= 2.0
+        a.clipped_step(torch.tensor(1.0))
+        b.clipped_step(torch.tensor(1.0))
+    assert all(torch.equal(p, q) for p, q in zip(separate, together, strict=True))
+    assert torch.equal(together[1], parameters()[1]) == (1 not in given)
+
+
+def test_other_numbers_than_float32_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"some are torch\.float64 on cpu"):
+        ClippedAdam([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2).double())], 0.1, 1e-8)
+
+
 @STEPS
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 def test_no_step_is_taken_where_something_is_not_finite(step: Step, fault: str) -> None:
@@ -105,8 +146,7 @@ def test_no_step_is_taken_where_something_is_not_finite(step: Step, fault: str) 
     assert not bool(step(optimizer, loss))
     for p, before in zip(given, parameters(), strict=True):
         assert torch.equal(p, before)
-        assert not optimizer.state[p]["exp_avg"].any()
-        assert float(optimizer.state[p]["step"]) == 0
+    assert not any(state.any() for state in optimizer.tensors().values())
 
 
 def test_parameters_may_come_late_stay_away_or_move_in_memory() -> None:
@@ -152,12 +192,10 @@ def test_state_that_was_saved_row_by_row_goes_on_the_same() -> None:
 
     steps(a, range(4))
     steps(b, range(2))
-    saved = b.state_dict()
-    for values in saved["state"].values():
-        values.update({name: value.contiguous().clone() for name, value in values.items()})
+    saved = {name: value.contiguous().clone() for name, value in b.tensors().items()}
     other = [nn.Parameter(p.detach().clone()) for p in first]
     c = ClippedAdam(other, 0.01, 1e-8)
-    c.load_state_dict(saved)
+    c.load(saved)
     steps(c, range(2, 4))
     assert all(torch.equal(p, q) for p, q in zip(whole, other, strict=True))
 
@@ -180,7 +218,7 @@ def test_columns_are_stepped_as_if_they_were_all_there_is() -> None:
     torch.testing.assert_close(whole[:, mask], part, rtol=1e-4, atol=1e-6)
     assert torch.equal(whole[:, ~mask], start[:, ~mask])
     unpenalised = ClippedAdam([], 0.01, 1e-8, 0.1, None, [whole], [Columns(whole, mask)])
-    assert [group["weight_decay"] for group in unpenalised.param_groups] == [0.0]
+    assert unpenalised.moments.decay == [0.0]
     before = whole.detach().clone()
     whole.grad = torch.full_like(whole, torch.nan)
     assert not ours.clipped_step(torch.tensor(1.0))

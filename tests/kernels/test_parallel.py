@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from scvi.kernels import parallel
 @pytest.fixture(params=["torch's threads", "pool"])
 def run_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     if request.param == "pool":
-        monkeypatch.setattr(parallel, "_openmp_team", lambda: None)
+        monkeypatch.setattr(parallel, "_openmp", lambda: None)
     return parallel.run_blocks
 
 
@@ -55,3 +56,35 @@ def test_what_a_block_raises_is_raised(run_blocks: Callable[..., None]) -> None:
 
     with pytest.raises(KeyError, match="here"):
         run_blocks(work, [(0, 1), (1, 2), (2, 3)])
+
+
+@pytest.fixture(params=["torch's threads", "pool"])
+def run_in_turn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    if request.param == "pool":
+        monkeypatch.setattr(parallel, "_openmp", lambda: None)
+    return parallel.run_in_turn
+
+
+@pytest.mark.parametrize("n_shares", [1, 2, 5])
+def test_a_work_begins_when_the_one_before_is_done(run_in_turn: Callable[..., None], n_shares: int) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def slow(share: int) -> None:
+        time.sleep(0.01 * share)
+        seen.append(("first", share))
+
+    run_in_turn((slow, lambda share: seen.append(("second", share))), n_shares)
+    assert sorted(seen[:n_shares]) == [("first", i) for i in range(n_shares)]
+    assert sorted(seen[n_shares:]) == [("second", i) for i in range(n_shares)]
+
+
+def test_no_work_follows_one_that_raised(run_in_turn: Callable[..., None]) -> None:
+    seen: list[int] = []
+
+    def work(share: int) -> None:
+        if share == 1:
+            raise KeyError("here")
+
+    with pytest.raises(KeyError, match="here"):
+        run_in_turn((work, seen.append), 3)
+    assert not seen

@@ -23,6 +23,7 @@ from scvi._files import replacing
 from scvi._random import resolve_seed
 from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointCells
+from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.plan import Plan
 from scvi.fit.split import Split
 from scvi.models.former_names import present_name
@@ -203,22 +204,6 @@ def unflatten(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimiser, by number of the parameter and name."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`optimizer_tensors`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value.clone()
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
 class Snapshot(NamedTuple):
     """A model and its optimiser as they were.
 
@@ -235,13 +220,13 @@ class Snapshot(NamedTuple):
     steps: int
 
     @classmethod
-    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Snapshot:
-        return cls(copied(model.state_dict()), copied(optimizer_tensors(optimizer)), steps)
+    def of(cls, model: nn.Module, optimizer: ClippedAdam, steps: int) -> Snapshot:
+        return cls(copied(model.state_dict()), copied(optimizer.tensors()), steps)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, model: nn.Module, optimizer: ClippedAdam) -> None:
         """Puts the two back; the snapshot stays good for further times."""
         model.load_state_dict(self.weights)
-        load_optimizer(optimizer, self.moments)
+        optimizer.load(self.moments)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -268,8 +268,7 @@ class Fit:
     def on_iteration_begin(self) -> None:
         """Sets the step's learning rate and KL weight."""
         self.kl_weight = self.plan.kl_weight_at(self.loop.n_iter, self.n_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr_scale * self.plan.lr_at(self.loop.n_iter, self.n_steps)
+        self.optimizer.lr = self.lr_scale * self.plan.lr_at(self.loop.n_iter, self.n_steps)
 
     def on_training_loop(self, mb: Any) -> None:
         """One step; a non-finite loss or gradient is not followed but recovered from."""
@@ -306,7 +305,7 @@ class Fit:
         due = (epoch + 1) % self.plan.check_val_every_n_epoch == 0 or epoch + 1 == self.plan.max_epochs
         looked_at = self.objective.validate(self.kl_weight) if due and len(self.split.validation) else None
         record = named_values(self.steps.means(), looked_at)
-        record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.param_groups[0]["lr"]}
+        record |= {"kl_weight": self.kl_weight, "lr": self.optimizer.lr}
         record |= self.decided
         for name, value in record.items():
             self.history[name].append((epoch, value))
@@ -415,7 +414,7 @@ class Fit:
 
     def _load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint.unflatten("model", tensors))
-        checkpoint.load_optimizer(self.optimizer, checkpoint.unflatten("optimizer", tensors))
+        self.optimizer.load(checkpoint.unflatten("optimizer", tensors))
         self.best_state_dict = checkpoint.unflatten("best", tensors) or None
         for name in _IN_CHECKPOINT:
             setattr(self, name, state[name])

@@ -5,7 +5,7 @@ The choice is made here and nowhere else. numba is imported by the first call th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from scvi.kernels import forks, precision, twin  # noqa: F401 - forks is to be there from the first kernel on
 from scvi.kernels.affine import Affine, as_tensor
 from scvi.kernels.dropout import dropout, dropout_from
+from scvi.kernels.moments import Moments, Rule
+from scvi.kernels.moments import adam_step as adam_in_torch
 from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.precision import bf16_is_supported, bf16_products
 from scvi.kernels.rows import SparseRows, arrays, starts_of
@@ -23,15 +25,13 @@ from scvi.kernels.rows import SparseRows, arrays, starts_of
 if TYPE_CHECKING:
     from scipy.sparse import csr_array, csr_matrix
 
-    from scvi.kernels.networks import Adam
-
 __all__ = [
     "Affine",
     "Counts",
     "CountsLook",
     "LogRatios",
     "SparseRows",
-    "adam",
+    "adam_step",
     "batch_norm_relu_dropout",
     "bf16_is_supported",
     "bf16_products",
@@ -201,11 +201,18 @@ def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Ten
     return dropout(torch.relu(norm(x)), rate)
 
 
-def adam(states: list[tuple[Tensor, Mapping[str, Tensor]]], decayed: Sequence[bool] | None = None) -> Adam:
-    """See :class:`scvi.kernels.networks.Adam`; float32 tensors on the CPU only."""
-    from scvi.kernels.networks import Adam
+def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) -> Tensor:
+    """A step of Adam with those parameters (their numbers) that have a gradient; none where something is not finite.
 
-    return Adam(states, decayed)
+    Returns
+    -------
+    () whether loss and norm of the gradient were finite and the step was taken.
+    """
+    if _compiled(moments.flat_mean):
+        from scvi.kernels import networks
+
+        return torch.tensor(networks.adam_step(moments, given, loss, rule))
+    return adam_in_torch(moments, given, loss, rule)
 
 
 def _dense(x: Counts) -> Tensor:

@@ -1,11 +1,11 @@
-"""What stands between the matrix products of a network, and its optimiser, in one pass each (numba, CPU, float32)."""
+"""What stands between the matrix products of a network, in one pass each (numba, CPU, float32)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, SUMMING, ZERO, F
+from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F
 
 
 @njit(inline="always", **OPTIONS)
@@ -73,26 +73,3 @@ def hidden_backward(d_out, out, gamma, inverse, normed, rate, d_gamma, d_beta, d
         for j in range(d):
             centred = d_x[i, j] - share * (d_beta[j] + normed[i, j] * d_gamma[j])
             d_x[i, j] = centred * gamma[j] * inverse[j]
-
-
-@njit(**SUMMING)
-def sum_of_squares(values):
-    """In float64, in which no square of a float32 number overflows."""
-    whole = 0.0
-    for j in range(values.shape[0]):
-        value = np.float64(values[j])
-        whole += value * value
-    return whole
-
-
-@njit(**OPTIONS)
-def adam(p, g, m, v, scale, decay, rate, beta1, beta2, correction, eps):
-    """One step of Adam (Kingma and Ba 2015) with gradient ``scale * g`` and an L2 penalty.
-
-    `rate` is the learning rate over the bias correction of `m`, `correction` the inverse root of that of `v`.
-    """
-    for j in range(p.shape[0]):
-        slope = g[j] * scale + decay * p[j]
-        m[j] += (ONE - beta1) * (slope - m[j])
-        v[j] = beta2 * v[j] + (ONE - beta2) * slope * slope
-        p[j] -= rate * m[j] / (np.sqrt(v[j]) * correction + eps)

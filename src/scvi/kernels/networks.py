@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from scvi.kernels import layers, sparse
+from scvi.kernels import adam, layers, sparse
 from scvi.kernels.dropout import dropout_seed
-from scvi.kernels.parallel import row_blocks, run_blocks
+from scvi.kernels.moments import BETAS, Moments, Rule
+from scvi.kernels.parallel import row_blocks, run_blocks, run_in_turn
 from scvi.kernels.rows import SparseRows, arrays
 
 _F = np.float32
-_LARGE = 2**14  # numbers from which a tensor is shared out between threads
+_SHARE = 2**14  # numbers from which another thread pays
+_VECTOR = 16  # tensors are divided between threads at multiples of it
 
 
 def _times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
@@ -109,79 +113,73 @@ class Hidden(torch.autograd.Function):
         return d_x, d_gamma, d_beta, None, None
 
 
-class Adam:
-    """Adam (Kingma and Ba 2015) on parameters and moments that stay where they are in memory.
+def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) -> bool:
+    """As :func:`scvi.kernels.adam_step`, in one team of threads."""
+    if not math.isfinite(loss):
+        return False
+    chosen = [moments.parameters[i] for i in given]
+    gradients = [_laid_out_like(p, p.grad) for p in chosen]  # type: ignore[arg-type]
+    places = np.array([p.data_ptr() for p in chosen])
+    of_gradients = np.array([g.data_ptr() for g in gradients])
+    shares = _shares(*(tuple(of[i] for i in given) for of in (moments.starts, moments.sizes)), torch.get_num_threads())
+    squares = np.zeros(len(shares))
+    mean, square = moments.flat_mean.numpy(), moments.flat_square.numpy()
+    counted, numbers = _numbers(moments, given, rule)
+
+    def add_squares(share: int) -> None:
+        squares[share] = adam.sum_of_squares(of_gradients, shares[share])
+
+    def update(share: int) -> None:
+        norm = math.sqrt(squares.sum())
+        if math.isfinite(norm):
+            scale = 1.0 if rule.max_norm is None or norm <= rule.max_norm else rule.max_norm / norm
+            adam.step(places, of_gradients, mean, square, shares[share], numbers, _F(scale), _F(rule.eps))
+
+    run_in_turn((add_squares, update), len(shares))
+    if not math.isfinite(squares.sum()):
+        return False
+    moments.flat_steps.numpy()[given] = counted
+    torch.autograd.graph.increment_version(chosen)  # as any change in place tells autograd
+    return True
+
+
+def _numbers(moments: Moments, given: Sequence[int], rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+    """Number of this step of each tensor, from 1, and its (tensors, 4) numbers for :func:`scvi.kernels.adam.step`."""
+    counted = moments.flat_steps.numpy()[given].astype(np.float64) + 1
+    decay = np.array([moments.decay[i] for i in given])
+    numbers = np.empty((len(given), 4), np.float32)
+    numbers[:, 0], numbers[:, 1] = (0.0, 1 - rule.lr * decay) if rule.decoupled else (decay, 1.0)
+    numbers[:, 2] = rule.lr / (1 - BETAS[0] ** counted)
+    numbers[:, 3] = (1 - BETAS[1] ** counted) ** -0.5
+    return counted, numbers
+
+
+def _laid_out_like(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the order of memory of the parameter, which autograd's have unless somebody else made them."""
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+
+
+@lru_cache(maxsize=64)
+def _shares(starts: Sequence[int], sizes: Sequence[int], n_threads: int) -> list[np.ndarray]:
+    """For each thread its pieces of the tensors, see :mod:`scvi.kernels.adam`; all have as many numbers.
 
     Parameters
     ----------
-    states
-        Parameters and their moments `exp_avg` and `exp_avg_sq`, laid out alike.
-    decayed
-        Whether the L2 penalty is for each of them; None: for all.
+    starts
+        Where each tensor begins in the buffers.
     """
-
-    def __init__(
-        self, states: list[tuple[Tensor, Mapping[str, Tensor]]], decayed: Sequence[bool] | None = None
-    ) -> None:
-        self.decayed = [True] * len(states) if decayed is None else decayed
-        self.flat = [(_flat(p), _flat(state["exp_avg"]), _flat(state["exp_avg_sq"])) for p, state in states]
-
-    def step(
-        self,
-        gradients: list[Tensor],
-        max_norm: float | None,
-        number: int,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ) -> float:
-        """Step `number`, from 1, with the gradient shortened to `max_norm`; none where its norm is not finite.
-
-        Returns
-        -------
-        The norm of the gradient.
-        """
-        flat = [_flat(g) for g in gradients]
-        shares = _shares([g.size for g in flat])
-        squares = np.zeros(len(shares))
-
-        def add_squares(block: int, *_: int) -> None:
-            squares[block] = sum(layers.sum_of_squares(flat[i][start:stop]) for i, start, stop in shares[block])
-
-        blocks = [(i, i + 1) for i in range(len(shares))]
-        run_blocks(add_squares, blocks)
-        norm = float(np.sqrt(squares.sum()))
-        if not np.isfinite(norm):
-            return norm
-        scale = 1.0 if max_norm is None or norm <= max_norm else max_norm / norm
-        corrections = [1 - beta**number for beta in betas]
-        rest = (lr / corrections[0], *betas, corrections[1] ** -0.5, eps)
-        numbers = {decayed: tuple(map(_F, (scale, weight_decay * decayed, *rest))) for decayed in (True, False)}
-
-        def update(block: int, *_: int) -> None:
-            for i, start, stop in shares[block]:
-                p, m, v = self.flat[i]
-                layers.adam(p[start:stop], flat[i][start:stop], m[start:stop], v[start:stop], *numbers[self.decayed[i]])
-
-        run_blocks(update, blocks)
-        return norm
-
-
-def _flat(tensor: Tensor) -> np.ndarray:
-    """The numbers in the order of memory."""
-    lying = tensor.detach()
-    return (lying if lying.is_contiguous() else lying.t()).view(-1).numpy()
-
-
-def _shares(sizes: list[int]) -> list[list[tuple[int, int, int]]]:
-    """For each thread the pieces (tensor, start, stop) it works on: large tensors are divided, small ones dealt."""
-    n_threads = torch.get_num_threads()
-    shares: list[list[tuple[int, int, int]]] = [[] for _ in range(n_threads)]
-    for i, size in enumerate(sizes):
-        if size < _LARGE:
-            shares[i % n_threads].append((i, 0, size))
-        else:
-            for share, (start, stop) in zip(shares, row_blocks(size), strict=True):
-                share.append((i, start, stop))
+    whole = sum(sizes)
+    n_shares = max(1, min(n_threads, whole // _SHARE))
+    ends = np.cumsum(sizes)
+    shares = []
+    for number in range(n_shares):
+        low, high = (
+            whole * k // n_shares // _VECTOR * _VECTOR if k < n_shares else whole for k in (number, number + 1)
+        )
+        pieces = [
+            (i, first, last, start + first)
+            for i, (start, size, end) in enumerate(zip(starts, sizes, ends, strict=True))
+            if (first := max(0, low - (end - size))) < (last := min(size, high - (end - size)))
+        ]
+        shares.append(np.array(pieces, dtype=np.int64))
     return shares

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -43,9 +43,9 @@ def run_blocks(work: Callable[[int, int, int], object], blocks: list[Block]) -> 
         except BaseException as error:  # there is no Python frame to raise into
             raised.append(error)
 
-    team = _openmp_team()
-    if team is not None:
-        team(_TAKE(take), None, len(blocks), 0)
+    openmp = _openmp()
+    if openmp is not None:
+        openmp.GOMP_parallel(_TAKE(take), None, len(blocks), 0)
     else:
         others = [_pool().submit(take) for _ in blocks[1:]]
         take()
@@ -55,17 +55,47 @@ def run_blocks(work: Callable[[int, int, int], object], blocks: list[Block]) -> 
         raise raised[0]
 
 
+def run_in_turn(works: Sequence[Callable[[int], object]], n_shares: int) -> None:
+    """Call ``work(share)`` for all shares at once, of each of `works` when all of the one before are done.
+
+    One team of threads does it, which waits between them: to start another would take as long as a small work.
+    """
+    openmp = _openmp()
+    if n_shares == 1 or openmp is None:
+        for work in works:
+            run_blocks(lambda share, *_, work=work: work(share), [(i, i + 1) for i in range(n_shares)])
+        return
+    pending = [iter(range(n_shares)) for _ in works]
+    raised: list[BaseException] = []
+
+    def take(_: object = None) -> None:
+        for number, work in enumerate(works):
+            if number > 0:
+                openmp.GOMP_barrier()
+            if raised:  # by a work before: what comes after would go on from half of it
+                continue
+            try:
+                for share in pending[number]:
+                    work(share)
+            except BaseException as error:
+                raised.append(error)
+
+    openmp.GOMP_parallel(_TAKE(take), None, n_shares, 0)
+    if raised:
+        raise raised[0]
+
+
 @cache
-def _openmp_team() -> Callable[..., None] | None:
-    """``GOMP_parallel(function, data, n_threads, flags)`` of the OpenMP library that torch runs on."""
+def _openmp() -> ctypes.CDLL | None:
+    """The library that torch runs on, if it is GNU's: its ``GOMP_parallel(function, data, n_threads, flags)``."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         try:
-            team = ctypes.CDLL(str(path)).GOMP_parallel
+            library = ctypes.CDLL(str(path))
+            library.GOMP_parallel.argtypes = (_TAKE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            library.GOMP_parallel.restype = library.GOMP_barrier.restype = None
         except (OSError, AttributeError):
             continue
-        team.argtypes = (_TAKE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-        team.restype = None
-        return team
+        return library
     return None
 
 

@@ -1,0 +1,73 @@
+"""Clipping and Adam on parameters and gradients wherever they are in memory (numba, CPU, float32)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from scvi.kernels.elementary import ONE, OPTIONS, SUMMING
+from scvi.kernels.moments import BETAS
+
+_F = np.float32
+_B1, _B2 = map(_F, BETAS)
+
+
+@intrinsic
+def _pointer(_, address):
+    """A place in memory by its number."""
+
+    def generate(_, builder, __, args):
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@njit(inline="always", **OPTIONS)
+def _numbers(place, first, last):
+    """The numbers from `first` to `last` of a tensor that begins at `place`."""
+    return carray(_pointer(place + 4 * first), (last - first,), np.float32)
+
+
+@njit(**SUMMING)
+def sum_of_squares(places, pieces):
+    """Of the numbers ``pieces`` (tensor, first, last, first in the buffers) of tensors that begin at `places`.
+
+    In float64, in which no square of a float32 number overflows.
+    """
+    whole = 0.0
+    for k in range(pieces.shape[0]):
+        i, first, last, _ = pieces[k]
+        values = _numbers(places[i], first, last)
+        for j in range(values.shape[0]):
+            value = np.float64(values[j])
+            whole += value * value
+    return whole
+
+
+@njit(**OPTIONS)
+def _update(p, g, m, v, scale, decay, keep, rate, correction, eps):
+    """One step of some numbers; `keep` is what a penalty that is taken off the weights leaves of them."""
+    for j in range(p.shape[0]):
+        slope = g[j] * scale + decay * p[j]
+        m[j] += (ONE - _B1) * (slope - m[j])
+        v[j] = _B2 * v[j] + (ONE - _B2) * slope * slope
+        p[j] = p[j] * keep - rate * m[j] / (np.sqrt(v[j]) * correction + eps)
+
+
+@njit(**OPTIONS)
+def step(places, of_gradients, mean, square, pieces, numbers, scale, eps):
+    """One step of Adam (Kingma and Ba 2015) with gradients times `scale`, of pieces as in :func:`sum_of_squares`.
+
+    `numbers` has for each tensor the weight of its L2 penalty, what is kept of its weights, the learning rate over the
+    bias correction of `mean`, and the inverse root of that of `square`.
+    """
+    for k in range(pieces.shape[0]):
+        i, first, last, at = pieces[k]
+        p, g = _numbers(places[i], first, last), _numbers(of_gradients[i], first, last)
+        n = last - first
+        _update(
+            p, g, mean[at : at + n], square[at : at + n], scale, numbers[i, 0], numbers[i, 1], numbers[i, 2],
+            numbers[i, 3], eps,
+        )  # fmt: skip
