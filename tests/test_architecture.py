@@ -21,7 +21,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(RO
 
 CORE = {"kernels", "minibatch", "cells", "models", "queries", "fit", "estimators", "data"}
 DOOR_OF_2020 = {"dataset", "inference"}
-AROUND = {"__init__", "cli", "demo", "external", "model", "plots"}
+AROUND = {"__init__", "cli", "demo", "external", "model", "plots", "tune"}
 # Layer -> the layers it may import. Whatever is not in a folder of its own is a layer of its own.
 ARROWS: dict[str, set[str]] = {
     "kernels": set(),
@@ -33,10 +33,11 @@ ARROWS: dict[str, set[str]] = {
     "estimators": {"fit", "queries", "models", "cells", "minibatch", "kernels"},
     "data": {"cells", "kernels"},
     "dataset": {"data", "cells", "minibatch", "kernels"},
-    "inference": {"dataset", "fit", "queries", "models", "cells", "minibatch", "kernels", "plots"},
+    "inference": {"dataset", "fit", "queries", "models", "cells", "minibatch", "kernels", "plots", "tune"},
     "plots": CORE,
+    "tune": CORE | {"plots"},
     "demo": CORE | {"plots"},
-    "cli": CORE | {"plots", "demo"},
+    "cli": CORE | {"plots", "demo", "tune"},
     "external": {"estimators"},
     "model": {"estimators"},
     "__init__": CORE | DOOR_OF_2020 | AROUND,
@@ -47,6 +48,7 @@ ONLY = {("data", "cells"): {"storage", "checks", "count_checks"}}
 PACKAGES = {"kernels": {"torch", "numpy", "numba", "scipy"}, "minibatch": {"torch"}}
 # Imported where they are used, never when a module is imported.
 SLOW = {"pooch", "requests", "openpyxl", "sklearn", "matplotlib", "scanpy", "umap", "skmisc", "numba"}
+SLOW |= {"optuna", "sqlalchemy", "psycopg"}
 PICKLING = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
 GLOBAL_STATE = re.compile(
     r"torch\.set_num_threads|torch\.set_default_\w+"
@@ -333,7 +335,7 @@ def public_names(path: Path) -> list[str]:
 
 def test_public_names() -> None:
     estimators = {"AUTOZI", "GIMVI", "SCANVI", "SCVI", "CondSCVI", "LinearSCVI", "TOTALVI"}
-    modules = {"data", "dataset", "external", "inference", "model", "models"}
+    modules = {"data", "dataset", "external", "inference", "model", "models", "tune"}
     session = {"convert", "rank_genes_groups", "set_seed", "set_verbosity", "settings", "__version__"}
     assert set(scvi.__all__) == estimators | modules | session
     assert len(scvi.__all__) == len(set(scvi.__all__))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scvi._settings import set_seed, set_verbosity, settings
 
 if TYPE_CHECKING:
-    from scvi import data, dataset, external, inference, model, models
+    from scvi import data, dataset, external, inference, model, models, tune
     from scvi.estimators import AUTOZI, GIMVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI
     from scvi.estimators.converting import convert
     from scvi.estimators.ranked_genes import rank_genes_groups
@@ -46,6 +46,7 @@ __all__ = [
     "set_seed",
     "set_verbosity",
     "settings",
+    "tune",
 ]
 
 _MODULES = {
@@ -63,6 +64,7 @@ _MODULES = {
     "models",
     "plots",
     "queries",
+    "tune",
 }
 
 
