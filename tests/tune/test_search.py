@@ -78,7 +78,7 @@ def test_the_same_call_goes_on_and_ends_where_one_call_would(found, adata, tmp_p
         ({"lr": [-1.0]}, "lr=-1.0"),
         ({"n_hidden": [object()]}, "numbers, strings"),
         ({"gene_likelihood": ["nb", "gauss"]}, "'gauss'"),
-        ({name: 3 for name in ("n_latent", "n_hidden")}, "holds every argument fixed"),
+        ({"n_latent": 3, "n_hidden": 3}, "holds every argument fixed"),
     ],
 )
 def test_a_space_is_refused_before_anything_is_fitted(adata, tmp_path, change, message):
@@ -89,7 +89,7 @@ def test_a_space_is_refused_before_anything_is_fitted(adata, tmp_path, change, m
 
 
 def test_a_study_of_other_terms_is_refused(found, adata):
-    with pytest.raises(ValueError, match="begun with metric='elbo'.*study_name"):
+    with pytest.raises(ValueError, match=r"begun with metric='elbo'.*study_name"):
         search(adata, found.folder, metric="marginal_ll", study_name=found.study_name)
     with pytest.raises(ValueError, match="seed=1, not 2"):
         search(adata, found.folder, seed=2)
