@@ -284,7 +284,7 @@ def test_train_writes_everything(capsys, cells, tmp_path, no_picture):
     )
     assert code == 0, error
     assert {path.name for path in output.iterdir()} == {"cells.h5ad", "history.csv", "model", "options.json"}
-    assert f"{N} cells x {G} genes" in out
+    assert f"{N} cells x {G} genes" in error
     assert 'pip install "scvi[plot]"' in out
 
     given, written = anndata.read_h5ad(cells), anndata.read_h5ad(output / "cells.h5ad")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 import scvi
-from scvi.cli import demo, train
+from scvi.cli import annotate, check, convert, de, demo, impute, mapping, train
 from scvi.cli.messages import messages, say
 from scvi.cli.options import OPTIONS_OF_PARSERS, Parser
 from scvi.cli.output import Refused
@@ -15,19 +15,25 @@ from scvi.cli.output import Refused
 __all__ = ["main"]
 
 BAD_DATA, INTERRUPTED = 1, 130
-COMMANDS = (demo, train)  # in the order of the help; each has `add`
+COMMANDS = (demo, train, check, annotate, de, impute, mapping, convert)  # in the order of the help; each has `add`
 FORESEEN = (ImportError, OSError, RuntimeError, TypeError, ValueError)  # their messages say what to do
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command `scvi` and returns its exit code: 0, 1 for bad data, 2 for bad usage, 130 after Ctrl-C."""
+    """Runs the command `scvi` and returns its exit code.
+
+    0; 1 for bad data; 2 for bad usage; 3 of `scvi check` for a bad fit; 130 after Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
     # Threads that spin while they wait slow a fit tenfold where other programs want the cores too. Read by torch's
     # OpenMP when it is loaded, so after this line.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with messages():
-            arguments.run(arguments)
+            answer = (arguments.plan if arguments.dry_run else arguments.run)(arguments)
+            if answer is not None:
+                print(answer.printed(arguments.json), flush=True)
+                return int(answer.code)
     except KeyboardInterrupt:
         say("scvi: interrupted" + arguments.after_ctrl_c)
         return INTERRUPTED

@@ -10,8 +10,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Arguments as the messages of the package name them, and as they are typed here.
-TYPED = {"batch_key": "--batch-key", "labels_key": "--labels-key", "layer": "--layer", "checkpoint_dir": "--output"}
-TYPED |= {"non_integer": "--non-integer"}
+TYPED = {
+    "abstain_below": "--abstain-below",
+    "batch_key": "--batch-key",
+    "batch_size": "--batch-size",
+    "categorical_covariate": "--categorical-covariate",
+    "categorical_covariate_keys": "--categorical-covariate",
+    "checkpoint_dir": "--output",
+    "continuous_covariate": "--continuous-covariate",
+    "continuous_covariate_keys": "--continuous-covariate",
+    "fdr_target": "--fdr",
+    "gene_list": "--genes",
+    "labels_key": "--labels-key",
+    "library_size": "--library-size",
+    "max_epochs": "--max-epochs",
+    "min_genes_found": "--min-genes-found",
+    "n_cells": "--n-cells",
+    "n_latent": "--n-latent",
+    "n_samples": "--n-samples",
+    "non_integer": "--non-integer",
+    "protein_expression_obsm_key": "--protein-obsm-key",
+    "protein_key": "--protein-obsm-key",
+    "protein_list": "--proteins",
+    "protein_names_uns_key": "--protein-names-key",
+    "sample_key": "--sample-key",
+    "size_factor_key": "--size-factor-key",
+    "transform_batch": "--transform-batch",
+    "unlabeled_category": "--unlabeled-category",
+}
+# Words as others are, which are arguments where a value follows.
+WORDS = {"accelerator": "--device", "precision": "--precision", "preset": "--preset"}
+WORDS |= {name: f"--{name}" for name in ("delta", "group1", "group2", "groupby", "layer", "mode", "strata")}
+_ARGUMENTS = re.compile(rf"(?<![\w'-])(?:(?:{'|'.join(TYPED)})\b|(?:{'|'.join(WORDS)})(?==))")
 
 
 class _Messages(logging.Handler):
@@ -39,10 +69,6 @@ def messages() -> Iterator[None]:
 
 def say(message: object, kind: str | None = None) -> None:
     """Prints a line on standard error, with arguments named as they are typed."""
-    text = re.sub(
-        r"(?<![\w'-])(batch_key|labels_key|layer(?==)|checkpoint_dir|non_integer)\b",
-        lambda found: TYPED[found[0]],
-        str(message),
-    )
+    text = _ARGUMENTS.sub(lambda found: (TYPED | WORDS)[found[0]], str(message))
     text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from scvi._files import replacing
 # Patterns of all that a run leaves in its folders; what begins with a dot is left by a process that was killed.
 MODEL_FILES = ("model.json", "weights.safetensors", "adata.h5ad")
 CHECKPOINT_FILES = ("checkpoint.safetensors", ".checkpoint.*.safetensors")
+OPTIONS_FILE = "options.json"
+_OPTIONS_OF_INPUTS = ("file", "spatial")  # the names of the inputs in it
+_PACKED = (".gz", ".bz2", ".xz", ".zip", ".tar", ".tgz")
 
 
 class Refused(Exception):
@@ -39,12 +42,12 @@ class Output:
     The options come first and stay. The checkpoint goes last: a folder with a model and without a checkpoint is whole.
     """
 
-    def __init__(self, folder: Path, input: Path) -> None:
-        self.folder, self.input = folder, input
-        self.adata = folder / f"{input.stem}.h5ad"
+    def __init__(self, folder: Path, *inputs: Path) -> None:
+        self.folder, self.inputs = folder, inputs
+        self.copies = tuple(folder / copy_name(input.name) for input in inputs)
         self.model, self.checkpoint = folder / "model", folder / "checkpoint"
         self.history, self.picture = folder / "history.csv", folder / "umap.png"
-        self.options = folder / "options.json"
+        self.options = folder / OPTIONS_FILE
         self._named = f"--output {str(folder)!r}"
 
     @property
@@ -63,10 +66,13 @@ class Output:
         options
             What the user chose for this run; an interrupted one is resumed with the same.
         """
-        if not self.input.is_file():
-            raise Refused(f"there is no file {str(self.input)!r}")
+        for input in self.inputs:
+            if not input.exists():
+                raise Refused(f"there is no file {str(input)!r}")
+        if len(set(self.copies)) < len(self.copies):
+            raise Refused(f"both inputs would be copied to {self.copies[0].name!r}; rename one")
         check_folder(self.folder)
-        self._refuse_input(self.adata)
+        self._refuse_inputs(self.copies)
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return
         if not (resume or overwrite):
@@ -74,22 +80,22 @@ class Output:
         record = self._record()
         self._refuse_obstacles(replaced=overwrite)
         if overwrite:
-            self._refuse_foreign_copy(record)
+            self._refuse_foreign_copies(record)
         else:
             self._refuse_changes(record, options)
 
     def clear(self) -> None:
         """Removes what an earlier run wrote, and nothing else. Its options stay until others take their place."""
-        earlier = self._copy_of(self._record()) if self.options.exists() else None
+        earlier = copies_of(self.folder, self._record()) if self.options.exists() else []
         _remove_files(self.model, MODEL_FILES)
         _remove_files(self.checkpoint, CHECKPOINT_FILES)
-        for file in filter(None, (earlier, self.history, self.picture)):
+        for file in (*earlier, self.history, self.picture):
             file.unlink(missing_ok=True)
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """Makes the folder and records which run it is of."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"file": self.input.name, **options, "scvi_version": scvi.__version__}
+        record = {"file": self.inputs[0].name, **options, "scvi_version": scvi.__version__}
         with replacing(self.options) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -112,20 +118,14 @@ class Output:
             ) from error
         return record
 
-    def _copy_of(self, record: Mapping[str, Any]) -> Path | None:
-        """The copy of the input that the recorded run writes."""
-        name = record.get("file")
-        if not isinstance(name, str) or not name or Path(name).name != name:
-            return None
-        return self.folder / f"{Path(name).stem}.h5ad"
-
-    def _refuse_input(self, file: Path) -> None:
-        if file.exists() and file.samefile(self.input):
-            raise Refused(f"{self._named} holds the input, which would be overwritten; name another folder")
+    def _refuse_inputs(self, files: Iterable[Path]) -> None:
+        for file in files:
+            if file.exists() and any(file.samefile(input) for input in self.inputs):
+                raise Refused(f"{self._named} holds the input, which would be overwritten; name another folder")
 
     def _refuse_obstacles(self, replaced: bool) -> None:
         """Refuses what a run could neither remove nor write over. `replaced`: the model that is there is removed."""
-        files, folders = (self.adata, self.history, self.picture), (self.model, self.checkpoint)
+        files, folders = (*self.copies, self.history, self.picture), (self.model, self.checkpoint)
         wrong = [f"{str(file)!r} is a folder" for file in files if file.is_dir()]
         wrong += [f"{str(folder)!r} is a file" for folder in folders if folder.exists() and not folder.is_dir()]
         if self.model.is_dir() and (replaced or not (self.model / MODEL_FILES[0]).exists()):
@@ -134,26 +134,44 @@ class Output:
         if wrong:
             raise Refused(f"{wrong[0]}; move it away or name another --output")
 
-    def _refuse_foreign_copy(self, record: Mapping[str, Any]) -> None:
-        earlier = self._copy_of(record)
-        if earlier is not None:
-            self._refuse_input(earlier)
-        if self.adata.exists() and self.adata != earlier:
-            raise Refused(f"{str(self.adata)!r} is not of the earlier run; move it away or name another --output")
+    def _refuse_foreign_copies(self, record: Mapping[str, Any]) -> None:
+        earlier = copies_of(self.folder, record)
+        self._refuse_inputs(earlier)
+        for copy in self.copies:
+            if copy.exists() and copy not in earlier:
+                raise Refused(f"{str(copy)!r} is not of the earlier run; move it away or name another --output")
 
     def _refuse_changes(self, record: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        if record.get("file") != self.input.name:
+        if record.get("file") != self.inputs[0].name:
             raise Refused(
-                f"--resume needs the input that the run began with, {record.get('file')!r}; got {self.input.name!r}"
+                f"--resume needs the input that the run began with, {record.get('file')!r}; got {self.inputs[0].name!r}"
             )
         changed = [_as_typed(name, record.get(name)) for name in options if options[name] != record.get(name)]
         if changed:
             raise Refused(f"--resume needs the options that the run began with: {', '.join(changed)}")
 
 
+def copy_name(name: str) -> str:
+    """What the copy of an input is called: an .h5ad, or of an .h5mu another."""
+    path = Path(name)
+    while path.suffix in _PACKED and path.stem:
+        path = Path(path.stem)
+    return name if path.suffix == ".h5mu" else f"{path.stem}.h5ad"
+
+
+def copies_of(folder: Path, record: Mapping[str, Any]) -> list[Path]:
+    """The copies of inputs that the recorded run writes into its folder."""
+    names = [record.get(option) for option in _OPTIONS_OF_INPUTS]
+    return [folder / copy_name(name) for name in names if isinstance(name, str) and name and Path(name).name == name]
+
+
 def _as_typed(name: str, value: object) -> str:
-    option = f"--{name.replace('_', '-')}"
-    return f"without {option}" if value is None else f"{option} {shlex.quote(str(value))}"
+    option = "--from" if name == "start" else f"--{name.replace('_', '-')}"
+    if value is None:
+        return f"without {option}"
+    if value is True:
+        return option
+    return " ".join(f"{option} {shlex.quote(str(entry))}" for entry in (value if isinstance(value, list) else [value]))
 
 
 def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -3,38 +3,149 @@
 from __future__ import annotations
 
 import argparse
-import warnings
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from scvi._files import replacing
+from scvi.cli.answers import Answer, plan
 from scvi.cli.messages import say
-from scvi.cli.options import add_command, positive, seed
-from scvi.cli.output import Output
-from scvi.cli.reading import read_h5ad
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from scvi.estimators import SCVI, LinearSCVI
+from scvi.cli.models import MODELS, class_of, estimator_named, model_folder
+from scvi.cli.options import (
+    FILES,
+    MACHINE,
+    SEED,
+    Options,
+    add_command,
+    add_options,
+    positive,
+    setting,
+    use_machine,
+    values_of,
+)
+from scvi.cli.output import Output, Refused
+from scvi.cli.reading import Glance, glance, read_cells
+from scvi.cli.results import check_writable, written
 
 HELP = """\
-Fits a model to the raw counts of an .h5ad file and writes into DIR:
+Fits a model to the raw counts of a file and writes into DIR:
 
-  FILE.h5ad     a copy of the input with the latent space in obsm["X_scVI"]
+  FILE.h5ad     a copy of the input with the latent space in obsm (X_scVI, X_scANVI, X_totalVI, ...)
   model/        the model: scvi.SCVI.load("DIR/model", adata)
   history.csv   losses, epoch by epoch
   umap.png      the latent space on a plane (with the extra [plot] installed)
+
+FILE is an .h5ad, .h5mu, .zarr or .loom, an .h5, a folder or an archive of 10x, or a table of text (.csv, .tsv, .txt).
 """
 EPILOG = """\
 examples:
   scvi train cells.h5ad --output fit
   scvi train cells.h5ad --output fit --batch-key sample --n-top-genes 2000
   scvi train cells.h5ad --output fit --layer counts --model ldvae --n-latent 8
+  scvi train cells.h5ad --output fit --dry-run        says what would be read and done
   scvi train cells.h5ad --output fit --resume         goes on after Ctrl-C or a crash, to the very same result
+  scvi train cells.h5ad --output labels --model scanvi --from fit --labels-key cell_type --unlabeled-category Unknown
+  scvi train cells.h5mu --output proteins --model totalvi --batch-key sample
+  scvi train dissociated.h5ad --model gimvi --spatial tissue.h5ad --output joint
 
 Counts must be raw: not normalised, not log-transformed. Say where they are with --layer if X holds something else.
 """
+
+DATA: Options = {
+    "--batch-key": {"metavar": "COLUMN", "help": "column of obs with the batch to correct for"},
+    "--labels-key": {
+        "metavar": "COLUMN",
+        "help": "column of obs with the cell type; scanvi and condscvi learn it, for others it colours the picture",
+    },
+    "--unlabeled-category": {"metavar": "VALUE", "help": "what that column says where the type is not known (scanvi)"},
+    "--layer": {"metavar": "LAYER", "help": "layer with the raw counts (default: X)"},
+    "--categorical-covariate": {
+        "action": "append",
+        "metavar": "COLUMN",
+        "help": "a further column whose effect is removed; may be given again",
+    },
+    "--continuous-covariate": {"action": "append", "metavar": "COLUMN", "help": "the same, of numbers"},
+    "--size-factor-key": {"metavar": "COLUMN", "help": "size factors in place of total counts"},
+    "--protein-obsm-key": {
+        "metavar": "KEY",
+        "help": "where in obsm the counts of proteins are (totalvi; default: protein_expression)",
+    },
+    "--protein-names-key": {"metavar": "KEY", "help": "where in uns their names are, if that is an array (totalvi)"},
+    "--spatial": {"type": Path, "metavar": "FILE", "help": "the spatial cells (gimvi); FILE has the dissociated ones"},
+    "--non-integer": {
+        "choices": ("warn", "refuse", "round"),
+        "help": "what to do with counts that are estimates, as after ambient correction (default: warn, and "
+        "model them as they are)",
+    },
+    "--n-top-genes": {
+        "type": positive,
+        "metavar": "N",
+        "help": "fit the N most variable genes (seurat_v3, per batch), kept in var['highly_variable']; "
+        "the copy keeps all genes (default: fit all)",
+    },
+    **FILES,
+}
+FIT: Options = {
+    "--model": {
+        "choices": tuple(MODELS),
+        "type": str.lower,
+        "default": "scvi",
+        "help": "ldvae and linearscvi: linear decoder (default: scvi)",
+    },
+    "--from": {
+        "type": Path,
+        "dest": "start",
+        "metavar": "MODEL",
+        "help": "a fitted SCVI to start from, which is how scanvi is best fitted; data are read as it reads them",
+    },
+    "--n-latent": {"type": positive, "metavar": "N", "help": "latent dimensions (default: 10, totalvi: 20)"},
+    "--max-epochs": {"type": positive, "metavar": "N", "help": "(default: from the number of cells)"},
+    "--preset": {"choices": ("quick",), "help": "quick: a first look, in a third of the time or less (scvi)"},
+    "--batch-size": {"type": positive, "metavar": "N", "help": "cells in a step (default: from the number of cells)"},
+    "--precision": {"choices": ("float32", "bf16"), "help": "of large matrix products (default: float32)"},
+    "--set": {
+        "action": "append",
+        "type": setting,
+        "metavar": "NAME=VALUE",
+        "help": "any other argument of the model or of its train(), as Python names it: --set n_hidden=256 "
+        "--set gene_likelihood=nb; may be given again",
+    },
+    **SEED,
+}
+_NOT_GIMVI = set(MODELS) - {"gimvi"}
+# Options that some models alone have a use for.
+_ONLY: dict[str, set[str]] = {
+    "unlabeled_category": {"scanvi"},
+    "start": {"scanvi"},
+    "protein_obsm_key": {"totalvi"},
+    "protein_names_key": {"totalvi"},
+    "spatial": {"gimvi"},
+    "preset": {"scvi"},
+    "categorical_covariate": _NOT_GIMVI,
+    "continuous_covariate": _NOT_GIMVI,
+    "size_factor_key": _NOT_GIMVI,
+}
+_NEEDS = {"scanvi": ("labels_key", "unlabeled_category"), "condscvi": ("labels_key",), "gimvi": ("spatial",)}
+# What a model that is started from says itself.
+_SAID_BY_START = (
+    *("batch_key", "layer", "categorical_covariate", "continuous_covariate", "size_factor_key", "non_integer"),
+    *("n_top_genes", "n_latent"),
+)
+# Arguments of constructors and of `train` that are said by options of their own, or by nobody.
+_NOT_SET = {
+    *(
+        "self",
+        "adata",
+        "adata_seq",
+        "adata_spatial",
+        "scvi_model",
+        "labels_key",
+        "unlabeled_category",
+        "n_latent",
+        "seed",
+    ),
+    *("max_epochs", "preset", "batch_size", "precision", "checkpoint_dir", "resume", "accelerator", "devices"),
+    *("trainer_kwargs", "callbacks", "logger"),
+}
 
 
 def add(commands: Any) -> None:
@@ -42,159 +153,219 @@ def add(commands: Any) -> None:
     train = add_command(
         commands,
         "train",
-        _train,
-        "; --resume goes on",
-        help="fit the cells of an .h5ad file",
+        _run,
+        _plan,
+        after_ctrl_c="; --resume goes on",
+        help="fit a model to the cells of a file",
         description=HELP,
         epilog=EPILOG,
     )
     train.add_argument("file", type=Path, metavar="FILE.h5ad", help="cells x genes, raw counts")
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or an empty folder")
-    for title, group in _train_options().items():
-        added = train.add_argument_group(title)
-        for name, settings in group.items():
-            added.add_argument(name, **settings)
+    for title, options in {"data": DATA, "fit": FIT, "machine": MACHINE}.items():
+        add_options(train, title, options)
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run that was interrupted in DIR")
     again.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
 
 
-def _train_options() -> dict[str, dict[str, dict[str, Any]]]:
-    """Options of `scvi train` on which the result depends, by their group in the help."""
-    return {
-        "data": {
-            "--batch-key": {"metavar": "COLUMN", "help": "column of obs with the batch to correct for"},
-            "--labels-key": {"metavar": "COLUMN", "help": "column of obs with the cell type; for the picture"},
-            "--layer": {"metavar": "LAYER", "help": "layer with the raw counts (default: X)"},
-            "--non-integer": {
-                "choices": ("warn", "refuse", "round"),
-                "help": "what to do with counts that are estimates, as after ambient correction (default: warn, and "
-                "model them as they are)",
-            },
-            "--n-top-genes": {
-                "type": positive,
-                "metavar": "N",
-                "help": "fit the N most variable genes (seurat_v3, per batch), kept in var['highly_variable']; "
-                "the copy keeps all genes (default: fit all)",
-            },
-        },
-        "fit": {
-            "--model": {
-                "choices": ("scvi", "ldvae"),
-                "default": "scvi",
-                "help": "ldvae: linear decoder (default: scvi)",
-            },
-            "--n-latent": {"type": positive, "default": 10, "metavar": "N", "help": "latent dimensions (default: 10)"},
-            "--max-epochs": {"type": positive, "metavar": "N", "help": "(default: from the number of cells)"},
-            "--seed": {"type": seed, "default": 0, "metavar": "N", "help": "same seed, same result (default: 0)"},
-        },
-    }
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    output = Output(arguments.output, arguments.file)
-    options = _options(arguments)
-    output.check(options, resume=arguments.resume, overwrite=arguments.overwrite)
+def _run(arguments: argparse.Namespace) -> Answer:
+    output = _checked(arguments)
+    options = _recorded(arguments)
     if arguments.resume and output.is_complete:
-        print(f"{output.folder} is complete; --overwrite would fit it anew")
-        return
-
-    from scvi._writing import writable
-
-    adata = read_h5ad(arguments.file)
-    writable(adata, "adata")  # before the fit: not all that is read can be written, as it is with settings of anndata
-    model = _model(adata, arguments)
+        return Answer(f"{output.folder} is complete; --overwrite would fit it anew", {"output": output.folder})
+    use_machine(arguments)
+    cells = [read_cells(file, arguments.on_disk, arguments.genes_in_rows) for file in output.inputs]
+    check_writable(cells)  # before the fit: not all that is read can be written, as it is with settings of anndata
+    model = _model(cells, arguments)
     if arguments.overwrite:
         output.clear()
     output.begin(options)
-    model.train(
-        arguments.max_epochs, seed=arguments.seed, checkpoint_dir=output.checkpoint, resume=output.has_checkpoint
-    )
+    model.train(**_of_train(arguments), checkpoint_dir=output.checkpoint, resume=output.has_checkpoint)
     if model.was_interrupted:
         raise KeyboardInterrupt
-    _write(output, model, adata)
-    _draw(output, adata, arguments)
+    answer = written(output, model, cells, arguments)
     output.end()
+    return answer
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options on which the result depends."""
-    names = [name.removeprefix("--").replace("-", "_") for group in _train_options().values() for name in group]
-    return {name: getattr(arguments, name) for name in names}
+# ---- what was typed --------------------------------------------------------------------------------------------------
 
 
-def _model(adata: AnnData, arguments: argparse.Namespace) -> SCVI | LinearSCVI:
-    """The model to train; the gene selection, if one is asked for, goes into adata."""
+def _checked(arguments: argparse.Namespace) -> Output:
+    """Where the run writes; what was typed and does not go together is refused."""
+    output = Output(arguments.output, arguments.file, *([arguments.spatial] if arguments.spatial else []))
+    for name, models in _ONLY.items():
+        if getattr(arguments, name) is not None and arguments.model not in models:
+            raise Refused(f"{_typed(name)} is for --model {' and '.join(sorted(models))}, not for {arguments.model}")
+    for name in _NEEDS.get(arguments.model, ()):
+        if getattr(arguments, name) is None:
+            raise Refused(f"--model {arguments.model} needs {_typed(name)}")
+    if arguments.start is not None:
+        for name in _SAID_BY_START:
+            if getattr(arguments, name) is not None:
+                raise Refused(f"{_typed(name)} does not go with --from, whose model says it; leave it out")
+    output.check(_recorded(arguments), resume=arguments.resume, overwrite=arguments.overwrite)
+    _of_model(arguments), _of_train(arguments)
+    return output
+
+
+def _typed(name: str) -> str:
+    return "--from" if name == "start" else f"--{name.replace('_', '-')}"
+
+
+def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options on which the result depends, as JSON has them; None where nothing was typed."""
+    options = {name: value or None for name, value in values_of(arguments, {**DATA, **FIT}).items()}
+    options |= {"seed": arguments.seed, "n_latent": _n_latent(arguments)}
+    options["spatial"] = arguments.spatial.name if arguments.spatial else None
+    options["start"] = str(arguments.start) if arguments.start else None
+    options["set"] = [f"{name}={value}" for name, value in arguments.set or []] or None
+    return options
+
+
+def _n_latent(arguments: argparse.Namespace) -> int:
+    return arguments.n_latent or (20 if arguments.model == "totalvi" else 10)
+
+
+def _of_train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the model's `train`."""
+    names = ("max_epochs", "preset", "batch_size", "precision")
+    typed = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    machine = {"accelerator": arguments.device["accelerator"], "devices": arguments.device["device"]}
+    return {**typed, **machine, **_settings(arguments)[1], "seed": arguments.seed}
+
+
+def _of_model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the model's constructor."""
+    size = {} if arguments.start else {"n_latent": _n_latent(arguments)}
+    return {**size, **_settings(arguments)[0], "seed": arguments.seed}
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What --set says of the model and of its `train`."""
+    from scvi.cells.checks import nearest
+
+    Model = estimator_named(MODELS[arguments.model].estimator)
+    make = Model.from_scvi_model if arguments.start else Model
+    of_model, of_train = (set(inspect.signature(f).parameters) - _NOT_SET for f in (make, Model.train))
+    parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for name, value in arguments.set or []:
+        if name not in of_model | of_train:
+            raise Refused(
+                f"--set {name}=...: {name!r} is no argument of {Model.__name__}{nearest(name, of_model | of_train)}"
+            )
+        parts[name not in of_model][name] = value
+    return parts
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+def _model(cells: list[Any], arguments: argparse.Namespace) -> Any:
+    """The model to train; the gene selection, if one is asked for, goes into the cells."""
     from scvi.cells.checks import obs_column
-    from scvi.estimators import SCVI, LinearSCVI
+    from scvi.cells.mudata import is_multimodal
+    from scvi.cli.genes import select_genes
 
-    Model: type[SCVI] | type[LinearSCVI] = SCVI if arguments.model == "scvi" else LinearSCVI
-    if arguments.labels_key:
-        obs_column(adata, "labels_key", arguments.labels_key)
-    if arguments.n_top_genes:
-        _select_genes(adata, arguments)
-    mask = "highly_variable" if arguments.n_top_genes else None
-    rule: Any = arguments.non_integer or "warn"
-    Model.setup_anndata(adata, layer=arguments.layer, batch_key=arguments.batch_key, mask_var=mask, non_integer=rule)
-    print(f"{arguments.file}: {adata.n_obs} cells x {adata.n_vars} genes", flush=True)
-    return Model(adata, n_latent=arguments.n_latent, seed=arguments.seed)
-
-
-def _select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
-    from scvi.cells.checks import obs_column, refuse_repeated_genes
-    from scvi.cells.count_checks import EstimatedCounts, counted, counts_of
-    from scvi.cells.estimates import rounded
-    from scvi.data.variable_genes import seurat_v3
-
-    n_top = arguments.n_top_genes
-    if n_top > adata.n_vars:
-        raise ValueError(f"--n-top-genes {n_top} is more than the {adata.n_vars} genes of the file; leave it out")
-    refuse_repeated_genes(adata.var_names)
-    batch = obs_column(adata, "batch_key", arguments.batch_key) if arguments.batch_key else None
-    counts = counts_of(adata, arguments.layer)
-    rule: Any = arguments.non_integer or "warn"
-    counted(
-        adata, arguments.layer, counts, non_integer=rule
-    )  # the local regression is no match for values that are no counts
-    if rule == "round":
-        counts = rounded(counts)  # they are in memory
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EstimatedCounts)  # set-up says so, with the names of cells and genes
-        adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
-
-
-def _write(output: Output, model: SCVI | LinearSCVI, adata: AnnData) -> None:
-    import pandas as pd
-
-    from scvi._writing import writable, write_h5ad
-
-    adata.obsm["X_scVI"] = model.get_latent_representation()
-    print("writing", flush=True)
-    with replacing(output.adata) as temporary:
-        write_h5ad(temporary, writable(adata, "adata"), compression="gzip")
-    print(f"  {output.adata}  with the latent space in obsm['X_scVI']")
-    with replacing(output.history) as temporary:
-        pd.concat(model.history.values(), axis=1).to_csv(temporary, index_label="epoch")
-    print(f"  {output.history}")
-    model.save(output.model, overwrite=True)
-    print(f"  {output.model}  for scvi.{type(model).__name__}.load({str(output.model)!r}, adata)", flush=True)
-
-
-def _draw(output: Output, adata: AnnData, arguments: argparse.Namespace) -> None:
-    """Draws the picture. All else is written by now, so that a failure costs nothing but the picture."""
-    from scvi import plots
-
-    if not plots.available():
-        print('  (no picture: pip install "scvi[plot]")')
-        return
-    if adata.n_obs < plots.FEWEST_CELLS:
-        return
-    try:
-        colour_by = {key: adata.obs[key] for key in (arguments.batch_key, arguments.labels_key) if key}
-        plots.latent_umap(adata.obsm["X_scVI"], colour_by, output.picture, seed=arguments.seed)
-    except Exception as error:  # umap, numba and matplotlib have failures of their own
-        if arguments.debug:
-            raise
-        say(f"no picture, all else is written ({type(error).__name__}: {error})", "warning")
+    Model, first = estimator_named(MODELS[arguments.model].estimator), cells[0]
+    if arguments.labels_key and not is_multimodal(first):
+        obs_column(first, "labels_key", arguments.labels_key)
+    if arguments.start is not None:
+        model = _from_another(Model, first, arguments)
     else:
-        print(f"  {output.picture}")
+        if arguments.n_top_genes:
+            select_genes(first, arguments)
+        for adata in cells:
+            _set_up(Model, adata, arguments, "highly_variable" if arguments.n_top_genes and adata is first else None)
+        model = Model(*cells, **_of_model(arguments))
+    for file, adata in zip((arguments.file, arguments.spatial), cells, strict=False):
+        say(f"{file}: {adata.n_obs} cells x {adata.n_vars} genes")
+    return model
+
+
+def _set_up(Model: Any, adata: Any, arguments: argparse.Namespace, mask: str | None) -> None:
+    """Declares what the model reads of the cells."""
+    from scvi.cells.mudata import is_multimodal
+
+    keys: dict[str, Any] = {"batch_key": arguments.batch_key, "non_integer": arguments.non_integer or "warn"}
+    if arguments.model != "gimvi":
+        keys |= {
+            "size_factor_key": arguments.size_factor_key,
+            "categorical_covariate_keys": arguments.categorical_covariate,
+            "continuous_covariate_keys": arguments.continuous_covariate,
+        }
+    if is_multimodal(adata):
+        if arguments.model != "totalvi" or arguments.n_top_genes:
+            what = "--n-top-genes" if arguments.n_top_genes else f"--model {arguments.model}"
+            raise ValueError(f"{what} does not go with the MuData of {arguments.file}; give it the .h5ad of its RNA")
+        Model.setup_mudata(adata, rna_layer=arguments.layer, **keys)
+        return
+    if arguments.model in ("scanvi", "condscvi"):
+        keys["labels_key"] = arguments.labels_key
+    if arguments.model == "scanvi":
+        keys["unlabeled_category"] = arguments.unlabeled_category
+    if arguments.model == "totalvi":
+        keys["protein_expression_obsm_key"] = arguments.protein_obsm_key or "protein_expression"
+        keys["protein_names_uns_key"] = arguments.protein_names_key or _names_key(adata, arguments)
+    Model.setup_anndata(adata, layer=arguments.layer, mask_var=mask, **keys)
+
+
+def _names_key(adata: Any, arguments: argparse.Namespace) -> str | None:
+    """Where readers put the names of proteins whose counts are an array."""
+    key = arguments.protein_obsm_key or "protein_expression"
+    is_array = key in adata.obsm and not hasattr(adata.obsm[key], "columns")
+    return "protein_names" if is_array and "protein_names" in adata.uns else None
+
+
+def _from_another(Model: Any, adata: Any, arguments: argparse.Namespace) -> Any:
+    """A model that starts from the weights of a fitted one."""
+    folder = model_folder(arguments.start)
+    if class_of(folder) != "SCVI":
+        raise ValueError(f"--from {str(arguments.start)!r} holds a model of {class_of(folder)}; it must be one of SCVI")
+    start = estimator_named("SCVI").load(folder, adata)
+    return Model.from_scvi_model(
+        start, arguments.unlabeled_category, labels_key=arguments.labels_key, **_of_model(arguments)
+    )
+
+
+# ---- --dry-run -------------------------------------------------------------------------------------------------------
+
+
+def _plan(arguments: argparse.Namespace) -> Answer:
+    output = _checked(arguments)
+    glances = [glance(file) for file in output.inputs]
+    for seen in glances:
+        _check_columns(seen, arguments)
+    named = MODELS[arguments.model].estimator
+    said = {name: value for name, value in {**_of_model(arguments), **_of_train(arguments)}.items() if value != "auto"}
+    does = [f"check all counts of {seen.file}" for seen in glances]
+    if arguments.n_top_genes:
+        does.append(f"choose the {arguments.n_top_genes} most variable genes")
+    if arguments.resume and output.has_checkpoint:
+        does.append(f"go on from the checkpoint in {output.checkpoint}")
+    if arguments.overwrite:
+        does.append(f"remove what an earlier run wrote into {output.folder}")
+    does.append(f"fit {named} with {', '.join(f'{name}={value}' for name, value in said.items())}")
+    return plan(
+        [seen.described() for seen in glances], does, [*output.copies, output.model, output.history, output.picture]
+    )
+
+
+def _check_columns(seen: Glance, arguments: argparse.Namespace) -> None:
+    """Refuses names of columns and of layers that the file does not have."""
+    from scvi.cells.checks import found, obs_column
+
+    if seen.cells is None:
+        return
+    for name in ("batch_key", "labels_key", "size_factor_key"):
+        if getattr(arguments, name) and (name != "labels_key" or seen.file == arguments.file):
+            obs_column(seen.cells, name, getattr(arguments, name))
+    for name in ("categorical_covariate", "continuous_covariate"):
+        for key in getattr(arguments, name) or ():
+            obs_column(seen.cells, name, key)
+    if arguments.layer:
+        found(dict.fromkeys(seen.layers), "layer", arguments.layer, "in adata.layers")
+    if arguments.model == "totalvi" and seen.kind != "h5mu":
+        key = arguments.protein_obsm_key or "protein_expression"
+        found(dict.fromkeys(seen.obsm), "protein_expression_obsm_key", key, "in adata.obsm")

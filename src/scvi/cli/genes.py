@@ -1,0 +1,34 @@
+"""The most variable genes, which `--n-top-genes` asks for."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
+    """Marks the genes to fit in ``var["highly_variable"]``."""
+    from scvi.cells.checks import obs_column, refuse_repeated_genes
+    from scvi.cells.count_checks import EstimatedCounts, counted, counts_of
+    from scvi.cells.estimates import rounded
+    from scvi.data.variable_genes import seurat_v3
+
+    n_top = arguments.n_top_genes
+    if n_top > adata.n_vars:
+        raise ValueError(f"--n-top-genes {n_top} is more than the {adata.n_vars} genes of the file; leave it out")
+    refuse_repeated_genes(adata.var_names)
+    batch = obs_column(adata, "batch_key", arguments.batch_key) if arguments.batch_key else None
+    counts = counts_of(adata, arguments.layer)
+    rule: Any = arguments.non_integer or "warn"
+    counted(
+        adata, arguments.layer, counts, non_integer=rule
+    )  # the local regression is no match for values that are no counts
+    if rule == "round":
+        counts = rounded(counts)  # they are in memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EstimatedCounts)  # set-up says so, with the names of cells and genes
+        adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
