@@ -55,7 +55,7 @@ def read_cite_seq(
     Parameters
     ----------
     rna
-        Counts of genes named after their species, HUMAN_... and MOUSE_...; the human ones are kept, without that
+        Counts of genes named after their species, ``HUMAN_`` and ``MOUSE_``; the human ones are kept, without that
         prefix.
     adt, adt_centered
         Counts of antibodies, and the authors' centred log ratios.

@@ -26,7 +26,7 @@ _PRIORS = ("alpha_prior_logit", "beta_prior_logit")
 
 
 class AutoZIVAE(VAE):
-    r"""AutoZI (Clivio et al., Machine Learning in Computational Biology 2019).
+    r"""AutoZI (Clivio et al., Machine Learning in Computational Biology 2019)::
 
         delta_g ~ Beta(alpha, beta)                       1: no zero inflation of gene g
         z_n, l_n, rho_n, theta_g                          as in scVI

@@ -25,7 +25,7 @@ __all__ = ["JVAE"]
 class JVAE(Model):
     r"""gimVI (Lopez, Nazaret et al., ICML Workshop on Computational Biology 2019): data sets that share some genes.
 
-    Data set d observes the genes G_d. For its cell n
+    Data set d observes the genes G_d. For its cell n::
 
         z_n    ~ Normal(0, I)                                cell state
         l_n    ~ Normal(mean[s_n], var[s_n])                 log library size, or the observed one

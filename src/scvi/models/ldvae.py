@@ -18,7 +18,7 @@ __all__ = ["LDVAE"]
 
 
 class LDVAE(VAE):
-    r"""scVI with a linear decoder (Svensson et al., Bioinformatics 2020).
+    r"""scVI with a linear decoder (Svensson et al., Bioinformatics 2020)::
 
         z_n    ~ Normal(0, I)
         rho_n  = softmax(norm(W [z_n, s_n]))           norm is batch norm, if used

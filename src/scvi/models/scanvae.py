@@ -25,7 +25,7 @@ from scvi.models.one_hot import one_hot
 
 
 class SCANVAE(LabelledVAE):
-    r"""scANVI (Xu et al., Molecular Systems Biology 2021).
+    r"""scANVI (Xu et al., Molecular Systems Biology 2021)::
 
         y_n    ~ Categorical(y_prior)                  label
         z2_n   ~ Normal(0, I)                          state within the label

@@ -25,7 +25,7 @@ from scvi.models.one_hot import columns_of
 
 
 class TOTALVAE(Model):
-    r"""totalVI (Gayoso et al., Nature Methods 2021): genes and proteins of the same cells.
+    r"""totalVI (Gayoso et al., Nature Methods 2021): genes and proteins of the same cells::
 
         z_n     ~ Normal(0, I)                              cell state, seen as softmax(z_n) with 'ln'
         l_n     ~ Normal(mean[s_n], var[s_n])               log library size of the RNA

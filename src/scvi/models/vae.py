@@ -23,7 +23,7 @@ __all__ = ["VAE"]
 
 
 class VAE(Model):
-    r"""scVI (Lopez et al., Nature Methods 2018).
+    r"""scVI (Lopez et al., Nature Methods 2018)::
 
         z_n    ~ Normal(0, I)                          cell state
         l_n    ~ Normal(mean[s_n], var[s_n])           log library size

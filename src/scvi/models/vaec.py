@@ -20,7 +20,7 @@ __all__ = ["VAEC"]
 
 
 class VAEC(LabelledVAE):
-    r"""The M2 model of Kingma et al. (NeurIPS 2014) for counts.
+    r"""The M2 model of Kingma et al. (NeurIPS 2014) for counts::
 
         y_n    ~ Categorical(y_prior)                  label
         z_n    ~ Normal(0, I)                          what the label does not say
