@@ -43,7 +43,7 @@ ON_EVERY |= {"train_indices", "validation_indices", "test_indices", "history_", 
 ON_EVERY |= {"view_setup_args", "summary_string"}
 ELSEWHERE = {"load_query_data", "prepare_query_anndata", "minify_adata", "from_scvi_model", "setup_mudata", "mdata"}
 ELSEWHERE |= {"adata_seq", "adata_spatial", "adatas", "minify_mudata", "minified_data_type", "n_latent"}
-ELSEWHERE |= {"prepare_query_mudata", "check", "get_aggregated_posterior", "differential_abundance"}
+ELSEWHERE |= {"prepare_query_mudata", "check", "report", "get_aggregated_posterior", "differential_abundance"}
 # Arguments that make an answer small, or of one row a cell.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "get_normalized_expression": {"n_samples": 2},

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from importlib.resources import as_file, files
+from typing import Any
 
 import anndata
 import pytest
@@ -14,6 +15,7 @@ from anndata import AnnData
 
 import compiled_kernels
 import scvi
+from browser import opened
 from small_cells import make_adata
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads crawl on a busy machine
@@ -68,3 +70,10 @@ def mixology() -> AnnData:
     """The shipped cells: 1021 of five cell lines in five batches, 2000 genes."""
     with as_file(files("scvi").joinpath("demo_data", "sc_mixology_demo.h5ad")) as file:
         return anndata.read_h5ad(file)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser, see `browser.py`; tests that use it are skipped where there is none."""
+    with opened(tmp_path_factory.mktemp("profile")) as running:
+        yield running

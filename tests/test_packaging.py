@@ -28,6 +28,7 @@ def test_the_wheel_holds_the_package_its_data_and_its_licence(wheel):
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert sources <= names
     assert {"scvi/py.typed", "scvi/demo_data/sc_mixology_demo.h5ad", "scvi/demo_data/README.md"} <= names
+    assert "scvi/report/page.html.jinja" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any("tests" in name or "benchmarks" in name for name in names)
     assert b"scvi = scvi.cli:main" in entry_points

@@ -16,7 +16,7 @@ def added_attributes(model: object) -> dict[str, Any]:
     for name, value in vars(model).items():
         if _is_name(name, type(model)):
             try:
-                found[name] = _plain(value)
+                found[name] = in_json(value)
             except TypeError as error:
                 left.append(f"{name} ({error})")
     if left:
@@ -39,14 +39,14 @@ def _is_name(name: str, kind: type) -> bool:
     return name.isidentifier() and name.endswith("_") and not name.startswith("_") and not hasattr(kind, name)
 
 
-def _plain(value: Any) -> Any:
+def in_json(value: Any) -> Any:
     """The same in types of JSON; TypeError for what JSON has none for."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return in_json(value.item())
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [in_json(entry) for entry in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: in_json(entry) for key, entry in value.items()}
     raise TypeError(type(value).__name__)

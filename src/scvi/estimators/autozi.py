@@ -19,6 +19,7 @@ from scvi.estimators import (
     predictive_questions,
     query_mapping,
     questions,
+    reporting,
     setup,
 )
 from scvi.estimators.base import Estimator
@@ -128,6 +129,7 @@ class AUTOZI(Estimator):
     get_aggregated_posterior = populations.get_aggregated_posterior
     differential_abundance = populations.differential_abundance
     check = checks.check
+    report = reporting.report
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

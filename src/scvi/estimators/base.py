@@ -14,7 +14,7 @@ from anndata import AnnData
 from torch import nn
 
 from scvi._checks import check_integer
-from scvi._random import generator_of, seeded
+from scvi._random import generator_of, resolve_seed, seeded
 from scvi._settings import settings
 from scvi.cells.cell_data import CellData
 from scvi.cells.schema import Schema
@@ -59,6 +59,8 @@ class Estimator(ABC):
     _files_of_cells: ClassVar[tuple[str, ...]] = (ADATA,)  # one for each data set that a model is made with
     _always_reads_labels: ClassVar[bool] = False
 
+    _seed: int | None
+
     # ---- making a model ----------------------------------------------------------------------------------------------
 
     @classmethod
@@ -72,9 +74,11 @@ class Estimator(ABC):
         setups = [registered(adata, type(self).__name__) for adata in adatas]
         schemas, digests = tuple(setup.schema for setup in setups), [setup.digests for setup in setups]
         warn_of_sizes(schemas, options)
+        seed = resolve_seed(seed)
         with seeded(seed):
             networks = self._make_networks(schemas, options)
         self._assemble(options, networks, self._make_cells(schemas, options, adatas, digests))
+        self._seed = seed
 
     @classmethod
     def _option_names(cls) -> list[str]:
@@ -148,6 +152,8 @@ class Estimator(ABC):
         self._train_cells: list[FittedCells] | None = None  # of the last fit, in each data set
         self._validation_cells: list[FittedCells] | None = None
         self._scope: Scope | None = None  # the part of a mapped model that trains
+        self._seed = None  # of the initial weights, unless they are of another model
+        self._fits: list[dict[str, Any]] = []  # what `train` was told, call by call
         for cells in data_sets:
             self._check_kept(cells.data)
 

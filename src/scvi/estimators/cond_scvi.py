@@ -10,7 +10,16 @@ from anndata import AnnData
 
 from scvi._checks import check_integer
 from scvi.cells.estimates import NonInteger
-from scvi.estimators import checks, differential, minify, populations, predictive_questions, query_mapping, questions
+from scvi.estimators import (
+    checks,
+    differential,
+    minify,
+    populations,
+    predictive_questions,
+    query_mapping,
+    questions,
+    reporting,
+)
 from scvi.estimators.cells import codes_among
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
 from scvi.models.vaec import VAEC
@@ -117,6 +126,7 @@ class CondSCVI(WithOptionsOfSCVI):
     get_aggregated_posterior = populations.get_aggregated_posterior
     differential_abundance = populations.differential_abundance
     check = checks.check
+    report = reporting.report
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

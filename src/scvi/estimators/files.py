@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from scvi._checks import check_flag, is_integer
 from scvi._files import replacing
 from scvi._formats import in_format
-from scvi._random import seeded
+from scvi._random import resolve_seed, seeded
 from scvi.cells.schema import Schema
 from scvi.estimators import cell_files
 from scvi.estimators.added import checked_attributes
+from scvi.estimators.calls import checked_calls
 from scvi.estimators.cell_files import name_of, writable_cells, write_cells
 from scvi.estimators.cells import one_or_all
 from scvi.estimators.fitted_cells import FittedCells
@@ -71,6 +72,8 @@ class StoredModel:
     scope: Scope | None = None
     is_initialised: bool = False  # of a model that was not trained: whether its weights are those of another model
     attributes: dict[str, Any] = field(default_factory=dict)  # what a user added
+    seed: int | None = None  # of the initial weights
+    fits: list[dict[str, Any]] = field(default_factory=list)  # what `train` was told
 
     def tensors(self) -> dict[str, Tensor]:
         """What goes into the one file."""
@@ -92,6 +95,8 @@ class StoredModel:
             **scope,
             **({"is_initialised": True} if self.is_initialised else {}),
             **({"attributes": self.attributes} if self.attributes else {}),
+            **({} if self.seed is None else {"seed": self.seed}),
+            **({"fits": self.fits} if self.fits else {}),
             **({"cells": [part.among for part in self.train_cells]} if self.train_cells else {}),
             "scvi_version": __version__,
             "estimator": self.estimator,
@@ -229,6 +234,9 @@ def read(
         history = _history(description["history"])
         scope = _scope(description, tensors)
         attributes = checked_attributes(description.get("attributes", {}))
+        seed, fits = description.get("seed"), checked_calls(description.get("fits", []))
+        if seed is not None:
+            resolve_seed(seed)
     train_cells, validation_cells = (_split(side, tensors, description, of_weights, n_data_sets) for side in _SPLIT)
     weights = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
     refuse_not_finite(weights, f"{of_weights} is damaged, take another copy of the model")
@@ -244,6 +252,8 @@ def read(
         scope=scope,
         is_initialised=is_initialised,
         attributes=attributes,
+        seed=seed,
+        fits=fits,
     )
 
 

@@ -15,7 +15,7 @@ from scvi.cells.estimates import NonInteger
 from scvi.cells.far import warn_of_few_shared
 from scvi.cells.other_names import likely_cause
 from scvi.cells.schema import Schema
-from scvi.estimators import about, checks, gimvi_questions, saving
+from scvi.estimators import about, checks, gimvi_questions, reporting, saving
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import NO_GENE, Cells, all_labels, positions_of
 from scvi.estimators.folder import ADATA_SEQ, ADATA_SPATIAL
@@ -266,6 +266,7 @@ class GIMVI(Estimator):
     get_elbo = gimvi_questions.get_elbo
     get_discriminator_confusion = gimvi_questions.get_discriminator_confusion
     check = checks.check_of_two
+    report = reporting.report_of_two
 
     # ---- files -------------------------------------------------------------------------------------------------------
 

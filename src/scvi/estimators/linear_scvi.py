@@ -16,6 +16,7 @@ from scvi.estimators import (
     predictive_questions,
     query_mapping,
     questions,
+    reporting,
     setup,
 )
 from scvi.estimators.base import Estimator
@@ -115,6 +116,7 @@ class LinearSCVI(Estimator):
     get_aggregated_posterior = populations.get_aggregated_posterior
     differential_abundance = populations.differential_abundance
     check = checks.check
+    report = reporting.report
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

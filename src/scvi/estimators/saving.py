@@ -60,6 +60,8 @@ def save(
         self._scope,
         self._is_initialised,
         added_attributes(self),
+        self._seed,
+        self._fits,
     )
     files.write(dir_path, stored, adatas, overwrite, prefix)
 
@@ -156,6 +158,7 @@ def _restored(cls: type[Any], found: _Found, adatas: Sequence[AnnData | None]) -
     model.history, model.is_trained = stored.history, stored.is_trained
     model._train_cells, model._validation_cells = stored.train_cells, stored.validation_cells
     model._scope, model._is_initialised = stored.scope, stored.is_initialised
+    model._seed, model._fits = stored.seed, stored.fits
     for name, value in stored.attributes.items():
         if not hasattr(cls, name):
             setattr(model, name, value)

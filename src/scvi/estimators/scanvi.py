@@ -17,7 +17,16 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.estimates import NonInteger
 from scvi.cells.schema import Schema
 from scvi.cells.setup import labelled_schema
-from scvi.estimators import checks, differential, minify, populations, predictive_questions, query_mapping, questions
+from scvi.estimators import (
+    checks,
+    differential,
+    minify,
+    populations,
+    predictive_questions,
+    query_mapping,
+    questions,
+    reporting,
+)
 from scvi.estimators.cells import Indices
 from scvi.estimators.network_options import network_options
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
@@ -292,6 +301,7 @@ class SCANVI(WithOptionsOfSCVI):
     get_aggregated_posterior = populations.get_aggregated_posterior
     differential_abundance = populations.differential_abundance
     check = checks.check
+    report = reporting.report
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

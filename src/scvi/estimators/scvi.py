@@ -8,6 +8,7 @@ from scvi.estimators import (
     predictive_questions,
     query_mapping,
     questions,
+    reporting,
     setup,
 )
 from scvi.estimators.options_of_scvi import WithOptionsOfSCVI
@@ -79,6 +80,7 @@ class SCVI(WithOptionsOfSCVI):
     get_aggregated_posterior = populations.get_aggregated_posterior
     differential_abundance = populations.differential_abundance
     check = checks.check
+    report = reporting.report
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

@@ -28,6 +28,7 @@ from scvi.estimators import (
     protein_questions,
     query_mapping,
     questions,
+    reporting,
 )
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Cells
@@ -302,6 +303,7 @@ class TOTALVI(Estimator):
     get_aggregated_posterior = populations.get_aggregated_posterior
     differential_abundance = populations.differential_abundance
     check = checks.check
+    report = reporting.report
 
     load_query_data = query_mapping.load_query_data
     prepare_query_anndata = classmethod(query_mapping.prepare_query_anndata)

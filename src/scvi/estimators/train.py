@@ -16,6 +16,7 @@ import numpy as np
 from scvi._checks import check_choice
 from scvi.cells.cell_data import CellData
 from scvi.cells.joint import side_by_side
+from scvi.estimators.calls import told
 from scvi.estimators.cells import Indices
 from scvi.estimators.fitted_cells import FittedCells
 from scvi.estimators.trainer_names import understood
@@ -243,7 +244,8 @@ def fit_as_told(self: Estimator, given: Mapping[str, Any]) -> None:
     try:
         fit.run()
     finally:
-        _keep(self, fit, [data.cell_names for data in data_sets], train_cells, validation_cells)
+        if _keep(self, fit, [data.cell_names for data in data_sets], train_cells, validation_cells):
+            self._fits = [*self._fits, told(type(self).train, given, seed)]
 
 
 def _plan_of(
@@ -330,12 +332,13 @@ def _keep(
     cell_names: Sequence[np.ndarray],
     train_cells: Sequence[np.ndarray],
     validation_cells: Sequence[np.ndarray],
-) -> None:
-    """Takes over what a fit has reached, also an interrupted one; names and positions of cells in each data set."""
+) -> bool:
+    """Takes over what a fit has reached, also an interrupted one, if there is anything; cells in each data set."""
     self.was_interrupted = fit.loop.interrupted
     if fit.steps_kept == 0:
-        return
+        return False
     self.history = continued(self.history, fit.frames(), fit.epochs_before)
     sides = [FittedCells.of(*part) for part in zip(cell_names, train_cells, validation_cells, strict=True)]
     self._train_cells, self._validation_cells = map(list, zip(*sides, strict=True))
     self.is_trained = True
+    return True

@@ -252,17 +252,25 @@ def of_intervals(found: Predictive, what: str) -> Verdict:
     )
 
 
+def by_misfit(features: pd.DataFrame) -> pd.DataFrame:
+    """The features with enough counts in enough cells, the worst fitted first.
+
+    'off' is how far (log2) their scatter around what is expected, beside that of draws, is from that of the median
+    feature: where all are off alike, the verdict on variation says so.
+    """
+    mean, n_cells = features["mean"], features["n_cells"]
+    # squares of Poisson counts, summed over fewer cells, are twice as large as others by chance
+    clear = features[(mean >= FEW_COUNTS) & (n_cells * mean >= _CELLS_OF_SQUARES * (1 + 2 * mean))]
+    spread = np.log2(clear["spread"].clip(lower=1e-6))
+    off = np.abs(spread - spread.median()).fillna(0.0)
+    return clear.assign(off=off).sort_values("off", ascending=False, kind="stable")
+
+
 def of_worst(found: Predictive, what: str) -> Verdict:
     """Which features are fitted worst."""
-    mean, n_cells = found.features["mean"], found.features["n_cells"]
-    # squares of Poisson counts, summed over fewer cells, are twice as large as others by chance
-    clear = found.features[(mean >= FEW_COUNTS) & (n_cells * mean >= _CELLS_OF_SQUARES * (1 + 2 * mean))]
-    spread = np.log2(clear["spread"].clip(lower=1e-6))
-    off = np.abs(spread - spread.median()).fillna(0.0)  # where all are off alike, the verdict on variation says so
-    share = float((off > 1).mean()) if len(clear) else 0.0
-    worst = ", ".join(
-        f"{name} ({clear['spread'][name]:.2g})" for name in off.sort_values(ascending=False).index[:_NAMED]
-    )
+    clear = by_misfit(found.features)
+    share = float((clear["off"] > 1).mean()) if len(clear) else 0.0
+    worst = ", ".join(f"{name} ({spread:.2g})" for name, spread in clear["spread"].head(_NAMED).items())
     says = (
         f"{100 * share:.0f} % of {len(clear)} {what} (mean at least {FEW_COUNTS}, in enough cells) are scattered "
         "around what is expected of them, beside draws, at least twice or at most half as much as others; furthest "

@@ -19,6 +19,7 @@ import pandas as pd
 
 from scvi._files import replacing
 from scvi.plots.answers import calibration, dot_plot, history, predictive, predictive_panels, volcano
+from scvi.plots.scores import beside_pca, confusion, embedding, foreground
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "available",
     "before_after",
+    "beside_pca",
     "calibration",
     "check_matplotlib",
+    "confusion",
     "dot_plot",
+    "embedding",
+    "foreground",
     "history",
     "imputation",
     "in_notebook",

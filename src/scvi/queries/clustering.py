@@ -92,10 +92,15 @@ def knn_purity(latent: npt.ArrayLike, labels: npt.ArrayLike, k: int = 30) -> flo
 
     1 is pure; a rare label counts as much as a common one.
     """
+    return float(np.mean(label_purity(latent, labels, k)))
+
+
+def label_purity(latent: npt.ArrayLike, labels: npt.ArrayLike, k: int = 30) -> npt.NDArray[np.float64]:
+    """Share of the k nearest neighbours that have a cell's own label, of the cells of each label, (c,), in order."""
     latent, codes, n_labels = _checked(latent, labels, "labels")
     counts = _neighbour_counts(latent, codes, n_labels, k)
     share = counts[np.arange(len(codes)), codes] / counts.sum(axis=1)
-    return float(np.mean(np.bincount(codes, share) / np.bincount(codes)))
+    return np.bincount(codes, share) / np.bincount(codes)
 
 
 def neighbour_overlap(first: npt.ArrayLike, second: npt.ArrayLike, k: int = 100) -> tuple[float, float]:

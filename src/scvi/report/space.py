@@ -1,0 +1,138 @@
+"""The latent space: a map of the cells, how well it mixes batches, and whether cells of one type lie together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scvi import plots
+from scvi.queries import clustering
+from scvi.report.blocks import Block, Section, Table, Text, Widget, counted, percent
+from scvi.report.cells import Shown
+from scvi.report.interactive import MOST_GROUPS, cell_map
+from scvi.report.pictures import picture
+
+_FEWEST = 10  # cells of a label, to say anything of their neighbours
+
+
+def umap(looked_at: Shown, seed: int) -> Section:
+    """The cells on a plane, by any of the columns that are shown."""
+    places = plots.umap(looked_at.latent, seed)
+    n = len(places)
+    columns = looked_at.columns or {"cells": pd.Series([f"all {n:,}"] * n)}
+    by = f"by {', '.join(columns)}"
+    text = (
+        f"Each point is a cell; neighbours in the latent space are neighbours here. {looked_at.sampled}"
+        "Distances between groups say little. Point at a cell to see what is known of it; untick a group to hide it."
+    )
+    if any(values.nunique() > MOST_GROUPS for values in columns.values()):
+        text += (
+            f" Of columns with more than {MOST_GROUPS} values the rarest are one group; numbers are cut into intervals."
+        )
+    label = f"Map of {counted(n, 'cell')}: UMAP of the latent space, {by}"
+    blocks: list[Block] = [Text(text), Widget("cell_map", label, cell_map(places, columns))]
+    for name, values in list(columns.items())[:2]:
+        shown = _few(values)
+        alt = f"UMAP of the latent space, {counted(n, 'cell')}, coloured by {name} ({shown.nunique()} values)."
+        blocks.append(_still(places, shown, name, alt))
+    return Section("map", "The cells on a plane", blocks)
+
+
+def _still(places: np.ndarray, values: pd.Series, name: str, alt: str) -> Any:
+    return picture(lambda ax: plots.embedding(places, values, ax, title=name), alt, alt, size=(7.0, 4.6), only="print")
+
+
+def _few(values: pd.Series) -> pd.Series:
+    """A column as groups, the rarest of many as one."""
+    from scvi.report.interactive import grouped
+
+    groups = grouped(values)
+    return pd.Series(pd.Categorical.from_codes(groups.codes.astype(np.int16), _distinct(groups.names)))
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names of groups, told apart where two are the same."""
+    return [name if names.index(name) == i else f"{name} ({i})" for i, name in enumerate(names)]
+
+
+def mixing(looked_at: Shown, seed: int, with_pictures: bool, what: str) -> Section:
+    """How mixed the neighbours of the cells of each batch are, beside principal components."""
+    assert looked_at.batch is not None
+    batch = looked_at.batch.iloc[looked_at.scored].to_numpy(dtype=object)
+    latent = looked_at.latent[looked_at.scored]
+    by_chance = max(clustering.batch_entropy(latent, np.random.default_rng([seed, 2]).permutation(batch)), 1e-9)
+    spaces = {"latent": latent, **({} if looked_at.components is None else {"pca": looked_at.components})}
+    entropies = {name: clustering.neighbourhood_entropy(space, batch) / by_chance for name, space in spaces.items()}
+    table = pd.DataFrame({"cells": 1, **entropies}).groupby(batch, sort=False)
+    shares = table.mean().assign(cells=table.size()).sort_values("latent")
+    rows = [
+        (str(name), f"{row['cells']:,.0f}", *(percent(row[space]) for space in spaces))
+        for name, row in shares.iterrows()
+    ]
+    text = (
+        f"How mixed the neighbourhoods of the cells of each {what} are, as a share of what shuffled ones would be: "
+        f"100 % is perfectly mixed, 0 % means that all neighbours are of the same {what}. Where a {what} has cell "
+        f"types that no other has, it should not be mixed. {counted(len(batch), 'cell')} were looked at."
+    )
+    blocks: list[Block] = [Text(text)]
+    if with_pictures and "pca" in spaces:
+        alt = (
+            f"Mixing of each {what} in the latent space and among principal components, the worst first; numbers below."
+        )
+        few = shares.head(30)
+        size = (5.6, 1.6 + 0.3 * len(few))
+        blocks.append(picture(lambda ax: plots.beside_pca(few, ax, xlabel="mixing"), alt, size=size))
+    heads = (what, "cells", "latent space", *(("PCA",) if "pca" in spaces else ()))
+    blocks.append(Table(f"Mixing by {what}, the worst first", heads, rows))
+    first = shares.iloc[0]
+    pca = f" (among principal components {percent(first['pca'])})" if "pca" in spaces else ""
+    answer = f"{shares.index[0]}: its neighbourhoods are {percent(first['latent'])} as mixed as shuffled ones{pca}."
+    return Section(
+        "mixing",
+        f"Mixing of {'batches' if what == 'batch' else what + 's'}",
+        blocks,
+        [(f"Which {what} mixes worst?", answer)],
+    )
+
+
+def purity(looked_at: Shown, labels_key: str, with_pictures: bool) -> Section | None:
+    """How many neighbours of the cells of each type are of their type, beside principal components."""
+    assert looked_at.labels is not None
+    labels = looked_at.labels.iloc[looked_at.scored]
+    counts = labels.value_counts()
+    known = labels.isin(counts.index[counts >= _FEWEST]).to_numpy()
+    if labels[known].nunique() < 2:
+        return None
+    names, sizes = np.unique(labels[known].to_numpy(dtype=str), return_counts=True)
+    spaces = {"latent": looked_at.latent[looked_at.scored][known]}
+    if looked_at.components is not None:
+        spaces["pca"] = looked_at.components[known]
+    found = {name: clustering.label_purity(space, labels[known].to_numpy(dtype=str)) for name, space in spaces.items()}
+    shares = pd.DataFrame({"cells": sizes, **found}, index=names).sort_values("latent")
+    rows = [
+        (str(name), f"{row['cells']:,.0f}", *(percent(row[space]) for space in spaces))
+        for name, row in shares.iterrows()
+    ]
+    text = (
+        f"The share of the 30 nearest neighbours of a cell that have its own {labels_key}: near 100 % the cells of "
+        "this type lie together and apart from others, which supports the annotation. Low shares mean types that the "
+        "data do not tell apart, or labels that are wrong. A type of few cells has low shares in any case."
+    )
+    blocks: list[Block] = [Text(text)]
+    if with_pictures and "pca" in spaces:
+        few = shares.head(40)
+        alt = f"Purity of each {labels_key} in the latent space and among principal components; numbers below."
+        size = (5.6, 1.6 + 0.3 * len(few))
+        blocks.append(picture(lambda ax: plots.beside_pca(few, ax, xlabel="purity"), alt, size=size))
+    heads = (labels_key, "cells", "latent space", *(("PCA",) if "pca" in spaces else ()))
+    blocks.append(Table(f"Purity by {labels_key}, the least pure first", heads, rows))
+    first = shares.iloc[0]
+    answer = (
+        f"On average {percent(shares['latent'].mean())} of a cell's neighbours have its {labels_key}; least so "
+        f"{shares.index[0]} ({percent(first['latent'])})."
+    )
+    return Section(
+        "purity", f"Do cells of one {labels_key} lie together?", blocks, [("Do cell types lie together?", answer)]
+    )

@@ -1,0 +1,275 @@
+"""What a report says, of every estimator."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scvi
+from asking import ESTIMATORS, cells_of, make, same, weights
+from scvi import plots
+from scvi.report import write
+from scvi.report.about_fit import commands
+from scvi.report.cells import Wish
+from small_cells import KEYS, QUICK, make_adata
+
+EACH = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
+MOST_BYTES = 3_000_000
+
+
+class Parsed(HTMLParser):
+    """Elements of a page with their attributes, its text by section, and what its scripts are."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, Any]]] = []
+        self.sections: dict[str, str] = {}
+        self.scripts: list[str] = []
+        self._inside, self._section = "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "section":
+            self._section = str(dict(attrs)["aria-labelledby"])
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style"):
+            self.scripts.append(data)
+        else:
+            self.sections[self._section] = self.sections.get(self._section, "") + data
+
+    def all(self, tag: str) -> list[dict[str, Any]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join("\n".join(self.sections.values()).split())
+
+
+@pytest.fixture(autouse=True)
+def flat(monkeypatch):
+    """The first two dimensions in place of a UMAP, which takes seconds."""
+    monkeypatch.setattr(plots, "umap", lambda latent, seed=0: np.asarray(latent)[:, :2])
+
+
+@cache
+def fitted(cls: type[Any]) -> Any:
+    model = make(cls)
+    model.train(**QUICK)
+    return model
+
+
+def page_of(model: Any, folder: Path, **arguments: Any) -> Parsed:
+    path = model.report(folder / "report.html", **{"seed": 0, "n_cells": 60, **arguments})
+    assert path == folder / "report.html"
+    assert path.stat().st_size < MOST_BYTES
+    return Parsed(path.read_text(encoding="utf-8"))
+
+
+@EACH
+def test_every_estimator_has_one(cls, tmp_path):
+    model = fitted(cls)
+    page = page_of(model, tmp_path, labels_key="cell_type")
+    expected = {"fit", "verdicts", "losses", "map", "mixing"}
+    expected |= {"worst-genes"} if len(cells_of(model)) == 1 else {"worst-seq-genes", "worst-spatial-genes"}
+    expected |= {"purity"} - ({"purity"} if cls is scvi.CondSCVI else set())
+    expected |= {"annotation"} if cls is scvi.SCANVI else set()
+    expected |= {"proteins"} if cls is scvi.TOTALVI else set()
+    expected |= {"differential-expression"} if cls is not scvi.GIMVI else set()
+    assert expected <= set(page.sections)
+    assert ("left-out" in page.sections) == (cls in (scvi.CondSCVI, scvi.GIMVI))
+    assert f"scvi.{cls.__name__}" in page.sections["fit"]
+    found = model.check(**({} if cls is scvi.GIMVI else {"groupby": "cell_type"}), n_cells=60, seed=0)
+    places = [page.sections["verdicts"].index(f"{one.level}{one.name}: {one.says}") for one in found.verdicts]
+    assert places == sorted(places)
+
+
+@EACH
+def test_the_commands_do_it_again_to_the_bit(cls, tmp_path):
+    """What a model says of itself after it was saved and loaded, too."""
+    model = fitted(cls)
+    model.save(tmp_path / "model", overwrite=True)
+    loaded = cls.load(tmp_path / "model", *cells_of(model))
+    for one in (model, loaded):
+        lines = [line for line in commands(one, Wish(None, (), None, 60, 0)) if "model.report" not in line]
+        adatas = [adata.copy() for adata in cells_of(model)]
+        for adata in adatas:
+            adata.uns.pop("_scvi")
+        names: dict[str, Any] = {"read": iter(adatas)}
+        exec("\n".join(re.sub(r"anndata\.read_h5ad\(.*?\)", "next(read)", line) for line in lines), names)
+        assert same(weights(model), weights(names["model"]))
+
+
+def test_the_commands_name_all_that_was_told():
+    model = make(scvi.SCVI, setup=KEYS, gene_likelihood="nb")
+    model.train(**QUICK, validation_indices=np.arange(9))
+    model.train(max_epochs=1, kl_warmup=0.5, seed=3, enable_progress_bar=False, gradient_clip=None)
+    lines = commands(model, Wish(None, ("score",), "cell_type", 60, 0))
+    assert all(f"{name}={value!r}" in lines[4] for name, value in KEYS.items())
+    assert "gene_likelihood='nb'" in lines[5]
+    assert lines[6] == "model.train(max_epochs=3, batch_size=64, validation_indices=..., seed=0)"
+    assert lines[7] == "model.train(max_epochs=1, gradient_clip=None, kl_warmup=0.5, seed=3)"
+    assert lines[8] == "model.report(\"report.html\", columns=['score'], labels_key='cell_type', seed=0)"
+
+
+def test_it_answers_what_is_asked_first(tmp_path):
+    """Sizes, trust, convergence, the worst batch and the worst genes, as the numbers behind them say."""
+    model = fitted(scvi.SCVI)
+    page = page_of(model, tmp_path)
+    first = page.sections[""]
+    assert "150 cells x 40 genes, 3 batches by 'batch'" in first
+    found = model.check(n_cells=60, seed=0)
+    assert f"It is {found.level}" in first
+    assert found["convergence"].says in first
+    worst = re.findall(r"(\w+) \([0-9.]+\)", found["worst genes"].says)
+    assert f"{worst[0]}, {worst[1]} and {worst[2]} (scatter" in first
+
+
+@pytest.mark.parametrize("apart", ["b0", "b2"])
+def test_the_batch_that_mixes_worst_is_first(tmp_path, apart):
+    adata = make_adata(300)
+    cells = (adata.obs["batch"] == apart).to_numpy()
+    counts = adata.X.toarray()
+    counts[np.ix_(cells, np.arange(0, 40, 2))] = 0  # it lacks half of the genes
+    adata.X = type(adata.X)(counts)
+    model = make(scvi.SCVI, adata, setup={})  # which is not told of it
+    model.train(max_epochs=15, seed=0, enable_progress_bar=False)
+    scvi.SCVI.setup_anndata(adata, batch_key="batch")
+    looked_at = write.shown(model, Wish(None, (), None, 60, 0))
+    looked_at = type(looked_at)(**{**vars(looked_at), "batch": adata.obs["batch"].astype(object)})
+    section = write.space.mixing(looked_at, 0, False, "batch")
+    ((_, answer),) = section.short
+    assert answer.startswith(f"{apart}: ")
+    rows = section.blocks[-1].rows
+    assert rows[0][0] == apart
+    shares = [float(row[2].rstrip(" %")) for row in rows]
+    assert shares == sorted(shares)
+    assert shares[0] < 75
+
+
+def test_columns_that_are_not_named_are_not_in_the_file(tmp_path):
+    adata = make_adata()
+    adata.obs["patient"] = [f"Jane Doe {i % 7}" for i in range(adata.n_obs)]
+    model = make(scvi.SCVI, adata)
+    model.train(**QUICK)
+    path = model.report(tmp_path / "report.html", columns="donor", seed=0, n_cells=60)
+    text = path.read_text(encoding="utf-8")
+    assert "patient" not in text.replace("input", "")
+    assert "Jane Doe" not in text
+    assert "donor" in text
+    with pytest.raises(KeyError, match=r"columns='donr' is not a column of adata.obs; did you mean 'donor'"):
+        model.report(tmp_path / "report.html", columns=["donr"])
+
+
+def test_names_of_cells_and_genes_are_text(tmp_path):
+    adata = hostile()
+    model = make(scvi.SCVI, adata, setup={"batch_key": TAG})
+    model.train(**QUICK)
+    page = page_of(model, tmp_path, labels_key="cell_type", title="<b>title</b>")
+    assert not [attributes for attributes in page.all("img") if "onerror" in attributes]
+    assert not page.all("b")
+    assert not any("window.wrong" in script and "docs_json" not in script for script in page.scripts)
+    assert TAG in page.sections["fit"]
+    assert IMAGE in page.sections["worst-genes"] or IMAGE in page.text or "onerror" in " ".join(page.scripts)
+
+
+TAG, IMAGE = "<script>window.wrong=1</script>", '"><img src=x onerror="window.wrong=1">'
+
+
+def hostile() -> Any:
+    """Cells of which names are code: of a column, a batch, a cell type and a gene."""
+    adata = make_adata()
+    names = adata.var_names.tolist()
+    adata.var_names = [IMAGE, "</script><script>window.wrong=1</script>", *names[2:]]
+    adata.obs[TAG] = pd.Categorical(np.where(np.arange(adata.n_obs) % 2, TAG, "</script>" + IMAGE))
+    adata.obs["cell_type"] = adata.obs["cell_type"].replace({"t1": IMAGE})
+    return adata
+
+
+@EACH
+def test_without_the_extra_plot_it_has_no_pictures_and_says_so(cls, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    page = page_of(fitted(cls), tmp_path, labels_key="cell_type")
+    assert not page.all("img")
+    assert 'pip install "scvi[plot]"' in page.sections["left-out"]
+    assert "worst-genes" in page.sections or "worst-seq-genes" in page.sections
+
+
+def test_pictures_are_described_and_nothing_is_asked_of_a_network(tmp_path):
+    page = page_of(fitted(scvi.SCVI), tmp_path, labels_key="cell_type")
+    images = page.all("img")
+    assert len(images) > 8
+    assert all(len(image["alt"]) > 20 and image["src"].startswith("data:image/webp;base64,") for image in images)
+    assert all(image["width"] and image["height"] for image in images)
+    addresses = [
+        value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")
+    ]
+    assert all(str(address).startswith(("data:", "#")) for address in addresses)
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "http" not in policy
+    assert page.all("html") == [{"lang": "en"}]
+
+
+def test_the_library_is_there_as_it_was_installed_with_its_licence(tmp_path):
+    import bokeh
+
+    folder = Path(bokeh.__file__).parent
+    path = fitted(scvi.SCVI).report(tmp_path / "report.html", seed=0, n_cells=60)
+    text = path.read_text(encoding="utf-8")
+    for name in ("bokeh", "bokeh-widgets", "bokeh-tables"):
+        script = (folder / "server" / "static" / "js" / f"{name}.min.js").read_text(encoding="utf-8")
+        assert re.sub(r"\n//# sourceMappingURL=.*\n?$", "", script.rstrip()) in text
+    licence = (folder / "LICENSE.txt").read_text(encoding="utf-8")
+    assert "Anaconda" in licence
+    assert " ".join(licence.split()) in Parsed(text).text
+
+
+def test_cells_without_counts_are_reported_as_far_as_they_can(tmp_path):
+    model = make(scvi.SCVI)
+    model.train(**QUICK)
+    model.minify_adata()
+    page = page_of(model, tmp_path, labels_key="cell_type")
+    assert "Verdicts, and counts beside draws: these cells are minified" in page.sections["left-out"]
+    assert {"fit", "losses", "map", "mixing", "purity", "differential-expression"} <= set(page.sections)
+
+
+def test_of_other_cells_and_of_few(tmp_path):
+    model = fitted(scvi.SCANVI)
+    page = page_of(model, tmp_path, adata=make_adata(90, seed=4))
+    assert "90 cells x 40 genes" in page.sections[""]
+    page = page_of(model, tmp_path, adata=make_adata(4))
+    assert "a check needs 30 cells" in page.sections["left-out"]
+    assert "it needs 5 cells" in page.sections["left-out"]
+
+
+def test_the_same_seed_gives_the_same_page(tmp_path):
+    def body(name: str) -> str:
+        text = fitted(scvi.SCVI).report(tmp_path / name, seed=1, n_cells=60).read_text(encoding="utf-8")
+        return text[: text.index("<footer>")]  # after it come the day, and numbers that bokeh draws
+
+    assert re.sub(r'id="[^"]+"', "", body("a")) == re.sub(r'id="[^"]+"', "", body("b"))
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+    model = fitted(scvi.SCVI)
+    monkeypatch.setattr(write, "shown", lambda *_: pytest.fail("cells were read"))
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file"):
+        model.report(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is in no folder that is there"):
+        model.report(tmp_path / "none" / "report.html")
+    with pytest.raises(RuntimeError, match="not trained"):
+        make(scvi.SCVI).report(tmp_path / "report.html")
+    monkeypatch.setattr(write, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'a report needs jinja2 and bokeh: pip install "scvi\[report\]"'):
+        model.report(tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
