@@ -124,10 +124,10 @@ def test_the_commands_name_all_that_was_told():
 def test_it_answers_what_is_asked_first(tmp_path):
     """Sizes, trust, convergence, the worst batch and the worst genes, as the numbers behind them say."""
     model = fitted(scvi.SCVI)
-    page = page_of(model, tmp_path)
+    page = page_of(model, tmp_path, n_cells=150)
     first = page.sections[""]
     assert "150 cells x 40 genes, 3 batches by 'batch'" in first
-    found = model.check(n_cells=60, seed=0)
+    found = model.check(n_cells=150, seed=0)
     assert f"It is {found.level}" in first
     assert found["convergence"].says in first
     worst = re.findall(r"(\w+) \([0-9.]+\)", found["worst genes"].says)
