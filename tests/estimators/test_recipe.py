@@ -17,7 +17,7 @@ from scvi.estimators.train import quick_max_epochs
 from scvi.fit.plan import Plan, default_max_epochs, default_weight_decay
 from small_cells import QUICK, TINY, make_adata
 
-SHORT = {name: value for name, value in QUICK.items() if name != "max_epochs"}
+SHORT = {name: QUICK[name] for name in ("seed", "enable_progress_bar")}
 
 
 def model_of(cls: Any = scvi.SCVI, adata: AnnData | None = None) -> Any:
@@ -31,7 +31,7 @@ def same(first: Any, second: Any) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-# ---- weight decay ----------------------------------------------------------------------------------------------------
+# ---- what counts decide ----------------------------------------------------------------------------------------------
 
 
 def test_weight_decay_is_that_of_a_prior_over_the_cells() -> None:
@@ -44,17 +44,52 @@ def test_weight_decay_is_that_of_a_prior_over_the_cells() -> None:
     assert by_cells == sorted(by_cells, reverse=True)
 
 
+def test_epochs_are_fewer_where_little_is_known_of_a_gene() -> None:
+    assert default_max_epochs(2_705, 64, 2.4) == default_max_epochs(2_705, 64) == 50
+    assert default_max_epochs(1_800, 64, 0.17) == 26  # 28 steps an epoch, 306 counts of a gene
+    assert default_max_epochs(4_806, 64, 0.025) == 10  # never fewer
+    assert default_max_epochs(200, 64, 0.06) == 50  # few counts, but 50 epochs are less than 500 steps
+    assert default_max_epochs(1_300, 64, 0.06) == 25  # 500 steps, of 20 an epoch
+    assert default_max_epochs(10**6, 128, 0.1) == default_max_epochs(10**6, 128)
+    by_counts = [default_max_epochs(2_000, 64, mean) for mean in (0.0, 0.1, 0.2, 0.4, 10.0)]
+    assert by_counts == sorted(by_counts)
+    assert (by_counts[0], by_counts[-1]) == (16, 50)
+
+
+def sparse_adata() -> AnnData:
+    """Cells whose counts are so few that they decide the number of epochs."""
+    adata = make_adata()
+    thinned = np.random.default_rng(0).binomial(adata.X.toarray().astype(np.int64), 0.1)
+    thinned[:, 0] += 1
+    return AnnData(sparse.csr_matrix(thinned.astype(np.float32)), obs=adata.obs)
+
+
 def test_the_history_and_the_log_say_what_was_decided_and_why(caplog: pytest.LogCaptureFixture) -> None:
-    model = model_of()
+    model = model_of(adata=sparse_adata())
     with caplog.at_level(logging.INFO, "scvi"):
-        model.train(**QUICK)
-    counts = np.asarray(model.adata.X[model.train_indices].mean())
-    n, mean = len(model.train_indices), model.history["mean_count"]["mean_count"].iloc[0]
-    assert mean == pytest.approx(counts, rel=0.02)
-    decay = default_weight_decay(n, mean)
-    assert model.history["weight_decay"]["weight_decay"].tolist() == [decay] * QUICK["max_epochs"]
-    line = f"Weight decay {decay:.3g}, for {n} cells with a mean count of {mean:.3g}."
-    assert line in caplog.messages
+        model.train(**SHORT, batch_size=4, kl_warmup=0.0, callbacks=[StopAfter(1)])
+    said = {name: model.history[name][name] for name in ("max_epochs", "weight_decay", "mean_count")}
+    assert [len(set(values)) for values in said.values()] == [1, 1, 1]
+    epochs, decay, mean = (values.iloc[0] for values in said.values())
+    n = len(model.train_indices)
+    assert mean == pytest.approx(np.asarray(model.adata.X[model.train_indices].mean()), rel=0.05)
+    assert epochs == default_max_epochs(n, 4, mean) < default_max_epochs(n, 4)
+    assert decay == default_weight_decay(n, mean)
+    line = f"Chosen for {n} cells with a mean count of {mean:.3g}: {epochs} epochs and a weight decay of {decay:.3g}."
+    assert caplog.messages.count(line) == 1
+    assert any(f": {epochs} epochs of 34 steps" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("told", [{"max_epochs": 40}, {"early_stopping": False}])
+def test_a_length_that_is_told_is_not_adapted(told: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of(adata=sparse_adata())
+    with caplog.at_level(logging.INFO, "scvi"):
+        model.train(**SHORT, batch_size=4, **told, kl_warmup=0.0, callbacks=[StopAfter(0)])
+    epochs = told.get("max_epochs", 50)
+    assert any(f": {epochs} epochs of 34 steps" in message for message in caplog.messages)
+    assert "max_epochs" not in model.history
+    assert "weight_decay" in model.history
+    assert not any("epochs and a weight decay" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("told", [{"weight_decay": 0.02}, {"plan_kwargs": {"weight_decay": 0.02}}])
@@ -62,7 +97,7 @@ def test_a_weight_decay_that_is_given_is_used(told: dict[str, Any], caplog: pyte
     model, chosen = model_of(), model_of()
     with caplog.at_level(logging.INFO, "scvi"):
         model.train(**QUICK, **told)
-    assert not any("Weight decay" in message for message in caplog.messages)
+    assert not any("Chosen for" in message for message in caplog.messages)
     assert "weight_decay" not in model.history
     chosen.train(**QUICK)
     assert not same(model, chosen)

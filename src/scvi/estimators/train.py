@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _PRESETS = {"quick": quick_max_epochs}
+_IN_WORDS = {"max_epochs": "%d epochs", "weight_decay": "a weight decay of %.3g"}
 
 
 def train(
@@ -78,12 +79,13 @@ def train(
     losses in nats per cell, which fall: ``elbo_*``, ``reconstruction_loss_*``, ``kl_local_*`` and ``kl_global_*``
     (of what all cells share) of 'train' and 'validation' cells; ``train_loss_epoch``, ``train_loss_step`` (of the
     epoch's last step) and ``validation_loss``, which have the KL weight of the moment; ``kl_weight`` and ``lr``; and
-    where the counts decided it, ``weight_decay`` with the ``mean_count`` by which they did.
+    where the counts decided them, ``max_epochs`` and ``weight_decay`` with the ``mean_count`` by which they did.
 
     Parameters
     ----------
     max_epochs
-        Passes over the training cells; None: 50, fewer for more than 50,000 cells.
+        Passes over the training cells; None: 50, fewer for more than 50,000 cells, and of SCVI fewer, from 10, where
+        they would be more than 2.4 steps for each count of a gene, on average, and more than 500 steps.
     accelerator, devices
         'auto' (a CUDA GPU if there is one), 'cpu', 'gpu' or 'mps'; one device.
     train_size, validation_size
@@ -96,7 +98,7 @@ def train(
         'elbo_train') has not fallen by `early_stopping_min_delta` in `early_stopping_patience` epochs (None: a fifth
         of `max_epochs`, at least 5), and go back to the best weights. The patience starts when the KL weight is full.
         None, where `max_epochs` is None, too: SCVI goes back to the weights that are best for the validation cells and
-        does not stop.
+        does not stop. If it is given, `max_epochs` does not follow the counts.
     lr, lr_schedule
         Peak learning rate, and 'one-cycle' (up, then down to 0 over the planned steps), 'constant' or 'plateau'.
     weight_decay, gradient_clip
@@ -263,16 +265,21 @@ def _plan_of(
     )
     if not self._adapts or self._scope is not None:
         return make(), {}
+    told = given["plan_kwargs"]
+    in_kwargs = isinstance(told, Mapping) and told.get("weight_decay") is not None
+    says_decay = in_kwargs or given["weight_decay"] is not None
     says_length = given["max_epochs"] is not None or given["early_stopping"] is not None
     options["keep_best"] = n_validation > 0 and not says_length
-    told = given["plan_kwargs"]
-    says_decay = isinstance(told, Mapping) and told.get("weight_decay") is not None
-    if given["weight_decay"] is not None or says_decay:
+    if says_decay and says_length:
         return make(), {}
     mean = _mean_count(data_sets[0], train_cells[0])
     plan = make(mean_count=mean)
-    _logger.info("Weight decay %.3g, for %d cells with a mean count of %.3g.", plan.weight_decay, n_train, mean)
-    return plan, {"weight_decay": plan.weight_decay, "mean_count": mean}
+    chosen = ({} if says_length else {"max_epochs": plan.max_epochs}) | (
+        {} if says_decay else {"weight_decay": plan.weight_decay}
+    )
+    said = " and ".join(_IN_WORDS[name] % value for name, value in chosen.items())
+    _logger.info("Chosen for %d cells with a mean count of %.3g: %s.", n_train, mean, said)
+    return plan, {**chosen, "mean_count": mean}
 
 
 def _mean_count(data: CellData, cells: np.ndarray) -> float:
@@ -281,10 +288,11 @@ def _mean_count(data: CellData, cells: np.ndarray) -> float:
     return float(totals.mean()) / data.n_genes
 
 
-def _length_of(self: Estimator, given: Mapping[str, Any]) -> Callable[[int, int], int]:
+def _length_of(self: Estimator, given: Mapping[str, Any]) -> Callable[[int, int, float | None], int]:
     """How many passes over the cells there are where `max_epochs` does not say so."""
     if given["preset"] is None:
-        return default_max_epochs
+        stops = given["early_stopping"] is not None
+        return (lambda n, batch, _: default_max_epochs(n, batch)) if stops else default_max_epochs
     check_choice("preset", given["preset"], list(_PRESETS))
     if not self._adapts:
         raise ValueError(f"preset={given['preset']!r} is for SCVI; give {type(self).__name__}.train max_epochs")

@@ -19,8 +19,9 @@ StoppingMode = Literal["min", "max"]
 Optimizer = Literal["Adam", "AdamW"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
-_QUICK_EPOCHS, _QUICK_STEPS = 15, 500
+_QUICK_EPOCHS, _LEAST_STEPS = 15, 500
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
+_STEPS_PER_COUNT = 2.4
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
 _LEAST_PATIENCE = 5  # epochs
 _SPARSE_PRECISION, _PRECISION_OF_COUNTS = 40.0, 15.0
@@ -35,16 +36,26 @@ def default_batch_size(n_cells: int, usual: int) -> int:
     return min(usual, _SMALL_BATCH) if n_cells < _SMALL_DATA else usual
 
 
-def default_max_epochs(n_cells: int, batch_size: int) -> int:
-    """Passes over the data: 50, and fewer, down to 10, where they would be more than 20,000 steps."""
+def default_max_epochs(n_cells: int, batch_size: int, mean_count: float | None = None) -> int:
+    """Passes over the data: 50, and fewer, down to 10, where they would be more than 20,000 steps.
+
+    And fewer, down to 10 again, where they would be more than 2.4 steps for each count of a gene, on average, by
+    `mean_count`, that of an entry: what is known of a gene is fitted by then, and what is learned later is noise. But
+    no fewer than 500 steps, which any data need.
+    """
     steps = max(1, n_cells // batch_size)
-    return int(min(_MAX_EPOCHS, max(_MIN_EPOCHS, _STEPS_WANTED // steps)))
+    epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, _STEPS_WANTED // steps))
+    if mean_count is None:
+        return epochs
+    wanted = max(_LEAST_STEPS, _STEPS_PER_COUNT * n_cells * mean_count)
+    return min(epochs, max(_MIN_EPOCHS, round(wanted / steps)))
 
 
-def quick_max_epochs(n_cells: int, batch_size: int) -> int:
+def quick_max_epochs(n_cells: int, batch_size: int, mean_count: float | None = None) -> int:
     """Passes over the data for a first look: 500 steps, at least 15 passes and no more than there are by default."""
     steps = max(1, n_cells // batch_size)
-    return min(default_max_epochs(n_cells, batch_size), max(_QUICK_EPOCHS, math.ceil(_QUICK_STEPS / steps)))
+    usual = default_max_epochs(n_cells, batch_size, mean_count)
+    return min(usual, max(_QUICK_EPOCHS, math.ceil(_LEAST_STEPS / steps)))
 
 
 def default_weight_decay(n_cells: int, mean_count: float) -> float:
@@ -292,7 +303,7 @@ def make_plan(
     n_validation: int,
     kind: type[Plan] = Plan,
     mean_count: float | None = None,
-    length: Callable[[int, int], int] = default_max_epochs,
+    length: Callable[[int, int, float | None], int] = default_max_epochs,
 ) -> Plan:
     """A checked plan.
 
@@ -308,9 +319,10 @@ def make_plan(
     kind
         Class of the plan.
     mean_count
-        Of the training cells' genes, by which the weight decay is chosen where it is None; None: it is not chosen.
+        Of an entry of the training cells, by which weight decay and epochs are chosen where they are None; None: the
+        weight decay is that of the class, and the epochs are by the number of cells.
     length
-        Says how many passes, by the numbers of training cells and of those in a step.
+        Says how many passes, by the numbers of training cells and of those in a step, and the mean count.
     """
     given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
     given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
@@ -318,7 +330,7 @@ def make_plan(
         given.setdefault("weight_decay", default_weight_decay(n_train, mean_count))
     plan = kind(**{"max_epochs": 1, **given})
     if "max_epochs" not in given:
-        plan = replace(plan, max_epochs=length(n_train, plan.batch_size))
+        plan = replace(plan, max_epochs=length(n_train, plan.batch_size, mean_count))
     told = translated({} if plan_kwargs is None else plan_kwargs, [option.name for option in fields(plan)])
     plan = _with_warmup(replace(plan, **told.options), told.warmup, count_minibatches(n_train, plan.batch_size))
     _check_monitors(plan, n_validation)
