@@ -85,7 +85,7 @@ def train(
     ----------
     max_epochs
         Passes over the training cells; None: 50, fewer for more than 50,000 cells, and of SCVI fewer, from 10, where
-        they would be more than 2.4 steps for each count of a gene, on average, and more than 500 steps.
+        they would be more than 2.4 steps for each count of a gene, on average, and more than 150 steps.
     accelerator, devices
         'auto' (a CUDA GPU if there is one), 'cpu', 'gpu' or 'mps'; one device.
     train_size, validation_size
