@@ -52,12 +52,13 @@ def simulate(n_cells: int, n_genes: int, log_means: tuple[float, float], seed: i
     return adata
 
 
-def fit(adata: AnnData, seed: int, max_epochs: int | None) -> tuple[np.ndarray, np.ndarray, float]:
+def fit(adata: AnnData, seed: int, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, float]:
     """Mean probability of zero inflation, whether it is called, seconds."""
     AUTOZI.setup_anndata(adata)
     model = AUTOZI(adata, seed=seed)
     begin = time.perf_counter()
-    model.train(max_epochs=max_epochs, seed=seed, enable_progress_bar=False)
+    options = {"max_epochs": arguments.max_epochs, "weight_decay": arguments.weight_decay}
+    model.train(**options, seed=seed, enable_progress_bar=False)
     found = model.get_alphas_betas()
     alpha, beta = found["alpha_posterior"], found["beta_posterior"]
     return beta / (alpha + beta), alpha < beta, time.perf_counter() - begin
@@ -76,7 +77,7 @@ def simulations(arguments: argparse.Namespace) -> None:
         rows = []
         for seed in range(arguments.seeds):
             adata = simulate(1500, 300, log_means, seed)
-            inflation, called, seconds = fit(adata, seed, arguments.max_epochs)
+            inflation, called, seconds = fit(adata, seed, arguments)
             mean, edges = adata.var["mean"].to_numpy(), [0.0, *bands, np.inf]
             rows.append(row(f"seed {seed}, {seconds:.0f} s", adata, mean > 0, inflation, called))
             for low, high in zip(edges[:-1], edges[1:], strict=True) if bands else ():
@@ -92,7 +93,7 @@ def real_counts(arguments: argparse.Namespace) -> None:
     print(f"pbmc3k: {adata.n_obs} cells x {adata.n_vars} genes; the reference calls 77.5 %\n")
     edges, rows = [0.0, 0.05, 0.2, 1.0, np.inf], []
     for seed in range(arguments.seeds):
-        _, called, seconds = fit(adata, seed, arguments.max_epochs)
+        _, called, seconds = fit(adata, seed, arguments)
         bands = [(mean > low) & (mean <= high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
         shares = [called.mean(), *(called[band].mean() for band in bands)]
         rows.append([f"seed {seed}, {seconds:.0f} s", *(f"{share:.1%}" for share in shares)])
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark files")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--max-epochs", type=int, help="default: what train chooses")
+    parser.add_argument("--weight-decay", type=float, help="default: what train chooses")
     parser.add_argument("--threads", type=int, help="torch threads")
     arguments = parser.parse_args()
     if arguments.threads:
