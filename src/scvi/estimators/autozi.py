@@ -82,6 +82,7 @@ class AUTOZI(Estimator):
     """
 
     _network = AutoZIVAE
+    _adapts = ("weight_decay",)
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class Estimator(ABC):
 
     _network: ClassVar[type[Any]]  # makes the network
     _plan: ClassVar[type[Plan]] = Plan  # its options beside those of Plan are arguments of `train`
-    _adapts: ClassVar[bool] = False  # whether `train` chooses by the counts of the cells what it is not told
+    _adapts: ClassVar[tuple[str, ...]] = ()  # options of the plan that the cells decide where `train` is not told
     _files_of_cells: ClassVar[tuple[str, ...]] = (ADATA,)  # one for each data set that a model is made with
     _always_reads_labels: ClassVar[bool] = False
 

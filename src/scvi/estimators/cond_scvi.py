@@ -75,6 +75,7 @@ class CondSCVI(WithOptionsOfSCVI):
     """
 
     _network = VAEC
+    _adapts = ("weight_decay", "keep_best")
     _always_reads_labels = True
 
     @classmethod

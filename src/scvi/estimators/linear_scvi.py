@@ -20,6 +20,8 @@ from scvi.estimators import (
     setup,
 )
 from scvi.estimators.base import Estimator
+from scvi.estimators.train import train_by
+from scvi.fit.plan import LinearPlan
 from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
 from scvi.models.ldvae import LDVAE
@@ -66,6 +68,8 @@ class LinearSCVI(Estimator):
     """
 
     _network = LDVAE
+    _plan = LinearPlan
+    _adapts = ("keep_best",)
 
     def __init__(
         self,
@@ -100,6 +104,7 @@ class LinearSCVI(Estimator):
         return self.options["n_latent"]
 
     setup_anndata = classmethod(setup.setup_anndata)
+    train = train_by(LinearPlan, lr=LinearPlan.lr)
 
     get_latent_representation = questions.get_latent_representation
     get_batch_representation = questions.get_batch_representation

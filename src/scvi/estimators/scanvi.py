@@ -99,6 +99,7 @@ class SCANVI(WithOptionsOfSCVI):
 
     _network = SCANVAE
     _plan = SemiSupervisedPlan
+    _adapts = ("weight_decay",)
     _always_reads_labels = True
 
     def __init__(

@@ -61,7 +61,7 @@ class SCVI(WithOptionsOfSCVI):
     """
 
     _network = VAE
-    _adapts = True
+    _adapts = ("max_epochs", "weight_decay", "keep_best")
 
     setup_anndata = classmethod(setup.setup_anndata)
 

@@ -105,6 +105,7 @@ class TOTALVI(Estimator):
 
     _network = TOTALVAE
     _plan = ProteinPlan
+    _adapts = ("weight_decay", "keep_best")
 
     def __init__(
         self,

@@ -85,7 +85,8 @@ def train(
     ----------
     max_epochs
         Passes over the training cells; None: 50, fewer for more than 50,000 cells, and of SCVI fewer, from 10, where
-        they would be more than 2.4 steps for each count of a gene, on average, and more than 150 steps.
+        they would be more than 2.4 steps for each count of a gene, on average, and more than 150 steps; of LinearSCVI
+        more, up to 100, where 50 would not be 500 steps.
     accelerator, devices
         'auto' (a CUDA GPU if there is one), 'cpu', 'gpu' or 'mps'; one device.
     train_size, validation_size
@@ -97,14 +98,15 @@ def train(
         Stop when `early_stopping_monitor` (a loss in the history, such as 'elbo_validation', 'validation_loss' or
         'elbo_train') has not fallen by `early_stopping_min_delta` in `early_stopping_patience` epochs (None: a fifth
         of `max_epochs`, at least 5), and go back to the best weights. The patience starts when the KL weight is full.
-        None, where `max_epochs` is None, too: SCVI goes back to the weights that are best for the validation cells and
-        does not stop. If it is given, `max_epochs` does not follow the counts.
+        None, where `max_epochs` is None, too: SCVI, LinearSCVI, CondSCVI and TOTALVI go back to the weights that are
+        best for the validation cells and do not stop. If it is given, `max_epochs` does not follow the counts.
     lr, lr_schedule
         Peak learning rate, and 'one-cycle' (up, then down to 0 over the planned steps), 'constant' or 'plateau'.
     weight_decay, gradient_clip
-        L2 penalty (None: 0.003, and of SCVI more where cells are few and genes are many: 40 over the number of training
-        cells, or 15 over their number and mean count if that is less, from 0.003 to 0.1), and the largest norm of a
-        gradient (None: no limit).
+        L2 penalty (None: 0.003, and of SCVI, SCANVI, CondSCVI and AUTOZI more where cells are few and genes are many:
+        40 over the number of training cells, or 15 over their number and mean count if that is less, from 0.003 to 0.1;
+        of TOTALVI 6 over the number of training cells, from 0.0003 to 0.1), and the largest norm of a gradient (None:
+        no limit).
     kl_warmup
         Share of the planned steps over which the KL weight rises from 0 to 1.
     validation_indices
@@ -263,23 +265,21 @@ def _plan_of(
     make = partial(
         make_plan, options, given["plan_kwargs"], n_train, n_validation, self._plan, length=_length_of(self, given)
     )
-    if not self._adapts or self._scope is not None:
-        return make(), {}
+    adapts = () if self._scope is not None else self._adapts
     told = given["plan_kwargs"]
     in_kwargs = isinstance(told, Mapping) and told.get("weight_decay") is not None
-    says_decay = in_kwargs or given["weight_decay"] is not None
     says_length = given["max_epochs"] is not None or given["early_stopping"] is not None
-    options["keep_best"] = n_validation > 0 and not says_length
-    if says_decay and says_length:
+    says = {"max_epochs": says_length, "weight_decay": in_kwargs or given["weight_decay"] is not None}
+    options["keep_best"] = "keep_best" in adapts and n_validation > 0 and not says_length
+    chosen = [name for name in adapts if not says.get(name, True)]
+    if not chosen:
         return make(), {}
     mean = _mean_count(data_sets[0], train_cells[0])
     plan = make(mean_count=mean)
-    chosen = ({} if says_length else {"max_epochs": plan.max_epochs}) | (
-        {} if says_decay else {"weight_decay": plan.weight_decay}
-    )
-    said = " and ".join(_IN_WORDS[name] % value for name, value in chosen.items())
+    decided = {name: getattr(plan, name) for name in chosen}
+    said = " and ".join(_IN_WORDS[name] % value for name, value in decided.items())
     _logger.info("Chosen for %d cells with a mean count of %.3g: %s.", n_train, mean, said)
-    return plan, {**chosen, "mean_count": mean}
+    return plan, {**decided, "mean_count": mean}
 
 
 def _mean_count(data: CellData, cells: np.ndarray) -> float:
@@ -291,10 +291,10 @@ def _mean_count(data: CellData, cells: np.ndarray) -> float:
 def _length_of(self: Estimator, given: Mapping[str, Any]) -> Callable[[int, int, float | None], int]:
     """How many passes over the cells there are where `max_epochs` does not say so."""
     if given["preset"] is None:
-        stops = given["early_stopping"] is not None
-        return (lambda n, batch, _: default_max_epochs(n, batch)) if stops else default_max_epochs
+        by_counts = "max_epochs" in self._adapts and given["early_stopping"] is None
+        return default_max_epochs if by_counts else self._plan.length_for
     check_choice("preset", given["preset"], list(_PRESETS))
-    if not self._adapts:
+    if "max_epochs" not in self._adapts:
         raise ValueError(f"preset={given['preset']!r} is for SCVI; give {type(self).__name__}.train max_epochs")
     if given["max_epochs"] is not None:
         raise ValueError(f"preset={given['preset']!r} and max_epochs both say how long to train: pass one")

@@ -20,12 +20,14 @@ Optimizer = Literal["Adam", "AdamW"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
 _QUICK_EPOCHS, _QUICK_STEPS = 15, 500
+_MOST_LINEAR_EPOCHS, _LINEAR_STEPS = 100, 500
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
 _LEAST_STEPS, _STEPS_PER_COUNT = 150, 2.4
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
 _LEAST_PATIENCE = 5  # epochs
 _SPARSE_PRECISION, _PRECISION_OF_COUNTS = 40.0, 15.0
 _LEAST_DECAY, _MOST_DECAY = 3e-3, 0.1
+_PROTEIN_PRECISION, _LEAST_PROTEIN_DECAY = 6.0, 3e-4
 _FROM_CELLS = ("max_epochs", "batch_size", "weight_decay", "early_stopping")  # None: by the cells
 _AFTERWARDS = {"afterwards": True}  # marks an option of what is done when a fit is over
 _LATER = {"later": True}  # marks an option that plans of earlier checkpoints lack, and whose default is what they did
@@ -58,6 +60,12 @@ def quick_max_epochs(n_cells: int, batch_size: int, mean_count: float | None = N
     return min(usual, max(_QUICK_EPOCHS, math.ceil(_QUICK_STEPS / steps)))
 
 
+def linear_max_epochs(n_cells: int, batch_size: int) -> int:
+    """Passes over the data for a linear decoder, which fits no noise: 50, and up to 100 where 50 are not 500 steps."""
+    steps = max(1, n_cells // batch_size)
+    return max(default_max_epochs(n_cells, batch_size), min(_MOST_LINEAR_EPOCHS, math.ceil(_LINEAR_STEPS / steps)))
+
+
 def default_weight_decay(n_cells: int, mean_count: float) -> float:
     """L2 penalty of a loss per cell: a precision of weights over the cells, between 0.003 and 0.1.
 
@@ -66,6 +74,14 @@ def default_weight_decay(n_cells: int, mean_count: float) -> float:
     """
     precision = min(_SPARSE_PRECISION, _PRECISION_OF_COUNTS / max(mean_count, 1e-6))
     return min(_MOST_DECAY, max(_LEAST_DECAY, precision / n_cells))
+
+
+def protein_weight_decay(n_cells: int) -> float:
+    """The same of a model of genes and proteins: a precision of 6, whatever the counts, and a decay from 0.0003 to 0.1.
+
+    With more, the likelihood of genes gets better where cells are few, and what is imputed of proteins worse.
+    """
+    return min(_MOST_DECAY, max(_LEAST_PROTEIN_DECAY, _PROTEIN_PRECISION / n_cells))
 
 
 def one_cycle(progress: float) -> float:
@@ -179,6 +195,16 @@ class Plan:
         for name, kind in {**choices, "early_stopping_mode": StoppingMode, "optimizer": Optimizer}.items():
             check_choice(name, getattr(self, name), get_args(kind))
 
+    @staticmethod
+    def decay_for(n_cells: int, mean_count: float) -> float:
+        """The weight decay where the cells decide it."""
+        return default_weight_decay(n_cells, mean_count)
+
+    @staticmethod
+    def length_for(n_cells: int, batch_size: int, mean_count: float | None = None) -> int:
+        """Passes over the data where their number decides it, and not the counts."""
+        return default_max_epochs(n_cells, batch_size)
+
     @property
     def patience(self) -> int:
         """Epochs without improvement after which early stopping stops."""
@@ -221,6 +247,17 @@ class Plan:
             and ("later" not in option.metadata or getattr(self, option.name) != option.default)
         }
         return {name: value.item() if hasattr(value, "item") else value for name, value in given.items()}
+
+
+@dataclass(frozen=True)
+class LinearPlan(Plan):
+    """Options of the fit of a linear decoder, which takes a higher learning rate."""
+
+    lr: float = 1.5e-2
+
+    @staticmethod
+    def length_for(n_cells: int, batch_size: int, mean_count: float | None = None) -> int:
+        return linear_max_epochs(n_cells, batch_size)
 
 
 @dataclass(frozen=True)
@@ -295,6 +332,10 @@ class ProteinPlan(Plan):
         if self.hide_proteins > 1:
             raise ValueError(f"hide_proteins={self.hide_proteins!r} is not a share, a number from 0 to 1")
 
+    @staticmethod
+    def decay_for(n_cells: int, mean_count: float) -> float:
+        return protein_weight_decay(n_cells)
+
 
 def make_plan(
     options: Mapping[str, Any],
@@ -327,7 +368,7 @@ def make_plan(
     given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
     given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
     if mean_count is not None:
-        given.setdefault("weight_decay", default_weight_decay(n_train, mean_count))
+        given.setdefault("weight_decay", kind.decay_for(n_train, mean_count))
     plan = kind(**{"max_epochs": 1, **given})
     if "max_epochs" not in given:
         plan = replace(plan, max_epochs=length(n_train, plan.batch_size, mean_count))
