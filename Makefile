@@ -1,6 +1,6 @@
 # make demo | test | docs | quick | check | bench: each makes .venv on first use and reuses it until the requirements change.
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs quick check format bench clean
+.PHONY: help demo test docs install-check quick check format bench clean
 
 # The first Python that is new enough; choose another with `make PYTHON=/path/to/python3 ...`.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -17,6 +17,7 @@ help:
 	@echo "make demo    fit 1021 cells from five batches, print the scores, draw the picture (scvi-demo/)"
 	@echo "make test    run the tests               (ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make docs    build the documentation     (docs/_build/html; ARGS='-D run_pages=0 -D plot_gallery=0' runs no code)"
+	@echo "make install-check    wheel and sdist built, installed into a fresh environment, sizes and times"
 	@echo "make quick   run those of what changed   (ARGS=tests/fit for those of another layer)"
 	@echo "make check   lint, formatting and types  (make format mends the formatting)"
 	@echo "make bench   quality, speed, memory      (DATA=folder of the benchmark files)"
@@ -27,10 +28,14 @@ demo: $(VENV)/plot.stamp
 test: $(VENV)/plot,test.stamp
 	$(PYTEST) $(ARGS)
 
-# Every block of Python on the pages and every tutorial is run; a warning is an error.
-docs: $(VENV)/docs.stamp
+# Every block of Python on the pages and every tutorial is run; a warning is an error; a browser opens what was built.
+docs: $(VENV)/docs,plot,test.stamp
 	$(BIN)/python -m sphinx -W --keep-going -q -b html $(ARGS) docs docs/_build/html
+	$(BIN)/python -m pytest -q -p no:cacheprovider docs/test_site.py
 	@echo docs/_build/html/index.html
+
+install-check: $(VENV)/plot,test.stamp
+	$(BIN)/python benchmarks/install.py $(ARGS)
 
 # The layers with changes that are not committed, the house rules, and what one estimator answers.
 quick: $(VENV)/plot,test.stamp

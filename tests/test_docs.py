@@ -52,6 +52,13 @@ def test_bench_gives_each_script_options_that_it_has():
         assert all(f'"{option}"' in text(script) for option in options if option.startswith("--"))
 
 
+def test_every_page_is_in_the_contents_of_the_site():
+    index = text("docs/index.md")
+    listed = set(re.findall(r"^[\w/-]+$", "".join(re.findall(r"```{toctree}(.*?)```", index, re.DOTALL)), re.MULTILINE))
+    pages = {page.removeprefix("docs/").removesuffix(".md") for page in PAGES if page.startswith("docs/")}
+    assert pages - listed - {"index", "api/of-2020"} == set()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+)\)", text(page))
