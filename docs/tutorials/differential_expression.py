@@ -60,7 +60,7 @@ assert len(called - planted) < 0.15 * len(called)
 # %%
 # A volcano: planted genes on the left, above the others.
 
-panel = plots.volcano(table, answer="counts")
+panel = plots.volcano(table, answer="data")
 
 # %%
 # A test that knows no batches
