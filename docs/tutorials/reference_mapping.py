@@ -75,12 +75,11 @@ panels = plots.plane(
 # %%
 # Does it fit?
 # ------------
-# The model scores each cell: nats, higher is better. Training the weights of the new batch should raise the score of the query;
-# a query far below the reference would say that it holds what the reference has not seen.
+# The model scores each cell: nats, higher is better. Training the weights of the new batch should raise the score of the query.
+# (Query and reference are not to be compared with one another: cells with fewer counts have higher scores.)
 
 raw = scvi.SCVI.load_query_data(query, reference)
 for name, score in {
-    "reference": model.get_elbo(adata),
     "query, untrained": raw.get_elbo(),
     "query, trained": model.get_elbo(),
 }.items():
