@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import browser
 import pytest
+
+import browser
 
 SITE = Path(__file__).parent / "_build" / "html"
 MADE_BY_SPHINX = {"search.html", "genindex.html", "py-modindex.html", "sg_execution_times.html"}
