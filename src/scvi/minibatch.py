@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from scvi.kernels import Counts, SparseRows
+from scvi.kernels import Counts, Part, SparseRows
 from scvi.kernels.rows import sent
 
 C = TypeVar("C")  # counts, as a data set or a minibatch holds them
@@ -54,9 +54,20 @@ class Minibatch(PerCell[Counts, Tensor]):
     indices: Tensor | None = None  # (n,) int64 positions of the cells in their data set
     kept: Mapping[str, Tensor] | None = None  # (n, .) what a model keeps of cells whose counts were dropped, by name
     dataset: int = 0  # number of the data set the cells are from, for models of several
+    part: Part | None = None  # which of the cells of a step these are, if processes share them; None: all
 
     def __len__(self) -> int:
         return self.counts.shape[0]
+
+    @property
+    def n_shared(self) -> int | None:
+        """Number of cells of the step in all processes that share them; None: these are all."""
+        return None if self.part is None else self.part.n_rows
+
+    @property
+    def n_whole(self) -> int:
+        """Number of cells of the step."""
+        return len(self) if self.part is None else self.part.n_rows
 
     @property
     def x(self) -> Tensor:

@@ -14,7 +14,15 @@ import scipy.sparse as sp
 import torch
 
 from scvi.cells.chosen import plain
-from scvi.cells.epoch_order import ahead, count_minibatches, draw_buffers, draw_minibatches, minibatch_ends
+from scvi.cells.epoch_order import (
+    ALL,
+    Portion,
+    ahead,
+    count_minibatches,
+    draw_buffers,
+    draw_minibatches,
+    minibatch_ends,
+)
 from scvi.cells.estimates import rounded
 from scvi.cells.guard import Guard
 from scvi.cells.minified import Kept
@@ -150,28 +158,33 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         return counts.rounded() if self.rounds else counts
 
     def minibatches(
-        self, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 128
+        self, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 128, portion: Portion = ALL
     ) -> Iterator[Minibatch]:
-        """The cells at `indices` (None: all), in that order, `batch_size` at a time."""
+        """The cells at `indices` (None: all), in that order, `batch_size` at a time; of each a portion."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is below 1")
         rows = self.positions(indices)
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         together = max(1, self._buffer_cells // batch_size)
-        yield from self._in_turn(parts[start : start + together] for start in range(0, len(parts), together))
+        buffers = (parts[start : start + together] for start in range(0, len(parts), together))
+        yield from self._in_turn(buffers, portion)
         self._all_are_read()
 
-    def epoch(self, indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
+    def epoch(
+        self, indices: np.ndarray, batch_size: int, rng: np.random.Generator, portion: Portion = ALL
+    ) -> Iterator[Minibatch]:
         """The cells at `indices`, each once, shuffled and cut into minibatches as by :func:`draw_minibatches`.
+
+        Of each minibatch a portion is read, which may be empty.
 
         The order of counts in memory is any; cells on disk stay near their neighbours in the file, as
         :func:`scvi.cells.epoch_order.draw_buffers` says.
         """
         if isinstance(self.counts, OnDisk):
             ends = minibatch_ends(len(indices), batch_size)
-            yield from self._in_turn(draw_buffers(indices, ends, self._buffer_cells, rng))
+            yield from self._in_turn(draw_buffers(indices, ends, self._buffer_cells, rng), portion)
         else:
-            yield from self._in_turn([draw_minibatches(indices, batch_size, rng)])
+            yield from self._in_turn([draw_minibatches(indices, batch_size, rng)], portion)
         self._all_are_read()
 
     def n_minibatches(self, indices: np.ndarray, batch_size: int) -> int:
@@ -211,20 +224,23 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         self._all_are_read()
         return replace(self, counts=resident, columns=None)
 
-    def _in_turn(self, buffers: Iterable[list[np.ndarray]]) -> Iterator[Minibatch]:
+    def _in_turn(self, buffers: Iterable[list[np.ndarray]], portion: Portion) -> Iterator[Minibatch]:
         """Minibatches of the cells at these positions; what is on disk is read a buffer at a time, one ahead."""
         if not isinstance(self.counts, OnDisk):
-            yield from (self.minibatch(rows) for rows in chain.from_iterable(buffers))
+            for rows, part in map(portion.of, chain.from_iterable(buffers)):
+                mb = self.minibatch(rows)
+                yield mb if part is None else replace(mb, part=part)
             return
 
-        def read(parts: list[np.ndarray]) -> tuple[CellData, list[np.ndarray], list[np.ndarray]]:
+        def read(minibatches: list[np.ndarray]) -> tuple[CellData, list[np.ndarray], list[np.ndarray], list[Any]]:
             # A cell that is wanted twice is read once; rows are in the order of the file, places in that of the parts.
-            rows, places = np.unique(np.concatenate(parts), return_inverse=True)
-            return self.loaded(rows), np.split(places, np.cumsum([len(part) for part in parts[:-1]])), parts
+            wanted, parts = zip(*(portion.of(rows, neighbours=True) for rows in minibatches), strict=True)
+            rows, places = np.unique(np.concatenate(wanted), return_inverse=True)
+            return self.loaded(rows), np.split(places, np.cumsum([len(some) for some in wanted[:-1]])), wanted, parts
 
-        for cells, places, parts in ahead(read, buffers):
-            for place, rows in zip(places, parts, strict=True):
-                yield replace(cells.minibatch(place), indices=torch.from_numpy(rows))
+        for cells, *minibatches in ahead(read, buffers):
+            for place, rows, part in zip(*minibatches, strict=True):
+                yield replace(cells.minibatch(place), indices=torch.from_numpy(rows), part=part)
 
     @property
     def _buffer_cells(self) -> int:

@@ -10,15 +10,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
+
+from scvi.kernels import Part
 
 BLOCKS_IN_BUFFER = 64
 """So many places of the file meet in a buffer; a block has 256 cells where a buffer has 16,384."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Portion(NamedTuple):
+    """What one of several processes reads of each minibatch: a share of its cells, as even as can be."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, rows: np.ndarray, neighbours: bool = False) -> tuple[np.ndarray, Part | None]:
+        """Its cells of those at `rows`, and which they are; None: all.
+
+        With `neighbours` each process gets cells that are near one another in the data, not in the minibatch: so it
+        reads a part of the blocks of a buffer, and not a part of every block.
+        """
+        if self.size == 1:
+            return rows, None
+        order = np.argsort(rows, kind="stable") if neighbours else np.arange(len(rows))
+        places = order[len(rows) * self.rank // self.size : len(rows) * (self.rank + 1) // self.size]
+        return rows[places], Part(torch.from_numpy(places), len(rows))
+
+
+ALL = Portion()
 
 
 def draw_minibatches(indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from scvi.cells.cell_data import CellData
-from scvi.cells.epoch_order import count_minibatches
+from scvi.cells.epoch_order import ALL, Portion, count_minibatches
+from scvi.kernels import Part
 from scvi.minibatch import Minibatch
 
 
@@ -22,6 +23,17 @@ class JointMinibatch:
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+    @property
+    def n_whole(self) -> int:
+        """Number of cells of the step, see :attr:`Minibatch.n_whole`."""
+        return sum(mb.n_whole for mb in self.parts)
+
+    @property
+    def part(self) -> Part | None:
+        """Which of the cells of the step these are, one data set below the other; None: all."""
+        parts = [mb.part for mb in self.parts if mb.part is not None]
+        return Part.side_by_side(parts) if parts else None
 
     def to(self, device: torch.device | str) -> JointMinibatch:
         """The same cells on another device."""
@@ -62,22 +74,26 @@ class JointCells:
         """See :meth:`CellData.on`."""
         return JointCells(tuple(part.on(device) for part in self.parts))
 
-    def epoch(self, indices: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[JointMinibatch]:
+    def epoch(
+        self, indices: np.ndarray, batch_size: int, rng: np.random.Generator, portion: Portion = ALL
+    ) -> Iterator[JointMinibatch]:
         """A pass over the cells of the largest data set, beside it pass after pass over those of the others."""
         chosen, sources = self.split(indices), rng.spawn(len(self.parts))
-        passes = [self._passes(i, cells, batch_size, sources[i]) for i, cells in enumerate(chosen)]
+        passes = [self._passes(i, cells, batch_size, sources[i], portion) for i, cells in enumerate(chosen)]
         for _ in range(self.n_minibatches(indices, batch_size)):
             yield JointMinibatch(tuple(next(minibatches) for minibatches in passes))
 
-    def _passes(self, i: int, cells: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
+    def _passes(
+        self, i: int, cells: np.ndarray, batch_size: int, rng: np.random.Generator, portion: Portion
+    ) -> Iterator[Minibatch]:
         while True:
-            for mb in self.parts[i].epoch(cells, batch_size, rng):
+            for mb in self.parts[i].epoch(cells, batch_size, rng, portion):
                 yield replace(mb, dataset=i)
 
-    def minibatches(self, indices: np.ndarray, batch_size: int) -> Iterator[Minibatch]:
+    def minibatches(self, indices: np.ndarray, batch_size: int, portion: Portion = ALL) -> Iterator[Minibatch]:
         """The cells one data set after the other, and within it in the order given."""
         for i, cells in enumerate(self.split(indices)):
-            for mb in self.parts[i].minibatches(cells, batch_size):
+            for mb in self.parts[i].minibatches(cells, batch_size, portion):
                 yield replace(mb, dataset=i)
 
 

@@ -29,6 +29,7 @@ from scvi.estimators.train import fit_as_told, split, train
 from scvi.fit.checkpoint import digest
 from scvi.fit.devices import checked_device
 from scvi.fit.plan import Plan
+from scvi.fit.ranks import Ranks
 from scvi.fit.starting_values import initialise
 from scvi.minibatch import Minibatch
 from scvi.models.freezing import Scope
@@ -255,9 +256,9 @@ class Estimator(ABC):
         """(n,) codes of groups of which training and validation cells get like shares; None: it is left to chance."""
         return None
 
-    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
+    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray], ranks: Ranks) -> None:
         """Starts the network where the training cells say."""
-        initialise(self.module, data_sets[0], train_cells[0])
+        initialise(self.module, data_sets[0], train_cells[0], ranks=ranks)
 
     # ---- files -------------------------------------------------------------------------------------------------------
 

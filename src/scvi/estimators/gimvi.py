@@ -22,6 +22,7 @@ from scvi.estimators.folder import ADATA_SEQ, ADATA_SPATIAL
 from scvi.estimators.gimvi_questions import NAMES, two
 from scvi.estimators.train import train_by
 from scvi.fit.plan import AdversarialPlan
+from scvi.fit.ranks import Ranks
 from scvi.fit.starting_values import initialise_joint
 from scvi.models.adversary import Adversaries
 from scvi.models.classifier import Classifier
@@ -256,8 +257,9 @@ class GIMVI(Estimator):
     def _of_each(cls, argument: str, value: Any) -> dict[str, Any]:
         return {f"{argument}[{i}]": entry for i, entry in enumerate(two(argument, value, [None, None]))}
 
-    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
-        initialise_joint(self.module, data_sets, train_cells, [cells.schema.n_batch for cells in self._data_sets])
+    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray], ranks: Ranks) -> None:
+        n_batches = [cells.schema.n_batch for cells in self._data_sets]
+        initialise_joint(self.module, data_sets, train_cells, n_batches, ranks)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from scvi.estimators import files, foreign_cells, foreign_models
 from scvi.estimators.added import added_attributes
 from scvi.estimators.class_methods import making_a_model
 from scvi.fit.devices import resolve_device
+from scvi.fit.ranks import writes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,8 @@ def save(
 ) -> None:
     """Writes the model to a directory: ``weights.safetensors`` and ``model.json``, whole or not at all.
 
+    In a job of several processes the first one writes, and the others do nothing.
+
     Attributes that a user gave the model come along if their names end in ``_`` and they are numbers, strings,
     flags, or lists and dicts of these.
 
@@ -44,6 +47,8 @@ def save(
     prefix
         What the names of the files begin with, so that a directory holds several models.
     """
+    if not writes():
+        return
     pairs = zip(self._files_of_cells, self._data_sets, strict=True)
     adatas = {name: cells.given_now() for name, cells in pairs} if save_anndata else {}
     if any(adata is None for adata in adatas.values()):

@@ -35,6 +35,7 @@ from scvi.estimators.cells import Cells
 from scvi.estimators.network_options import network_options
 from scvi.estimators.train import train_by
 from scvi.fit.plan import ProteinPlan
+from scvi.fit.ranks import Ranks
 from scvi.fit.starting_values import initialise
 from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
@@ -258,13 +259,13 @@ class TOTALVI(Estimator):
         schema = replace(schema, proteins=_proteins_of(schema, options))
         return super()._make_cells((schema,), options, adatas, digests)
 
-    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray]) -> None:
+    def _start(self, data_sets: Sequence[CellData], train_cells: Sequence[np.ndarray], ranks: Ranks) -> None:
         (data,), (cells,) = data_sets, train_cells
         background = None
         if self.options["empirical_protein_background_prior"] is not False:
             measured = np.array(self.schema.proteins.measured)  # type: ignore[union-attr]
             background = background_moments(data.proteins[cells], data.batch[cells], measured)  # type: ignore[index]
-        initialise(self.module, data, cells, background)
+        initialise(self.module, data, cells, background, ranks)
 
     train = train_by(
         ProteinPlan,

@@ -12,6 +12,7 @@ from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from scvi._checks import check_choice
 from scvi.cells.cell_data import CellData
@@ -26,6 +27,7 @@ from scvi.fit.devices import check_precision, resolve_device
 from scvi.fit.fit import Fit
 from scvi.fit.history import continued, past_epochs
 from scvi.fit.plan import Plan, Precision, Schedule, StoppingMode, default_max_epochs, make_plan, quick_max_epochs
+from scvi.fit.ranks import Ranks, joined
 from scvi.fit.split import split_as_given, split_cells
 
 if TYPE_CHECKING:
@@ -222,8 +224,23 @@ def fit_as_told(self: Estimator, given: Mapping[str, Any]) -> None:
             "know; ask the model as it is, or pass unfrozen=True to load_query_data"
         )
     device = resolve_device(given["accelerator"], given["devices"])
-    seed = seed_of_fit(given["seed"], given["checkpoint_dir"], given["resume"])
     callbacks = Callbacks(given["callbacks"], given["logger"])
+    ranks, device = joined(device)
+    callbacks.loggers = callbacks.loggers if ranks.is_first else []
+    with ranks.only_first_speaks():
+        _fit_on(self, data_sets, given, device, callbacks, ranks)
+
+
+def _fit_on(
+    self: Estimator,
+    data_sets: Sequence[CellData],
+    given: Mapping[str, Any],
+    device: torch.device,
+    callbacks: Callbacks,
+    ranks: Ranks,
+) -> None:
+    """Fits on a device, alone or with the other processes of a job."""
+    seed = ranks.of_first(partial(seed_of_fit, given["seed"], given["checkpoint_dir"], given["resume"]))
     train_cells, validation_cells = self._split(data_sets, given, seed)
     plan, decided = _plan_of(self, data_sets, train_cells, validation_cells, given)
     check_precision(plan.precision, device)
@@ -241,10 +258,11 @@ def fit_as_told(self: Estimator, given: Mapping[str, Any]) -> None:
         scope=self._scope,
         callbacks=callbacks,
         decided=decided,
+        ranks=ranks,
     )
     fit.prepare(given["resume"], past_epochs(self.history), self.options, self.is_trained)
     if not (self.is_trained or self._is_initialised):
-        self._start(data_sets, train_cells)
+        self._start(data_sets, train_cells, ranks)
     try:
         fit.run()
     finally:

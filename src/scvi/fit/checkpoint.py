@@ -25,6 +25,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointCells
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.plan import Plan
+from scvi.fit.ranks import ALONE, Ranks
 from scvi.fit.split import Split
 from scvi.models.former_names import present_name
 from scvi.models.freezing import Scope
@@ -179,18 +180,22 @@ def describe(plan: Plan, split: Split, seed: int, scope: Scope | None) -> dict[s
         **plan.to_json(),
         **({} if scope is None else scope.describe()),
         "seed": seed,
-        "data": digest_of_data(split.data),
+        "data": digest_of_data(split.data, split.ranks),
         "training cells": f"{len(split.train)} ({digest(split.train)})",
         "validation cells": f"{len(split.validation)} ({digest(split.validation)})",
     }
 
 
-def digest_of_data(data: CellData | JointCells) -> str:
-    """Tells the cells of a fit from others, by their names, genes, total counts and annotations."""
+def digest_of_data(data: CellData | JointCells, ranks: Ranks = ALONE) -> str:
+    """Tells the cells of a fit from others, by their names, genes, total counts and annotations.
+
+    Each of several processes reads the counts of some cells.
+    """
     if isinstance(data, JointCells):
-        return " ".join(map(digest_of_data, data.parts))
+        return " ".join(digest_of_data(part, ranks) for part in data.parts)
     annotations = data.batch, data.labels, data.log_size, data.continuous, data.categorical, data.proteins
-    return digest(data.cell_names, data.gene_names, data.totals(), *annotations)
+    own = data.totals() if not ranks.are_several else data.totals(ranks.portion.of(np.arange(len(data)))[0])
+    return digest(data.cell_names, data.gene_names, np.concatenate(ranks.gather(own)), *annotations)
 
 
 def flatten(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -27,6 +28,7 @@ from scvi.fit.loop import Loop, progress
 from scvi.fit.objectives import OBJECTIVES
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.plan import Plan
+from scvi.fit.ranks import ALONE, Ranks
 from scvi.fit.scope import Columns, frozen, left_out, parts
 from scvi.fit.split import Split
 from scvi.fit.step import Steps
@@ -71,6 +73,8 @@ class Fit:
         Called between epochs.
     decided
         What the cells decided about the plan, and by which figures: constant entries of the history.
+    ranks
+        The processes that fit the model together.
 
     Attributes
     ----------
@@ -97,15 +101,16 @@ class Fit:
         scope: Scope | None = None,
         callbacks: Callbacks | None = None,
         decided: Mapping[str, float] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model = model.to(device)
-        self.split = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device))
+        self.model, self.ranks = model.to(device), ranks
+        self.split = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device), ranks)
         self.plan, self.seed, self.scope, self.decided = plan, seed, scope, dict(decided or {})
-        self.show_progbar, self.checkpoint_dir = show_progbar, checkpoint_dir
+        self.show_progbar, self.checkpoint_dir = show_progbar and ranks.is_first, checkpoint_dir
         self.callbacks, self.training = callbacks or Callbacks(), Training(self.model, plan.max_epochs)
         objective = next(OBJECTIVES[kind] for kind in type(plan).__mro__ if kind in OBJECTIVES)
         self.objective = objective(self.model, self.split, plan, seed)
-        self.steps, self.loop = Steps(self.objective), Loop()
+        self.steps, self.loop = Steps(self.objective), Loop(ranks.are_several)
         self.steps_per_epoch = self.split.steps_per_epoch
         self.n_steps = plan.planned_steps(self.steps_per_epoch)
         self.snapshot_every = math.ceil(_STEPS_BETWEEN_SNAPSHOTS / self.steps_per_epoch)  # epochs
@@ -153,14 +158,28 @@ class Fit:
             that cannot be made.
         """
         self.epochs_before, self._trained_before = epochs_before, trained_before
+        self._refuse_different_work()
         if self.checkpoint_dir is None:
             return
         self._identity = {**(options or {}), **checkpoint.describe(self.plan, self.split, self.seed, self.scope)}
-        self._resume_from = checkpoint.find(self.checkpoint_dir, self._identity, resume)
-        checkpoint.make_directory(self.checkpoint_dir)
+        self._resume_from = self.ranks.of_first(partial(_found, self.checkpoint_dir, self._identity, resume))
         if self._resume_from is not None:
             state = self._resume_from[1]
             self.loop.first_epoch, self.epochs_before = state["first_epoch"], state["epochs_before"]
+
+    def _refuse_different_work(self) -> None:
+        """Refuses to fit with processes that were given other cells, options or seeds: they would fit another model."""
+        if not self.ranks.are_several:
+            return
+        sizes = [tuple(p.shape) for p in self.model.parameters()]
+        work = self.plan, self.seed, len(self.split.data), sizes
+        cells = checkpoint.digest(self.split.train, self.split.validation)
+        told = self.ranks.gather(f"{work} {cells}")
+        if len(set(told)) > 1:
+            raise ValueError(
+                f"the {self.ranks.size} processes of this job were told to fit different things: give all of them the "
+                "same cells, model and arguments, and each will read its share of the cells"
+            )
 
     def fit(self, resume: bool = False) -> None:
         """Runs the plan, or the rest of it from the checkpoint."""
@@ -233,7 +252,12 @@ class Fit:
             self.model.get_submodule(name).eval()
         if self._resume_from is not None:
             self._load_state(*self._resume_from)
+        self._take_weights_from_first()
         self._good = self._snapshot()
+
+    def _take_weights_from_first(self) -> None:
+        """Where machines differ, sums are rounded in other ways: what drifts apart is brought together again."""
+        self.ranks.take_from_first(list(self.model.state_dict().values()))
 
     def _end(self) -> None:
         """Takes the best weights, and warns where the KL weight did not get to its maximum."""
@@ -256,6 +280,8 @@ class Fit:
     def on_epoch_begin(self) -> None:
         """Forgets the steps of the epoch before."""
         self.steps.begin_epoch()
+        if self.ranks.are_several:
+            self._take_weights_from_first()
         self.objective.begin_epoch(self.loop.epoch)
         self._call("on_train_epoch_start")
 
@@ -272,10 +298,12 @@ class Fit:
 
     def on_training_loop(self, mb: Any) -> None:
         """One step; a non-finite loss or gradient is not followed but recovered from."""
-        if self.steps.take(mb, self.kl_weight, self.optimizer):
+        if self.steps.take(mb, self.kl_weight, self.optimizer, self.loop.asked):
             self.steps_kept += 1
         else:
             self._recover_from(mb)
+        if self.ranks.are_several:
+            self.loop.interrupted = self.steps.stops
 
     def on_iteration_end(self) -> None:
         """Counts the step."""
@@ -289,7 +317,7 @@ class Fit:
         go_on = self._follow() if self.steps_kept and self._weight_reached() else True
         self._call()
         self.callbacks.end_epoch(self.training, record, "elbo_validation" in record)
-        go_on = go_on and not self.training.should_stop
+        go_on = go_on and not self.ranks.any(self.training.should_stop)
         last = self.loop.epoch + 1 == self.plan.max_epochs or not go_on
         if last or (self.loop.epoch + 1) % self.snapshot_every == 0:
             if not_finite(self.model.state_dict()):
@@ -393,7 +421,7 @@ class Fit:
         return checkpoint.Snapshot.of(self.model, self.optimizer, self.steps_kept)
 
     def _write_checkpoint(self, finished: bool) -> None:
-        if self.checkpoint_dir is None:
+        if self.checkpoint_dir is None or not self.ranks.is_first:
             return
         tensors = {
             **checkpoint.flatten("model", self._good.weights),
@@ -423,3 +451,12 @@ class Fit:
         self.plateau.best, self.plateau.wait = state["plateau"]
         self.history.update({name: [tuple(row) for row in rows] for name, rows in state["history"].items()})
         checkpoint.set_random_state(tensors, self.objective.generator)
+
+
+def _found(
+    directory: str | os.PathLike[str], identity: Mapping[str, Any], resume: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The checkpoint to go on from, if there is one, in a directory that is made if there is none."""
+    found = checkpoint.find(directory, identity, resume)
+    checkpoint.make_directory(directory)
+    return found

@@ -50,12 +50,21 @@ class Loop:
         Steps so far.
     interrupted
         Whether the last training was ended with Ctrl-C.
+    asked
+        Whether this process was asked to end it, which is what `interrupted` says unless there are others.
+
+    Parameters
+    ----------
+    are_several
+        Whether this is one of several processes, which end together: their owner sets `interrupted`. They heed SIGTERM
+        as they heed Ctrl-C, for it is how a job is ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, are_several: bool = False) -> None:
         self.epoch, self.first_epoch, self.n_iter = -1, 0, 0
         self.n_epochs: int | None = None
-        self.interrupted = False
+        self.interrupted = self.asked = False
+        self.are_several = are_several
 
     @contextmanager
     def training(self, model: nn.Module, n_epochs: int) -> Iterator[range]:
@@ -63,7 +72,8 @@ class Loop:
 
         A second Ctrl-C raises KeyboardInterrupt at once. Afterwards the model is in evaluation mode, whatever happened.
         """
-        self.epoch, self.n_epochs, self.interrupted = self.first_epoch - 1, n_epochs, False
+        self.epoch, self.n_epochs = self.first_epoch - 1, n_epochs
+        self.interrupted = self.asked = False
         try:
             model.train()
             with self._heeding_ctrl_c():
@@ -91,21 +101,22 @@ class Loop:
     def _heeding_ctrl_c(self) -> Iterator[None]:
         """Python allows this in the main thread only; elsewhere, and where Ctrl-C is ignored, nothing changes."""
         in_main_thread = threading.current_thread() is threading.main_thread()
-        previous = signal.getsignal(signal.SIGINT) if in_main_thread else None
-        if previous is None or previous is signal.SIG_IGN:
-            yield
-            return
+        heeded = (signal.SIGINT, signal.SIGTERM) if self.are_several else (signal.SIGINT,)
+        previous = {number: signal.getsignal(number) for number in heeded} if in_main_thread else {}
+        previous = {number: handler for number, handler in previous.items() if handler not in (None, signal.SIG_IGN)}
 
         def stop(signum: int, frame: FrameType | None) -> None:
-            if self.interrupted:
+            if self.asked:
                 raise KeyboardInterrupt
-            self.interrupted = True
+            self.asked, self.interrupted = True, not self.are_several
 
-        signal.signal(signal.SIGINT, stop)
+        for number in previous:
+            signal.signal(number, stop)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def progress(epochs: range, values: Callable[[], Mapping[str, str]], shown: bool) -> Generator[int]:

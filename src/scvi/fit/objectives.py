@@ -6,8 +6,9 @@ The kind of plan decides: see :data:`OBJECTIVES`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
@@ -20,10 +21,10 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointMinibatch
 from scvi.fit.plan import AdversarialPlan, Plan, ProteinPlan, SemiSupervisedPlan
 from scvi.fit.split import Split
-from scvi.kernels import bf16_products
+from scvi.kernels import bf16_products, drawn_from_rows, drawn_rows, in_part
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import adversarial_losses
-from scvi.models.base import Elbo, Model
+from scvi.models.base import Elbo, Model, mean_of
 from scvi.queries import evaluating
 from scvi.queries.calibration import calibration_error
 from scvi.queries.imputation import data_set_probabilities
@@ -57,11 +58,15 @@ class NegativeElbo:
         """Chooses what the steps of an epoch see beside their minibatches: here nothing."""
 
     def loss(self, mb: Any, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """What a step minimises, and terms for the history, summed over the cells of the minibatch."""
-        with self._products():
+        """What a step minimises, and terms for the history, summed over the cells of the minibatch.
+
+        Where processes share the minibatch, both are what the cells of this one add to those of all.
+        """
+        with self._products(), self._in_part(mb):
             elbo = self._elbo(mb)
-        loss = elbo.objective(kl_weight) + elbo.global_kl / len(self.split.train)
-        return loss, {**self._terms(elbo, len(mb)), "train_loss_epoch": loss.detach() * len(mb)}
+        share = len(mb) / mb.n_whole
+        loss = elbo.objective(kl_weight, mb.n_shared) + elbo.global_kl * share / len(self.split.train)
+        return loss, {**self._terms(elbo, len(mb)), "train_loss_epoch": loss.detach() * mb.n_whole}
 
     def _elbo(self, mb: Any) -> Elbo:
         """The bound of a step."""
@@ -71,6 +76,10 @@ class NegativeElbo:
     def _terms(self, elbo: Elbo, n_cells: int) -> dict[str, Any]:
         """Sums over cells of what the history shows, with their share of what all training cells have in common."""
         return {**terms_of(elbo), "kl_global": elbo.global_kl * (n_cells / len(self.split.train))}
+
+    def _in_part(self, mb: Any) -> AbstractContextManager[None]:
+        """Inside, networks know that other processes have cells of the same minibatch."""
+        return in_part(mb.part, self.split.ranks)
 
     def _products(self) -> Any:
         """Inside, matrix products have the precision of the plan."""
@@ -82,15 +91,23 @@ class NegativeElbo:
         sums: dict[str, float] = {}
         with evaluating(self.model):
             for mb in self.split.in_order(self.split.validation):
-                elbo, n = self.model.loss(mb, generator), len(mb)
-                terms = self._terms(elbo, n)
-                for name, value in {**terms, "loss": elbo.objective(kl_weight) * n + terms["kl_global"]}.items():
+                with self._in_part(mb):
+                    elbo = self.model.loss(mb, generator)
+                terms = self._terms(elbo, len(mb))
+                loss = elbo.objective(kl_weight, mb.n_shared) * mb.n_whole + terms["kl_global"]
+                for name, value in {**terms, "loss": loss}.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: total / len(self.split.validation) for name, total in sums.items()}
+        return {name: total / len(self.split.validation) for name, total in self.split.ranks.sums(sums).items()}
 
     def fault(self, mb: Any) -> str:
         """Which cells of a minibatch are to blame for a step that was not good."""
-        return describe_fault(self.model, mb, self.split.data, self.generator)
+        with self._in_part(mb):
+            own = self._fault(mb)
+        return max(self.split.ranks.gather(own))[1]
+
+    def _fault(self, mb: Any) -> tuple[float, str]:
+        """How bad the cells of this process are, and which."""
+        return find_fault(self.model, mb, self.split.data, self.generator)
 
 
 class SemiSupervised(NegativeElbo):
@@ -142,10 +159,12 @@ class SemiSupervised(NegativeElbo):
         loss, terms = super().loss(mb, kl_weight)
         if len(self.labelled) < 2:
             return loss, terms
-        cross_entropy = self.model.cross_entropy(next(self._minibatches)).mean()
+        labelled = next(self._minibatches)
+        with self._in_part(labelled):
+            cross_entropy = mean_of(self.model.cross_entropy(labelled), labelled.n_shared)
         loss = loss + self.plan.classification_ratio * cross_entropy
-        terms["classification_loss"] = cross_entropy.detach() * len(mb)
-        terms["train_loss_epoch"] = loss.detach() * len(mb)
+        terms["classification_loss"] = cross_entropy.detach() * mb.n_whole
+        terms["train_loss_epoch"] = loss.detach() * mb.n_whole
         return loss, terms
 
     def validate(self, kl_weight: float = 1.0) -> dict[str, float]:
@@ -155,7 +174,8 @@ class SemiSupervised(NegativeElbo):
             with evaluating(self.model):
                 cells = self.split.in_order(self.labelled_validation)
                 pairs = [(self.model.log_probabilities(mb), mb.labels) for mb in cells]
-            log_q, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            of_all = [pair for own in self.split.ranks.gather(pairs) for pair in own]
+            log_q, labels = (torch.cat(parts) for parts in zip(*of_all, strict=True))
             values["classification_loss"] = -float(log_q.gather(1, labels).mean())
             values["accuracy"] = float((log_q.argmax(1) == labels[:, 0]).float().mean())
             values["f1_score"] = f1_score(log_q.argmax(1), labels[:, 0], log_q.shape[1])
@@ -180,44 +200,73 @@ class Adversarial(NegativeElbo):
     plan: AdversarialPlan
 
     def loss(self, joint: JointMinibatch, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-        n_cells = len(joint)
-        with self._products():
-            pairs = [self.model.model.draw_with_loss(mb, self.generator, n_cells) for mb in joint.parts]
+        n_cells, shared = joint.n_whole, [mb.n_shared for mb in joint.parts]
+        pairs = [self._draw_with_loss(mb, n_cells) for mb in joint.parts]
         latents, elbos = [z for z, _ in pairs], [elbo for _, elbo in pairs]
-        said = self.model.told_apart(latents)
-        own = torch.stack(adversarial_losses(said, predict_true_class=True)).sum()
-        loss = torch.stack([elbo.objective(kl_weight, n_cells) for elbo in elbos]).sum() + own
-        if self.plan.kappa > 0:
-            loss = loss + self.plan.kappa * self.model.deception(latents)
+        with self._in_part(joint):
+            said = self.model.told_apart(latents)
+            own = torch.stack(adversarial_losses(said, True, shared)).sum()
+            loss = torch.stack([elbo.objective(kl_weight, n_cells) for elbo in elbos]).sum() + own
+            if self.plan.kappa > 0:
+                loss = loss + self.plan.kappa * self.model.deception(latents, shared)
         parts = [self._terms(elbo, len(mb)) for elbo, mb in zip(elbos, joint.parts, strict=True)]
         terms = {name: sum(part[name] for part in parts) for name in parts[0]}
         terms["train_loss_epoch"] = loss.detach() * n_cells
         with torch.no_grad():
-            judged = _judgement([log_p.exp() for log_p in said])
+            judged = _judgement([log_p.exp() for log_p in said], shared)
         return loss, terms | {name: value * n_cells for name, value in judged.items()}
+
+    def _draw_with_loss(self, mb: Minibatch, n_cells: int) -> tuple[Tensor, Elbo]:
+        """See :meth:`scvi.models.jvae.JVAE.draw_with_loss`."""
+        with self._products(), self._in_part(mb):
+            return self.model.model.draw_with_loss(mb, self.generator, n_cells)
 
     def validate(self, kl_weight: float = 1.0) -> dict[str, float]:
         """Also how well the discriminator does on the validation cells; `loss` is without it."""
-        split = self.split
-        said = data_set_probabilities(self.model.model, self.model.discriminator, split.in_order(split.validation))
-        ends = np.cumsum([len(part) for part in split.data.split(split.validation)])
-        judged = _judgement([torch.from_numpy(part) for part in np.split(said, ends[:-1])])
+        judged = _judgement(self._said_of_validation())
         return {**super().validate(kl_weight), **{name: float(value) for name, value in judged.items()}}
+
+    def _said_of_validation(self) -> list[Tensor]:
+        """What the discriminator says of the validation cells of each data set, (n_i, k), in all processes."""
+        owners: list[np.ndarray] = []
+
+        def noted() -> Iterator[Minibatch]:
+            for mb in self.split.in_order(self.split.validation):
+                owners.append(np.full(len(mb), mb.dataset))
+                yield mb
+
+        own = data_set_probabilities(self.model.model, self.model.discriminator, noted())
+        pairs = self.split.ranks.gather((own, np.concatenate(owners)))
+        said, owner = (np.concatenate(of) for of in zip(*pairs, strict=True))
+        return [torch.from_numpy(said[owner == i]) for i in range(len(self.split.data.parts))]
 
     def fault(self, joint: JointMinibatch) -> str:
         """Names the cells at fault in the data set with the largest loss."""
+        ranks = self.split.ranks
         with evaluating(self.model):
-            losses = [float(self.model.loss(mb, self.generator).per_cell().sum()) for mb in joint.parts]
-        worst = int(np.argmax(np.nan_to_num(losses, nan=np.inf)))
-        fault = describe_fault(self.model, joint.parts[worst], self.split.data.parts[worst], self.generator)
-        return f"data set {worst + 1}: {fault}"
+            losses = {str(i): self._loss_of(mb) for i, mb in enumerate(joint.parts)}
+        losses = ranks.sums(losses)
+        worst = int(np.argmax(np.nan_to_num([losses[str(i)] for i in range(len(losses))], nan=np.inf)))
+        mb = joint.parts[worst]
+        with self._in_part(mb):
+            own = find_fault(self.model, mb, self.split.data.parts[worst], self.generator)
+        return f"data set {worst + 1}: {max(ranks.gather(own))[1]}"
+
+    def _loss_of(self, mb: Minibatch) -> float:
+        """Summed over cells."""
+        with self._in_part(mb):
+            return float(self.model.loss(mb, self.generator).per_cell().sum())
 
 
-def _judgement(probabilities: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy of a discriminator, from its (n_i, k) of the cells of each data set."""
-    pairs = [(i, p) for i, p in enumerate(probabilities) if len(p)]
-    accuracy = torch.stack([(p.argmax(-1) == i).float().mean() for i, p in pairs]).mean()
-    loss = torch.stack([-p[:, i].clamp(min=1e-30).log().mean() for i, p in pairs]).mean()
+def _judgement(probabilities: Sequence[Tensor], n_cells: Sequence[int | None] | None = None) -> dict[str, Tensor]:
+    """Cross-entropy and accuracy of a discriminator, from its (n_i, k) of the cells of each data set.
+
+    `n_cells` are as for :func:`scvi.models.base.mean_of`.
+    """
+    counts = [None] * len(probabilities) if n_cells is None else n_cells
+    given = [(i, p, n) for i, (p, n) in enumerate(zip(probabilities, counts, strict=True)) if n or len(p)]
+    accuracy = torch.stack([mean_of((p.argmax(-1) == i).float(), n) for i, p, n in given]).mean()
+    loss = torch.stack([-mean_of(p[:, i].clamp(min=1e-30).log(), n) for i, p, n in given]).mean()
     return {"discriminator_loss": loss, "discriminator_accuracy": accuracy}
 
 
@@ -246,12 +295,20 @@ def f1_score(said: Tensor, labels: Tensor, n_labels: int) -> float:
     return float((2 * right / (guessed + given).clamp(min=1) * given).sum() / len(labels))
 
 
-def describe_fault(model: Model, mb: Minibatch, data: CellData, generator: torch.Generator) -> str:
-    """Which cells of a minibatch have a non-finite loss (or the largest), and the genes with their largest counts."""
+def find_fault(model: Model, mb: Minibatch, data: CellData, generator: torch.Generator) -> tuple[float, str]:
+    """Which cells of a minibatch have a non-finite loss (or the largest), and the genes with their largest counts.
+
+    Returns
+    -------
+    How bad they are, above 0 where losses are not finite, and what there is to say.
+    """
     cells, genes = data.cell_names, data.gene_names
     with evaluating(model):
         per_cell = model.loss(mb, generator).per_cell()
+    if len(mb) == 0:
+        return -np.inf, "it has no cells"
     bad = (~torch.isfinite(per_cell)).nonzero()[:, 0]
+    badness = len(bad) or -1 / float(per_cell.max().clamp(min=1))  # the larger a finite loss, the nearer to 0
     kind = f"{len(bad)} of {len(mb)} cells have a non-finite likelihood"
     if len(bad) == 0:
         bad, kind = per_cell.topk(min(3, len(mb))).indices, "the largest losses are of cells"
@@ -262,7 +319,7 @@ def describe_fault(model: Model, mb: Minibatch, data: CellData, generator: torch
     counts = mb.x[bad].amax(0)
     top = counts.topk(min(3, counts.shape[0])).indices
     largest = ", ".join(f"{genes[j]} ({counts[j]:g})" for j in top.tolist())
-    return f"{kind}: {', '.join(named)}; largest counts in genes {largest}"
+    return badness, f"{kind}: {', '.join(named)}; largest counts in genes {largest}"
 
 
 class HidingProteins(NegativeElbo):
@@ -291,8 +348,10 @@ class HidingProteins(NegativeElbo):
             return mb
         of_cells = self.lacks[mb.batch[:, 0]]
         can = of_cells.any(1, keepdim=True)
-        other = torch.multinomial(torch.where(can, of_cells, 1.0), 1, generator=self.generator)
-        share = torch.rand(len(mb), 1, device=mb.device, generator=self.generator)
+        other = drawn_from_rows(
+            lambda rows: torch.multinomial(rows, 1, generator=self.generator), torch.where(can, of_cells, 1.0)
+        )
+        share = drawn_rows(partial(torch.rand, device=mb.device, generator=self.generator), (len(mb), 1))
         batch = torch.where(can & (share < self.plan.hide_proteins), other, mb.batch)
         return replace(mb, batch=batch, proteins=mb.proteins * measured[batch[:, 0]])
 

@@ -70,7 +70,7 @@ class ClippedAdam:
     def flat_gradient(self) -> Tensor:
         """All gradients side by side, as one buffer that may be changed: the next step reads them there.
 
-        For who adds up the gradients of several processes. The places of a parameter without a gradient hold zeros, and
+        The places of a parameter without a gradient hold zeros, and
         it is not stepped. Gradients of columns are gathered by :meth:`clipped_step`, and are not among them.
         """
         for p, place in zip(self.parameters, self.moments.gradients, strict=True):
@@ -79,6 +79,11 @@ class ClippedAdam:
             elif p.grad is not place:
                 p.grad = place.copy_(p.grad)
         return self.moments.flat_gradient
+
+    def gradients(self) -> list[Tensor]:
+        """:meth:`flat_gradient`, and those of whole parameters of which only columns are changed, as they lie in memory."""
+        wholes = [some.whole.grad for some in self.columns]
+        return [self.flat_gradient(), *(g if g.is_contiguous() else g.t() for g in wholes if g is not None)]
 
     @torch.no_grad()
     def clipped_step(self, loss: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from scvi._checks import is_number
+from scvi.fit.ranks import ALONE, Ranks
 from scvi.minibatch import Minibatch
 
 
@@ -27,6 +28,8 @@ class Split:
         Positions of the cells to fit, and of those only looked at.
     batch_size
         Cells in a minibatch.
+    ranks
+        The processes that share each minibatch.
     """
 
     data: Any
@@ -34,6 +37,7 @@ class Split:
     validation: np.ndarray
     batch_size: int
     device: torch.device
+    ranks: Ranks = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -41,12 +45,13 @@ class Split:
         return self.data.n_minibatches(self.train, self.batch_size)
 
     def shuffled(self, cells: np.ndarray, seed: Sequence[int]) -> Iterator[Any]:
-        """Cells in an order that the seed decides, each once."""
-        return map(self._placed, self._here.epoch(cells, self.batch_size, np.random.default_rng(seed)))
+        """Cells in an order that the seed decides, each once; of each minibatch the share of this process."""
+        rng = np.random.default_rng(seed)
+        return map(self._placed, self._here.epoch(cells, self.batch_size, rng, self.ranks.portion))
 
     def in_order(self, cells: np.ndarray) -> Iterator[Minibatch]:
-        """Cells as they are given."""
-        return map(self._placed, self._here.minibatches(cells, self.batch_size))
+        """Cells as they are given, shared in the same way."""
+        return map(self._placed, self._here.minibatches(cells, self.batch_size, self.ranks.portion))
 
     def _placed(self, mb: Any) -> Any:
         return mb if self.device.type == "cpu" else mb.to(self.device)

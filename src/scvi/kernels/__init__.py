@@ -19,6 +19,7 @@ from scvi.kernels.dropout import dropout, dropout_from
 from scvi.kernels.moments import Moments, Rule
 from scvi.kernels.moments import adam_step as adam_in_torch
 from scvi.kernels.parallel import row_blocks, run_blocks
+from scvi.kernels.part import Part, all_agree, drawn_from_rows, drawn_rows, in_part, present_work, recounted
 from scvi.kernels.precision import bf16_is_supported, bf16_products
 from scvi.kernels.rows import SparseRows, arrays, starts_of
 
@@ -30,14 +31,20 @@ __all__ = [
     "Counts",
     "CountsLook",
     "LogRatios",
+    "Part",
     "SparseRows",
     "adam_step",
+    "all_agree",
+    "batch_norm",
     "batch_norm_relu_dropout",
     "bf16_is_supported",
     "bf16_products",
+    "drawn_from_rows",
+    "drawn_rows",
     "dropout",
     "dropout_from",
     "find_bad_count",
+    "in_part",
     "linear",
     "log_ratios",
     "look_at_counts",
@@ -46,6 +53,7 @@ __all__ = [
     "nll_nb_mixture",
     "nll_poisson",
     "nll_zinb",
+    "recounted",
     "row_digests",
     "rows_to_dense",
     "rows_to_sparse",
@@ -189,16 +197,32 @@ def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None
     return precision.linear(dense if beside is None else torch.cat([dense, beside], dim=-1), weight, bias)
 
 
+def batch_norm(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+    """Rows (n, d) with moments of their own in training, over all processes where :func:`in_part` says so."""
+    work = present_work()
+    if work is None or not norm.training:
+        return norm(x)
+    from scvi.kernels.shared_norm import shared_batch_norm
+
+    return shared_batch_norm(x, norm, work.processes)
+
+
 def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
     """What follows a linear layer in training: (n, d) -> (n, d); the running moments of `norm` are brought up to date.
 
     Dropout draws from the generator that :func:`dropout_from` names.
     """
-    if _compiled(x) and x.dim() == 2 and len(x) > 1:
+    work = present_work()
+    if work is None and _compiled(x) and x.dim() == 2 and len(x) > 1:
         from scvi.kernels.networks import Hidden
 
         return Hidden.apply(x, norm.weight, norm.bias, norm, rate)
-    return dropout(torch.relu(norm(x)), rate)
+    h = torch.relu(batch_norm(x, norm))
+    if work is None or rate == 0 or not _compiled(x):
+        return dropout(h, rate)
+    from scvi.kernels.networks import kept_entries
+
+    return h * kept_entries(work.part.places, h.shape[1], rate)
 
 
 def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) -> Tensor:

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
+from scvi.kernels.part import drawn_rows, present_work
+
 _generator: ContextVar[torch.Generator | None] = ContextVar("dropout_from", default=None)
 
 
@@ -27,7 +29,10 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     generator = _generator.get()
     if generator is None or rate == 0:
         return nn.functional.dropout(x, rate)
-    return x * torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    if present_work() is None:
+        return x * torch.empty_like(x).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    kept = drawn_rows(lambda shape: x.new_empty(shape).bernoulli_(1 - rate, generator=generator), x.shape)
+    return x * kept.div_(1 - rate)
 
 
 def dropout_seed() -> int:

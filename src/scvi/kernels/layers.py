@@ -55,6 +55,15 @@ def hidden_forward(x, gamma, beta, eps, momentum, rate, seed, running_mean, runn
 
 
 @njit(**OPTIONS)
+def drop(values, rate, seed, places):
+    """Sets entries of rows (n, d) to 0: those that :func:`hidden_forward` drops of the rows at `places` (n,)."""
+    n, d = values.shape
+    for i in range(n):
+        for j in range(d):
+            values[i, j] = ZERO if _uniform(seed, places[i] * d + j) < rate else values[i, j]
+
+
+@njit(**OPTIONS)
 def hidden_backward(d_out, out, gamma, inverse, normed, rate, d_gamma, d_beta, d_x):
     """Gradients of :func:`hidden_forward`: writes `d_x`, adds to `d_gamma` and `d_beta`.
 

@@ -113,6 +113,13 @@ class Hidden(torch.autograd.Function):
         return d_x, d_gamma, d_beta, None, None
 
 
+def kept_entries(places: Tensor, width: int, rate: float) -> Tensor:
+    """(n, width): 0 for what :class:`Hidden` drops in the rows at `places` (n,), and what it multiplies the rest by."""
+    kept = torch.full((len(places), width), 1 / (1 - rate))
+    layers.drop(*arrays(kept), _F(rate), np.uint32(dropout_seed()), *arrays(places))
+    return kept
+
+
 def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) -> bool:
     """As :func:`scvi.kernels.adam_step`, in one team of threads."""
     if not math.isfinite(loss):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from scvi.minibatch import Minibatch
-from scvi.models.base import Elbo
+from scvi.models.base import Elbo, mean_of
 from scvi.models.classifier import Classifier
 from scvi.models.jvae import JVAE
 from scvi.models.one_hot import one_hot
@@ -42,11 +42,11 @@ class Adversaries(nn.Module):
         """What the discriminator says, see :func:`class_log_probabilities`; gradients reach it alone."""
         return class_log_probabilities(self.discriminator, [z.detach() for z in latents])
 
-    def deception(self, latents: Sequence[Tensor]) -> Tensor:
+    def deception(self, latents: Sequence[Tensor], n_cells: Sequence[int | None] | None = None) -> Tensor:
         """How far the discriminator is from being deceived; gradients reach the encoders alone."""
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         said = class_log_probabilities(lambda z: functional_call(self.discriminator, fixed, (z,)), latents)
-        return torch.stack(adversarial_losses(said, predict_true_class=False)).sum()
+        return torch.stack(adversarial_losses(said, False, n_cells)).sum()
 
 
 def check_discriminator(discriminator: nn.Module) -> None:
@@ -73,14 +73,18 @@ def cross_entropy(logits: Tensor, codes: Tensor, predict_true_class: bool) -> Te
     return -(wanted * log_p).sum(-1).mean()
 
 
-def adversarial_losses(log_probabilities: Sequence[Tensor], predict_true_class: bool) -> list[Tensor]:
+def adversarial_losses(
+    log_probabilities: Sequence[Tensor], predict_true_class: bool, n_cells: Sequence[int | None] | None = None
+) -> list[Tensor]:
     """Mean cross-entropy of the cells of each data set, one scalar each.
 
     Against their data set, which a classifier minimises; or else against each of the others with the same probability,
-    which the encoders minimise to deceive it.
+    which the encoders minimise to deceive it. `n_cells` are as for :func:`scvi.models.base.mean_of`.
     """
     owns = [log_p[:, i] for i, log_p in enumerate(log_probabilities)]
+    counts = [None] * len(owns) if n_cells is None else n_cells
     if predict_true_class:
-        return [-own.mean() for own in owns]
+        return [-mean_of(own, n) for own, n in zip(owns, counts, strict=True)]
     n_others = max(len(owns) - 1, 1)
-    return [-((log_p.sum(-1) - own) / n_others).mean() for log_p, own in zip(log_probabilities, owns, strict=True)]
+    others = [(log_p.sum(-1) - own) / n_others for log_p, own in zip(log_probabilities, owns, strict=True)]
+    return [-mean_of(other, n) for other, n in zip(others, counts, strict=True)]

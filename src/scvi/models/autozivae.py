@@ -127,7 +127,7 @@ class AutoZIVAE(VAE):
 
     def _elbo(self, mb: Minibatch, delta: Tensor | None, generator: torch.Generator | None = None) -> Elbo:
         z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
-        nll = self.generative(z, log_size, mb, delta=delta).nll(mb, 1 / len(mb))
+        nll = self.generative(z, log_size, mb, delta=delta).nll(mb, 1 / mb.n_whole)
         return Elbo(nll, kl, global_kl=self.compute_global_kl_divergence())
 
     def importance_draws(

@@ -62,8 +62,12 @@ class Elbo:
 
         `n_cells` is the number of all cells where these are but some of them; None: these are all.
         """
-        bound = self.fixed() + kl_weight * self.warmed()
-        return bound.mean() if n_cells is None else bound.sum() / n_cells
+        return mean_of(self.fixed() + kl_weight * self.warmed(), n_cells)
+
+
+def mean_of(values: Tensor, n_cells: int | None = None) -> Tensor:
+    """The mean over cells, (n,) -> (), or what these add to that over `n_cells` of which they are some."""
+    return values.mean() if n_cells is None else values.sum() / n_cells
 
 
 class Latent(NamedTuple):

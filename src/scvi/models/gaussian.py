@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from torch.distributions import Normal
 from torch.nn import functional
 
 from scvi._checks import check_choice
+from scvi.kernels import drawn_rows
 
 ActivationName: TypeAlias = Literal["exp", "softplus", "relu", "sigmoid", "square"]
 VarianceActivation: TypeAlias = ActivationName | Callable[[Tensor], Tensor] | None
@@ -74,7 +76,7 @@ def draw_with_kl(q: Normal, generator: torch.Generator | None = None) -> tuple[T
 
 
 def _noise(q: Normal, shape: Any, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, generator=generator, device=q.loc.device, dtype=q.loc.dtype)
+    return drawn_rows(partial(torch.randn, generator=generator, device=q.loc.device, dtype=q.loc.dtype), shape)
 
 
 class _Heads(torch.autograd.Function):

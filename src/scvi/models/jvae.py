@@ -199,7 +199,7 @@ class JVAE(Model):
         than comes, the likelihood would have to compute its gradient twice.
         """
         z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
-        nll = self.generative(z, log_size, mb).nll(mb, 1 / (n_cells or len(mb)))
+        nll = self.generative(z, log_size, mb).nll(mb, 1 / (n_cells or mb.n_whole))
         return z, Elbo(nll, kl, annealed=tuple(kl))
 
     def decode(

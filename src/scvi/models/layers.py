@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi.kernels import Affine, Counts, batch_norm_relu_dropout, dropout, linear
+from scvi.kernels import Affine, Counts, batch_norm, batch_norm_relu_dropout, dropout, linear
 from scvi.models.gaussian import draw
 from scvi.models.one_hot import as_one_hot
 
@@ -147,8 +147,10 @@ def waiting(layer: nn.Module, h: Tensor, genes: Tensor | None = None) -> Tensor 
 
 def _each_draw(norm: nn.Module, x: Tensor) -> Tensor:
     """Batch norm with statistics of one draw at a time: (s, n, d) -> (s, n, d)."""
-    if x.dim() == 2 or isinstance(norm, nn.Identity):
+    if not isinstance(norm, nn.BatchNorm1d):
         return norm(x)
+    if x.dim() == 2:
+        return batch_norm(x, norm)
     if not norm.training:
         return norm(x.flatten(0, -2)).view_as(x)
-    return torch.stack([norm(one) for one in x])
+    return torch.stack([batch_norm(one, norm) for one in x])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from scvi._checks import check_flag
+from scvi.kernels import recounted
 from scvi.minibatch import Minibatch
 from scvi.models.architecture import ArchitectureOptions
 from scvi.models.base import Elbo, Latent, WeightedDraws
@@ -140,9 +141,11 @@ class SCANVAE(LabelledVAE):
         labels, log_q_y = known_labels(mb), self.log_q_y(z1)
         pairs = LabelPairs.of(labels, log_q_y)
         z1s, y = z1[pairs.cell], pairs.one_hot
-        z2, kl_z2 = draw_with_kl(self.encoder_z2_z1.encode(z1s, y), generator)
+        with recounted(len(z1s)):
+            z2, kl_z2 = draw_with_kl(self.encoder_z2_z1.encode(z1s, y), generator)
+            log_p_z1 = self._log_p_z1(z1s, z2, y)
         kl = {
-            "z1": q.z.log_prob(z1).sum(-1) - pairs.mean(self._log_p_z1(z1s, z2, y)),
+            "z1": q.z.log_prob(z1).sum(-1) - pairs.mean(log_p_z1),
             "z2": pairs.mean(kl_z2),
             "y": self.kl_y(labels, log_q_y),
             **q.kl_of_size(mb),
@@ -169,7 +172,7 @@ class SCANVAE(LabelledVAE):
         """(..., n) -log p(x | z1, l, y); with a dispersion by label its mean over the labels that are not known."""
         labels = known_labels(mb)
         if self.dispersion != "gene-label" or bool((labels >= 0).all()):
-            return genes.nll(mb, 1 / len(mb))
+            return genes.nll(mb, 1 / mb.n_whole)
         by_label = [replace(genes, log_theta=column).nll(mb) for column in self.px_r.T]
         known = one_hot(labels.clamp(min=0), self.n_labels)
         return (torch.where(labels >= 0, known, log_q_y.exp()) * torch.stack(by_label, dim=-1)).sum(-1)

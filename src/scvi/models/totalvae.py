@@ -232,7 +232,7 @@ class TOTALVAE(Model):
         decoded = self.generative(z, log_size, mb)
         proteins = decoded.proteins
         kl["background"] = proteins.over_measured(kl_divergence(proteins.log_background, self.background_prior(mb)))
-        return Elbo(decoded.nll(mb, 1 / len(mb), generator), kl, annealed=("z", "background"))
+        return Elbo(decoded.nll(mb, 1 / mb.n_whole, generator), kl, annealed=("z", "background"))
 
     def background_prior(self, mb: Minibatch) -> Normal:
         """p(b), (n, p) or (p,): of the batch that a cell comes from."""

@@ -160,7 +160,7 @@ class VAE(Model):
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a cell; KL(z) is annealed, KL(l) is not."""
         z, log_size, kl = self.variational(mb).draw_with_kl(mb, generator)
-        return Elbo(self.generative(z, log_size, mb).nll(mb, 1 / len(mb)), kl)
+        return Elbo(self.generative(z, log_size, mb).nll(mb, 1 / mb.n_whole), kl)
 
     def start(self, moments: Moments) -> None:
         """Starts the decoder at the data's mean frequencies, and the dispersion."""

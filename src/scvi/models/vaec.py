@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from scvi.kernels import all_agree, recounted
 from scvi.minibatch import Minibatch
 from scvi.models.architecture import ArchitectureOptions
 from scvi.models.base import Elbo, Latent
@@ -110,12 +111,13 @@ class VAEC(LabelledVAE):
     def loss(self, mb: Minibatch, generator: torch.Generator | None = None) -> Elbo:
         """The negative ELBO, one draw a pair of a cell and a label; every KL is annealed."""
         labels = known_labels(mb)
-        all_known = bool((labels >= 0).all())
+        all_known = all_agree(bool((labels >= 0).all()))
         log_q_y = torch.zeros(len(mb), self.n_labels, device=mb.device) if all_known else self.log_probabilities(mb)
         pairs = LabelPairs.of(labels, log_q_y)
         cells = mb if all_known else replace(mb.take(pairs.cell), labels=pairs.label[:, None])  # m pairs
-        z, log_size, kl = self.variational(cells).draw_with_kl(cells, generator)
-        nll = self.generative(z, log_size, cells).nll(cells, pairs.weight.detach() / len(mb))
+        with recounted(len(cells)):
+            z, log_size, kl = self.variational(cells).draw_with_kl(cells, generator)
+            nll = self.generative(z, log_size, cells).nll(cells, pairs.weight.detach() / mb.n_whole)
         means = {name: pairs.mean(of_pairs) for name, of_pairs in kl.items()}  # that of l is the same for every label
         kl = {"z": means.pop("z"), "y": self.kl_y(labels, log_q_y), **means}
         return Elbo({name: pairs.mean(of_pairs) for name, of_pairs in nll.items()}, kl, annealed=tuple(kl))
