@@ -42,6 +42,7 @@ def _call_all() -> None:
     from scipy import sparse
 
     from scvi import kernels
+    from scvi.kernels import networks
     from scvi.kernels.moments import Moments, Rule
 
     x, wide, column, row = torch.ones(64, 9), torch.ones(64, 9, requires_grad=True), torch.ones(64, 1), torch.ones(9)
@@ -55,6 +56,7 @@ def _call_all() -> None:
         kernels.batch_norm_relu_dropout(wide, torch.nn.BatchNorm1d(9), 0.1),
     ):
         result.sum().backward()
+    networks.kept_entries(torch.arange(64), 9, 0.1)
     kernels.row_digests(kernels.SparseRows.of(x))
     half = np.array([[[1.0, 0.0]]]), np.array([[[0.0, 1.0]]])
     kernels.log_ratios(x.numpy(), np.arange(64, dtype=np.int32) % 2, half, np.zeros(1), np.ones(1))

@@ -161,10 +161,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
+            reason = str(error).rpartition("] ")[2].partition(". ")[0]
             raise RuntimeError(
                 f"process {self.rank} of {self.size} lost the others, of which one has ended or cannot be reached "
-                f"({reason[0][:200]}). Start the job anew: with checkpoint_dir and resume=True the fit goes on from "
+                f"({reason}). Start the job anew: with checkpoint_dir and resume=True the fit goes on from "
                 "its last checkpoint, on any number of processes"
             ) from error
 
