@@ -74,7 +74,7 @@ def noted_gradients() -> Iterator[list[np.ndarray]]:
     step = ClippedAdam.clipped_step
 
     def noting(self: ClippedAdam, loss: torch.Tensor) -> torch.Tensor:
-        noted.append(torch.cat([g.reshape(-1) for g in self.gradients()]).double().numpy().copy())
+        noted.append(torch.cat([g.flatten() for g in self.gradients()]).double().numpy().copy())
         return step(self, loss)
 
     with patch.object(ClippedAdam, "clipped_step", noting):
@@ -89,6 +89,18 @@ def gradients(cls: type[Any], **options: Any) -> Callable[[Path], Answer]:
         return {"first": noted[0], "second": noted[1], **history(model)}
 
     return work
+
+
+def gradients_of_query(folder: Path) -> Answer:
+    """Of a mapped model, of which columns of weights are trained."""
+    reference = small(scvi.SCVI)
+    reference.train(1, batch_size=64, **QUIET)
+    query = make_adata(90, seed=3)
+    query.obs["batch"] = "new"
+    model = scvi.SCVI.load_query_data(query, reference)
+    with noted_gradients() as noted:
+        model.train(1, batch_size=31, max_steps=2, **QUIET)
+    return {"first": noted[0], "second": noted[1], **history(model)}
 
 
 # ---- fits ----------------------------------------------------------------------------------------------------------
@@ -186,18 +198,18 @@ def fit_sigterm(folder: Path) -> Answer:
 
 
 def fit_on_disk(folder: Path) -> Answer:
-    """Rows that were read of a file, beside the fit; set-up is over by then."""
-    path = folder / f"cells{RANK}.h5ad"
-    make_adata(600).write_h5ad(path)
-    adata, read, rows = anndata.read_h5ad(path, backed="r"), SparseOnDisk.read, [0]
+    """Rows that were read of a file, in which the set-up is kept, beside the fit."""
+    path, cells, read, rows = folder / f"cells{RANK}.h5ad", make_adata(600), SparseOnDisk.read, [0]
+    scvi.SCVI.setup_anndata(cells, batch_key="batch")
+    cells.write_h5ad(path)
 
     def counted(self: SparseOnDisk, wanted: np.ndarray) -> Any:
         rows[0] += len(wanted)
         return read(self, wanted)
 
-    scvi.SCVI.setup_anndata(adata, batch_key="batch")
-    model = scvi.SCVI(adata, **TINY)
     with patch.object(SparseOnDisk, "read", counted):
+        adata = anndata.read_h5ad(path, backed="r")
+        model = scvi.SCVI(adata, **TINY)
         model.train(3, batch_size=64, checkpoint_dir=folder / "on disk", **QUIET)
     adata.file.close()
     return {"rows": np.array(rows[0]), **history(model)}
@@ -257,6 +269,7 @@ WORK: dict[str, Callable[[Path], Answer]] = {
     "gradients without dropout": gradients(scvi.SCVI, dropout_rate=0.0),
     "gradients by label": gradients(scvi.SCANVI, dispersion="gene-label"),
     "gradients of embeddings": gradients(scvi.SCVI, batch_representation="embedding", n_layers=2),
+    "gradients of a query": gradients_of_query,
     "SCVI": fit_scvi,
     "SCANVI": fit_scanvi,
     "TOTALVI": fit_totalvi,

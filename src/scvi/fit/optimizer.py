@@ -70,8 +70,8 @@ class ClippedAdam:
     def flat_gradient(self) -> Tensor:
         """All gradients side by side, as one buffer that may be changed: the next step reads them there.
 
-        The places of a parameter without a gradient hold zeros, and
-        it is not stepped. Gradients of columns are gathered by :meth:`clipped_step`, and are not among them.
+        The places of a parameter without a gradient hold zeros, and it is not stepped. Gradients of columns are
+        gathered by :meth:`clipped_step`, and are not among them.
         """
         for p, place in zip(self.parameters, self.moments.gradients, strict=True):
             if p.grad is None:
@@ -81,7 +81,10 @@ class ClippedAdam:
         return self.moments.flat_gradient
 
     def gradients(self) -> list[Tensor]:
-        """:meth:`flat_gradient`, and those of whole parameters of which only columns are changed, as they lie in memory."""
+        """:meth:`flat_gradient`, and those of the parameters of which only columns are changed, as they lie in memory.
+
+        For who adds up the gradients of several processes, in place.
+        """
         wholes = [some.whole.grad for some in self.columns]
         return [self.flat_gradient(), *(g if g.is_contiguous() else g.t() for g in wholes if g is not None)]
 

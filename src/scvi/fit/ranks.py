@@ -74,7 +74,7 @@ class Ranks:
         """Writes the sum over the processes over each tensor; all are on their way at once."""
         with self._together():
             for on_its_way in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                on_its_way.wait()  # type: ignore[union-attr]  # there is none without other processes
+                on_its_way.wait()
 
     def part_of(self, n_rows: int) -> Part:
         """Of the rows of all processes, one process after the other, the `n_rows` of this one."""
