@@ -37,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "plots": CORE,
     "report": CORE | {"plots"},
     "tune": CORE | {"plots"},
+    "__main__": {"cli"},
     "demo": CORE | {"plots", "report"},
     "cli": CORE | {"plots", "report", "demo", "tune"},
     "external": {"estimators"},
