@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,11 +11,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import ranks_work
 import scvi
 from ranks_work import WORK, Answer
+from scvi.cli import main
+from scvi.cli.output import Output, Refused
 
 TESTS = Path(ranks_work.__file__).parent
 ALIKE = [name for name in WORK if name not in ("killed", "SIGTERM", "no seed", "silence", "different")]
@@ -101,3 +105,46 @@ def test_two_processes_fit_as_one_does(tmp_path: Path) -> None:
     for name, value in resumed.items():
         assert distance(value, whole[name]) < 1e-4, name
         assert distance(first[name], whole[name]) < 1e-4, name
+
+
+@pytest.mark.slow
+def test_the_command_line_is_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first process alone prints and writes what one process does."""
+    ranks_work.make_adata(300).write_h5ad(tmp_path / "cells.h5ad")
+    typed = ["train", "cells.h5ad", "--batch-key", "batch", "--max-epochs", "3", "--on-disk", "--set", "n_hidden=8"]
+    done = job(tmp_path, "-m", "scvi", *typed, "--output", "together")
+    assert done.returncode == 0, done.stderr
+    with contextlib.chdir(tmp_path):
+        assert main([*typed, "--output", "alone"]) == 0
+    said = capsys.readouterr()
+    assert done.stdout.replace("together", "alone") == said.out
+    assert done.stderr.count("300 cells x 40 genes") == said.err.count("300 cells x 40 genes") == 1
+    files = [
+        sorted(path.relative_to(tmp_path / name).as_posix() for path in (tmp_path / name).rglob("*"))
+        for name in ("together", "alone")
+    ]
+    assert files[0] == files[1]
+    together, alone = (pd.read_csv(tmp_path / name / "history.csv", index_col=0) for name in ("together", "alone"))
+    pd.testing.assert_frame_equal(together, alone, rtol=1e-3)
+
+
+def test_of_a_job_the_first_process_alone_looks_where_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time that others look it may have begun; what is wrong with the input each finds before it waits."""
+    (tmp_path / "cells.h5ad").touch()
+    output, absent = (Output(tmp_path / "fit", tmp_path / name) for name in ("cells.h5ad", "other.h5ad"))
+    output.begin({})
+    told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    with pytest.raises(Refused, match="is not empty"):
+        output.check({}, resume=False, overwrite=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    output.check({}, resume=False, overwrite=False)
+    with pytest.raises(Refused, match="there is no file"):
+        absent.check({}, resume=False, overwrite=False)
+    output.begin({"seed": 1})
+    output.clear()
+    assert "seed" not in output.options.read_text()
+    ranks_work.small(scvi.SCVI).save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

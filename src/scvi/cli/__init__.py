@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 import scvi
+from scvi._job import is_first
 from scvi.cli import annotate, check, convert, de, demo, impute, mapping, train
 from scvi.cli.messages import messages, say
 from scvi.cli.options import OPTIONS_OF_PARSERS, Parser
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with messages():
             answer = (arguments.plan if arguments.dry_run else arguments.run)(arguments)
             if answer is not None:
-                print(answer.printed(arguments.json), flush=True)
+                if is_first():
+                    print(answer.printed(arguments.json), flush=True)
                 return int(answer.code)
     except KeyboardInterrupt:
         say("scvi: interrupted" + arguments.after_ctrl_c)

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from scvi._job import is_first
+
 # Arguments as the messages of the package name them, and as they are typed here.
 TYPED = {
     "abstain_below": "--abstain-below",
@@ -68,7 +70,12 @@ def messages() -> Iterator[None]:
 
 
 def say(message: object, kind: str | None = None) -> None:
-    """Prints a line on standard error, with arguments named as they are typed."""
+    """Prints a line on standard error, with arguments named as they are typed.
+
+    Of the processes of a job the first one speaks, but all say what is an error.
+    """
+    if kind != "error" and not is_first():
+        return
     text = _ARGUMENTS.sub(lambda found: (TYPED | WORDS)[found[0]], str(message))
     text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import scvi
 from scvi._files import replacing
+from scvi._job import is_first
 
 # Patterns of all that a run leaves in its folders; what begins with a dot is left by a process that was killed.
 MODEL_FILES = ("model.json", "weights.safetensors", "adata.h5ad")
@@ -71,6 +72,10 @@ class Output:
                 raise Refused(f"there is no file {str(input)!r}")
         if len(set(self.copies)) < len(self.copies):
             raise Refused(f"both inputs would be copied to {self.copies[0].name!r}; rename one")
+        if (
+            not is_first()
+        ):  # the first process of a job looks where it will write, and others may find that it has begun
+            return
         check_folder(self.folder)
         self._refuse_inputs(self.copies)
         if not self.folder.exists() or not any(self.folder.iterdir()):
@@ -86,6 +91,8 @@ class Output:
 
     def clear(self) -> None:
         """Removes what an earlier run wrote, and nothing else. Its options stay until others take their place."""
+        if not is_first():
+            return
         earlier = copies_of(self.folder, self._record()) if self.options.exists() else []
         _remove_files(self.model, MODEL_FILES)
         _remove_files(self.checkpoint, CHECKPOINT_FILES)
@@ -94,6 +101,8 @@ class Output:
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """Makes the folder and records which run it is of."""
+        if not is_first():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"file": self.inputs[0].name, **options, "scvi_version": scvi.__version__}
         with replacing(self.options) as temporary:

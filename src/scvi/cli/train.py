@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from scvi._job import is_first
 from scvi.cli.answers import Answer, plan
 from scvi.cli.messages import say
 from scvi.cli.models import MODELS, class_of, estimator_named, model_folder
@@ -46,6 +47,7 @@ examples:
   scvi train cells.h5ad --output labels --model scanvi --from fit --labels-key cell_type --unlabeled-category Unknown
   scvi train cells.h5mu --output proteins --model totalvi --batch-key sample
   scvi train dissociated.h5ad --model gimvi --spatial tissue.h5ad --output joint
+  torchrun --nproc_per_node 4 -m scvi train cells.h5ad --output fit      four processes share the work
 
 Counts must be raw: not normalised, not log-transformed. Say where they are with --layer if X holds something else.
 """
@@ -169,7 +171,7 @@ def add(commands: Any) -> None:
     again.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
 
 
-def _run(arguments: argparse.Namespace) -> Answer:
+def _run(arguments: argparse.Namespace) -> Answer | None:
     output = _checked(arguments)
     options = _recorded(arguments)
     if arguments.resume and output.is_complete:
@@ -184,6 +186,8 @@ def _run(arguments: argparse.Namespace) -> Answer:
     model.train(**_of_train(arguments), checkpoint_dir=output.checkpoint, resume=output.has_checkpoint)
     if model.was_interrupted:
         raise KeyboardInterrupt
+    if not is_first():  # of a job, whose first process writes
+        return None
     answer = written(output, model, cells, arguments)
     output.end()
     return answer

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scvi._job import is_first, n_processes, of_machine
 from scvi._settings import settings
 from scvi._warnings import muted
 from scvi.cells.epoch_order import Portion
@@ -24,7 +25,6 @@ from scvi.kernels import Part
 
 logger = logging.getLogger(__name__)
 
-_STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 _SILENT = logging.CRITICAL + 1
 
 T = TypeVar("T")
@@ -175,8 +175,8 @@ ALONE = Ranks()
 def joined(device: torch.device) -> tuple[Ranks, torch.device]:
     """The processes of the job that this one is part of, and its own device; it may be alone.
 
-    The job is one of torchrun, or one whose processes were tied together with ``torch.distributed`` already. Then the
-    CPU threads of this process are its share of the cores of its machine, unless their number was set.
+    The job is one of torchrun, or one whose processes were tied together with ``torch.distributed`` already. Where they
+    are tied here, this process gets its share of the cores of its machine, unless the number of its threads was set.
 
     Raises
     ------
@@ -184,9 +184,7 @@ def joined(device: torch.device) -> tuple[Ranks, torch.device]:
         If there is no device for each process of this machine.
     """
     tied = dist.is_available() and dist.is_initialized()
-    if not tied and not (dist.is_available() and _is_started_in_job()):
-        return ALONE, device
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 and not (tied and dist.get_world_size() > 1):
+    if (dist.get_world_size() if tied else n_processes()) == 1:
         return ALONE, device
     device = _own(device)
     if not tied:
@@ -197,27 +195,23 @@ def joined(device: torch.device) -> tuple[Ranks, torch.device]:
 
 
 def writes() -> bool:
-    """Whether this process writes files: the first of a job, and one that is in none."""
+    """Whether this process writes files: the first of a job, or one that is in none."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
-    return not _is_started_in_job() or os.environ["RANK"] == "0"
-
-
-def _is_started_in_job() -> bool:
-    return all(os.environ.get(name) for name in _STARTED_BY)
+    return is_first()
 
 
 def _own(device: torch.device) -> torch.device:
     """The GPU of this process, where processes of one machine have one each."""
     if device.type == "cpu":
         return device
-    n_local, there = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    n_local, there = of_machine("LOCAL_WORLD_SIZE", 1), torch.cuda.device_count()
     if device.type != "cuda" or n_local > there:
         raise ValueError(
             f"this job has {n_local} processes on this machine, which has {there} CUDA GPUs: start as many as there "
             "are GPUs, or pass accelerator='cpu'"
         )
-    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    own = torch.device("cuda", of_machine("LOCAL_RANK", 0))
     torch.cuda.set_device(own)
     return own
 
@@ -226,7 +220,7 @@ def _share_threads() -> None:
     """Gives this process its share of the cores; torchrun gives it one thread where nobody says how many."""
     if os.environ.get("OMP_NUM_THREADS", "1") == "1" and torch.get_num_threads() == 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        settings.num_threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        settings.num_threads = max(1, cores // of_machine("LOCAL_WORLD_SIZE", 1))
 
 
 def _part() -> None:
