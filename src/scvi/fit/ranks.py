@@ -84,12 +84,11 @@ class Ranks:
         return Part(torch.arange(n_rows) + int(ends[self.rank]) - n_rows, int(ends[-1]))
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The sum of each value over the processes, which have the same names."""
+        """The sum of each value over the processes, which have the same names in the same order."""
         if not self.are_several:
             return dict(values)
-        names = sorted(values)
-        total = self.sum_on_cpu(torch.tensor([values[name] for name in names], dtype=torch.float64))
-        return dict(zip(names, total.tolist(), strict=True))
+        total = self.sum_on_cpu(torch.tensor([*values.values()], dtype=torch.float64))
+        return dict(zip(values, total.tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in one of the processes."""
