@@ -48,12 +48,12 @@ def test_epochs_are_fewer_where_little_is_known_of_a_gene() -> None:
     assert default_max_epochs(2_705, 64, 2.4) == default_max_epochs(2_705, 64) == 50
     assert default_max_epochs(1_800, 64, 0.17) == 26  # 28 steps an epoch, 306 counts of a gene
     assert default_max_epochs(4_806, 64, 0.025) == 10  # never fewer
-    assert default_max_epochs(200, 64, 0.06) == 50  # few counts, but 50 epochs are no more than 150 steps
-    assert default_max_epochs(450, 64, 0.025) == 21  # 150 steps, of 7 an epoch
+    assert default_max_epochs(200, 64, 0.06) == 50  # few counts, but 50 epochs are less than 500 steps
+    assert default_max_epochs(1_300, 64, 0.06) == 25  # 500 steps, of 20 an epoch
     assert default_max_epochs(10**6, 128, 0.1) == default_max_epochs(10**6, 128)
     by_counts = [default_max_epochs(2_000, 64, mean) for mean in (0.0, 0.1, 0.2, 0.4, 10.0)]
     assert by_counts == sorted(by_counts)
-    assert (by_counts[0], by_counts[-1]) == (10, 50)
+    assert (by_counts[0], by_counts[-1]) == (16, 50)
 
 
 def sparse_adata() -> AnnData:

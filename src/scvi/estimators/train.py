@@ -87,7 +87,7 @@ def train(
     ----------
     max_epochs
         Passes over the training cells; None: 50, fewer for more than 50,000 cells, and of SCVI fewer, from 10, where
-        they would be more than 2.4 steps for each count of a gene, on average, and more than 150 steps; of LinearSCVI
+        they would be more than 2.4 steps for each count of a gene, on average, and more than 500 steps; of LinearSCVI
         more, up to 100, where 50 would not be 500 steps.
     accelerator, devices
         'auto' (a CUDA GPU if there is one), 'cpu', 'gpu' or 'mps'; one device.

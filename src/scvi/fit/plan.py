@@ -19,10 +19,9 @@ StoppingMode = Literal["min", "max"]
 Optimizer = Literal["Adam", "AdamW"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
-_QUICK_EPOCHS, _QUICK_STEPS = 15, 500
-_MOST_LINEAR_EPOCHS, _LINEAR_STEPS = 100, 500
+_QUICK_EPOCHS, _LEAST_STEPS, _MOST_LINEAR_EPOCHS = 15, 500, 100
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
-_LEAST_STEPS, _STEPS_PER_COUNT = 150, 2.4
+_STEPS_PER_COUNT = 2.4
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
 _LEAST_PATIENCE = 5  # epochs
 _SPARSE_PRECISION, _PRECISION_OF_COUNTS = 40.0, 15.0
@@ -43,7 +42,7 @@ def default_max_epochs(n_cells: int, batch_size: int, mean_count: float | None =
 
     And fewer, down to 10 again, where they would be more than 2.4 steps for each count of a gene, on average, by
     `mean_count`, that of an entry: what is known of a gene is fitted by then, and what is learned later is noise. But
-    no fewer than 150 steps, which any data need.
+    no fewer than 500 steps, which any data need.
     """
     steps = max(1, n_cells // batch_size)
     epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, _STEPS_WANTED // steps))
@@ -57,13 +56,13 @@ def quick_max_epochs(n_cells: int, batch_size: int, mean_count: float | None = N
     """Passes over the data for a first look: 500 steps, at least 15 passes and no more than there are by default."""
     steps = max(1, n_cells // batch_size)
     usual = default_max_epochs(n_cells, batch_size, mean_count)
-    return min(usual, max(_QUICK_EPOCHS, math.ceil(_QUICK_STEPS / steps)))
+    return min(usual, max(_QUICK_EPOCHS, math.ceil(_LEAST_STEPS / steps)))
 
 
 def linear_max_epochs(n_cells: int, batch_size: int) -> int:
     """Passes over the data for a linear decoder, which fits no noise: 50, and up to 100 where 50 are not 500 steps."""
     steps = max(1, n_cells // batch_size)
-    return max(default_max_epochs(n_cells, batch_size), min(_MOST_LINEAR_EPOCHS, math.ceil(_LINEAR_STEPS / steps)))
+    return max(default_max_epochs(n_cells, batch_size), min(_MOST_LINEAR_EPOCHS, math.ceil(_LEAST_STEPS / steps)))
 
 
 def default_weight_decay(n_cells: int, mean_count: float) -> float:
