@@ -33,7 +33,6 @@ sphinx_gallery_conf = {
     "filename_pattern": "",
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("pages.scrape_figures",),
-    "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
 }

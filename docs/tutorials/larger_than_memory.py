@@ -5,7 +5,7 @@ Larger than memory
 Counts that do not fit into memory stay in their file. Several files become one store without being held in memory; the
 AnnData that shows the store is set up, fitted and asked like any other.
 
-Four thousand simulated cells stand for four million: what changes with their number is how long it takes, not what to write.
+Two thousand simulated cells stand for two million: what changes with their number is how long it takes, not what to write.
 """
 
 # %%
@@ -30,10 +30,10 @@ rng = np.random.default_rng(0)
 programs = rng.gamma(0.3, 1, (4, 200))  # four kinds of cells, 200 genes
 programs /= programs.sum(axis=1, keepdims=True)
 for run, effect in {"run_1": np.ones(200), "run_2": rng.lognormal(0, 0.5, 200)}.items():
-    kind = rng.integers(4, size=2000)
-    size = rng.lognormal(5, 0.3, 2000)
+    kind = rng.integers(4, size=1000)
+    size = rng.lognormal(5, 0.3, 1000)
     counts = sparse.csr_matrix(rng.poisson(size[:, None] * programs[kind] * effect).astype(np.int32))
-    obs = pd.DataFrame({"kind": [f"kind {k}" for k in kind]}, index=[f"{run}_{i}" for i in range(2000)])
+    obs = pd.DataFrame({"kind": [f"kind {k}" for k in kind]}, index=[f"{run}_{i}" for i in range(1000)])
     var = pd.DataFrame(index=[f"gene{g}" for g in range(200)])
     anndata.AnnData(counts, obs=obs, var=var).write_h5ad(folder / f"{run}.h5ad")
 
@@ -77,7 +77,7 @@ print(f"neighbours name the kind of {accuracy:.3f} of the cells; runs are mixed 
 assert accuracy > 0.95
 assert mixing > 0.8
 
-some = np.arange(0, adata.n_obs, 4)
+some = np.arange(0, adata.n_obs, 2)
 panels = plots.plane(plots.umap(latent[some]), {"kind": kind.iloc[some], "run": run.iloc[some]})
 
 # %%
