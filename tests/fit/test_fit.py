@@ -29,7 +29,7 @@ from scvi.fit import checkpoint
 from scvi.fit import fit as fitting
 from scvi.fit.early_stopping import Patience
 from scvi.fit.fit import Fit
-from scvi.fit.objectives import _VALIDATION_DRAWS_SEED, describe_fault
+from scvi.fit.objectives import _VALIDATION_DRAWS_SEED, find_fault
 from scvi.fit.plan import Plan, make_plan
 from scvi.models import VAE
 from scvi.models.base import Elbo
@@ -764,14 +764,14 @@ def test_a_fit_without_a_good_step_trains_nothing() -> None:
 def test_faults_are_described() -> None:
     data, model = cell_data(), bad_cell_model().eval()
     asked = data, torch.Generator()
-    one = describe_fault(model, data.minibatch(np.arange(10, 20)), *asked)
+    _, one = find_fault(model, data.minibatch(np.arange(10, 20)), *asked)
     assert one.startswith("1 of 10 cells have a non-finite likelihood: cell17; largest counts in genes gene")
-    none = describe_fault(model, data.minibatch(np.arange(10)), *asked)
+    _, none = find_fault(model, data.minibatch(np.arange(10)), *asked)
     assert none.startswith("the largest losses are of cells: cell")
     nan_weight_of = state(model)
     nan_weight_of["px_r"][0] = math.nan
     model.load_state_dict(nan_weight_of)
-    every = describe_fault(model, data.minibatch(np.arange(2)), *asked)
+    _, every = find_fault(model, data.minibatch(np.arange(2)), *asked)
     assert every.startswith("it is so for all 2 cells; those with the most counts are: cell")
 
 
