@@ -20,7 +20,6 @@ from scvi.estimators import (
     setup,
 )
 from scvi.estimators.base import Estimator
-from scvi.estimators.train import train_by
 from scvi.fit.plan import LinearPlan
 from scvi.models.architecture import BatchRepresentation, Where
 from scvi.models.gaussian import VarianceActivation, activation_name
@@ -104,7 +103,6 @@ class LinearSCVI(Estimator):
         return self.options["n_latent"]
 
     setup_anndata = classmethod(setup.setup_anndata)
-    train = train_by(LinearPlan, lr=LinearPlan.lr)
 
     get_latent_representation = questions.get_latent_representation
     get_batch_representation = questions.get_batch_representation

@@ -250,9 +250,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class LinearPlan(Plan):
-    """Options of the fit of a linear decoder, which takes a higher learning rate."""
-
-    lr: float = 1.5e-2
+    """Options of the fit of a linear decoder, which takes more epochs of few steps."""
 
     @staticmethod
     def length_for(n_cells: int, batch_size: int, mean_count: float | None = None) -> int:
