@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,11 @@ OF_A_NAME: dict[str, Callable[[Path], dict[str, Any]]] = {
     "TOTALVI.": lambda _: {"y": PROTEINS},
     "TOTALVI.get_reconstruction_loss": lambda _: decoded_of_totalvi(),
     "EncoderTOTALVI.forward": lambda _: {"data": torch.cat([X, PROTEINS], 1)},
+    "auto_tune_scvi_model": lambda folder: {
+        "exp_key": "called", "gene_dataset": cells(), "max_evals": 1, "parallel": False, "save_path": str(folder),
+        "train_func_specific_kwargs": {"n_epochs": 1}, "metric_kwargs": {"n_mc_samples": 2},
+    },
+    "configure_asynchronous_logging": lambda _: {"logging_queue": SimpleQueue()},
     "compute_elbo": lambda _: {"vae": made("VAE"), "posterior": made("Posterior")},
     "compute_reconstruction_error": lambda _: {"vae": made("VAE"), "posterior": made("Posterior")},
     "compute_marginal_log_likelihood_scvi": lambda _: {"vae": made("VAE"), "posterior": made("Posterior")},

@@ -129,13 +129,13 @@ def progress(epochs: range, values: Callable[[], Mapping[str, str]], shown: bool
     values
         What to show beside the epoch, asked after each.
     """
-    hidden = not shown or settings.progress_bar_style == "none" or not _is_live(sys.stdout)
+    hidden = not shown or settings.progress_bar_style == "none" or not is_live(sys.stdout)
     with tqdm(epochs, "training", epochs.stop, initial=epochs.start, file=sys.stdout, disable=hidden) as bar:
         for epoch in bar:
             yield epoch  # here the loop runs the epoch: what follows comes after its last hook
             bar.set_postfix(values(), refresh=False)
 
 
-def _is_live(stream: TextIO | None) -> bool:
+def is_live(stream: TextIO | None) -> bool:
     """Whether what is written can be written over: in a terminal, and in a notebook, which says it is none."""
     return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))

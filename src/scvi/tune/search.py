@@ -16,6 +16,7 @@ from anndata import AnnData
 import scvi
 from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._random import resolve_seed
+from scvi.cells.on_disk import is_on_disk
 from scvi.cells.uns import registered
 from scvi.estimators import GIMVI
 from scvi.estimators.base import Estimator
@@ -23,7 +24,7 @@ from scvi.tune import record
 from scvi.tune.arguments import Arguments, checked_arguments
 from scvi.tune.metrics import Metric, Mode, check_answers, metric_of
 from scvi.tune.packages import optuna
-from scvi.tune.processes import run
+from scvi.tune.processes import Staff, import_by_workers, run
 from scvi.tune.record import Search
 from scvi.tune.spaces import default_space
 from scvi.tune.storage import shown, url_of
@@ -120,6 +121,8 @@ def search(
     check_integer("n_trials", n_trials, 1)
     check_integer("workers", workers, 1)
     check_flag("refit", refit)
+    if workers > 1:
+        _check_sending(model_class, adata, metric)
     if not 0 < check_number("test_size", test_size, "a share of the cells, a number between 0 and 1") < 1:
         raise ValueError(f"test_size={test_size!r} is not a share of the cells, a number between 0 and 1")
     arguments = checked_arguments(model_class, adata, default_space(model_class) if space is None else space)
@@ -144,7 +147,7 @@ def search(
     )
     job = agreed(job, terms, None if seed is None else resolve_seed(seed), arguments.first_trial())
     task = Task(model_class, adata, judged, arguments, test_size, job.seed)
-    finished = run(job, task, workers)
+    finished = run(job, task, Staff(workers))
     return _found(job, task, folder, refit, finished)
 
 
@@ -207,6 +210,18 @@ def _check(model_class: Any, adata: Any, metric: Metric, pruner: str) -> None:
     check_choice("pruner", pruner, PRUNERS)
     registered(adata, model_class.__name__)
     check_answers(metric, model_class)
+
+
+def _check_sending(model_class: type[Estimator], adata: Any, metric: Any) -> None:
+    """Refuses what cannot be sent to other processes."""
+    if callable(metric):
+        import_by_workers("metric", metric)
+    schema = registered(adata, model_class.__name__).schema
+    if isinstance(adata, AnnData) and is_on_disk(adata.layers[schema.layer] if schema.layer else adata.X):
+        raise ValueError(
+            "workers get the cells from this process, but the counts are in a file that is open: pass workers=1, and "
+            "start each worker by a call of its own"
+        )
 
 
 def _digest(model_class: type[Estimator], adata: AnnData) -> str:

@@ -115,9 +115,14 @@ def _pruner(name: str) -> Any:
 
 
 def work(
-    job: Job, objective: Objective, stop: Callable[[], bool] = lambda: False, workers: int = 1, cores: int | None = None
-) -> None:
-    """Runs trials until the study is complete or `stop` says so.
+    job: Job,
+    objective: Objective,
+    stop: Callable[[], bool] = lambda: False,
+    workers: int = 1,
+    cores: int | None = None,
+    after: Callable[[], None] = lambda: None,
+) -> bool:
+    """Runs trials until the study is complete, or until `stop` says so: then the answer is False.
 
     Parameters
     ----------
@@ -125,6 +130,8 @@ def work(
         How many there are on this machine at least; more are counted when they run trials.
     cores
         How many cores they share; None: as many as torch uses now.
+    after
+        Called after each trial.
 
     Raises
     ------
@@ -141,10 +148,12 @@ def work(
             if taken is not None:
                 _run(job, queue, taken, objective, stop, (workers, cores or before))
                 _refuse_if_all_fail(queue)
+                after()
             elif queue.is_complete():
-                return
+                return True
             else:
                 time.sleep(job.pace.poll)
+        return False
     finally:
         settings.num_threads = before
 
