@@ -20,6 +20,8 @@ HEAVY = [
     "umap",
     "skmisc",
     "pandas",
+    "optuna",
+    "sqlalchemy",
 ]
 
 

@@ -21,6 +21,7 @@ from scvi.tune.record import table
 from scvi.tune.worker import open_study
 from study_worker import SPACE, job_of
 
+pytestmark = pytest.mark.slow
 N_TRIALS = 12
 PATIENCE = 240  # seconds, on a busy machine
 

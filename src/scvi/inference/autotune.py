@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from logging.handlers import RotatingFileHandler
+from logging.handlers import QueueHandler, RotatingFileHandler
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -65,7 +65,16 @@ _OF_MONGO = {"mongo_port": "1234", "mongo_host": "localhost", "db_name": "scvi_d
 _N_EPOCHS = 1000
 _LOG_FILE, _LOG_SIZE = "scvi_autotune_logfile.txt", 10_000_000
 
-configure_asynchronous_logging = send_messages
+
+def configure_asynchronous_logging(logging_queue: Any) -> None:
+    """Sends the messages of the package in this process through a queue to another, which shows them.
+
+    Parameters
+    ----------
+    logging_queue
+        Of `multiprocessing`; at its other end is a ``logging.handlers.QueueListener``.
+    """
+    send_messages(QueueHandler(logging_queue))
 
 
 class Trials:

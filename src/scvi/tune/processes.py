@@ -8,8 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from logging.handlers import QueueHandler, QueueListener
+from dataclasses import dataclass, replace
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from scvi._settings import settings
@@ -48,131 +49,128 @@ def run(job: Job, objective: Objective, staff: Staff) -> bool:
     Raises
     ------
     RuntimeError
-        If a worker ended by an error and left trials that no other has run.
+        If all workers have ended, and the study is not complete.
     """
+    deadline = float("inf") if staff.seconds is None else time.monotonic() + staff.seconds
     with Progress(job) as progress:
         if staff.workers > 1 or staff.gpus is not None:
-            return _side_by_side(job, objective, staff, progress)
-        deadline = _deadline(staff)
+            return _Crew(job, objective, replace(staff, gpus=staff.gpus or _gpus())).run(progress, deadline)
         try:
             return work(job, objective, lambda: time.monotonic() > deadline, after=progress.update)
         except KeyboardInterrupt:
             return False
 
 
-def _deadline(staff: Staff) -> float:
-    return float("inf") if staff.seconds is None else time.monotonic() + staff.seconds
+def _gpus() -> list[str]:
+    """GPUs of this machine, where there are several."""
+    import torch
+
+    count = torch.cuda.device_count()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (seen.split(",") if seen else list(map(str, range(count)))) if count > 1 else []
 
 
-def _side_by_side(job: Job, objective: Objective, staff: Staff, progress: Progress) -> bool:
-    context = multiprocessing.get_context("spawn")  # torch and numba have threads, which a fork would break
-    stop, errors, messages = context.Event(), context.SimpleQueue(), context.Queue()
-    arguments = (job, objective, staff, settings.num_threads, settings.seed, stop, errors, messages)
-    processes = [
-        context.Process(target=_worker, args=(i, *arguments), name=f"worker {i}") for i in range(staff.workers)
-    ]
-    listener, deadline = QueueListener(messages, _Here(logging.getLogger("scvi").getEffectiveLevel())), _deadline(staff)
-    listener.start()
-    try:
-        for process in processes:
+class _Crew:
+    """Processes that work on a study.
+
+    What they share can be neither locked nor broken by one that is killed: a flag, and a pipe of messages for each.
+    """
+
+    def __init__(self, job: Job, objective: Objective, staff: Staff) -> None:
+        context = multiprocessing.get_context("spawn")  # torch and numba have threads, which a fork would break
+        self.job, self.errors = job, list[str]()
+        self._stop = context.RawValue("b", 0)
+        self._processes: dict[Connection, Any] = {}
+        cores, seed = settings.num_threads, settings.seed
+        for i in range(staff.workers):
+            here, there = context.Pipe(duplex=False)
+            arguments = (i, job, objective, staff, cores, seed, self._stop, there)
+            process = context.Process(target=_worker, args=arguments, name=f"worker {i}")
             process.start()
-        while _alive(processes):
-            progress.update()
-            if time.monotonic() > deadline:
-                stop.set()
-    except KeyboardInterrupt:
-        stop.set()
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.join()
-        listener.stop()
-    return _outcome(job, stop.is_set(), [] if errors.empty() else [errors.get()])
+            there.close()  # the last one is that of the process: its end is heard
+            self._processes[here] = process
 
+    def run(self, progress: Progress, deadline: float) -> bool:
+        """Waits for all; see :func:`run`."""
+        try:
+            while self._processes:
+                try:
+                    self._listen()
+                    progress.update()
+                except KeyboardInterrupt:
+                    if self._stop.value:
+                        raise
+                    self._stop.value = 1
+                if time.monotonic() > deadline:
+                    self._stop.value = 1
+        finally:
+            for process in self._processes.values():  # of those there are some after a second Ctrl-C only, or an error
+                process.terminate()
+        return self._is_complete()
 
-def _outcome(job: Job, stopped: bool, errors: list[str]) -> bool:
-    """Whether the study is complete; refuses one that is not, though nobody stopped it."""
-    study, storage = open_study(job)
-    if Queue(study, storage, job.pace, job.n_trials).is_complete():
-        return True
-    if not stopped:
-        why = f"the last one by an error: {errors[-1]}" if errors else "though it is not complete"
-        raise RuntimeError(f"all workers of the study {job.name!r} have ended, {why}; the same call goes on with it")
-    return False
+    def _listen(self) -> None:
+        """Shows what the processes say, and notices their ends."""
+        for end in wait(list(self._processes), _LOOK):
+            try:
+                record = end.recv()  # type: ignore[union-attr]
+            except (EOFError, OSError):
+                self._bury(self._processes.pop(end))  # type: ignore[call-overload]
+                continue
+            if record.levelno >= logging.ERROR:
+                self.errors.append(record.getMessage())
+            log = logging.getLogger(record.name)
+            if log.isEnabledFor(record.levelno):
+                log.handle(record)
 
-
-def _alive(processes: list[Any]) -> bool:
-    """Whether any process lives, after some time; says which died, and forgets those that ended."""
-    processes[0].join(_LOOK)
-    for process in [p for p in processes if not p.is_alive()]:
-        processes.remove(process)
+    def _bury(self, process: Any) -> None:
+        process.join()
         if process.exitcode:
-            rest = f"{len(processes)} go on" if processes else "no other is left"
+            rest = f"{len(self._processes)} go on" if self._processes else "no other is left"
             logger.warning("The process of %s ended with exit code %s: %s.", process.name, process.exitcode, rest)
-    return bool(processes)
+
+    def _is_complete(self) -> bool:
+        study, storage = open_study(self.job)
+        if Queue(study, storage, self.job.pace, self.job.n_trials).is_complete():
+            return True
+        if not self._stop.value:
+            why = f"one of them because of {self.errors[-1]}" if self.errors else "though it is not complete"
+            raise RuntimeError(
+                f"all workers of the study {self.job.name!r} have ended, {why}; the same call goes on with it"
+            )
+        return False
+
+
+class _Sender(QueueHandler):
+    """Sends messages through a pipe."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.send(record)  # type: ignore[attr-defined]
 
 
 def _worker(
-    number: int,
-    job: Job,
-    objective: Objective,
-    staff: Staff,
-    cores: int,
-    seed: int | None,
-    stop: Any,
-    errors: Any,
-    messages: Any,
+    number: int, job: Job, objective: Objective, staff: Staff, cores: int, seed: int | None, stop: Any, there: Any
 ) -> None:
     """What a process does."""
-    _show_gpu(number, staff.gpus)
-    send_messages(messages)
+    if staff.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = staff.gpus[number % len(staff.gpus)]
+    send_messages(_Sender(there))
     settings.num_threads = max(1, cores // staff.workers)
     settings.seed = seed
     try:
-        work(job, objective, stop.is_set, staff.workers, cores)
+        work(job, objective, lambda: bool(stop.value), staff.workers, cores)
     except KeyboardInterrupt:
         return
     except Exception as error:
-        errors.put(f"{type(error).__name__}: {error}")
+        logger.error("%s: %s", type(error).__name__, error)
         sys.exit(1)
 
 
-def send_messages(logging_queue: Any) -> None:
-    """Sends all messages of the package in this process through a queue to another, which shows them.
-
-    Parameters
-    ----------
-    logging_queue
-        Of `multiprocessing`; its other end is a ``logging.handlers.QueueListener``.
-    """
+def send_messages(handler: logging.Handler) -> None:
+    """Leaves all messages of the package in this process to a handler."""
     log = logging.getLogger("scvi")
-    log.addHandler(QueueHandler(logging_queue))
+    log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     log.propagate = False
-
-
-class _Here(logging.Handler):
-    """Gives messages of other processes to the loggers of this one, from a level on."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log = logging.getLogger(record.name)
-        if log.isEnabledFor(record.levelno):
-            log.handle(record)
-
-
-def _show_gpu(number: int, gpus: Sequence[str] | None) -> None:
-    """Lets this process see the GPU that is meant for it."""
-    if gpus is None:
-        import torch
-
-        count = torch.cuda.device_count()
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = (seen.split(",") if seen else list(map(str, range(count)))) if count > 1 else ()
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
 
 
 def import_by_workers(name: str, value: Callable[..., Any] | None) -> None:

@@ -50,9 +50,9 @@ class Search:
     best_value: float | None
     best_model_args: dict[str, Any]
     best_train_args: dict[str, Any]
-    trials: pd.DataFrame = field(repr=False)
+    trials: pd.DataFrame = field(repr=False, compare=False)
     folder: Path
-    model: Any = field(default=None, repr=False)
+    model: Any = field(default=None, repr=False, compare=False)
     was_interrupted: bool = False
     study: Any = field(default=None, repr=False, compare=False)
 

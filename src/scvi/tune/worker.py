@@ -50,7 +50,7 @@ class Job:
         runs it.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may have a password
     name: str
     n_trials: int
     direction: Direction
@@ -69,15 +69,15 @@ class Running:
         Its number, and the values to try.
     notes
         What the objective wants to be kept with the result, in types of JSON.
-    was_pruned
-        Whether the pruner has seen enough of it.
+    was_pruned, was_stopped
+        Whether the pruner has seen enough of it, and whether it was ended because its worker is to stop.
     """
 
     def __init__(self, trial: Any, params: dict[str, Any], direction: Direction, stop: Callable[[], bool]) -> None:
         self._trial, self._direction, self._stop = trial, direction, stop
         self.number, self.params = trial.number, params
         self.notes: dict[str, Any] = {}
-        self.was_pruned = False
+        self.was_pruned = self.was_stopped = False
         self._reported = -1
 
     def goes_on(self, share: float, loss: float) -> bool:
@@ -87,7 +87,8 @@ class Running:
             self._reported = step
             self._trial.report(loss if self._direction == "minimize" else -loss, step)
             self.was_pruned = step < _WHOLE and self._trial.should_prune()
-        return not (self.was_pruned or self._stop())
+        self.was_stopped = self._stop()
+        return not (self.was_pruned or self.was_stopped)
 
 
 class Pruned(Exception):
@@ -173,7 +174,7 @@ def _run(
         running = Running(trial, suggest(trial, job.space), job.direction, stop)
         try:
             value = objective(running)
-            if stop():
+            if running.was_stopped:
                 raise KeyboardInterrupt
             if not math.isfinite(value):
                 raise ValueError(f"the metric is {value}")
@@ -182,7 +183,7 @@ def _run(
         except KeyboardInterrupt:
             trial.set_user_attr(INTERRUPTED, True)
             queue.storage.set_trial_state_values(taken._trial_id, states.FAIL)
-            if not stop():
+            if not running.was_stopped:
                 raise
         except optuna().exceptions.UpdateFinishedTrialError:
             raise
