@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from logging.handlers import QueueHandler
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from scvi._settings import settings
@@ -80,7 +80,7 @@ class _Crew:
         context = multiprocessing.get_context("spawn")  # torch and numba have threads, which a fork would break
         self.job, self.errors = job, list[str]()
         self._stop = context.RawValue("b", 0)
-        self._processes: dict[Connection, Any] = {}
+        self._processes: dict[Any, Any] = {}  # by the end of the pipe at which they are heard
         cores, seed = settings.num_threads, settings.seed
         for i in range(staff.workers):
             here, there = context.Pipe(duplex=False)
@@ -110,11 +110,12 @@ class _Crew:
 
     def _listen(self) -> None:
         """Shows what the processes say, and notices their ends."""
-        for end in wait(list(self._processes), _LOOK):
+        ends: list[Any] = wait(list(self._processes), _LOOK)
+        for end in ends:
             try:
-                record = end.recv()  # type: ignore[union-attr]
+                record = end.recv()
             except (EOFError, OSError):
-                self._bury(self._processes.pop(end))  # type: ignore[call-overload]
+                self._bury(self._processes.pop(end))
                 continue
             if record.levelno >= logging.ERROR:
                 self.errors.append(record.getMessage())
