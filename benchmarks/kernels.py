@@ -28,6 +28,7 @@ from scvi.cells.setup import declare
 from scvi.cells.storage import as_dense
 from scvi.fit.optimizer import ClippedAdam
 from scvi.kernels import Affine, twin
+from scvi.models.gaussian import draw_with_kl, gaussian_of
 
 Call = Callable[[], object]
 REPEATS = 40
@@ -85,13 +86,31 @@ def first_layer(x: kernels.SparseRows) -> tuple[Call, Call]:
 
 
 def hidden_layer() -> tuple[Call, Call]:
-    """Batch norm, ReLU and dropout."""
-    x, norm = torch.randn(CELLS, HIDDEN, requires_grad=True), nn.BatchNorm1d(HIDDEN)
-    given = [x, norm.weight, norm.bias]
+    """A linear layer of a latent space, batch norm, ReLU and dropout."""
+    x, layer, norm = torch.randn(CELLS, 10, requires_grad=True), nn.Linear(10, HIDDEN), nn.BatchNorm1d(HIDDEN)
+    given = [x, *layer.parameters(), *norm.parameters()]
     return (
-        gradient_of(lambda: kernels.batch_norm_relu_dropout(x, norm, 0.1), given),
-        gradient_of(lambda: nn.functional.dropout(torch.relu(norm(x)), 0.1), given),
+        gradient_of(lambda: kernels.hidden_layer(x, layer, norm, 0.1), given),
+        gradient_of(lambda: nn.functional.dropout(torch.relu(norm(layer(x))), 0.1), given),
     )
+
+
+def posterior() -> tuple[Call, Call]:
+    """Mean and variance of the latent state, a draw, and its divergence from the prior."""
+    h, mean, log_variance = torch.randn(CELLS, HIDDEN, requires_grad=True), nn.Linear(HIDDEN, 10), nn.Linear(HIDDEN, 10)
+    given, noise = [h, *mean.parameters(), *log_variance.parameters()], torch.randn(CELLS, 10)
+    prior = torch.distributions.Normal(0.0, 1.0)
+
+    def ours() -> Tensor:
+        z, kl = draw_with_kl(gaussian_of(h, mean, log_variance, 1e-4))
+        return z.sum(1) + kl
+
+    def theirs() -> Tensor:
+        q = torch.distributions.Normal(mean(h), (log_variance(h).exp() + 1e-4).sqrt(), validate_args=False)
+        z = q.loc + q.scale * noise
+        return z.sum(1) + torch.distributions.kl_divergence(q, prior).sum(1)
+
+    return gradient_of(ours, given), gradient_of(theirs, given)
 
 
 def proteins() -> tuple[Call, Call]:
@@ -148,7 +167,8 @@ def main() -> None:
             "loading": loading(data, cells),
             "loading from an array": loading(replace(data, counts=counts.toarray()), cells),
             "first layer": first_layer(x),
-            "batch norm, ReLU, dropout": hidden_layer(),
+            "hidden layer": hidden_layer(),
+            "heads, draw and divergence": posterior(),
             "heads and likelihood, zinb": likelihood(x, "zinb"),
             "heads and likelihood, nb": likelihood(x, "nb"),
             "clipping and Adam": optimiser(n_genes),

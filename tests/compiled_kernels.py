@@ -42,10 +42,11 @@ def _call_all() -> None:
     from scipy import sparse
 
     from scvi import kernels
-    from scvi.kernels import networks
+    from scvi.kernels import GaussianHeads, networks
     from scvi.kernels.moments import Moments, Rule
 
     x, wide, column, row = torch.ones(64, 9), torch.ones(64, 9, requires_grad=True), torch.ones(64, 1), torch.ones(9)
+    heads = [torch.ones(9, 9), torch.ones(9), torch.ones(9, 9), torch.ones(9)]
     for result in (
         kernels.nll_zinb(x, wide, column, row, wide),
         kernels.nll_nb(x, wide, column, row),
@@ -53,7 +54,8 @@ def _call_all() -> None:
         kernels.nll_nb_mixture(x, wide, wide, wide, row),
         kernels.mixed_dropout(wide, row / 2, 0.01),
         kernels.linear(kernels.SparseRows.of(torch.eye(64)), torch.ones(9, 64, requires_grad=True), None),
-        kernels.batch_norm_relu_dropout(wide, torch.nn.BatchNorm1d(9), 0.1),
+        kernels.hidden_layer(wide, torch.nn.Linear(9, 9), torch.nn.BatchNorm1d(9), 0.1),
+        torch.cat(GaussianHeads(wide, *heads, 1e-4).draw_with_kl(x)[:3]),
     ):
         result.sum().backward()
     networks.kept_entries(torch.arange(64), 9, 0.1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from scvi.kernels import batch_norm_relu_dropout, dropout, dropout_from
+from scvi.kernels import dropout, dropout_from, hidden_layer
 from scvi.models.layers import FCLayers
 
 
@@ -22,9 +23,10 @@ def layers(dtype: torch.dtype = torch.float32, resting: bool = False) -> Callabl
     return lambda x: made(x.to(dtype))
 
 
+LINEAR = nn.Linear(6, 6)
 PATHS: dict[str, Callable[[Tensor], Tensor]] = {
-    "compiled": lambda x: batch_norm_relu_dropout(x, nn.BatchNorm1d(6), 0.5),
-    "torch operations": lambda x: batch_norm_relu_dropout(x.double(), nn.BatchNorm1d(6).double(), 0.5),
+    "compiled": lambda x: hidden_layer(x, LINEAR, nn.BatchNorm1d(6), 0.5),
+    "torch operations": lambda x: hidden_layer(x.double(), deepcopy(LINEAR).double(), nn.BatchNorm1d(6).double(), 0.5),
     "alone": lambda x: dropout(x, 0.5),
     "layers": layers(),
     "layers of float64": layers(torch.float64),

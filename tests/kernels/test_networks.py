@@ -14,7 +14,7 @@ from grids import each_of
 from scvi import kernels
 from scvi.kernels import Affine, SparseRows, bf16_products
 from scvi.kernels.fused import count_nll
-from scvi.kernels.networks import Hidden, SparseLinear
+from scvi.kernels.networks import SparseLinear
 from scvi.models.gaussian import draw_with_kl, gaussian_of
 
 THREADS = pytest.mark.parametrize("n_threads", [1, 2, 3])
@@ -105,36 +105,64 @@ def test_the_door_of_linear_layers_is_one(density: float) -> None:
         torch.testing.assert_close(kernels.linear(given, weight, bias, more), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(2, 1), (33, 5), (140, 128)], ids=str)
-def test_batch_norm_and_relu(shape: tuple[int, int]) -> None:
+def hidden_parts(width: int, d: int, by_gene: bool, bias: bool = True) -> tuple[nn.Linear, nn.BatchNorm1d]:
+    """A linear layer and a norm, the same for the same arguments."""
     torch.manual_seed(0)
-    norms = [nn.BatchNorm1d(shape[1], momentum=0.01, eps=1e-3) for _ in range(2)]
+    layer, norm = nn.Linear(width, d, bias=bias), nn.BatchNorm1d(d, momentum=0.01, eps=1e-3)
+    if by_gene:
+        layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())
     with torch.no_grad():
-        for norm in norms:
-            norm.weight.copy_(torch.linspace(0.5, 2, shape[1]))
-            norm.bias.copy_(torch.linspace(-1, 1, shape[1]))
-    x = (3 + 2 * torch.randn(shape)).requires_grad_()
-    ours = Hidden.apply(x, norms[0].weight, norms[0].bias, norms[0], 0.0)
-    theirs = torch.relu(norms[1](x))
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    weights = torch.randn(shape)
+        norm.weight.copy_(torch.linspace(0.5, 2, d))
+        norm.bias.copy_(torch.linspace(-1, 1, d))
+    return layer, norm
+
+
+@each_of(
+    shape=[(2, 2, 3), (33, 5, 30), (140, 128, 200)], beside=[0, 2], density=[None, 0.1, 0.9], by_gene=[True, False]
+)
+def test_a_hidden_layer(shape: tuple[int, int, int], beside: int, density: float | None, by_gene: bool) -> None:
+    """Of dense and of sparse rows, with columns beside them, and weights laid out by output and by input."""
+    n, d, g = shape
+    (layer, norm), (other, its_norm) = (hidden_parts(g + beside, d, by_gene, density != 0.1) for _ in range(2))
+    x = torch.randn(n, g).requires_grad_() if density is None else counts(n, g, density)
+    dense = x.dense if isinstance(x, SparseRows) else x
+    more = torch.randn(n, beside).requires_grad_() if beside else None
+    given = [t for t in (x, more) if isinstance(t, Tensor)]
+    ours = kernels.hidden_layer(x, layer, norm, 0.0, more)
+    theirs = torch.relu(its_norm(other(dense if more is None else torch.cat([dense, more], 1))))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    weights = torch.randn(n, d)
     pairs = zip(
-        gradients(ours, [x, norms[0].weight, norms[0].bias], weights),
-        gradients(theirs, [x, norms[1].weight, norms[1].bias], weights),
+        gradients(ours, [*given, *layer.parameters(), *norm.parameters()], weights),
+        gradients(theirs, [*given, *other.parameters(), *its_norm.parameters()], weights),
         strict=True,
     )
     for a, b in pairs:
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    for name, value in norms[0].state_dict().items():
-        torch.testing.assert_close(value, norms[1].state_dict()[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    (by_weight,) = torch.autograd.grad(kernels.hidden_layer(x, layer, norm, 0.0, more).sum(), layer.weight)
+    if by_gene or density != 0.1:  # where sparse rows meet other weights, the optimiser copies their gradient
+        assert by_weight.stride() == layer.weight.stride()
+    its_norm(other(dense if more is None else torch.cat([dense, more], 1)))
+    for name, value in norm.state_dict().items():
+        torch.testing.assert_close(value, its_norm.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_before_batch_norm_has_no_gradient() -> None:
+    """The norm takes it off again; what rounding left of it would be made a step by Adam."""
+    layer, norm = hidden_parts(6, 4, True)
+    loss = (kernels.hidden_layer(torch.randn(9, 6), layer, norm, 0.0) * torch.randn(9, 4)).sum()
+    loss.backward()
+    assert torch.equal(layer.bias.grad, torch.zeros(4))
+    assert layer.weight.grad.any()
 
 
 def test_dropout_keeps_the_mean_and_its_gradient() -> None:
     torch.manual_seed(0)
-    norm = nn.BatchNorm1d(100)
+    layer, norm = nn.Linear(100, 100, bias=False), nn.BatchNorm1d(100)
+    layer.weight = nn.Parameter(torch.eye(100))
     x = torch.randn(400, 100, requires_grad=True)
     torch.manual_seed(1)
-    out = kernels.batch_norm_relu_dropout(x, norm, 0.3)
+    out = kernels.hidden_layer(x, layer, norm, 0.3)
     whole = torch.relu((x - x.mean(0)) / x.std(0, unbiased=False))
     positive = whole > 1e-3
     dropped = (out == 0) & positive
@@ -144,20 +172,25 @@ def test_dropout_keeps_the_mean_and_its_gradient() -> None:
     # rows and columns are dropped independently of one another
     share = dropped.float().sum(0) / positive.float().sum(0)
     assert 0.02 < float(share.std()) < 0.05
-    again = kernels.batch_norm_relu_dropout(x, norm, 0.3)
+    again = kernels.hidden_layer(x, layer, norm, 0.3)
     assert float(((again == 0) != (out == 0)).float().mean()) > 0.1
     torch.manual_seed(1)
-    assert torch.equal(kernels.batch_norm_relu_dropout(x, norm, 0.3), out)
+    assert torch.equal(kernels.hidden_layer(x, layer, norm, 0.3), out)
     (gradient,) = torch.autograd.grad(out.square().sum(), x)
     assert gradient.isfinite().all()
 
 
 def test_what_is_no_number_goes_through_a_hidden_layer() -> None:
-    x = torch.randn(8, 3)
-    x[0, 0] = torch.nan
-    out = kernels.batch_norm_relu_dropout(x, nn.BatchNorm1d(3), 0.0)
-    assert out[:, 0].isnan().all()
-    assert out[:, 1:].isfinite().all()
+    layer, x = nn.Linear(3, 3, bias=False), torch.randn(8, 3)
+    layer.weight = nn.Parameter(torch.eye(3))
+    x[:, 0] = torch.where(torch.arange(8) == 0, torch.inf, x[:, 0])
+    out = kernels.hidden_layer(x.nan_to_num(posinf=3e38) * torch.tensor([1e9, 1.0, 1.0]), layer, nn.BatchNorm1d(3), 0.0)
+    assert out.isnan().any()
+
+
+def test_columns_that_do_not_belong_to_a_hidden_layer_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 columns do not belong"):
+        kernels.hidden_layer(torch.ones(4, 5), nn.Linear(3, 2), nn.BatchNorm1d(2), 0.0)
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
@@ -250,6 +283,53 @@ def test_a_draw_and_its_divergence() -> None:
     check(lambda: draw_with_kl(q, generator.manual_seed(5))[0], lambda: loc + scale * noise, [loc, scale])
     prior = torch.distributions.Normal(0.0, 1.0)
     check(lambda: draw_with_kl(q)[1], lambda: torch.distributions.kl_divergence(q, prior).sum(-1), [loc, scale])
+
+
+@each_of(asked=["draw", "kl", "loc", "scale", "all"], first=["draw", "moments"], dtype=[torch.float32, torch.float64])
+def test_heads_draw_and_divergence_in_one(asked: str, first: str, dtype: torch.dtype) -> None:
+    """Whatever is asked for, and whether moments are asked for before the draw or after it."""
+    torch.manual_seed(0)
+    h = torch.randn(20, 8, dtype=dtype, requires_grad=True)
+    mean, log_variance = nn.Linear(8, 3).to(dtype), nn.Linear(8, 3).to(dtype)
+    given, noise = [h, *mean.parameters(), *log_variance.parameters()], torch.randn(20, 3, dtype=dtype)
+
+    def chosen(loc: Tensor, scale: Tensor, z: Tensor, kl: Tensor) -> Tensor:
+        parts = {"draw": z, "kl": kl[:, None], "loc": loc, "scale": scale}
+        return torch.cat([*parts.values()], 1) if asked == "all" else parts[asked]
+
+    def ours() -> Tensor:
+        q = gaussian_of(h, mean, log_variance, 1e-4)
+        moments = [q.loc, q.scale] if first == "moments" else []
+        z, kl = q.draw_with_kl(noise)
+        return chosen(*(moments or [q.loc, q.scale]), z, kl)
+
+    def theirs() -> Tensor:
+        loc, scale = mean(h), (log_variance(h).exp() + 1e-4).sqrt()
+        q, prior = torch.distributions.Normal(loc, scale), torch.distributions.Normal(0.0, 1.0)
+        return chosen(loc, scale, loc + scale * noise, torch.distributions.kl_divergence(q, prior).sum(-1))
+
+    result, expected = ours(), theirs()
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(expected.shape, dtype=dtype)
+    found = [torch.autograd.grad((out * weights).sum(), given, allow_unused=True) for out in (result, expected)]
+    for a, b in zip(*found, strict=True):
+        b = torch.zeros_like(a) if b is None else b
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gaussian_that_waits_is_one_as_any_other() -> None:
+    torch.manual_seed(0)
+    h, mean, log_variance = torch.randn(20, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+    waiting = gaussian_of(h, mean, log_variance, 1e-4)
+    with torch.no_grad():
+        made = gaussian_of(h, mean, log_variance, 1e-4)
+    z = torch.randn(5, 20, 3)
+    torch.testing.assert_close(waiting.log_prob(z), made.log_prob(z))
+    torch.testing.assert_close(waiting.expand((5, 20, 3)).entropy(), made.expand((5, 20, 3)).entropy())
+    kl = torch.distributions.kl_divergence
+    torch.testing.assert_close(kl(waiting, made), torch.zeros(20, 3), rtol=0, atol=1e-5)
+    assert waiting.loc.requires_grad
+    assert waiting.batch_shape == made.batch_shape
 
 
 # --- bfloat16 ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -35,6 +36,13 @@ def test_blocks_cover_the_rows(n_rows: int, min_rows: int, lengths: list[int]) -
     blocks = parallel.row_blocks(n_rows, min_rows)
     assert [stop - start for start, stop in blocks] == lengths
     assert [row for start, stop in blocks for row in range(start, stop)] == list(range(n_rows))
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_thread_that_reads_ahead_works_alone() -> None:
+    with ThreadPoolExecutor(1, initializer=parallel.work_alone) as thread:
+        assert thread.submit(parallel.row_blocks, 10).result() == [(0, 10)]
+    assert len(parallel.row_blocks(10)) == 4
 
 
 def test_every_block_runs_once(run_blocks: Callable[..., None]) -> None:

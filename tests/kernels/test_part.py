@@ -69,12 +69,14 @@ def test_hidden_layers_of_parts_are_those_of_the_whole(n: int, n_first: int, see
     upstream = torch.randn(n, 4, generator=generator)
     whole, norms = nn.BatchNorm1d(4, momentum=0.1), [nn.BatchNorm1d(4, momentum=0.1) for _ in range(2)]
 
+    linear = nn.Linear(4, 4, bias=False)
+    linear.weight = nn.Parameter(torch.eye(4))
+
     def layer(norm: nn.BatchNorm1d, rows: Tensor, above: Tensor) -> list[Tensor]:
         rows = rows.clone().requires_grad_()
         with kernels.dropout_from(torch.Generator().manual_seed(seed)):
-            out = kernels.batch_norm_relu_dropout(rows, norm, rate)
-        out.backward(above)
-        return [out.detach(), rows.grad, norm.weight.grad, norm.bias.grad]
+            out = kernels.hidden_layer(rows, linear, norm, rate)
+        return [out.detach(), *torch.autograd.grad(out, [rows, norm.weight, norm.bias], above)]
 
     expected = layer(whole, x, upstream)
     found = in_both(parts, lambda i: layer(norms[i], x[parts[i].places], upstream[parts[i].places]))

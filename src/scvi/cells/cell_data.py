@@ -225,11 +225,18 @@ class CellData(PerCell[Counts | Resident, np.ndarray]):
         return replace(self, counts=resident, columns=None)
 
     def _in_turn(self, buffers: Iterable[list[np.ndarray]], portion: Portion) -> Iterator[Minibatch]:
-        """Minibatches of the cells at these positions; what is on disk is read a buffer at a time, one ahead."""
+        """Minibatches of the cells at these positions, one ahead; what is on disk is read a buffer at a time."""
+
+        def made(wanted: np.ndarray) -> Minibatch:
+            rows, part = portion.of(wanted)
+            mb = self.minibatch(rows)
+            return mb if part is None else replace(mb, part=part)
+
+        if isinstance(self.counts, Resident):  # a device reads ahead by itself: it works off what it is told
+            yield from map(made, chain.from_iterable(buffers))
+            return
         if not isinstance(self.counts, OnDisk):
-            for rows, part in map(portion.of, chain.from_iterable(buffers)):
-                mb = self.minibatch(rows)
-                yield mb if part is None else replace(mb, part=part)
+            yield from ahead(made, chain.from_iterable(buffers))
             return
 
         def read(minibatches: list[np.ndarray]) -> tuple[CellData, list[np.ndarray], list[np.ndarray], list[Any]]:

@@ -1,8 +1,9 @@
 """The order in which cells are drawn for training, in memory and on disk, and reading ahead on another thread.
 
-In memory an epoch is one shuffle. Reading cells one by one from all over a file takes longer than training on them:
-an epoch of a file shuffles twice. Blocks of cells that lie side by side in the file are shuffled, and so many blocks as
-fit a buffer are read together and their cells shuffled. The next buffer is read while the model trains on this one.
+In memory an epoch is one shuffle, and the next minibatch is made while the model trains on this one. Reading cells one
+by one from all over a file takes longer than training on them: an epoch of a file shuffles twice. Blocks of cells that
+lie side by side in the file are shuffled, and so many blocks as fit a buffer are read together and their cells
+shuffled. The next buffer is read while the model trains on this one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from scvi.kernels import Part
+from scvi.kernels.parallel import work_alone
 
 BLOCKS_IN_BUFFER = 64
 """So many places of the file meet in a buffer; a block has 256 cells where a buffer has 16,384."""
@@ -102,7 +104,7 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
     An error in the thread is raised where its result is asked for. The thread ends with the iterator, whether it is
     exhausted, closed or dropped.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="scvi-reading") as thread:  # waits for the thread on the way out
+    with ThreadPoolExecutor(1, "scvi-reading", work_alone) as thread:  # waits for the thread on the way out
         submitted = (thread.submit(function, item) for item in items)
         pending = next(submitted, None)
         while pending is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from itertools import count
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,9 @@ class NegativeElbo:
         """
         with self._products(), self._in_part(mb):
             elbo = self._elbo(mb)
-        share = len(mb) / mb.n_whole
-        loss = elbo.objective(kl_weight, mb.n_shared) + elbo.global_kl * share / len(self.split.train)
+        loss = elbo.objective(kl_weight, mb.n_shared)
+        if isinstance(elbo.global_kl, Tensor):
+            loss = loss + elbo.global_kl * (len(mb) / mb.n_whole) / len(self.split.train)
         return loss, {**self._terms(elbo, len(mb)), "train_loss_epoch": loss.detach() * mb.n_whole}
 
     def _elbo(self, mb: Any) -> Elbo:
@@ -273,8 +275,7 @@ def _judgement(probabilities: Sequence[Tensor], n_cells: Sequence[int | None] | 
 @torch.no_grad()
 def terms_of(elbo: Elbo) -> dict[str, Tensor]:
     """Sums over cells of what the history shows."""
-    reconstruction = torch.stack([value.sum() for value in elbo.reconstruction.values()]).sum()
-    kl = torch.stack([value.sum() for value in elbo.kl.values()]).sum()
+    reconstruction, kl = (reduce(add, [v.sum() for v in part.values()]) for part in (elbo.reconstruction, elbo.kl))
     terms = {"elbo": reconstruction + kl, "reconstruction_loss": reconstruction, "kl_local": kl}
     if len(elbo.reconstruction) > 1:
         terms |= {f"reconstruction_loss_{name}": value.sum() for name, value in elbo.reconstruction.items()}

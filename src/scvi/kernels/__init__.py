@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scvi.kernels import forks, precision, twin  # noqa: F401 - forks is to be there from the first kernel on
+from scvi.kernels import forks, gaussian, precision, twin  # noqa: F401 - forks is to be there from the first kernel on
 from scvi.kernels.affine import Affine, as_tensor
 from scvi.kernels.dropout import dropout, dropout_from
 from scvi.kernels.moments import Moments, Rule
@@ -30,13 +30,13 @@ __all__ = [
     "Affine",
     "Counts",
     "CountsLook",
+    "GaussianHeads",
     "LogRatios",
     "Part",
     "SparseRows",
     "adam_step",
     "all_agree",
     "batch_norm",
-    "batch_norm_relu_dropout",
     "bf16_is_supported",
     "bf16_products",
     "drawn_from_rows",
@@ -44,6 +44,8 @@ __all__ = [
     "dropout",
     "dropout_from",
     "find_bad_count",
+    "gaussian_draw_with_kl",
+    "hidden_layer",
     "in_part",
     "linear",
     "log_ratios",
@@ -186,14 +188,12 @@ def linear(x: Counts, weight: Tensor, bias: Tensor | None, beside: Tensor | None
     -------
     (n, h)
     """
-    width = x.shape[-1] + (0 if beside is None else beside.shape[-1])
-    if width != weight.shape[1]:  # compiled code does not check the bounds of its arrays
-        raise ValueError(f"{width} columns do not belong to weights of shape {tuple(weight.shape)}")
-    if isinstance(x, SparseRows) and x.density < _DENSE and _compiled(x, weight):
+    given = _checked(x, beside, weight)
+    if isinstance(given, SparseRows) and _compiled(given, weight):
         from scvi.kernels.networks import SparseLinear
 
-        return SparseLinear.apply(x, weight, bias, beside)
-    dense = _dense(x)
+        return SparseLinear.apply(given, weight, bias, beside)
+    dense = _dense(given)
     return precision.linear(dense if beside is None else torch.cat([dense, beside], dim=-1), weight, bias)
 
 
@@ -207,22 +207,71 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
     return shared_batch_norm(x, norm, work.processes)
 
 
-def batch_norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
-    """What follows a linear layer in training: (n, d) -> (n, d); the running moments of `norm` are brought up to date.
+def _checked(x: Counts, beside: Tensor | None, weight: Tensor) -> Counts:
+    """Rows that belong to the weights, sparse where a sparse product is faster and compiled code has one."""
+    width = x.shape[-1] + (0 if beside is None else beside.shape[-1])
+    if width != weight.shape[1]:  # compiled code does not check the bounds of its arrays
+        raise ValueError(f"{width} columns do not belong to weights of shape {tuple(weight.shape)}")
+    return x if isinstance(x, SparseRows) and x.density < _DENSE else _dense(x)
+
+
+def hidden_layer(
+    x: Counts, layer: nn.Linear, norm: nn.BatchNorm1d, rate: float, beside: Tensor | None = None
+) -> Tensor:
+    """A linear layer, batch norm in training mode, ReLU and dropout; the running moments are brought up to date.
 
     Dropout draws from the generator that :func:`dropout_from` names.
+
+    Parameters
+    ----------
+    x, beside
+        As in :func:`linear`.
+
+    Returns
+    -------
+    (n, h)
     """
     work = present_work()
-    if work is None and _compiled(x) and x.dim() == 2 and len(x) > 1:
+    if work is None and _compiled(x, layer.weight) and len(x) > 1:
         from scvi.kernels.networks import Hidden
 
-        return Hidden.apply(x, norm.weight, norm.bias, norm, rate)
-    h = torch.relu(batch_norm(x, norm))
-    if work is None or rate == 0 or not _compiled(x):
+        x = _checked(x, beside, layer.weight)
+        return Hidden.apply(x, beside, layer.weight, layer.bias, norm.weight, norm.bias, norm, rate)
+    h = torch.relu(batch_norm(linear(x, layer.weight, layer.bias, beside), norm))
+    if work is None or rate == 0 or not _compiled(h):
         return dropout(h, rate)
     from scvi.kernels.networks import kept_entries
 
     return h * kept_entries(work.part.places, h.shape[1], rate)
+
+
+class GaussianHeads(NamedTuple):
+    """N(mean, exp(log variance) + floor), (n, d), of two linear layers of one input, not computed yet."""
+
+    h: Tensor  # (n, hidden)
+    w_mean: Tensor  # (d, hidden)
+    b_mean: Tensor  # (d,)
+    w_var: Tensor  # (d, hidden)
+    b_var: Tensor  # (d,)
+    floor: float
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Location and scale."""
+        return gaussian.Heads.apply(*self)
+
+    def draw_with_kl(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Location, scale, a draw with `noise` (n, d) of N(0, 1), and KL(q || N(0, I)), (n,)."""
+        if _compiled(self.h, self.w_mean, self.w_var, noise):
+            from scvi.kernels.networks import GaussianDraw
+
+            return GaussianDraw.apply(*self, noise)
+        loc, scale = self.compute()
+        return loc, scale, *gaussian_draw_with_kl(loc, scale, noise)
+
+
+def gaussian_draw_with_kl(loc: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """A draw (n, d) of a Gaussian with `noise` of N(0, 1), and KL(q || N(0, I)), (n,)."""
+    return gaussian.DrawWithKl.apply(loc, scale, noise)
 
 
 def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) -> Tensor:

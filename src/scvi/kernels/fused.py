@@ -138,10 +138,11 @@ class _Heads(_Density):
     def gradients(self, slopes: Slopes, parameters: Parameters, needed: Sequence[bool]) -> Slopes:
         d_library, d_theta, d_biases, *d_rows = slopes
         _, _, h, *heads = parameters
-        d_h = torch.zeros_like(h)
-        d_heads: list[Tensor | None] = []
-        for d, weights, d_bias, trains in zip(d_rows, heads[::2], d_biases, needed[3::2], strict=False):
+        d_h = product(d_rows[0], heads[0], self.low)
+        for d, weights in zip(d_rows[1:], heads[2::2], strict=True):
             add_product(d_h, d, weights, self.low)
+        d_heads: list[Tensor | None] = []
+        for d, d_bias, trains in zip(d_rows, d_biases, needed[3::2], strict=False):
             d_heads += [product(d.t(), h, self.low) if trains else None, d_bias]
         return d_library, d_theta, d_h, *d_heads
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F
+from scvi.kernels.elementary import HALF, ONE, OPTIONS, ZERO, F, exp, log
 
 
 @njit(inline="always", **OPTIONS)
@@ -19,11 +19,13 @@ def _uniform(seed, number):
 
 
 @njit(**OPTIONS)
-def hidden_forward(x, gamma, beta, eps, momentum, rate, seed, running_mean, running_variance, inverse, normed, out):
+def hidden_forward(
+    x, bias, gamma, beta, eps, momentum, rate, seed, running_mean, running_variance, inverse, normed, out
+):
     """Batch norm with the moments of these rows, ReLU and dropout: `x` (n, d) -> `out` (n, d).
 
     Writes the inverse standard deviations `inverse` (d,) and the normalised rows `normed`, and moves the running
-    moments towards those of these rows.
+    moments towards those of these rows and `bias`, which the norm takes off again and which is not added to them.
     """
     n, d = x.shape
     mean, variance = np.zeros(d, np.float32), np.zeros(d, np.float32)
@@ -39,7 +41,7 @@ def hidden_forward(x, gamma, beta, eps, momentum, rate, seed, running_mean, runn
     for j in range(d):
         variance[j] /= n
         inverse[j] = ONE / np.sqrt(variance[j] + eps)
-        running_mean[j] += momentum * (mean[j] - running_mean[j])
+        running_mean[j] += momentum * (mean[j] + bias[j] - running_mean[j])
         running_variance[j] += momentum * (variance[j] * (F(n) / F(n - 1)) - running_variance[j])
     keep = ONE / (ONE - rate)
     for i in range(n):
@@ -82,3 +84,47 @@ def hidden_backward(d_out, out, gamma, inverse, normed, rate, d_gamma, d_beta, d
         for j in range(d):
             centred = d_x[i, j] - share * (d_beta[j] + normed[i, j] * d_gamma[j])
             d_x[i, j] = centred * gamma[j] * inverse[j]
+
+
+@njit(**OPTIONS)
+def gaussian_forward(raw, bias, floor, noise, loc, variance, scale, z, kl):
+    """Means and log variances `raw` + `bias`, (n, 2 d), to a Gaussian, a draw z and KL(q || N(0, I)).
+
+    Writes `loc`, ``variance``, exp of the log variance, `scale`, the root of it and of `floor`, and `z`, (n, d) each,
+    and `kl`, (n,).
+    """
+    n, d = noise.shape
+    for i in range(n):
+        whole = ZERO
+        for j in range(d):
+            mean = raw[i, j] + bias[j]
+            own = exp(raw[i, d + j] + bias[d + j])
+            square = own + floor
+            root = np.sqrt(square)
+            loc[i, j] = mean
+            variance[i, j] = own
+            scale[i, j] = root
+            z[i, j] = mean + root * noise[i, j]
+            whole += mean * mean + square - log(square) - ONE
+        kl[i] = HALF * whole
+
+
+@njit(**OPTIONS)
+def gaussian_backward(d_loc, d_scale, d_z, d_kl, loc, variance, scale, noise, d_raw, d_bias):
+    """Gradients of :func:`gaussian_forward`: writes `d_raw`, adds to `d_bias`; one that is empty is none."""
+    n, d = noise.shape
+    for i in range(n):
+        of_kl = d_kl[i] if d_kl.shape[0] > 0 else ZERO
+        for j in range(d):
+            mean, root = of_kl * loc[i, j], of_kl * (scale[i, j] - ONE / scale[i, j])
+            if d_z.shape[0] > 0:
+                mean += d_z[i, j]
+                root += d_z[i, j] * noise[i, j]
+            if d_loc.shape[0] > 0:
+                mean += d_loc[i, j]
+            if d_scale.shape[0] > 0:
+                root += d_scale[i, j]
+            d_raw[i, j] = mean
+            d_raw[i, d + j] = root * variance[i, j] / (scale[i, j] + scale[i, j])
+        for j in range(d + d):
+            d_bias[j] += d_raw[i, j]

@@ -16,6 +16,7 @@ from scvi.kernels import adam, layers, sparse
 from scvi.kernels.dropout import dropout_seed
 from scvi.kernels.moments import BETAS, Moments, Rule
 from scvi.kernels.parallel import row_blocks, run_blocks, run_in_turn
+from scvi.kernels.precision import add_product, is_low, product, write_product
 from scvi.kernels.rows import SparseRows, arrays
 
 _F = np.float32
@@ -60,57 +61,137 @@ class SparseLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: SparseRows, weight: Tensor, bias: Tensor | None, beside: Tensor | None) -> Tensor:
-        g = x.n_genes
-        matrix = weight.t().contiguous()  # (g + k, h); no copy where the weights are stored by gene
-        out = torch.zeros(len(x), weight.shape[0]) if bias is None else bias.repeat(len(x), 1)
-        _times(x, matrix[:g], out)
-        if beside is not None:
-            out.addmm_(beside, matrix[g:])
         ctx.save_for_backward(weight, beside)
         ctx.x = x
-        return out
+        out = _linear(x, beside, weight, False)
+        return out if bias is None else out.add_(bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         weight, beside = ctx.saved_tensors
-        g = ctx.x.n_genes
+        _, *needed = ctx.needs_input_grad
         d_out = d_out.contiguous()
-        d_matrix = torch.empty(weight.shape[1], weight.shape[0])
-        _transposed_times(ctx.x, d_out, d_matrix[:g])
-        d_beside = None
-        if beside is not None:
-            torch.mm(beside.t(), d_out, out=d_matrix[g:])
-            d_beside = d_out @ weight[:, g:] if ctx.needs_input_grad[3] else None
-        return None, d_matrix.t(), d_out.sum(0) if ctx.needs_input_grad[2] else None, d_beside
+        d_weight = _weight_gradient(ctx.x, beside, weight, d_out, False) if needed[0] else None
+        d_beside = d_out @ weight[:, ctx.x.n_genes :] if needed[2] else None
+        return None, d_weight, d_out.sum(0) if needed[1] else None, d_beside
+
+
+def _linear(x: SparseRows | Tensor, beside: Tensor | None, weight: Tensor, low: bool) -> Tensor:
+    """Rows and dense columns beside them, times weights (h, g + k); `low` is the precision of dense products."""
+    g = x.shape[1]
+    if isinstance(x, SparseRows):
+        out, low = torch.zeros(len(x), weight.shape[0]), False
+        _times(x, weight.t().contiguous()[:g], out)  # no copy where the weights are stored by gene
+    else:
+        out = product(x, weight[:, :g].t(), low)
+    if beside is not None:
+        add_product(out, beside, weight[:, g:].t(), low)
+    return out
+
+
+def _weight_gradient(x: SparseRows | Tensor, beside: Tensor | None, weight: Tensor, d_out: Tensor, low: bool) -> Tensor:
+    """Gradient of :func:`_linear` in the weights, (h, g + k), which lies in memory as they do."""
+    g, (h, width) = x.shape[1], weight.shape
+    by_input = isinstance(x, SparseRows) or weight.t().is_contiguous()
+    out = torch.empty(width, h).t() if by_input else torch.empty(h, width)
+    for values, low_here, part in ((x, low, out[:, :g]), (beside, low and isinstance(x, Tensor), out[:, g:])):
+        if isinstance(values, SparseRows):
+            _transposed_times(values, d_out, part.t())
+        elif values is not None and by_input:
+            write_product(part.t(), values.t(), d_out, low_here)
+        elif values is not None:
+            write_product(part, d_out.t(), values, low_here)
+    return out
 
 
 class Hidden(torch.autograd.Function):
-    """Batch norm in training mode, ReLU and dropout: (n, d) -> (n, d). The running moments are brought up to date."""
+    """A linear layer, batch norm in training mode, ReLU and dropout: (n, g) and (n, k) beside them -> (n, h).
+
+    The running moments are brought up to date. The bias of the linear layer only moves the running mean: batch norm
+    takes it off again, so its gradient is zero, where a sum over rows would give what rounding leaves.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm1d, rate: float) -> Tensor:
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        normed, inverse = np.empty(x.shape, _F), np.empty(x.shape[1], _F)
+    def forward(
+        ctx: Any,
+        x: SparseRows | Tensor,
+        beside: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor,
+        beta: Tensor,
+        norm: nn.BatchNorm1d,
+        rate: float,
+    ) -> Tensor:
+        low = is_low()
+        before = _linear(x, beside, weight, low)
+        out, normed, inverse = torch.empty_like(before), np.empty(before.shape, _F), np.empty(before.shape[1], _F)
         seed = dropout_seed() if rate > 0 else 0
         numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
         running = (norm.running_mean, norm.running_var)
+        given = arrays(before, torch.zeros_like(gamma) if bias is None else bias, gamma, beta)
         moments = [t.numpy() for t in running]  # type: ignore[union-attr]
-        layers.hidden_forward(*arrays(x, gamma, beta), *numbers, *moments, inverse, normed, out.numpy())
-        torch.autograd.graph.increment_version(running)  # type: ignore[arg-type]
+        layers.hidden_forward(*given, *numbers, *moments, inverse, normed, out.numpy())
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        ctx.save_for_backward(gamma, out)
-        ctx.inverse, ctx.normed, ctx.rate = inverse, normed, rate
+        torch.autograd.graph.increment_version(running)  # type: ignore[arg-type]
+        dense = None if isinstance(x, SparseRows) else x
+        ctx.save_for_backward(dense, beside, weight, gamma, out)
+        ctx.rows, ctx.kept = (x if dense is None else None), (inverse, normed, rate, low)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        gamma, out = ctx.saved_tensors
-        d_gamma, d_beta, d_x = torch.zeros_like(gamma), torch.zeros_like(gamma), torch.empty_like(out)
-        results = [t.numpy() for t in (d_gamma, d_beta, d_x)]
-        layers.hidden_backward(*arrays(d_out, out, gamma), ctx.inverse, ctx.normed, _F(ctx.rate), *results)
-        return d_x, d_gamma, d_beta, None, None
+        dense, beside, weight, gamma, out = ctx.saved_tensors
+        inverse, normed, rate, low = ctx.kept
+        needed = ctx.needs_input_grad
+        sums, d_before = torch.zeros(3, len(gamma)), torch.empty_like(out)
+        results = [sums[0].numpy(), sums[1].numpy(), d_before.numpy()]
+        layers.hidden_backward(*arrays(d_out, out, gamma), inverse, normed, _F(rate), *results)
+        x = ctx.rows if dense is None else dense
+        g = x.shape[1]
+        return (
+            product(d_before, weight[:, :g], low) if needed[0] else None,
+            product(d_before, weight[:, g:], low) if needed[1] else None,
+            _weight_gradient(x, beside, weight, d_before, low) if needed[2] else None,
+            sums[2] if needed[3] else None,
+            sums[0],
+            sums[1],
+            None,
+            None,
+        )
+
+
+class GaussianDraw(torch.autograd.Function):
+    """A draw from N(mean(h), exp(log_variance(h)) + floor) and KL(q || N(0, I)), of two linear layers of one input.
+
+    From h (n, hidden), weights and biases of both and noise (n, d) to location, scale and draw, (n, d), and KL (n,).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, w_mean: Tensor, b_mean: Tensor, w_var: Tensor, b_var: Tensor, floor: float, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        weight = torch.cat([w_mean, w_var])
+        raw, (loc, variance, scale, z), kl = torch.mm(h, weight.t()), torch.empty(4, *noise.shape), torch.empty(len(h))
+        given = arrays(raw, torch.cat([b_mean, b_var]))
+        layers.gaussian_forward(*given, _F(floor), *arrays(noise, loc, variance, scale, z, kl))
+        ctx.save_for_backward(h, weight, loc, variance, scale, noise)
+        return loc, scale, z, kl
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        h, weight, *kept = ctx.saved_tensors
+        d, none = len(weight) // 2, torch.empty(0)
+        d_raw, d_bias = torch.empty(len(h), 2 * d), torch.zeros(2 * d)
+        slopes = [none.view(0, 0) if t is None else t for t in upstream[:3]]
+        slopes.append(none if upstream[3] is None else upstream[3])
+        layers.gaussian_backward(*arrays(*slopes, *kept, d_raw, d_bias))
+        d_weight = d_raw.t() @ h
+        return d_raw @ weight, d_weight[:d], d_bias[:d], d_weight[d:], d_bias[d:], None, None
 
 
 def kept_entries(places: Tensor, width: int, rate: float) -> Tensor:

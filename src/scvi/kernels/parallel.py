@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,9 +22,23 @@ Block = tuple[int, int]
 _TAKE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
+class _This(threading.local):
+    """What is known of a thread of Python."""
+
+    is_alone = False
+
+
+_this = _This()
+
+
+def work_alone() -> None:
+    """From here on this thread shares no rows out: it works beside another, which keeps the cores busy."""
+    _this.is_alone = True
+
+
 def row_blocks(n_rows: int, min_rows: int = 1) -> list[Block]:
     """Split rows in as many contiguous blocks as torch has threads, none shorter than `min_rows`."""
-    n_blocks = max(1, min(torch.get_num_threads(), n_rows // max(1, min_rows)))
+    n_blocks = 1 if _this.is_alone else max(1, min(torch.get_num_threads(), n_rows // max(1, min_rows)))
     edges = [n_rows * i // n_blocks for i in range(n_blocks + 1)]
     return list(zip(edges[:-1], edges[1:], strict=True))
 

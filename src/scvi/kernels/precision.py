@@ -58,3 +58,11 @@ def add_product(out: Tensor, a: Tensor, b: Tensor, low: bool) -> None:
         out += product(a, b, low)
     else:
         out.addmm_(a, b)
+
+
+def write_product(out: Tensor, a: Tensor, b: Tensor, low: bool) -> None:
+    """Writes :func:`product` to `out`."""
+    if low:
+        out.copy_(product(a, b, low))
+    else:
+        torch.mm(a, b, out=out)

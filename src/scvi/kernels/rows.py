@@ -20,7 +20,14 @@ def arrays(*tensors: Tensor) -> list[np.ndarray]:
 
     What compiled code is to write into has to lie like that.
     """
-    return [t.detach().contiguous().numpy() for t in tensors]
+    return [_array(t) for t in tensors]
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """Each of the operations that may be left out takes as long as a small kernel."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor.numpy() if tensor.is_contiguous() else tensor.contiguous().numpy()
 
 
 def starts_of(lengths: np.ndarray) -> np.ndarray:

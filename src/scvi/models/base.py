@@ -62,7 +62,7 @@ class Elbo:
 
         `n_cells` is the number of all cells where these are but some of them; None: these are all.
         """
-        return mean_of(self.fixed() + kl_weight * self.warmed(), n_cells)
+        return mean_of(self.fixed().add(self.warmed(), alpha=kl_weight), n_cells)
 
 
 def mean_of(values: Tensor, n_cells: int | None = None) -> Tensor:

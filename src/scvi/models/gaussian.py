@@ -1,4 +1,4 @@
-"""Gaussian posteriors as few differentiable operations: in a training step each small one has its price."""
+"""Gaussian posteriors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.nn import functional
 
+from scvi import kernels
 from scvi._checks import check_choice
 from scvi.kernels import drawn_rows
 
@@ -60,8 +60,43 @@ def gaussian_of(
     if name != "exp":
         variance = _ACTIVATIONS[name](log_variance(h)) + floor
         return Normal(mean(h), variance.sqrt(), validate_args=False)
-    loc, scale = _Heads.apply(h, mean.weight, mean.bias, log_variance.weight, log_variance.bias, floor)
-    return Normal(loc, scale, validate_args=False)
+    heads = kernels.GaussianHeads(h, mean.weight, mean.bias, log_variance.weight, log_variance.bias, floor)
+    return _Waiting(heads) if torch.is_grad_enabled() else Normal(*heads.compute(), validate_args=False)
+
+
+class _Waiting(Normal):
+    """The Gaussian of two heads, not computed yet: a step that asks for a draw and its divergence gets both at once."""
+
+    def __init__(self, heads: kernels.GaussianHeads) -> None:
+        self.heads = heads
+        self.found: tuple[Tensor, Tensor] | None = None  # location and scale
+        self._batch_shape, self._event_shape = torch.Size((len(heads.h), len(heads.b_mean))), torch.Size()
+        self._validate_args = False
+
+    def draw_with_kl(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        if self.found is not None:
+            return kernels.gaussian_draw_with_kl(self.loc, self.scale, noise)
+        loc, scale, z, kl = self.heads.draw_with_kl(noise)
+        self.found = loc, scale
+        return z, kl
+
+    @property
+    def _both(self) -> tuple[Tensor, Tensor]:
+        if self.found is None:
+            with torch.enable_grad():  # as it was where the heads were read
+                self.found = self.heads.compute()
+        return self.found
+
+    @property
+    def loc(self) -> Tensor:  # type: ignore[override]
+        return self._both[0]
+
+    @property
+    def scale(self) -> Tensor:  # type: ignore[override]
+        return self._both[1]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Normal:
+        return Normal(self.loc, self.scale, validate_args=False).expand(batch_shape)
 
 
 def draw(q: Normal, n_samples: int | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -72,47 +107,10 @@ def draw(q: Normal, n_samples: int | None = None, generator: torch.Generator | N
 
 def draw_with_kl(q: Normal, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """A draw (n, d), and KL(q || N(0, I)) summed over the last axis, (n,)."""
-    return _DrawWithKl.apply(q.loc, q.scale, _noise(q, q.loc.shape, generator))
+    noise = _noise(q, q.batch_shape, generator)
+    return q.draw_with_kl(noise) if isinstance(q, _Waiting) else kernels.gaussian_draw_with_kl(q.loc, q.scale, noise)
 
 
 def _noise(q: Normal, shape: Any, generator: torch.Generator | None) -> Tensor:
-    return drawn_rows(partial(torch.randn, generator=generator, device=q.loc.device, dtype=q.loc.dtype), shape)
-
-
-class _Heads(torch.autograd.Function):
-    """Two linear layers of one input as one, then sqrt(exp(.) + floor) of the second."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, w_mean: Tensor, b_mean: Tensor, w_var: Tensor, b_var: Tensor, floor: float
-    ) -> tuple[Tensor, Tensor]:
-        weight = torch.cat([w_mean, w_var])
-        out = torch.addmm(torch.cat([b_mean, b_var]), h, weight.t())
-        loc, raw = out.split(out.shape[1] // 2, dim=1)
-        variance = raw.exp()
-        scale = (variance + floor).sqrt_()
-        ctx.save_for_backward(h, weight, variance, scale)
-        return loc.clone(), scale
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_loc: Tensor, d_scale: Tensor) -> tuple[Tensor | None, ...]:
-        h, weight, variance, scale = ctx.saved_tensors
-        d_out = torch.cat([d_loc, d_scale * variance / (2 * scale)], dim=1)
-        d_weight, d_bias, d = d_out.t() @ h, d_out.sum(0), d_loc.shape[1]
-        return d_out @ weight, d_weight[:d], d_bias[:d], d_weight[d:], d_bias[d:], None
-
-
-class _DrawWithKl(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, loc: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(loc, scale, noise)
-        terms = torch.addcmul(loc.square(), scale, scale).sub_(scale.log(), alpha=2.0).sum(-1)
-        return torch.addcmul(loc, scale, noise), 0.5 * (terms - loc.shape[-1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_z: Tensor, d_kl: Tensor) -> tuple[Tensor, Tensor, None]:
-        loc, scale, noise = ctx.saved_tensors
-        d_kl = d_kl.unsqueeze(-1)
-        return torch.addcmul(d_z, d_kl, loc), d_z * noise + d_kl * (scale - 1 / scale), None
+    like = q.heads.h if isinstance(q, _Waiting) else q.loc
+    return drawn_rows(partial(torch.randn, generator=generator, device=like.device, dtype=like.dtype), shape)

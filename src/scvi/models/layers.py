@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi.kernels import Affine, Counts, batch_norm, batch_norm_relu_dropout, dropout, linear
+from scvi.kernels import Affine, Counts, batch_norm, dropout, hidden_layer, linear
 from scvi.models.gaussian import draw
 from scvi.models.one_hot import as_one_hot
 
@@ -123,12 +123,11 @@ class FCLayers(nn.Module):
 def hidden(layer: nn.Sequential, x: Counts, beside: Tensor | None = None) -> Tensor:
     """What linear, batch norm, layer norm, ReLU and dropout make of x (..., n, d) and of columns beside it."""
     first, norm, *of_units, relu, last = layer.children()  # layer norm has a place only where it is used
-    h = linear(x, first.weight, first.bias, beside)  # type: ignore[arg-type]
     rate = last.p if isinstance(last, nn.Dropout) and last.training else 0.0
-    fuses = isinstance(relu, nn.ReLU) and not of_units and h.dim() == 2
+    fuses = isinstance(relu, nn.ReLU) and not of_units and len(x.shape) == 2
     if isinstance(norm, nn.BatchNorm1d) and norm.training and fuses:
-        return batch_norm_relu_dropout(h, norm, rate)
-    h = _each_draw(norm, h)
+        return hidden_layer(x, first, norm, rate, beside)  # type: ignore[arg-type]
+    h = _each_draw(norm, linear(x, first.weight, first.bias, beside))  # type: ignore[arg-type]
     for layer_norm in of_units:
         h = layer_norm(h)
     h = relu(h)
