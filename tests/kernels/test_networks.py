@@ -147,15 +147,6 @@ def test_a_hidden_layer(shape: tuple[int, int, int], beside: int, density: float
         torch.testing.assert_close(value, its_norm.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_bias_before_batch_norm_has_no_gradient() -> None:
-    """The norm takes it off again; what rounding left of it would be made a step by Adam."""
-    layer, norm = hidden_parts(6, 4, True)
-    loss = (kernels.hidden_layer(torch.randn(9, 6), layer, norm, 0.0) * torch.randn(9, 4)).sum()
-    loss.backward()
-    assert torch.equal(layer.bias.grad, torch.zeros(4))
-    assert layer.weight.grad.any()
-
-
 def test_dropout_keeps_the_mean_and_its_gradient() -> None:
     torch.manual_seed(0)
     layer, norm = nn.Linear(100, 100, bias=False), nn.BatchNorm1d(100)

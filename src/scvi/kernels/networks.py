@@ -108,8 +108,8 @@ def _weight_gradient(x: SparseRows | Tensor, beside: Tensor | None, weight: Tens
 class Hidden(torch.autograd.Function):
     """A linear layer, batch norm in training mode, ReLU and dropout: (n, g) and (n, k) beside them -> (n, h).
 
-    The running moments are brought up to date. The bias of the linear layer only moves the running mean: batch norm
-    takes it off again, so its gradient is zero, where a sum over rows would give what rounding leaves.
+    The running moments are brought up to date. Of the bias of the linear layer only the running mean hears: batch norm
+    takes it off again.
     """
 
     @staticmethod
@@ -146,7 +146,7 @@ class Hidden(torch.autograd.Function):
         dense, beside, weight, gamma, out = ctx.saved_tensors
         inverse, normed, rate, low = ctx.kept
         needed = ctx.needs_input_grad
-        sums, d_before = torch.zeros(3, len(gamma)), torch.empty_like(out)
+        sums, d_before = torch.zeros(2, len(gamma)), torch.empty_like(out)
         results = [sums[0].numpy(), sums[1].numpy(), d_before.numpy()]
         layers.hidden_backward(*arrays(d_out, out, gamma), inverse, normed, _F(rate), *results)
         x = ctx.rows if dense is None else dense
@@ -155,7 +155,7 @@ class Hidden(torch.autograd.Function):
             product(d_before, weight[:, :g], low) if needed[0] else None,
             product(d_before, weight[:, g:], low) if needed[1] else None,
             _weight_gradient(x, beside, weight, d_before, low) if needed[2] else None,
-            sums[2] if needed[3] else None,
+            d_before.sum(0) if needed[3] else None,
             sums[0],
             sums[1],
             None,
