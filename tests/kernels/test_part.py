@@ -65,7 +65,7 @@ def parts_of(n: int, n_first: int, seed: int) -> list[Part]:
 @given(st.integers(2, 9), st.integers(0, 9), st.integers(0, 99), st.sampled_from([0.0, 0.5]))
 def test_hidden_layers_of_parts_are_those_of_the_whole(n: int, n_first: int, seed: int, rate: float) -> None:
     parts, generator = parts_of(n, min(n_first, n), seed), torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 4, generator=generator) * 3 + 100
+    x = torch.randn(n, 4, generator=generator) * 3 + 20
     upstream = torch.randn(n, 4, generator=generator)
     whole, norms = nn.BatchNorm1d(4, momentum=0.1), [nn.BatchNorm1d(4, momentum=0.1) for _ in range(2)]
 
