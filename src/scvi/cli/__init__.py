@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
 import scvi
 from scvi._job import is_first
-from scvi.cli import annotate, check, convert, de, demo, impute, mapping, train
-from scvi.cli.messages import messages, say
+from scvi.cli import annotate, check, convert, de, demo, impute, mapping, train, tune
+from scvi.cli.messages import say, showing_messages
 from scvi.cli.options import OPTIONS_OF_PARSERS, Parser
 from scvi.cli.output import Refused
 
 __all__ = ["main"]
 
-BAD_DATA, INTERRUPTED = 1, 130
-COMMANDS = (demo, train, check, annotate, de, impute, mapping, convert)  # in the order of the help; each has `add`
+BAD_DATA, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
+COMMANDS = (
+    demo,
+    train,
+    check,
+    annotate,
+    de,
+    impute,
+    mapping,
+    tune,
+    convert,
+)  # in the order of the help; each has `add`
 FORESEEN = (ImportError, OSError, RuntimeError, TypeError, ValueError)  # their messages say what to do
 
 
@@ -30,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP when it is loaded, so after this line.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with messages():
+        with showing_messages():
             answer = (arguments.plan if arguments.dry_run else arguments.run)(arguments)
             if answer is not None:
                 if is_first():
@@ -39,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("scvi: interrupted" + arguments.after_ctrl_c)
         return INTERRUPTED
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Refused as refusal:
         arguments.parser.error(str(refusal))
     except Exception as error:  # a shell user is served by one line, whatever happened

@@ -112,8 +112,8 @@ def _run(arguments: argparse.Namespace) -> Answer:
     say(f"{arguments.file}: {cells.n_obs} cells x {cells.n_vars} genes")
     if arguments.overwrite:
         output.clear()
-    output.begin(_recorded(arguments))
-    _train(model, output, arguments, model.schema.categories != reference.schema.categories)
+    with output.begun(_recorded(arguments)):
+        _train(model, output, arguments, model.schema.categories != reference.schema.categories)
     answer = written(output, model, [cells], arguments)
     output.end()
     return answer

@@ -38,12 +38,19 @@ TYPED = {
     "sample_key": "--sample-key",
     "size_factor_key": "--size-factor-key",
     "transform_batch": "--transform-batch",
+    "n_trials": "--n-trials",
+    "study_name": "--study-name",
+    "test_size": "--test-size",
     "unlabeled_category": "--unlabeled-category",
 }
 # Words as others are, which are arguments where a value follows.
 WORDS = {"accelerator": "--device", "precision": "--precision", "preset": "--preset"}
-WORDS |= {name: f"--{name}" for name in ("delta", "group1", "group2", "groupby", "layer", "mode", "strata")}
+WORDS |= {
+    name: f"--{name}"
+    for name in ("delta", "group1", "group2", "groupby", "layer", "metric", "mode", "pruner", "strata", "workers")
+}
 _ARGUMENTS = re.compile(rf"(?<![\w'-])(?:(?:{'|'.join(TYPED)})\b|(?:{'|'.join(WORDS)})(?==))")
+_PASSWORD = re.compile(r"(://[^\s:/@]*):[^\s@]+@")
 
 
 class _Messages(logging.Handler):
@@ -54,7 +61,7 @@ class _Messages(logging.Handler):
 
 
 @contextmanager
-def messages() -> Iterator[None]:
+def showing_messages() -> Iterator[None]:
     """Shows messages and warnings as lines of their own."""
     logger, handler = logging.getLogger("scvi"), _Messages()
     level = logger.level
@@ -76,6 +83,7 @@ def say(message: object, kind: str | None = None) -> None:
     """
     if kind != "error" and not is_first():
         return
-    text = _ARGUMENTS.sub(lambda found: (TYPED | WORDS)[found[0]], str(message))
+        without_passwords = _PASSWORD.sub(r"\1:***@", str(message))
+    text = _ARGUMENTS.sub(lambda found: (TYPED | WORDS)[found[0]], without_passwords)
     text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,19 @@ class Output:
         record = {"file": self.inputs[0].name, **options, "scvi_version": scvi.__version__}
         with replacing(self.options) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def begun(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """While a run goes on; one that is refused before its first checkpoint leaves nothing behind."""
+        self.begin(options)
+        try:
+            yield
+        except Exception:
+            if not (self.has_checkpoint or self.model.exists()):
+                self.options.unlink()
+                with suppress(OSError):  # other files are in it
+                    self.folder.rmdir()
+            raise
 
     def end(self) -> None:
         """Removes the checkpoint, by which the run is complete."""

@@ -145,7 +145,7 @@ def _opened(file: Path, kind: Kind) -> AnnData:
         check_links(file)
         store = _zarr_of(file) if kind == "zarr" else h5py.File(file)
         parts = {part: read_elem(store[part]) for part in ("obs", "var", "obsm", "uns") if part in store}
-        layers = {name: _left_there(stored) for name, stored in store["layers"].items()} if "layers" in store else {}
+        layers = {name: _left_there(store["layers"][name]) for name in store["layers"]} if "layers" in store else {}
         return AnnData(_left_there(store["X"]) if "X" in store else None, **parts, layers=layers)
     except Exception as error:
         raise ValueError(f"{str(file)!r} cannot be opened: {error}") from error

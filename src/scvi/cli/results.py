@@ -36,9 +36,11 @@ def written(output: Output, model: Any, cells: list[Any], arguments: argparse.Na
         extra = _extra(model, adata)
         _write(file, adata)
         lines.append(f"{file}  with the latent space in obsm[{key!r}]{extra}")
-    _write_history(output, model)
+    if model.history:  # of a model that was mapped and not trained there is none
+        _write_history(output, model)
+        lines.append(f"{output.history}")
     model.save(output.model, overwrite=True)
-    lines += [f"{output.history}", f"{output.model}  for scvi.{type(model).__name__}.load({str(output.model)!r}, ...)"]
+    lines += [f"{output.model}  for scvi.{type(model).__name__}.load({str(output.model)!r}, ...)"]
     lines += _draw(output, model, cells, latents, arguments)
     return Answer("\n".join(lines), _facts(output, model, cells))
 
@@ -83,9 +85,9 @@ def _facts(output: Output, model: Any, cells: list[Any]) -> dict[str, Any]:
         "genes": [adata.n_vars for adata in cells],
         "latent": LATENT[type(model).__name__],
         "copies": output.copies,
-        "history": output.history,
+        "history": output.history if model.history else None,
         "picture": output.picture if output.picture.exists() else None,
-        "epochs": len(losses["elbo_train"]),
+        "epochs": len(losses.get("elbo_train", ())),
         "losses": {name: values.iloc[-1] for name, values in losses.items() if len(values)},
     }
 

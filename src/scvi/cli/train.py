@@ -9,10 +9,10 @@ from typing import Any
 
 from scvi._job import is_first
 from scvi.cli.answers import Answer, plan
+from scvi.cli.declaring import DATA, check_columns, check_declared, declare, model_option, typed
 from scvi.cli.messages import say
 from scvi.cli.models import MODELS, class_of, estimator_named, model_folder
 from scvi.cli.options import (
-    FILES,
     MACHINE,
     SEED,
     Options,
@@ -24,7 +24,7 @@ from scvi.cli.options import (
     values_of,
 )
 from scvi.cli.output import Output, Refused
-from scvi.cli.reading import Glance, glance, read_cells
+from scvi.cli.reading import glance, read_cells
 from scvi.cli.results import check_writable, written
 
 HELP = """\
@@ -52,47 +52,8 @@ examples:
 Counts must be raw: not normalised, not log-transformed. Say where they are with --layer if X holds something else.
 """
 
-DATA: Options = {
-    "--batch-key": {"metavar": "COLUMN", "help": "column of obs with the batch to correct for"},
-    "--labels-key": {
-        "metavar": "COLUMN",
-        "help": "column of obs with the cell type; scanvi and condscvi learn it, for others it colours the picture",
-    },
-    "--unlabeled-category": {"metavar": "VALUE", "help": "what that column says where the type is not known (scanvi)"},
-    "--layer": {"metavar": "LAYER", "help": "layer with the raw counts (default: X)"},
-    "--categorical-covariate": {
-        "action": "append",
-        "metavar": "COLUMN",
-        "help": "a further column whose effect is removed; may be given again",
-    },
-    "--continuous-covariate": {"action": "append", "metavar": "COLUMN", "help": "the same, of numbers"},
-    "--size-factor-key": {"metavar": "COLUMN", "help": "size factors in place of total counts"},
-    "--protein-obsm-key": {
-        "metavar": "KEY",
-        "help": "where in obsm the counts of proteins are (totalvi; default: protein_expression)",
-    },
-    "--protein-names-key": {"metavar": "KEY", "help": "where in uns their names are, if that is an array (totalvi)"},
-    "--spatial": {"type": Path, "metavar": "FILE", "help": "the spatial cells (gimvi); FILE has the dissociated ones"},
-    "--non-integer": {
-        "choices": ("warn", "refuse", "round"),
-        "help": "what to do with counts that are estimates, as after ambient correction (default: warn, and "
-        "model them as they are)",
-    },
-    "--n-top-genes": {
-        "type": positive,
-        "metavar": "N",
-        "help": "fit the N most variable genes (seurat_v3, per batch), kept in var['highly_variable']; "
-        "the copy keeps all genes (default: fit all)",
-    },
-    **FILES,
-}
 FIT: Options = {
-    "--model": {
-        "choices": tuple(MODELS),
-        "type": str.lower,
-        "default": "scvi",
-        "help": "ldvae and linearscvi: linear decoder (default: scvi)",
-    },
+    **model_option(),
     "--from": {
         "type": Path,
         "dest": "start",
@@ -113,20 +74,6 @@ FIT: Options = {
     },
     **SEED,
 }
-_NOT_GIMVI = set(MODELS) - {"gimvi"}
-# Options that some models alone have a use for.
-_ONLY: dict[str, set[str]] = {
-    "unlabeled_category": {"scanvi"},
-    "start": {"scanvi"},
-    "protein_obsm_key": {"totalvi"},
-    "protein_names_key": {"totalvi"},
-    "spatial": {"gimvi"},
-    "preset": {"scvi"},
-    "categorical_covariate": _NOT_GIMVI,
-    "continuous_covariate": _NOT_GIMVI,
-    "size_factor_key": _NOT_GIMVI,
-}
-_NEEDS = {"scanvi": ("labels_key", "unlabeled_category"), "condscvi": ("labels_key",), "gimvi": ("spatial",)}
 # What a model that is started from says itself.
 _SAID_BY_START = (
     *("batch_key", "layer", "categorical_covariate", "continuous_covariate", "size_factor_key", "non_integer"),
@@ -182,8 +129,8 @@ def _run(arguments: argparse.Namespace) -> Answer | None:
     model = _model(cells, arguments)
     if arguments.overwrite:
         output.clear()
-    output.begin(options)
-    model.train(**_of_train(arguments), checkpoint_dir=output.checkpoint, resume=output.has_checkpoint)
+    with output.begun(options):
+        model.train(**_of_train(arguments), checkpoint_dir=output.checkpoint, resume=output.has_checkpoint)
     if model.was_interrupted:
         raise KeyboardInterrupt
     if not is_first():  # of a job, whose first process writes
@@ -199,23 +146,14 @@ def _run(arguments: argparse.Namespace) -> Answer | None:
 def _checked(arguments: argparse.Namespace) -> Output:
     """Where the run writes; what was typed and does not go together is refused."""
     output = Output(arguments.output, arguments.file, *([arguments.spatial] if arguments.spatial else []))
-    for name, models in _ONLY.items():
-        if getattr(arguments, name) is not None and arguments.model not in models:
-            raise Refused(f"{_typed(name)} is for --model {' and '.join(sorted(models))}, not for {arguments.model}")
-    for name in _NEEDS.get(arguments.model, ()):
-        if getattr(arguments, name) is None:
-            raise Refused(f"--model {arguments.model} needs {_typed(name)}")
+    check_declared(arguments)
     if arguments.start is not None:
         for name in _SAID_BY_START:
             if getattr(arguments, name) is not None:
-                raise Refused(f"{_typed(name)} does not go with --from, whose model says it; leave it out")
+                raise Refused(f"{typed(name)} does not go with --from, whose model says it; leave it out")
     output.check(_recorded(arguments), resume=arguments.resume, overwrite=arguments.overwrite)
     _of_model(arguments), _of_train(arguments)
     return output
-
-
-def _typed(name: str) -> str:
-    return "--from" if name == "start" else f"--{name.replace('_', '-')}"
 
 
 def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -270,7 +208,6 @@ def _model(cells: list[Any], arguments: argparse.Namespace) -> Any:
     """The model to train; the gene selection, if one is asked for, goes into the cells."""
     from scvi.cells.checks import obs_column
     from scvi.cells.mudata import is_multimodal
-    from scvi.cli.genes import select_genes
 
     Model, first = estimator_named(MODELS[arguments.model].estimator), cells[0]
     if arguments.labels_key and not is_multimodal(first):
@@ -278,48 +215,11 @@ def _model(cells: list[Any], arguments: argparse.Namespace) -> Any:
     if arguments.start is not None:
         model = _from_another(Model, first, arguments)
     else:
-        if arguments.n_top_genes:
-            select_genes(first, arguments)
-        for adata in cells:
-            _set_up(Model, adata, arguments, "highly_variable" if arguments.n_top_genes and adata is first else None)
+        declare(Model, cells, arguments)
         model = Model(*cells, **_of_model(arguments))
     for file, adata in zip((arguments.file, arguments.spatial), cells, strict=False):
         say(f"{file}: {adata.n_obs} cells x {adata.n_vars} genes")
     return model
-
-
-def _set_up(Model: Any, adata: Any, arguments: argparse.Namespace, mask: str | None) -> None:
-    """Declares what the model reads of the cells."""
-    from scvi.cells.mudata import is_multimodal
-
-    keys: dict[str, Any] = {"batch_key": arguments.batch_key, "non_integer": arguments.non_integer or "warn"}
-    if arguments.model != "gimvi":
-        keys |= {
-            "size_factor_key": arguments.size_factor_key,
-            "categorical_covariate_keys": arguments.categorical_covariate,
-            "continuous_covariate_keys": arguments.continuous_covariate,
-        }
-    if is_multimodal(adata):
-        if arguments.model != "totalvi" or arguments.n_top_genes:
-            what = "--n-top-genes" if arguments.n_top_genes else f"--model {arguments.model}"
-            raise ValueError(f"{what} does not go with the MuData of {arguments.file}; give it the .h5ad of its RNA")
-        Model.setup_mudata(adata, rna_layer=arguments.layer, **keys)
-        return
-    if arguments.model in ("scanvi", "condscvi"):
-        keys["labels_key"] = arguments.labels_key
-    if arguments.model == "scanvi":
-        keys["unlabeled_category"] = arguments.unlabeled_category
-    if arguments.model == "totalvi":
-        keys["protein_expression_obsm_key"] = arguments.protein_obsm_key or "protein_expression"
-        keys["protein_names_uns_key"] = arguments.protein_names_key or _names_key(adata, arguments)
-    Model.setup_anndata(adata, layer=arguments.layer, mask_var=mask, **keys)
-
-
-def _names_key(adata: Any, arguments: argparse.Namespace) -> str | None:
-    """Where readers put the names of proteins whose counts are an array."""
-    key = arguments.protein_obsm_key or "protein_expression"
-    is_array = key in adata.obsm and not hasattr(adata.obsm[key], "columns")
-    return "protein_names" if is_array and "protein_names" in adata.uns else None
 
 
 def _from_another(Model: Any, adata: Any, arguments: argparse.Namespace) -> Any:
@@ -340,7 +240,7 @@ def _plan(arguments: argparse.Namespace) -> Answer:
     output = _checked(arguments)
     glances = [glance(file) for file in output.inputs]
     for seen in glances:
-        _check_columns(seen, arguments)
+        check_columns(seen, arguments)
     named = MODELS[arguments.model].estimator
     said = {name: value for name, value in {**_of_model(arguments), **_of_train(arguments)}.items() if value != "auto"}
     does = [f"check all counts of {seen.file}" for seen in glances]
@@ -354,22 +254,3 @@ def _plan(arguments: argparse.Namespace) -> Answer:
     return plan(
         [seen.described() for seen in glances], does, [*output.copies, output.model, output.history, output.picture]
     )
-
-
-def _check_columns(seen: Glance, arguments: argparse.Namespace) -> None:
-    """Refuses names of columns and of layers that the file does not have."""
-    from scvi.cells.checks import found, obs_column
-
-    if seen.cells is None:
-        return
-    for name in ("batch_key", "labels_key", "size_factor_key"):
-        if getattr(arguments, name) and (name != "labels_key" or seen.file == arguments.file):
-            obs_column(seen.cells, name, getattr(arguments, name))
-    for name in ("categorical_covariate", "continuous_covariate"):
-        for key in getattr(arguments, name) or ():
-            obs_column(seen.cells, name, key)
-    if arguments.layer:
-        found(dict.fromkeys(seen.layers), "layer", arguments.layer, "in adata.layers")
-    if arguments.model == "totalvi" and seen.kind != "h5mu":
-        key = arguments.protein_obsm_key or "protein_expression"
-        found(dict.fromkeys(seen.obsm), "protein_expression_obsm_key", key, "in adata.obsm")
