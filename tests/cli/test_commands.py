@@ -169,11 +169,57 @@ def test_check_ends_with_3_for_a_bad_fit(capsys, folder, monkeypatch, level, cod
     assert check.BAD_FIT == 3
 
 
+def test_report_writes_what_was_asked_for(capsys, folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scvi.SCVI, "report", lambda self, path, **options: asked.append(options) or path.touch())
+    options = [
+        "--columns",
+        "donor",
+        "--columns",
+        "age",
+        "--labels-key",
+        "cell_type",
+        "--title",
+        "A title",
+        "--n-cells",
+        9,
+    ]
+    page = tmp_path / "new" / "r.html"
+    assert answer(capsys, "report", folder / "fit", *options, "--output", page) == {"output": str(page)}
+    told = {"labels_key": "cell_type", "title": "A title", "n_cells": 9, "seed": 0}
+    assert asked == [{"columns": ["donor", "age"], **told}]
+    assert page.exists()
+    command = [
+        "train",
+        folder / "cells.h5ad",
+        "--output",
+        tmp_path / "fit",
+        "--labels-key",
+        "cell_type",
+        "--report",
+        *TINY,
+    ]
+    assert answer(capsys, *command)["report"] == str(tmp_path / "fit" / "report.html")
+    assert asked[1:] == [{"labels_key": "cell_type", "seed": 0}]
+
+
+def test_a_report_that_fails_costs_nothing_but_the_report(capsys, folder, tmp_path, monkeypatch):
+    def fail(self, path, **options):
+        raise ZeroDivisionError("no page")
+
+    monkeypatch.setattr(scvi.SCVI, "report", fail)
+    command = ["train", folder / "cells.h5ad", "--output", tmp_path / "fit", "--report", *TINY]
+    code, out, error = run(capsys, *command)
+    assert code == 0
+    assert "no report, all else is written (ZeroDivisionError: no page)" in error
+    assert "report.html" not in out
+
+
 @pytest.mark.filterwarnings("default:the reference was built with", "default:the query has no batch")
 def test_map_writes_latent_space_and_labels_and_leaves_the_reference(capsys, folder, tmp_path):
     before = {file: file.read_bytes() for file in sorted((folder / "labels").rglob("*")) if file.is_file()}
     facts = answer(capsys, "map", folder / "labels", folder / "new.h5ad", "--output", tmp_path / "m", "--max-epochs", 0)
-    assert facts["epochs"] == 2  # those of the reference: nothing is trained
+    assert (facts["epochs"], facts["history"]) == (0, None)
     written = anndata.read_h5ad(tmp_path / "m" / "new.h5ad")
     model = scvi.SCANVI.load(tmp_path / "m" / "model", written)
     np.testing.assert_array_equal(written.obs["predictions_scanvi"], model.predict())
@@ -290,6 +336,7 @@ def test_train_writes_what_a_model_is_fitted_for(capsys, folder, tmp_path, model
 DRY = [
     ["train", "CELLS", "--output", "NEW", "--batch-key", "batch", "--n-top-genes", "20"],
     ["check", "fit", "CELLS"],
+    ["report", "fit", "CELLS", "--output", "NEW.html"],
     ["annotate", "labels", "CELLS", "--output", "NEW.csv"],
     ["de", "fit", "CELLS", "--groupby", "cell_type"],
     ["impute", "fit", "CELLS", "--output", "NEW.h5ad"],
@@ -365,7 +412,7 @@ WRONG = [
     (["impute", "fit", "--output", "x.csv", "--proteins", "a"], 2, "--proteins is for TOTALVI"),
     (["impute", "joint", "--output", "x.csv", "--transform-batch", "a"], 2, "GIMVI"),
     (["map", "joint", "new.h5ad", "--output", "o"], 1, "a model of GIMVI"),
-    (["map", "fit", "few.h5ad", "--output", "o", "--min-genes-found", "0.9"], 1, "--min-genes-found"),
+    (["map", "fit", "few.h5ad", "--output", "o", "--min-genes-found", "0.9"], 1, "at least 90% are needed"),
     (["convert", "cells.h5ad", "--output", "x.csv"], 2, "does not end with .h5ad or .zarr"),
     (["convert", "cells.h5ad", "--output", "new.h5ad"], 2, "is there already"),
     (["convert", "cells.h5ad", "--output", "cells.h5ad", "--overwrite"], 2, "is an input"),
@@ -436,7 +483,7 @@ def test_tune_searches_goes_on_and_says_what_is_best(capsys, folder, tmp_path):
     assert facts["model_args"]["n_hidden"] == 8
     assert facts["train_args"] == {"max_epochs": 1}
     assert scvi.SCVI.load(tmp_path / "t" / "model").options["n_latent"] == facts["model_args"]["n_latent"]
-    code, out, _ = run(capsys, *command, "--n-trials", 2)
+    code, out, error = run(capsys, *command, "--n-trials", 2)
     assert code == 0, error
     assert f"elbo {facts['best_value']:.6g}" in out
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import scvi
 from scvi._job import is_first
-from scvi.cli import annotate, check, convert, de, demo, impute, mapping, train, tune
+from scvi.cli import annotate, check, convert, de, demo, impute, mapping, report, train, tune
 from scvi.cli.messages import say, showing_messages
 from scvi.cli.options import OPTIONS_OF_PARSERS, Parser
 from scvi.cli.output import Refused
@@ -21,6 +21,7 @@ COMMANDS = (
     demo,
     train,
     check,
+    report,
     annotate,
     de,
     impute,

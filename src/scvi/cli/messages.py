@@ -50,7 +50,7 @@ WORDS |= {
     for name in ("delta", "group1", "group2", "groupby", "layer", "metric", "mode", "pruner", "strata", "workers")
 }
 _ARGUMENTS = re.compile(rf"(?<![\w'-])(?:(?:{'|'.join(TYPED)})\b|(?:{'|'.join(WORDS)})(?==))")
-_PASSWORD = re.compile(r"(://[^\s:/@]*):[^\s@]+@")
+_PASSWORD = re.compile(r"(://[^\s:/@]*):\S*@")
 
 
 class _Messages(logging.Handler):
@@ -83,7 +83,7 @@ def say(message: object, kind: str | None = None) -> None:
     """
     if kind != "error" and not is_first():
         return
-        without_passwords = _PASSWORD.sub(r"\1:***@", str(message))
+    without_passwords = _PASSWORD.sub(r"\1:***@", str(message))
     text = _ARGUMENTS.sub(lambda found: (TYPED | WORDS)[found[0]], without_passwords)
     text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)

@@ -48,6 +48,7 @@ class Output:
         self.copies = tuple(folder / copy_name(input.name) for input in inputs)
         self.model, self.checkpoint = folder / "model", folder / "checkpoint"
         self.history, self.picture = folder / "history.csv", folder / "umap.png"
+        self.report = folder / "report.html"
         self.options = folder / OPTIONS_FILE
         self._named = f"--output {str(folder)!r}"
 
@@ -96,7 +97,7 @@ class Output:
         earlier = copies_of(self.folder, self._record()) if self.options.exists() else []
         _remove_files(self.model, MODEL_FILES)
         _remove_files(self.checkpoint, CHECKPOINT_FILES)
-        for file in (*earlier, self.history, self.picture):
+        for file in (*earlier, self.history, self.picture, self.report):
             file.unlink(missing_ok=True)
 
     def begin(self, options: Mapping[str, Any]) -> None:
@@ -147,7 +148,7 @@ class Output:
 
     def _refuse_obstacles(self, replaced: bool) -> None:
         """Refuses what a run could neither remove nor write over. `replaced`: the model that is there is removed."""
-        files, folders = (*self.copies, self.history, self.picture), (self.model, self.checkpoint)
+        files, folders = (*self.copies, self.history, self.picture, self.report), (self.model, self.checkpoint)
         wrong = [f"{str(file)!r} is a folder" for file in files if file.is_dir()]
         wrong += [f"{str(folder)!r} is a file" for folder in folders if folder.exists() and not folder.is_dir()]
         if self.model.is_dir() and (replaced or not (self.model / MODEL_FILES[0]).exists()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ def check_writable(cells: list[Any]) -> None:
 def written(output: Output, model: Any, cells: list[Any], arguments: argparse.Namespace) -> Answer:
     """Writes all of it, and says what.
 
-    The picture comes last, so that a failure costs nothing but the picture.
+    The picture and the page come last, so that a failure costs nothing but these.
     """
     say("writing")
     key = LATENT[type(model).__name__]
@@ -41,7 +43,7 @@ def written(output: Output, model: Any, cells: list[Any], arguments: argparse.Na
         lines.append(f"{output.history}")
     model.save(output.model, overwrite=True)
     lines += [f"{output.model}  for scvi.{type(model).__name__}.load({str(output.model)!r}, ...)"]
-    lines += _draw(output, model, cells, latents, arguments)
+    lines += _drawn(output, model, cells, latents, arguments) + _reported(output, model, cells, arguments)
     return Answer("\n".join(lines), _facts(output, model, cells))
 
 
@@ -87,6 +89,7 @@ def _facts(output: Output, model: Any, cells: list[Any]) -> dict[str, Any]:
         "copies": output.copies,
         "history": output.history if model.history else None,
         "picture": output.picture if output.picture.exists() else None,
+        "report": output.report if output.report.exists() else None,
         "epochs": len(losses.get("elbo_train", ())),
         "losses": {name: values.iloc[-1] for name, values in losses.items() if len(values)},
     }
@@ -136,7 +139,9 @@ def _without_counts(adata: AnnData) -> AnnData:
 # ---- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _draw(output: Output, model: Any, cells: list[Any], latents: list[Any], arguments: argparse.Namespace) -> list[str]:
+def _drawn(
+    output: Output, model: Any, cells: list[Any], latents: list[Any], arguments: argparse.Namespace
+) -> list[str]:
     """Draws the picture; a line on it."""
     from scvi import plots
 
@@ -144,14 +149,29 @@ def _draw(output: Output, model: Any, cells: list[Any], latents: list[Any], argu
         return ['(no picture: pip install "scvi[plot]")']
     if sum(map(len, latents)) < plots.FEWEST_CELLS:
         return []
+    draw = partial(_picture, output.picture, model, cells, latents, arguments)
+    return [str(output.picture)] if _is_made("picture", draw, arguments) else []
+
+
+def _reported(output: Output, model: Any, cells: list[Any], arguments: argparse.Namespace) -> list[str]:
+    """Writes the page on the fit, if one was asked for; a line on it."""
+    if not getattr(arguments, "report", False):
+        return []
+    labels_key = arguments.labels_key if any(arguments.labels_key in adata.obs for adata in cells) else None
+    write = partial(model.report, output.report, labels_key=labels_key, seed=arguments.seed)
+    return [str(output.report)] if _is_made("report", write, arguments) else []
+
+
+def _is_made(what: str, make: Callable[[], object], arguments: argparse.Namespace) -> bool:
+    """Whether it could be made; a failure costs nothing but this."""
     try:
-        _picture(output.picture, model, cells, latents, arguments)
+        make()
     except Exception as error:  # umap, numba and matplotlib have failures of their own
         if arguments.debug:
             raise
-        say(f"no picture, all else is written ({type(error).__name__}: {error})", "warning")
-        return []
-    return [str(output.picture)]
+        say(f"no {what}, all else is written ({type(error).__name__}: {error})", "warning")
+        return False
+    return True
 
 
 def _picture(file: Path, model: Any, cells: list[Any], latents: list[Any], arguments: argparse.Namespace) -> None:

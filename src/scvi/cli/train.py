@@ -34,6 +34,7 @@ Fits a model to the raw counts of a file and writes into DIR:
   model/        the model: scvi.SCVI.load("DIR/model", adata)
   history.csv   losses, epoch by epoch
   umap.png      the latent space on a plane (with the extra [plot] installed)
+  report.html   a page on the fit, with --report (needs the extra [report])
 
 FILE is an .h5ad, .h5mu, .zarr or .loom, an .h5, a folder or an archive of 10x, or a table of text (.csv, .tsv, .txt).
 """
@@ -113,18 +114,23 @@ def add(commands: Any) -> None:
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or an empty folder")
     for title, options in {"data": DATA, "fit": FIT, "machine": MACHINE}.items():
         add_options(train, title, options)
+    train.add_argument("--report", action="store_true", help="write a page on the fit, too: DIR/report.html")
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run that was interrupted in DIR")
     again.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
 
 
 def _run(arguments: argparse.Namespace) -> Answer | None:
+    from scvi.report.write import check_packages
+
     output = _checked(arguments)
     options = _recorded(arguments)
     if arguments.resume and output.is_complete:
         return Answer(f"{output.folder} is complete; --overwrite would fit it anew", {"output": output.folder})
     use_machine(arguments)
     cells = [read_cells(file, arguments.on_disk, arguments.genes_in_rows) for file in output.inputs]
+    if arguments.report:
+        check_packages()
     check_writable(cells)  # before the fit: not all that is read can be written, as it is with settings of anndata
     model = _model(cells, arguments)
     if arguments.overwrite:
@@ -251,6 +257,11 @@ def _plan(arguments: argparse.Namespace) -> Answer:
     if arguments.overwrite:
         does.append(f"remove what an earlier run wrote into {output.folder}")
     does.append(f"fit {named} with {', '.join(f'{name}={value}' for name, value in said.items())}")
-    return plan(
-        [seen.described() for seen in glances], does, [*output.copies, output.model, output.history, output.picture]
-    )
+    writes = [
+        *output.copies,
+        output.model,
+        output.history,
+        output.picture,
+        *([output.report] if arguments.report else []),
+    ]
+    return plan([seen.described() for seen in glances], does, writes)
