@@ -117,7 +117,7 @@ class Output:
             yield
         except Exception:
             if not (self.has_checkpoint or self.model.exists()):
-                self.options.unlink()
+                self.options.unlink(missing_ok=True)
                 with suppress(OSError):  # other files are in it
                     self.folder.rmdir()
             raise
