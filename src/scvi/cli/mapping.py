@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from scvi._job import is_first
 from scvi.cli.answers import Answer, plan
 from scvi.cli.messages import say
 from scvi.cli.models import LATENT, estimator_named, require_class
@@ -89,7 +90,7 @@ def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"reference": str(arguments.model), **values_of(arguments, OPTIONS)}
 
 
-def _run(arguments: argparse.Namespace) -> Answer:
+def _run(arguments: argparse.Namespace) -> Answer | None:
     from scvi.estimators.saving import without_cells
 
     output = Output(arguments.output, arguments.file)
@@ -114,6 +115,8 @@ def _run(arguments: argparse.Namespace) -> Answer:
         output.clear()
     with output.begun(_recorded(arguments)):
         _train(model, output, arguments, model.schema.categories != reference.schema.categories)
+    if not is_first():  # of a job, whose first process writes
+        return None
     answer = written(output, model, [cells], arguments)
     output.end()
     return answer

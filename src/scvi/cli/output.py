@@ -73,9 +73,7 @@ class Output:
                 raise Refused(f"there is no file {str(input)!r}")
         if len(set(self.copies)) < len(self.copies):
             raise Refused(f"both inputs would be copied to {self.copies[0].name!r}; rename one")
-        if (
-            not is_first()
-        ):  # the first process of a job looks where it will write, and others may find that it has begun
+        if not is_first():  # who writes looks where; others of a job might find that it has begun
             return
         check_folder(self.folder)
         self._refuse_inputs(self.copies)
@@ -116,7 +114,7 @@ class Output:
         try:
             yield
         except Exception:
-            if not (self.has_checkpoint or self.model.exists()):
+            if is_first() and not (self.has_checkpoint or self.model.exists()):
                 self.options.unlink(missing_ok=True)
                 with suppress(OSError):  # other files are in it
                     self.folder.rmdir()
