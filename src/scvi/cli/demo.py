@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from scvi.cli.answers import Answer
 from scvi.cli.options import add_command
 from scvi.cli.output import check_folder
 
@@ -21,8 +24,13 @@ def add(commands: Any) -> None:
     demo.add_argument("--output", type=Path, default=Path("scvi-demo"), metavar="DIR", help="(default: %(default)s)")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> Answer | None:
     from scvi import demo
 
     check_folder(arguments.output)
-    demo.run(arguments.output)
+    if not arguments.json:
+        demo.run(arguments.output)
+        return None
+    with redirect_stdout(sys.stderr):  # what it says of its course, and the table of scores
+        picture = demo.run(arguments.output)
+    return Answer("", {"output": arguments.output, "picture": picture})
