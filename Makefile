@@ -14,7 +14,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist 
 CHANGED = $(wildcard $(sort $(shell git status --porcelain 2>/dev/null | sed -nE 's#.*(src/scvi|tests)/([a-z_0-9]+)/.*#tests/\2#p')))
 
 help:
-	@echo "make demo    fit 1021 cells from five batches, print the scores, draw the picture (scvi-demo/)"
+	@echo "make demo    fit 1021 cells from five batches, print the scores, write a report (scvi-demo/)"
 	@echo "make test    run the tests               (ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make docs    build the documentation     (docs/_build/html; ARGS='-D run_pages=0 -D plot_gallery=0' runs no code)"
 	@echo "make install-check    wheel and sdist built, installed into a fresh environment, sizes and times"
@@ -22,7 +22,7 @@ help:
 	@echo "make check   lint, formatting and types  (make format mends the formatting)"
 	@echo "make bench   quality, speed, memory      (DATA=folder of the benchmark files)"
 
-demo: $(VENV)/plot.stamp
+demo: $(VENV)/report.stamp
 	$(BIN)/scvi demo $(ARGS)
 
 test: $(VENV)/plot,test.stamp

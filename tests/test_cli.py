@@ -522,6 +522,10 @@ def test_demo_prints_scores_and_draws(capsys, tmp_path):
     assert code == 0, error
     assert (tmp_path / "out" / "before-after.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path / "out" / "before-after.png") in out
+    assert out.rstrip().endswith(str(tmp_path / "out" / "report.html"))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "919 cells x 2,000 genes, 5 batches by" in page
+    assert len(page.encode()) < 3_000_000
     elbo = float(out.split("held-out ELBO: ")[1].split()[0])
     assert -2640 < elbo < -2000  # another package's best known figure is -2626
     scores = scores_in(out)

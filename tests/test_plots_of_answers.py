@@ -204,3 +204,47 @@ def test_answers_of_a_model_are_drawn():
     assert len(plots.dot_plot(table, n_genes=3).get_yticklabels()) == 3
     assert len(plots.history(model.history).get_lines()) == 2
     plots.predictive(model.check(seed=0).predictive["genes"])
+
+
+def test_cells_on_a_plane_have_the_colour_of_their_group(ax):
+    rng = np.random.default_rng(0)
+    positions, groups = rng.normal(size=(60, 2)), np.array(list("abc") * 20)
+    assert plots.embedding(positions, groups, ax, title="kind") is ax
+    assert ax.get_title() == "kind"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list("abc")
+    np.testing.assert_allclose(np.sort(places(ax, 0), axis=0), np.sort(positions, axis=0))
+    with pytest.raises(ValueError, match=r"got shapes \(60, 2\) and \(3,\)"):
+        plots.embedding(positions, list("abc"))
+
+
+def test_scores_of_groups_stand_beside_those_of_pca(ax):
+    shares = pd.DataFrame({"latent": [0.9, 0.5], "pca": [0.2, 0.6]}, index=["b0", "b1"])
+    assert plots.beside_pca(shares, ax, xlabel="mixing") is ax
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b0", "b1"]
+    of_pca, of_latent = (np.asarray(ax.collections[i].get_offsets()) for i in (1, 2))
+    np.testing.assert_allclose(of_latent[:, 0], shares["latent"])
+    np.testing.assert_allclose(of_pca[:, 0], shares["pca"])
+    assert of_latent[0, 1] > of_latent[1, 1]  # the first is on top
+    assert ax.get_xlabel() == "mixing"
+    with pytest.raises(KeyError, match="has no column 'pca'"):
+        plots.beside_pca(shares[["latent"]])
+
+
+def test_confusions_are_shaded_by_row_and_numbered(ax):
+    table = pd.DataFrame([[8, 2], [0, 5]], index=["B", "T"], columns=["B", "T"])
+    assert plots.confusion(table, ax) is ax
+    np.testing.assert_allclose(ax.images[0].get_array(), [[0.8, 0.2], [0, 1]])
+    assert sorted(text.get_text() for text in ax.texts) == ["2", "5", "8"]
+    many = plots.confusion(pd.DataFrame(np.eye(20)))
+    assert not many.texts
+
+
+def test_foreground_of_proteins_stands_beside_their_background(ax):
+    table = pd.DataFrame({"background": [1.0, 0.0], "foreground": [30.0, 2.0]}, index=["CD3", "CD19"])
+    assert plots.foreground(table, ax) is ax
+    low, high = (np.asarray(ax.collections[i].get_offsets())[:, 0] for i in (1, 2))
+    np.testing.assert_allclose(high, [30, 2])
+    np.testing.assert_allclose(low, [1, 0.01])
+    with pytest.raises(KeyError, match="has no column 'foreground'"):
+        plots.foreground(table[["background"]])
+    ax.figure.canvas.draw()

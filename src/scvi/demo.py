@@ -30,12 +30,12 @@ def load() -> AnnData:
 
 
 def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epochs: int | None = None) -> Path | None:
-    """Fits scVI to the demo data, prints how good the fit is, and draws the cells before and after.
+    """Fits scVI to the demo data, prints how good the fit is, draws the cells before and after, and writes a report.
 
     Parameters
     ----------
     output
-        Folder of the picture, made if need be.
+        Folder of the picture and of the report, made if need be.
     seed
         Of the fit. The split into cells to fit and cells to score is always the same.
     max_epochs
@@ -44,7 +44,8 @@ def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epoc
     Returns
     -------
     pathlib.Path or None
-        The picture, `before-after.png`; None where the extra `[plot]` is not installed.
+        The report, `report.html`, or without the packages of `[report]` the picture, `before-after.png`; None without
+        those of `[plot]`.
 
     Raises
     ------
@@ -53,14 +54,15 @@ def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epoc
     KeyboardInterrupt
         If the fit was ended with Ctrl-C: a model fitted in part has no scores worth showing.
     """
-    from scvi import plots
+    from scvi import plots, report
     from scvi.queries import clustering
 
-    picture = Path(output) / "before-after.png"
+    picture, page = (Path(output) / name for name in ("before-after.png", "report.html"))
     if plots.available():  # a place that cannot be written to is found before the fit
         picture.parent.mkdir(parents=True, exist_ok=True)
-        if picture.is_dir():
-            raise IsADirectoryError(f"{str(picture)!r} is a folder; move it away or choose another output")
+        for file in (picture, page):
+            if file.is_dir():
+                raise IsADirectoryError(f"{str(file)!r} is a folder; move it away or choose another output")
     adata = load()
     print(f"{adata.n_obs} cells x {adata.n_vars} genes: 5 lung cancer cell lines in 5 batches (Tian et al. 2019)")
     model, elbo = _fit(adata, seed, max_epochs)
@@ -72,8 +74,14 @@ def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epoc
         print('\nNo picture: it needs matplotlib and umap-learn, pip install "scvi[plot]"')
         return None
     plots.before_after(before, after, adata.obs["batch"], adata.obs["cell_type"], picture, seed=seed)
-    print(f"\nthe same in a picture: {picture}")
-    return picture
+    print(f"\nthe same in a picture: {picture}", flush=True)
+    if not report.available():
+        print('no report: it needs jinja2 and bokeh, pip install "scvi[report]"')
+        return picture
+    title = "scVI on five cell lines in five batches"
+    model.report(page, labels_key="cell_type", columns="protocol", title=title, seed=seed)
+    print(f"a page on the fit, to open in a browser: {page}")
+    return page
 
 
 def _fit(adata: AnnData, seed: int, max_epochs: int | None) -> tuple[SCVI, float]:

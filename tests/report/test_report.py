@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import scvi
 from asking import ESTIMATORS, cells_of, make, same, weights
+from report_cells import IMAGE, TAG, hostile
 from scvi import plots
 from scvi.report import write
 from scvi.report.about_fit import commands
@@ -180,19 +180,6 @@ def test_names_of_cells_and_genes_are_text(tmp_path):
     assert not any("window.wrong" in script and "docs_json" not in script for script in page.scripts)
     assert TAG in page.sections["fit"]
     assert IMAGE in page.sections["worst-genes"] or IMAGE in page.text or "onerror" in " ".join(page.scripts)
-
-
-TAG, IMAGE = "<script>window.wrong=1</script>", '"><img src=x onerror="window.wrong=1">'
-
-
-def hostile() -> Any:
-    """Cells of which names are code: of a column, a batch, a cell type and a gene."""
-    adata = make_adata()
-    names = adata.var_names.tolist()
-    adata.var_names = [IMAGE, "</script><script>window.wrong=1</script>", *names[2:]]
-    adata.obs[TAG] = pd.Categorical(np.where(np.arange(adata.n_obs) % 2, TAG, "</script>" + IMAGE))
-    adata.obs["cell_type"] = adata.obs["cell_type"].replace({"t1": IMAGE})
-    return adata
 
 
 @EACH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["beside_pca", "confusion", "embedding", "foreground"]
 
 _MOST_NUMBERS = 12  # labels of a confusion table up to which its cells have room for numbers
+_LONGEST = 28  # letters of a name that leave room for what is drawn
+
+
+def short(names: Iterable[object]) -> list[str]:
+    """Names as there is room for them beside a picture."""
+    texts = [str(name) for name in names]
+    return [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in texts]
 
 
 def embedding(places: npt.ArrayLike, values: npt.ArrayLike, ax: Axes | None = None, *, title: str = "") -> Axes:
@@ -67,7 +75,7 @@ def beside_pca(shares: pd.DataFrame, ax: Axes | None = None, *, xlabel: str = "s
     ax.hlines(rows, shares["pca"], shares["latent"], color=GREY, linewidth=2, zorder=1)
     ax.scatter(shares["pca"], rows, s=46, color="white", edgecolors=_palette()[7], label="PCA", zorder=2)
     ax.scatter(shares["latent"], rows, s=46, color=_palette()[0], label="latent space", zorder=3)
-    ax.set_yticks(rows, labels=[str(name) for name in shares.index])
+    ax.set_yticks(rows, labels=short(shares.index))
     most = float(np.nanmax(shares[["latent", "pca"]].to_numpy(), initial=1.0))
     ax.set(xlim=(-0.03, 1.03 * most), ylim=(-0.6, len(shares) - 0.4), xlabel=xlabel)
     ax.grid(axis="x", color="#E5E5E5", linewidth=0.8, zorder=0)
@@ -91,8 +99,8 @@ def confusion(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     small = max(table.shape) > _MOST_NUMBERS
     size = 7 if small else 9
-    ax.set_xticks(range(table.shape[1]), labels=[str(name) for name in table.columns], rotation=90, fontsize=size)
-    ax.set_yticks(range(table.shape[0]), labels=[str(name) for name in table.index], fontsize=size)
+    ax.set_xticks(range(table.shape[1]), labels=short(table.columns), rotation=90, fontsize=size)
+    ax.set_yticks(range(table.shape[0]), labels=short(table.index), fontsize=size)
     ax.set(xlabel="predicted", ylabel="known label")
     if not small:
         for (row, column), count in np.ndenumerate(counts):
@@ -121,7 +129,7 @@ def foreground(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.hlines(rows, low, high, color=GREY, linewidth=2, zorder=1)
     ax.scatter(low, rows, s=40, color="white", edgecolors=_palette()[7], label="background", zorder=2)
     ax.scatter(high, rows, s=40, color=_palette()[5], label="foreground", zorder=3)
-    ax.set_yticks(rows, labels=[str(name) for name in table.index], fontsize=9 if len(table) <= 30 else 7)
+    ax.set_yticks(rows, labels=short(table.index), fontsize=9 if len(table) <= 30 else 7)
     ax.set(xscale="log", ylim=(-0.6, len(table) - 0.4), xlabel="mean count")
     ax.grid(axis="x", color="#E5E5E5", linewidth=0.8, zorder=0)
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -114,6 +114,7 @@ def _figure(source: Any, view: Any, groups: Mapping[str, Groups], colour: Mappin
     from bokeh.plotting import figure
 
     plot = figure(
+        name="map",
         aspect_ratio=1.25,
         sizing_mode="stretch_width",
         max_width=760,
@@ -144,7 +145,8 @@ def _legend(name: str, groups: Groups, is_seen: bool) -> Any:
         f"label:nth-of-type({i + 1}) span {{ border-left: 14px solid {colour}; padding-left: 6px }}"
         for i, colour in enumerate(groups.colours)
     ]
-    style = ":host { columns: 9rem; font-size: 14px } label { break-inside: avoid; min-height: 24px }"
+    style = ":host { columns: 9rem; font-size: 14px; overflow-wrap: anywhere } "
+    style += "label { break-inside: avoid; min-height: 24px }"
     return CheckboxGroup(
         labels=groups.names,
         active=list(range(len(groups.names))),

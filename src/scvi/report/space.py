@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scvi import plots
+from scvi.plots.scores import short
 from scvi.queries import clustering
 from scvi.report.blocks import Block, Section, Table, Text, Widget, counted, percent
 from scvi.report.cells import Shown
@@ -49,7 +50,7 @@ def _few(values: pd.Series) -> pd.Series:
     from scvi.report.interactive import grouped
 
     groups = grouped(values)
-    return pd.Series(pd.Categorical.from_codes(groups.codes.astype(np.int16), _distinct(groups.names)))
+    return pd.Series(pd.Categorical.from_codes(groups.codes.astype(np.int16), _distinct(short(groups.names))))
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -66,9 +66,18 @@ def write_report(
     return path
 
 
+def available() -> bool:
+    """Whether what makes the page is installed."""
+    return not _missing()
+
+
+def _missing() -> list[str]:
+    return [name for name in ("jinja2", "bokeh") if not find_spec(name)]
+
+
 def check_packages() -> None:
     """ImportError where what makes the page is missing."""
-    missing = [name for name in ("jinja2", "bokeh") if not find_spec(name)]
+    missing = _missing()
     if missing:
         raise ImportError(f'a report needs {" and ".join(missing)}: pip install "scvi[report]"')
 
