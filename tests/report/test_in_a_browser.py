@@ -89,7 +89,9 @@ def group(page: Any, label: str) -> Any:
 _INK = """
 (() => {
   const counts = {}
-  const {data} = element.getContext("2d").getImageData(0, 0, element.width, element.height)
+  const copy = new OffscreenCanvas(element.width, element.height).getContext("2d", {willReadFrequently: true})
+  copy.drawImage(element, 0, 0)
+  const {data} = copy.getImageData(0, 0, element.width, element.height)
   for (let i = 0; i < data.length; i += 4) {
     const colour = `${data[i]} ${data[i + 1]} ${data[i + 2]}`
     if (data[i + 3] > 200) counts[colour] = (counts[colour] ?? 0) + 1
