@@ -7,15 +7,11 @@ import json
 import logging
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, field
 from logging.handlers import QueueHandler, RotatingFileHandler
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import pandas as pd
 import torch
@@ -26,6 +22,7 @@ from scvi._files import replacing
 from scvi._random import resolve_seed
 from scvi._warnings import warn
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
+from scvi.inference.autotune_trials import MODEL, TRAIN, TRAINER, Objective, plain
 from scvi.inference.inference import UnsupervisedTrainer
 from scvi.inference.trainer import Trainer
 from scvi.models import VAE
@@ -34,35 +31,23 @@ from scvi.tune.record import table
 from scvi.tune.spaces import distributions
 from scvi.tune.storage import url_of
 from scvi.tune.studies import agreed, best_of
-from scvi.tune.worker import Job, Running, open_study
+from scvi.tune.worker import Job, open_study
 
 __all__ = ["Trials", "auto_tune_scvi_model", "configure_asynchronous_logging"]
 
 logger = logging.getLogger(__name__)
 
-_MODEL, _TRAINER, _TRAIN = "model_tunable_kwargs", "trainer_tunable_kwargs", "train_func_tunable_kwargs"
 _SPACE: dict[str, Any] = {
-    _MODEL: {
+    MODEL: {
         "n_latent": (5, 15),
         "n_hidden": [64, 128, 256],
         "n_layers": (1, 5),
         "dropout_rate": [0.1, 0.3, 0.5, 0.7],
         "reconstruction_loss": ["zinb", "nb"],
     },
-    _TRAIN: {"lr": [0.01, 0.005, 0.001, 0.0005, 0.0001]},
+    TRAIN: {"lr": [0.01, 0.005, 0.001, 0.0005, 0.0001]},
 }
-_EARLY_STOPPING: dict[str, Any] = {
-    "early_stopping_metric": "elbo",
-    "save_best_state_metric": "elbo",
-    "patience": 50,
-    "threshold": 0,
-    "reduce_lr_on_plateau": True,
-    "lr_patience": 25,
-    "lr_factor": 0.2,
-}
-_POPULATED: WeakSet[GeneExpressionDataset] = WeakSet()  # by this process, where that was left to it
 _OF_MONGO = {"mongo_port": "1234", "mongo_host": "localhost", "db_name": "scvi_db"}
-_N_EPOCHS = 1000
 _LOG_FILE, _LOG_SIZE = "scvi_autotune_logfile.txt", 10_000_000
 
 
@@ -222,7 +207,7 @@ def auto_tune_scvi_model(
         if train_best:
             warn("fmin_timer ends the search early: with train_best=True the best model so far is trained")
     searched, fixed = distributions(_flat(_SPACE if space is None else space))
-    objective = _Objective(
+    objective = Objective(
         gene_dataset,
         delayed_populating,
         custom_objective_hyperopt,
@@ -233,9 +218,9 @@ def auto_tune_scvi_model(
         dict(({"n_mc_samples": 100} if metric_name is None else {}) if metric_kwargs is None else metric_kwargs),
         posterior_name,
         {
-            _MODEL: dict(model_specific_kwargs or {}),
-            _TRAINER: dict(trainer_specific_kwargs or {}),
-            _TRAIN: dict(train_func_specific_kwargs or {}),
+            MODEL: dict(model_specific_kwargs or {}),
+            TRAINER: dict(trainer_specific_kwargs or {}),
+            TRAIN: dict(train_func_specific_kwargs or {}),
         },
         fixed,
         use_batches,
@@ -306,18 +291,6 @@ def _flat(space: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as the dictionaries that it was given as."""
-    space: dict[str, Any] = {}
-    for name, value in flat.items():
-        *outer, last = name.split(".")
-        inner = space
-        for part in outer:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return space
-
-
 def _staff(
     parallel: bool,
     n_cpu_workers: int | None,
@@ -340,110 +313,6 @@ def _staff(
     return Staff(max(1, len(seen)), seen if gpus else None, seconds)
 
 
-@dataclass(frozen=True)
-class _Objective:
-    """What each trial does: it makes a model and a trainer, trains, and asks a posterior for the metric."""
-
-    gene_dataset: Any = field(repr=False)
-    delayed: bool
-    custom: Callable[..., Any] | None
-    custom_kwargs: dict[str, Any]
-    model_class: Any
-    trainer_class: Any
-    metric: str
-    metric_kwargs: dict[str, Any]
-    posterior: str
-    specific: dict[str, dict[str, Any]]
-    fixed: dict[str, Any]
-    use_batches: bool
-
-    def __call__(self, trial: Running) -> float:
-        began, space = time.perf_counter(), _nested({**self.fixed, **trial.params})
-        if self.custom is not None:
-            answer = self.custom(space, is_best_training=False, **self.custom_kwargs)
-            result = dict(answer) if isinstance(answer, Mapping) else {"loss": float(answer)}
-        else:
-            result = self._fitted(space)
-        result = {
-            "space": space,
-            "status": "ok",
-            "elapsed_time": time.perf_counter() - began,
-            "worker_name": multiprocessing.current_process().name,
-            **result,
-        }
-        trial.notes["result"] = json.loads(json.dumps(result, default=_plain))
-        return float(result["loss"])
-
-    def terms(self, searched: Mapping[str, Any]) -> dict[str, Any]:
-        """What all who work on a search must agree on."""
-        custom = None if self.custom is None else getattr(self.custom, "__qualname__", type(self.custom).__name__)
-        spoken = {name: repr(values) for name, values in {**searched, **self.fixed}.items()}
-        return {"model": self.model_class.__name__, "metric": custom or self.metric, "space": spoken}
-
-    def train_best(self, space: dict[str, Any]) -> Any:
-        """The trainer of a model that was trained on all cells with these values; or what a custom objective gives."""
-        if self.custom is not None:
-            return self.custom(space, is_best_training=True, **self.custom_kwargs)
-        arguments = self._arguments(space)
-        arguments[_TRAIN]["n_epochs"] = space.get(_TRAIN, {}).get("n_epochs", arguments[_TRAIN]["n_epochs"])
-        for name in ("early_stopping_kwargs", "frequency"):
-            arguments[_TRAINER].pop(name, None)
-        trainer = self._trainer(arguments, {"train_size": 1.0})
-        trainer.train(**arguments[_TRAIN])
-        return trainer
-
-    def _fitted(self, space: dict[str, Any]) -> dict[str, Any]:
-        """The result of a trial."""
-        arguments = self._arguments(space)
-        trainer_kwargs = arguments[_TRAINER]
-        trainer_kwargs.setdefault("early_stopping_kwargs", _EARLY_STOPPING)
-        monitored = list(trainer_kwargs.get("metrics_to_monitor") or [])
-        trainer_kwargs["metrics_to_monitor"] = [*monitored, *(["elbo"] if "elbo" not in monitored else [])]
-        trainer = self._trainer(arguments, {"frequency": 1})
-        posterior = getattr(trainer, self.posterior)
-        ask = getattr(posterior, self.metric, None)
-        if not callable(ask):
-            raise ValueError(f"metric_name={self.metric!r} is no method of {type(posterior).__name__}")
-        trainer.train(**arguments[_TRAIN])
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        keeps_best = trainer.early_stopping.save_best_state_metric is not None and trainer.best_epoch is not None
-        if keeps_best:  # its weights are those that the trainer has gone back to
-            arguments[_TRAIN]["n_epochs"] = trainer.best_epoch + 1
-        value = float(getattr(getattr(trainer, self.posterior), self.metric)(**self.metric_kwargs))
-        loss = -value if getattr(ask, "mode", "min") == "max" else value
-        tried = {**space, _TRAIN: {**space.get(_TRAIN, {}), "n_epochs": arguments[_TRAIN]["n_epochs"]}}
-        return {
-            "loss": loss,
-            "early_stopping_loss": trainer.early_stopping.best_performance,
-            "early_stopping_loss_is_best": keeps_best,
-            "best_epoch": trainer.best_epoch,
-            "history": {name: [float(v) for v in values] for name, values in trainer.history.items()},
-            "space": tried,
-        }
-
-    def _arguments(self, space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Arguments of model, trainer and `train`; what is held fixed wins."""
-        groups = (_MODEL, _TRAINER, _TRAIN)
-        arguments = {group: {**space.get(group, {}), **self.specific[group]} for group in groups}
-        arguments[_TRAIN].setdefault("n_epochs", _N_EPOCHS)
-        return deepcopy(arguments)
-
-    def _trainer(self, arguments: Mapping[str, dict[str, Any]], usual: Mapping[str, Any]) -> Any:
-        data = self.gene_dataset
-        if self.delayed and data not in _POPULATED:
-            data.populate()
-            _POPULATED.add(data)
-        model = self.model_class(data.nb_genes, n_batch=data.n_batches * self.use_batches, **arguments[_MODEL])
-        quiet = {"use_cuda": torch.cuda.is_available(), "show_progbar": False}
-        return self.trainer_class(model, data, **{**quiet, **usual, **arguments[_TRAINER]})
-
-
-def _plain(value: Any) -> Any:
-    """A value of numpy or torch in a type of JSON."""
-    return value.tolist() if hasattr(value, "tolist") else repr(value)
-
-
 def _write(folder: Path, key: str, trials: Trials, trainer: Any) -> None:
     """Writes what `pickle_result` says, without pickles."""
     from safetensors.torch import save_file
@@ -456,10 +325,10 @@ def _write(folder: Path, key: str, trials: Trials, trainer: Any) -> None:
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     with replacing(folder / f"best_model_{key}.safetensors") as temporary:
         save_file(weights, temporary)
-    history = {name: [_plain(v) for v in values] for name, values in getattr(trainer, "history", {}).items()}
+    history = {name: [plain(v) for v in values] for name, values in getattr(trainer, "history", {}).items()}
     said = {"space": trials.best_trial and trials.best_trial["result"]["space"], "history": history}
     with replacing(folder / f"best_trainer_{key}.json") as temporary:
-        temporary.write_text(json.dumps(said, indent=1, default=_plain) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(said, indent=1, default=plain) + "\n", encoding="utf-8")
 
 
 @contextmanager
