@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import scvi
 from asking import ESTIMATORS, cells_of, make, same, weights
 from report_cells import IMAGE, TAG, hostile
 from scvi import plots
-from scvi.report import write
+from scvi.report import annotation, interactive, write
 from scvi.report.about_fit import commands
 from scvi.report.cells import Wish
 from small_cells import KEYS, QUICK, make_adata
@@ -260,3 +261,43 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(tmp_path,
     with pytest.raises(ImportError, match=r'a report needs jinja2 and bokeh: pip install "scvi\[report\]"'):
         model.report(tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_types_that_lie_apart_and_types_that_do_not_are_named():
+    words = write.space._in_words(pd.Series({"T": 0.3, "NK": 0.8, "B": 0.98}), "cell_type")
+    assert words == (
+        "On average 69 % of a cell's neighbours have its cell_type. 90 % or more: B (98 %). Less than 70 %: T (30 %)."
+    )
+
+
+def test_of_one_batch_it_says_so(tmp_path):
+    model = make(scvi.SCVI, setup={})
+    model.train(**QUICK)
+    assert "None: the model knows of one batch." in page_of(model, tmp_path).sections[""]
+
+
+def test_small_probabilities_are_not_zero():
+    assert interactive._small(np.array([1e-150, 0.5])).tolist() == [1e-150, 0.5]
+    assert interactive._small(np.array([0.0, 0.5])).dtype == np.float32
+
+
+def test_labels_are_trusted_by_how_often_they_are_right():
+    """B is right, T is taken for NK in a third of its cells, and there are three cells of DC."""
+    names = ["B", "T", "NK", "DC"]
+    known = np.repeat([0, 1, 2, 3], [50, 60, 40, 3])
+    answers = known.copy()
+    answers[50:70] = 2
+    probabilities = np.full((len(known), 4), 0.02)
+    probabilities[np.arange(len(known)), answers] = 0.94
+    probabilities[-1] = [0.3, 0.3, 0.1, 0.3]
+    section = annotation.annotation(
+        annotation.Judged(names, probabilities, known, np.arange(len(known)), held_out=True), with_pictures=False
+    )
+    words = {row[0]: row[1] for row in section.blocks[1].rows}
+    assert words["B"] == "yes"
+    assert words["T"] == "no, 33 % are taken for NK"
+    assert words["NK"].startswith("no")  # of those that are called so a third is T
+    assert words["DC"] == "too few cells to say (3)"
+    ((_, answer),) = section.short
+    assert "To be trusted: B. Not to be trusted: T and NK. Too few labelled cells to say: DC." in answer
+    assert "1 of the 153 cells shown" in section.blocks[-1].text

@@ -33,7 +33,7 @@ def what_was_fitted(model: Any, wish: Wish, looked_at: Shown) -> Section:
             Table("Options of the model", ("option", "value"), options, n_texts=2),
             Code("\n".join(commands(model, wish)), "To repeat it"),
         ],
-        [("How many cells and genes?", f"{sizes}{_batches(schemas)}.")],
+        [("How many cells and genes?", f"{sizes}{_batches(schemas)}."), *_alone(schemas)],
     )
 
 
@@ -53,6 +53,13 @@ def _batches(schemas: Sequence[Schema]) -> str:
     if not keyed:
         return ", one batch (no batch_key was given)" if len(schemas) == 1 else ""
     return "".join(f", {counted(schema.n_batch, 'batch', 'batches')} by {schema.batch_key!r}" for schema in keyed)
+
+
+def _alone(schemas: Sequence[Schema]) -> list[tuple[str, str]]:
+    """What is said of mixing where there is nothing to mix."""
+    if len(schemas) > 1 or schemas[0].n_batch > 1:
+        return []
+    return [("Which batch mixes worst?", "None: the model knows of one batch.")]
 
 
 def _facts(model: Any, schemas: Sequence[Schema], sizes: str, wish: Wish) -> list[tuple[str, str]]:

@@ -93,8 +93,8 @@ def annotation(found: Judged, with_pictures: bool) -> Section:
         Table("Confusions: known labels in rows, predictions in columns", *_as_table(confused)),
         Text(
             f"Calibration error {error:.3f}: so far are probabilities from the share of right answers. "
-            f"{percent(float(found.unsure.mean()))} of the {len(found.unsure):,} cells shown have no label with a "
-            f"probability of {ABSTAIN_BELOW:g} or more: predict(abstain_below={ABSTAIN_BELOW:g}) leaves these without."
+            f"{int(found.unsure.sum()):,} of the {len(found.unsure):,} cells shown have no label with a probability of "
+            f"{ABSTAIN_BELOW:g} or more: predict(abstain_below={ABSTAIN_BELOW:g}) abstains on these."
         ),
     ]
     short = [("Can the annotation be trusted?", f"{answer} {_in_words(table)}")]

@@ -18,12 +18,12 @@ _MOST_NUMBERS, _MOST_DRAWS = 10**8, 2000  # numbers of draws x groups x genes th
 _FEWEST = 10  # cells of a group
 _COLUMNS = {
     "comparison": "comparison",
-    "lfc_data": "log2 fold change",
+    "lfc_data": "log2 fold",
     "p_adjusted": "adjusted p",
-    "lfc_mean": "log2 fold change, model",
-    "proba_de": "probability, model",
+    "lfc_mean": "log2 fold, model",
+    "proba_de": "probability",
     "raw_mean1": "mean count",
-    "raw_mean2": "mean count, others",
+    "raw_mean2": "mean, others",
 }
 
 

@@ -196,7 +196,7 @@ def sortable(table: pd.DataFrame, what: str, by: str | None = None) -> Any:
     for i, name in enumerate(table):
         values = table[name]
         is_number = pd.api.types.is_float_dtype(values)
-        data[f"v{i}"] = values.to_numpy(np.float32) if is_number else [str(value) for value in values]
+        data[f"v{i}"] = _small(values.to_numpy(np.float64)) if is_number else [str(value) for value in values]
     source, rows = ColumnDataSource(data), BooleanFilter()
     typed = TextInput(title=f"Only {what}s whose name has", max_width=240)
     place = None if by is None else f"v{list(table).index(by)}"
@@ -233,8 +233,14 @@ def _heads(table: pd.DataFrame, what: str) -> Sequence[Any]:
             if is_number
             else StringFormatter()
         )
-        heads.append(TableColumn(field=f"v{i}", title=str(name), formatter=formatter, width=110))
+        heads.append(TableColumn(field=f"v{i}", title=str(name), formatter=formatter, width=110 if is_number else 180))
     return heads
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    """Numbers in half of the room, but for those that would become 0."""
+    halved = values.astype(np.float32)
+    return values if ((halved == 0) & (values != 0)).any() else halved
 
 
 def script_and_places(widgets: Mapping[str, Any]) -> tuple[str, dict[str, str]]:

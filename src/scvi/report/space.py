@@ -10,12 +10,13 @@ import pandas as pd
 from scvi import plots
 from scvi.plots.scores import short
 from scvi.queries import clustering
-from scvi.report.blocks import Block, Section, Table, Text, Widget, counted, percent
+from scvi.report.blocks import Block, Section, Table, Text, Widget, counted, listed, percent
 from scvi.report.cells import Shown
 from scvi.report.interactive import MOST_GROUPS, cell_map
 from scvi.report.pictures import picture
 
 _FEWEST = 10  # cells of a label, to say anything of their neighbours
+_APART, _MIXED = 0.9, 0.7  # shares of neighbours of the same label from which, and below which, it is named
 
 
 def umap(looked_at: Shown, seed: int) -> Section:
@@ -129,11 +130,18 @@ def purity(looked_at: Shown, labels_key: str, with_pictures: bool) -> Section | 
         blocks.append(picture(lambda ax: plots.beside_pca(few, ax, xlabel="purity"), alt, size=size))
     heads = (labels_key, "cells", "latent space", *(("PCA",) if "pca" in spaces else ()))
     blocks.append(Table(f"Purity by {labels_key}, the least pure first", heads, rows))
-    first = shares.iloc[0]
-    answer = (
-        f"On average {percent(shares['latent'].mean())} of a cell's neighbours have its {labels_key}; least so "
-        f"{shares.index[0]} ({percent(first['latent'])})."
-    )
+    answer = _in_words(shares["latent"], labels_key)
     return Section(
         "purity", f"Do cells of one {labels_key} lie together?", blocks, [("Do cell types lie together?", answer)]
     )
+
+
+def _in_words(shares: pd.Series, labels_key: str) -> str:
+    """Which types lie apart, and which are mixed with others; the purest first, then the least pure."""
+    apart, mixed = shares[shares >= _APART][::-1], shares[shares < _MIXED]
+    parts = [f"On average {percent(shares.mean())} of a cell's neighbours have its {labels_key}."]
+    for said, some in ((f"{percent(_APART)} or more", apart), (f"Less than {percent(_MIXED)}", mixed)):
+        if len(some):
+            named = [f"{name} ({percent(share)})" for name, share in some.items()]
+            parts.append(f"{said}: {listed(named, 8)}.")
+    return " ".join(parts)
