@@ -28,8 +28,7 @@ STAGES = {
     "prepared": "split, epochs, checkpoint, starting values",
     "first": "the first step, with kernels from the disk",
     "fitted": "all other steps",
-    "answered": "latent space, copy of the file, model",
-    "drawn": "UMAP and picture",
+    "answered": "latent space, copy of the file, model, UMAP and picture",
 }
 
 RUN = """
@@ -44,7 +43,7 @@ import torch, anndata
 mark("imports")
 import scvi, scvi.cli
 from scvi.cli import train
-import scvi.estimators, scvi._writing
+import scvi.estimators, scvi.cli.genes
 from scvi.fit.step import Steps
 mark("command")
 def after(owner, name, stage):
@@ -55,9 +54,9 @@ def after(owner, name, stage):
             mark(stage)
         return result
     setattr(owner, name, marked)
-after(train, "read_h5ad", "read")
-after(scvi._writing, "writable", "written")
-after(train, "_select_genes", "genes")
+after(train, "read_cells", "read")
+after(train, "check_writable", "written")
+after(scvi.cli.genes, "select_genes", "genes")
 after(train, "_model", "made")
 take = Steps.take
 def first(self, *args):
@@ -69,8 +68,7 @@ def first(self, *args):
     return result
 Steps.take = first
 after(scvi.estimators.SCVI, "train", "fitted")
-after(train, "_write", "answered")
-after(train, "_draw", "drawn")
+after(train, "written", "answered")
 options = ["--output", sys.argv[3], "--n-top-genes", "2000", "--max-epochs", sys.argv[4]]
 code = scvi.cli.main(["train", sys.argv[2], *options])
 print("TIMES", json.dumps(times))

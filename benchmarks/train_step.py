@@ -74,10 +74,12 @@ KINDS = {
 }
 
 
-def bare_products(n_genes: int, n_heads: int, width: int, hidden: int = HIDDEN) -> Callable[[], float]:
+def bare_products(
+    n_genes: int, n_heads: int, width: int, hidden: int = HIDDEN, n_cells: int = CELLS
+) -> Callable[[], float]:
     """A function that runs the products once and returns their summed seconds."""
-    x, h = torch.rand(CELLS, n_genes), torch.rand(CELLS, width)
-    d_h, d_out = torch.rand(CELLS, hidden), torch.rand(CELLS, n_genes)
+    x, h = torch.rand(n_cells, n_genes), torch.rand(n_cells, width)
+    d_h, d_out = torch.rand(n_cells, hidden), torch.rand(n_cells, n_genes)
     w_in, w_out = torch.rand(hidden, n_genes), torch.rand(n_genes, width)
     encoder = [(x, w_in.t()), (d_h.t(), x)]
     head = [(h, w_out.t()), (d_out.t(), h), (d_out, w_out)]
@@ -101,34 +103,40 @@ class TimedFit(Fit):
         self.products = products
         self.step_seconds: list[float] = []
         self.product_seconds: list[float] = []
-        self.begin = time.perf_counter()
+        self.processor_seconds: list[float] = []
+        self.begin, self.processor_begin = time.perf_counter(), time.process_time()
 
     def on_iteration_end(self) -> None:
         super().on_iteration_end()
         self.step_seconds.append(time.perf_counter() - self.begin)
+        self.processor_seconds.append(time.process_time() - self.processor_begin)
         if self.loop.n_iter % STEPS_BETWEEN_PRODUCTS == 0:
             self.products()
             self.product_seconds.append(self.products())
-        self.begin = time.perf_counter()
+        self.begin, self.processor_begin = time.perf_counter(), time.process_time()
 
 
-def fit_of(cls: type[AnyFit], adata: AnnData, kind: Kind, max_epochs: int, **options: object) -> AnyFit:
+def fit_of(
+    cls: type[AnyFit], adata: AnnData, kind: Kind, max_epochs: int, batch_size: int = CELLS, **options: object
+) -> AnyFit:
     """A fit to all cells."""
     kind.estimator.setup_anndata(adata)
     module = kind.estimator(adata, **kind.options, seed=0).module
     data, cells = encode(adata, declare(adata)[0]), np.arange(adata.n_obs)
-    plan = Plan(max_epochs=max_epochs, batch_size=CELLS)
+    plan = Plan(max_epochs=max_epochs, batch_size=batch_size)
     return cls(module, data, cells, cells[:0], plan, seed=0, show_progbar=False, **options)  # type: ignore[arg-type]
 
 
-def measure(adata: AnnData, kind: Kind, n_steps: int) -> tuple[float, float]:
-    """Median milliseconds of a step and of its products."""
-    products = bare_products(adata.n_vars, kind.n_heads, kind.width)
-    max_epochs = math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS))
-    fit = fit_of(TimedFit, adata, kind, max_epochs, products=products)
+def measure(adata: AnnData, kind: Kind, n_steps: int, n_cells: int) -> tuple[float, float, float]:
+    """Median milliseconds of a step, those of processors that it takes, and those of its products."""
+    products = bare_products(adata.n_vars, kind.n_heads, kind.width, n_cells=n_cells)
+    max_epochs = math.ceil((n_steps + WARM_UP) / (adata.n_obs // n_cells))
+    fit = fit_of(TimedFit, adata, kind, max_epochs, n_cells, products=products)
     fit.fit()
     product_seconds = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
-    return 1e3 * median(fit.step_seconds[WARM_UP:]), 1e3 * median(product_seconds)
+    measured = fit.step_seconds[WARM_UP:], fit.processor_seconds[WARM_UP:], product_seconds
+    step, of_processors, of_products = (1e3 * median(seconds) for seconds in measured)
+    return step, of_processors, of_products
 
 
 def measure_totalvi(adata: AnnData, n_steps: int) -> tuple[float, float]:
@@ -150,7 +158,8 @@ PARTS = {
     "dropout of the mixture": ("MixedDropout", "MixedDropoutBackward"),
     "draws of delta": ("aten::_standard_gamma", "aten::_standard_gamma_grad"),
     "first layer": ("SparseLinear", "SparseLinearBackward", "aten::log1p"),
-    "batch norm, ReLU, dropout": ("Hidden", "HiddenBackward"),
+    "hidden layers": ("Hidden", "HiddenBackward"),
+    "posterior and draw": ("GaussianDraw", "GaussianDrawBackward"),
     "clipping and Adam": ("optimiser",),
     "loading": ("loading",),
 }
@@ -241,6 +250,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=KINDS, default=list(KINDS), help="models")
     parser.add_argument("--genes", nargs="+", type=int, default=[2000, 10000])
     parser.add_argument("--steps", type=int, default=120, help="timed steps of each fit")
+    parser.add_argument("--cells", type=int, default=CELLS, help="cells of a minibatch")
     parser.add_argument("--threads", type=int, help="torch threads")
     parser.add_argument("--profile", action="store_true", help="show what the steps of the first set are made of")
     arguments = parser.parse_args()
@@ -248,7 +258,10 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
 
     print(machine())
-    print(f"load average {load_average()}; medians of {arguments.steps} steps of {CELLS} cells; products interleaved\n")
+    print(
+        f"load average {load_average()}; medians of {arguments.steps} steps of {arguments.cells} cells; "
+        "products interleaved\n"
+    )
     rows = []
     for name in arguments.sets:
         source = read(arguments.data, name)
@@ -256,10 +269,11 @@ def main() -> None:
             x, how = counts_of(source, n_genes, np.random.default_rng(0))
             share = x.nnz / (x.shape[0] * n_genes)
             for model in arguments.models:
-                step, products = measure(AnnData(x, obs=source.obs[[]].copy()), KINDS[model], arguments.steps)
-                figures = [f"{step:.2f}", f"{products:.2f}", f"{step / products:.2f}"]
+                adata = AnnData(x, obs=source.obs[[]].copy())
+                step, busy, products = measure(adata, KINDS[model], arguments.steps, arguments.cells)
+                figures = [f"{step:.2f}", f"{busy:.2f}", f"{products:.2f}", f"{step / products:.2f}"]
                 rows.append([f"{name} ({how})", f"{n_genes:,}", f"{share:.0%}", model, *figures])
-    print(table(["counts", "genes", "non-zero", "model", "step ms", "products ms", "ratio"], rows))
+    print(table(["counts", "genes", "non-zero", "model", "step ms", "of processors", "products ms", "ratio"], rows))
     proteins = read(arguments.data, "pbmc_cite_10k_5k")
     step, bare = measure_totalvi(proteins, arguments.steps)
     print(
