@@ -1,8 +1,10 @@
 """The documentation site: `make docs` builds it, and every warning is an error."""
 
+import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads crawl on a busy machine
 sys.path.insert(0, str(Path(__file__).parent))  # pages
 
 import scvi

@@ -15,6 +15,7 @@ The cells are blood cells of a healthy donor, whose kinds everybody knows by the
 import anndata
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 import scvi
 from scvi import plots
@@ -50,7 +51,7 @@ _ = ax.legend()
 # One column a dimension. A loading is the change in the logarithm of a gene's share when a cell moves by one along it. Here
 # are the four genes that each dimension lowers and raises most. The signs and the order of dimensions have no meaning.
 
-loadings = vae.get_loadings()
+loadings = pd.DataFrame(vae.get_loadings(), index=cells.gene_names, columns=[f"Z_{i}" for i in range(10)])
 for name in loadings:
     column = loadings[name].sort_values()
     print(f"{name}  lowers {', '.join(column.index[:4]):36} raises {', '.join(column.index[:-5:-1])}")
