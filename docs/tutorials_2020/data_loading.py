@@ -73,7 +73,7 @@ print(tenx.barcodes.ravel()[:2])
 assert np.array_equal(tenx.protein_expression, blood.obsm["protein_counts"])
 
 # %%
-# All four hold the same counts, each in its own order of genes:
+# The three that were not asked for fewer genes hold the same counts, whatever the order of their genes:
 
 of_one_gene = [dataset.X[:, list(dataset.gene_names).index("LYZ")] for dataset in (tenx, loom_dataset, from_anndata)]
 of_one_gene = [column.toarray().ravel() if scipy.sparse.issparse(column) else column for column in of_one_gene]
