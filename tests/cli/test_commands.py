@@ -461,6 +461,22 @@ def test_what_is_said_hides_passwords_and_names_options(capsys):
     assert said == "scvi: error: postgres://me:***@host/db: --batch-key=1, --layer='x', obs['batch_key'], a layer\n"
 
 
+def test_the_demo_speaks_on_standard_error_where_json_is_asked_for(capsys, tmp_path, monkeypatch):
+    def speak(output):
+        sys.stdout.write("held-out ELBO")
+        return output / "before-after.png"
+
+    monkeypatch.setattr(scvi.demo, "run", speak)
+    code, out, error = run(capsys, "demo", "--output", tmp_path, "--json")
+    assert code == 0
+    assert json.loads(out) == {"output": str(tmp_path), "picture": str(tmp_path / "before-after.png")}
+    assert "held-out ELBO" in error
+    code, out, _ = run(capsys, "demo", "--output", tmp_path / "new", "--dry-run")
+    assert code == 0
+    assert out.endswith(f"would write  {tmp_path / 'new' / 'before-after.png'}\n")
+    assert not (tmp_path / "new").exists()
+
+
 # ---- around ----------------------------------------------------------------------------------------------------------
 
 
@@ -499,6 +515,13 @@ def test_copies_are_named_after_their_inputs():
     }
     assert {name: output.copy_name(name) for name in names} == names
     assert output.copies_of(Path("o"), {"file": "a.csv", "spatial": "../b.h5ad"}) == [Path("o/a.h5ad")]
+
+
+def test_importing_the_command_loads_nothing_heavy():
+    heavy = ["torch", "anndata", "pandas", "numba", "optuna", "jinja2", "h5py"]
+    code = f"import sys, scvi.cli; scvi.cli._parser(); print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")

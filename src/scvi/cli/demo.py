@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from scvi.cli.answers import Answer
+from scvi.cli.answers import Answer, plan
 from scvi.cli.options import add_command
 from scvi.cli.output import check_folder
 
@@ -20,7 +20,7 @@ how well the cells find their true line and how well the batches mix, beside pla
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    demo = add_command(commands, "demo", _run, help="fit the cells that come with the package", description=HELP)
+    demo = add_command(commands, "demo", _run, _plan, help="fit the cells that come with the package", description=HELP)
     demo.add_argument("--output", type=Path, default=Path("scvi-demo"), metavar="DIR", help="(default: %(default)s)")
 
 
@@ -34,3 +34,10 @@ def _run(arguments: argparse.Namespace) -> Answer | None:
     with redirect_stdout(sys.stderr):  # what it says of its course, and the table of scores
         picture = demo.run(arguments.output)
     return Answer("", {"output": arguments.output, "picture": picture})
+
+
+def _plan(arguments: argparse.Namespace) -> Answer:
+    check_folder(arguments.output)
+    does = ["fit SCVI to nine cells of ten", "score the others, beside a PCA"]
+    reads = [{"file": "sc_mixology_demo.h5ad", "says": "the cells that come with the package"}]
+    return plan(reads, does, [arguments.output / "before-after.png"])
