@@ -56,7 +56,7 @@ def test_weight_decay_follows_the_cells_and_history_says_so(name: str) -> None:
     n, mean = len(model.train_indices), model.history["mean_count"].iloc[0, 0]
     assert mean == pytest.approx(model.adata.X[model.train_indices].mean(), rel=0.02)
     wanted = protein_weight_decay(n) if name == "TOTALVI" else default_weight_decay(n, mean)
-    assert wanted > 2 * Plan.weight_decay
+    assert name == "TOTALVI" or wanted > 2 * Plan.weight_decay
     assert model.history["weight_decay"]["weight_decay"].tolist() == [wanted] * QUICK["max_epochs"]
     told = model_of(name)
     told.train(**QUICK, weight_decay=wanted)
@@ -66,10 +66,9 @@ def test_weight_decay_follows_the_cells_and_history_says_so(name: str) -> None:
 
 
 def test_weight_decay_of_proteins_is_that_of_a_weaker_prior() -> None:
-    assert protein_weight_decay(450) == pytest.approx(6 / 450)
+    assert protein_weight_decay(450) == protein_weight_decay(10) == Plan.weight_decay
     assert protein_weight_decay(6_170) == pytest.approx(6 / 6_170)  # less than the others ever have
     assert protein_weight_decay(10**6) == 3e-4
-    assert protein_weight_decay(10) == 0.1
 
 
 def test_annotation_that_starts_from_scvi_adapts_too() -> None:
@@ -124,16 +123,15 @@ def test_a_fit_that_gets_worse_ends_with_its_best_weights(name: str, caplog: pyt
 # ---- many genes, few cells -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "better"), [("AUTOZI", 15), ("CondSCVI", 8), ("SCANVI", 8), ("TOTALVI", 3)])
+@pytest.mark.parametrize(("name", "better"), [("AUTOZI", 15), ("CondSCVI", 8), ("SCANVI", 8)])
 def test_a_default_fit_of_few_cells_and_many_genes_does_not_overfit(
     name: str, better: float, mixology: AnnData
 ) -> None:
-    """Measured: 21.0, 11.7, 11.4 and 6.2 nats better than with a weight decay of 0.003."""
+    """Measured: 21.0, 11.7 and 11.4 nats better than with a weight decay of 0.003."""
     order = np.random.RandomState(0).permutation(mixology.n_obs)[:300]
     counts = mixology.X[order].toarray().astype(np.int64)
     thin = np.random.default_rng(0).binomial(counts, 0.02).astype(np.float32)
     few = prepared(AnnData(sparse.csr_matrix(thin), obs=mixology.obs.iloc[order].copy()))
-    few.obsm["proteins"] = counts[:, np.argsort(-counts.sum(0), kind="stable")[:10]] // 10
     held_out, fitted = few[:150].copy(), few[150:].copy()
 
     def elbo(**options: Any) -> float:

@@ -107,7 +107,7 @@ def train(
     weight_decay, gradient_clip
         L2 penalty (None: 0.003, and of SCVI, SCANVI, CondSCVI and AUTOZI more where cells are few and genes are many:
         40 over the number of training cells, or 15 over their number and mean count if that is less, from 0.003 to 0.1;
-        of TOTALVI 6 over the number of training cells, from 0.0003 to 0.1), and the largest norm of a gradient (None:
+        of TOTALVI less, 6 over the number of training cells, down to 0.0003), and the largest norm of a gradient (None:
         no limit).
     kl_warmup
         Share of the planned steps over which the KL weight rises from 0 to 1.

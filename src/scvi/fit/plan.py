@@ -76,11 +76,11 @@ def default_weight_decay(n_cells: int, mean_count: float) -> float:
 
 
 def protein_weight_decay(n_cells: int) -> float:
-    """The same of a model of genes and proteins: a precision of 6, whatever the counts, and a decay from 0.0003 to 0.1.
+    """The same of a model of genes and proteins: a precision of 6, whatever the counts, and from 0.0003 to 0.003.
 
     With more, the likelihood of genes gets better where cells are few, and what is imputed of proteins worse.
     """
-    return min(_MOST_DECAY, max(_LEAST_PROTEIN_DECAY, _PROTEIN_PRECISION / n_cells))
+    return min(_LEAST_DECAY, max(_LEAST_PROTEIN_DECAY, _PROTEIN_PRECISION / n_cells))
 
 
 def one_cycle(progress: float) -> float:
