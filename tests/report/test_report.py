@@ -301,3 +301,14 @@ def test_labels_are_trusted_by_how_often_they_are_right():
     ((_, answer),) = section.short
     assert "To be trusted: B. Not to be trusted: T and NK. Too few labelled cells to say: DC." in answer
     assert "1 of the 153 cells shown" in section.blocks[-1].text
+
+
+def test_the_map_of_many_cells_is_thinned_and_says_so():
+    n = 20_000
+    columns = {f"c{i}": pd.Series(np.arange(n) % 7) for i in range(9)}
+    rng = np.random.default_rng(0)
+    looked_at = write.Shown(np.arange(n), n, rng.normal(size=(n, 2)), columns, None, None, np.arange(9), None)
+    section = write.space.umap(looked_at, 0)
+    source = section.blocks[1].model.children[1].renderers[0].data_source
+    assert len(source.data["x"]) == 180_000 // 13
+    assert "13,846 of them are drawn" in section.blocks[0].text

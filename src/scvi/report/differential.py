@@ -13,7 +13,7 @@ from scvi.report.cells import Shown, Wish
 from scvi.report.interactive import sortable
 from scvi.report.pictures import picture
 
-_MOST_GROUPS, _MOST_DRAWN, _MOST_ROWS = 20, 6, 3000
+_MOST_GROUPS, _MOST_DRAWN, _MOST_ROWS = 20, 6, 2000
 _MOST_NUMBERS, _MOST_DRAWS = 10**8, 2000  # numbers of draws x groups x genes that are held at once
 _FEWEST = 10  # cells of a group
 _COLUMNS = {

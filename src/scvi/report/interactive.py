@@ -13,6 +13,7 @@ from scvi.plots import UNLABELLED, _colours
 
 MOST_GROUPS = 48  # of a column to colour by; the rarest are one group
 _INTERVALS = 6  # of a column of numbers
+_ROOM = 180_000  # bytes: two places of two bytes, and one byte for each column
 _GRID = 4096  # places of cells are whole numbers below it, a quarter of the size of others
 _OTHERS, _MISSING = "others", "no value"
 
@@ -69,6 +70,11 @@ filter.booleans = Array.from(source.data["c" + at], (code) => seen.has(code))
 """
 
 
+def n_drawn(n: int, n_columns: int) -> int:
+    """How many of n cells the map has: as many as leave the page small, with what is known of each."""
+    return min(n, _ROOM // (4 + n_columns))
+
+
 def cell_map(places: np.ndarray, columns: Mapping[str, pd.Series]) -> Any:
     """A map of the cells (n, 2), coloured by one of the columns at a time, whose groups can be hidden.
 
@@ -79,7 +85,7 @@ def cell_map(places: np.ndarray, columns: Mapping[str, pd.Series]) -> Any:
     from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, CustomJS, LinearColorMapper, Select
 
     groups = {name: grouped(values) for name, values in columns.items()}
-    order = np.random.default_rng(0).permutation(len(places))  # no group hides another
+    order = np.random.default_rng(0).permutation(len(places))[: n_drawn(len(places), len(groups))]  # none hides another
     low, high = places.min(0), places.max(0)
     x, y = np.round((places[order] - low) / np.maximum(high - low, 1e-9) * _GRID).astype(np.int16).T
     codes = {f"c{i}": found.codes[order] for i, found in enumerate(groups.values())}

@@ -12,7 +12,7 @@ from scvi.plots.scores import short
 from scvi.queries import clustering
 from scvi.report.blocks import Block, Section, Table, Text, Widget, counted, listed, percent
 from scvi.report.cells import Shown
-from scvi.report.interactive import MOST_GROUPS, cell_map
+from scvi.report.interactive import MOST_GROUPS, cell_map, n_drawn
 from scvi.report.pictures import picture
 
 _FEWEST = 10  # cells of a label, to say anything of their neighbours
@@ -29,11 +29,14 @@ def umap(looked_at: Shown, seed: int) -> Section:
         f"Each point is a cell; neighbours in the latent space are neighbours here. {looked_at.sampled}"
         "Distances between groups say little. Point at a cell to see what is known of it; untick a group to hide it."
     )
+    drawn = n_drawn(n, len(columns))
+    if drawn < n:
+        text += f" So that the page stays small, {drawn:,} of them are drawn, at random."
     if any(values.nunique() > MOST_GROUPS for values in columns.values()):
         text += (
             f" Of columns with more than {MOST_GROUPS} values the rarest are one group; numbers are cut into intervals."
         )
-    label = f"Map of {counted(n, 'cell')}: UMAP of the latent space, {by}"
+    label = f"Map of {counted(drawn, 'cell')}: UMAP of the latent space, {by}"
     blocks: list[Block] = [Text(text), Widget("cell_map", label, cell_map(places, columns))]
     for name, values in list(columns.items())[:2]:
         shown = _few(values)
