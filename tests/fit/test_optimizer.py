@@ -22,7 +22,7 @@ def compiled(optimizer: ClippedAdam, loss: Tensor) -> Tensor:
 
 def on_a_device(optimizer: ClippedAdam, loss: Tensor) -> Tensor:
     with torch.no_grad():
-        rule = Rule(optimizer.lr, optimizer.eps, optimizer.max_norm)
+        rule = Rule(optimizer.lr, optimizer.eps, optimizer.max_norm, optimizer.decoupled)
         return adam_step(optimizer.moments, range(len(optimizer.parameters)), loss, rule)
 
 
@@ -51,8 +51,9 @@ def slopes(number: int) -> list[Tensor]:
     return [torch.randn(p.shape, generator=generator) for p in parameters()]
 
 
+@STEPS
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_a_penalty_that_is_taken_off_the_weights(weight_decay: float) -> None:
+def test_a_penalty_that_is_taken_off_the_weights(step: Step, weight_decay: float) -> None:
     ours, theirs = parameters(), parameters()
     optimizer = ClippedAdam(ours, 0.01, 1e-8, weight_decay, None, undecayed=ours[:1], decoupled=True)
     groups = [{"params": theirs[1:]}, {"params": theirs[:1], "weight_decay": 0.0}]
@@ -60,7 +61,7 @@ def test_a_penalty_that_is_taken_off_the_weights(weight_decay: float) -> None:
     for number in range(5):
         for p, q, g in zip(ours, theirs, slopes(number), strict=True):
             p.grad, q.grad = torch.empty_like(p).copy_(g), g.clone()
-        assert bool(optimizer.clipped_step(torch.tensor(1.0)))
+        assert bool(step(optimizer, torch.tensor(1.0)))
         expected.step()
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
@@ -131,6 +132,19 @@ def test_gradients_side_by_side_make_the_same_step(given: list[int]) -> None:
 def test_other_numbers_than_float32_are_refused() -> None:
     with pytest.raises(ValueError, match=r"some are torch\.float64 on cpu"):
         ClippedAdam([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2).double())], 0.1, 1e-8)
+
+
+def test_a_part_of_other_numbers_is_refused() -> None:
+    """A step would change what lies between its rows."""
+    whole = torch.ones(3, 4)
+    with pytest.raises(ValueError, match="row by row or column by column in memory, some are parts of others"):
+        ClippedAdam([nn.Parameter(whole[:, :2])], 0.1, 1e-8)
+    assert ClippedAdam([nn.Parameter(whole[:2])], 0.1, 1e-8).parameters
+
+
+def test_no_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are no parameters to fit: none of them asks for a gradient"):
+        ClippedAdam([], 0.1, 1e-8)
 
 
 @STEPS

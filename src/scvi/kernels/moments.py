@@ -40,7 +40,7 @@ class Moments:
     Parameters
     ----------
     parameters
-        Each row by row in memory, or column by column; a moment lies as its parameter does.
+        One at least, each row by row in memory, or column by column; a moment lies as its parameter does.
     decay
         Weight of the L2 penalty of each.
 
@@ -50,15 +50,24 @@ class Moments:
         The moments, by parameter, as views of their buffers.
     steps
         () number of steps of each parameter so far, views of one buffer.
+
+    Raises
+    ------
+    ValueError
+        If there are no parameters, or some are of another kind.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: Sequence[float]) -> None:
         self.parameters, self.decay = list(parameters), list(decay)
+        if not self.parameters:
+            raise ValueError("there are no parameters to fit: none of them asks for a gradient (requires_grad)")
         others = {(p.dtype, p.device) for p in self.parameters} - {(torch.float32, self.parameters[0].device)}
         if others:  # compiled code takes what it finds in memory for float32 numbers
             raise ValueError(
                 f"parameters are to be float32 on one device, some are {' on '.join(map(str, others.pop()))}"
             )
+        if not all(p.is_contiguous() or (p.dim() == 2 and p.t().is_contiguous()) for p in self.parameters):
+            raise ValueError("parameters are to lie row by row or column by column in memory, some are parts of others")
         self.sizes = [p.numel() for p in self.parameters]
         ends = torch.tensor([-(-size // _ALIGNED) * _ALIGNED for size in self.sizes]).cumsum(0).tolist()
         self.starts, self.n_numbers = [0, *ends[:-1]], ends[-1]
