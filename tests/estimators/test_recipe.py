@@ -103,7 +103,7 @@ def test_a_weight_decay_that_is_given_is_used(told: dict[str, Any], caplog: pyte
     assert not same(model, chosen)
 
 
-def test_other_estimators_are_fitted_as_they_were() -> None:
+def test_a_linear_decoder_keeps_the_usual_weight_decay() -> None:
     model, told = model_of(scvi.LinearSCVI), model_of(scvi.LinearSCVI)
     model.train(**QUICK)
     told.train(**QUICK, weight_decay=Plan.weight_decay, early_stopping=False)
@@ -142,6 +142,12 @@ class StopAfter:
 
     def on_epoch_end(self, training: Any, same: Any) -> None:
         training.should_stop = training.current_epoch == self.epoch
+
+
+def test_following_a_loss_upwards_is_warned_of() -> None:
+    model = model_of()
+    with pytest.warns(UserWarning, match=r"elbo_validation falls .* training ends with the worst weights"):
+        model.train(**{**SHORT, "max_steps": 2}, kl_warmup=0.0, early_stopping_mode="max")
 
 
 def test_a_length_that_is_given_is_run_to_its_end() -> None:
@@ -190,6 +196,13 @@ def test_a_quick_fit_takes_fewer_epochs() -> None:
     model.train(**{**SHORT, "batch_size": 4}, preset="quick")
     n = len(model.train_indices)
     assert len(validation(model)) == quick_max_epochs(n, 4) < default_max_epochs(n, 4)
+
+
+@pytest.mark.parametrize("told", [{}, {"weight_decay": 0.02}])
+def test_a_quick_fit_told_not_to_stop_early_is_as_long_whatever_else_is_told(told: dict[str, Any]) -> None:
+    model = model_of(adata=sparse_adata())
+    model.train(**SHORT, batch_size=4, train_size=0.3, early_stopping=False, preset="quick", **told)
+    assert len(validation(model)) == quick_max_epochs(len(model.train_indices), 4) == 46
 
 
 def test_a_query_is_mapped_quickly() -> None:

@@ -63,7 +63,7 @@ FIT: Options = {
     },
     "--n-latent": {"type": positive, "metavar": "N", "help": "latent dimensions (default: 10, totalvi: 20)"},
     "--max-epochs": {"type": positive, "metavar": "N", "help": "(default: from the number of cells)"},
-    "--preset": {"choices": ("quick",), "help": "quick: a first look, in a third of the time or less (scvi)"},
+    "--preset": {"choices": ("quick",), "help": "quick: a first look, 500 steps or 15 epochs (scvi)"},
     "--batch-size": {"type": positive, "metavar": "N", "help": "cells in a step (default: from the number of cells)"},
     "--precision": {"choices": ("float32", "bf16"), "help": "of large matrix products (default: float32)"},
     "--set": {

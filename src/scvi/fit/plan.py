@@ -403,9 +403,10 @@ def _check_monitors(plan: Plan, n_validation: int) -> None:
             "early_stopping and lr_schedule='plateau' look at validation cells, of which there are none: "
             "lower train_size, or follow early_stopping_monitor='elbo_train'"
         )
-    if plan.early_stopping and (mode == "max") != (monitor in plan.rising):
+    if (plan.early_stopping or plan.keep_best) and (mode == "max") != (monitor in plan.rising):
         way, other = ("rises", "max") if monitor in plan.rising else ("falls", "min")
+        ends = "may stop early, with bad weights" if plan.early_stopping else "ends with the worst weights"
         warn(
-            f"early_stopping_mode={mode!r}, but {monitor} {way} as the fit gets better: training may stop early, with "
-            f"bad weights; pass early_stopping_mode={other!r}"
+            f"early_stopping_mode={mode!r}, but {monitor} {way} as the fit gets better: training {ends}; pass "
+            f"early_stopping_mode={other!r}"
         )
