@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from numba.core.registry import CPUDispatcher
 
 import compiled_kernels
+
+# Prints what the likelihood answers, to the last bit.
+ANSWER = """
+import torch
+from scvi import kernels
+torch.set_num_threads(1)
+draw = torch.Generator().manual_seed(0)
+x = torch.poisson(torch.full((64, 300), 0.3), generator=draw)
+given = [torch.randn(64, 300, generator=draw, requires_grad=True) for _ in range(2)]
+nll = kernels.nll_zinb(x, given[0], torch.full((64, 1), 5.0), torch.randn(300, generator=draw), given[1])
+nll.sum().backward()
+print([t.view(torch.int32).sum().item() for t in (nll.detach(), *(g.grad for g in given))])
+"""
 
 
 @pytest.fixture
@@ -41,3 +58,31 @@ def test_a_changed_kernel_removes_all_of_them(stored: list[Path], tmp_path: Path
     write(tmp_path / "elementary.py", 20, "from numba import njit")
     compiled_kernels.remove_stale()
     assert not any(file.exists() for file in stored)
+
+
+def test_a_kernel_has_its_helpers_in_it() -> None:
+    """A helper that stays a function of its own is called in one form by a kernel that has just been compiled, and in
+    another by the same kernel from the disk, which brings its own: the last bits of a fit would differ.
+    """
+    checked = 0
+    for path in compiled_kernels.KERNELS.glob("*.py"):
+        module = vars(importlib.import_module(f"scvi.kernels.{path.stem}"))
+        for kernel in [value for value in module.values() if isinstance(value, CPUDispatcher)]:
+            for name in kernel.py_func.__code__.co_names:
+                helper = kernel.py_func.__globals__.get(name)
+                if isinstance(helper, CPUDispatcher):
+                    options = helper.targetoptions
+                    assert options.get("forceinline") or options.get("inline") == "always", (kernel, helper)
+                    checked += 1
+    assert checked > 50
+
+
+@pytest.mark.slow
+def test_a_kernel_answers_the_same_before_and_after_it_was_kept(tmp_path: Path) -> None:
+    def answer() -> bytes:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", ANSWER], env=environment, check=True, capture_output=True).stdout
+
+    compiled = answer()
+    assert list(tmp_path.rglob("*.nbc"))
+    assert answer() == compiled

@@ -46,7 +46,7 @@ def sum_of_squares(places, pieces):
     return whole
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _update(p, g, m, v, scale, decay, keep, rate, correction, eps):
     """One step of some numbers; `keep` is what a penalty that is taken off the weights leaves of them."""
     for j in range(p.shape[0]):

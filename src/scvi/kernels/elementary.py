@@ -25,6 +25,9 @@ _L8, _L7, _L6, _L5, _L4, _L3 = (
 _S1, _S3, _S5 = F(1 / 12), F(-1 / 360), F(1 / 1260)
 _D1, _D2, _D4, _D6 = F(-1 / 2), F(-1 / 12), F(1 / 120), F(-1 / 252)
 
+# A function that kernels call has to become part of them: with inline="always" where a loop calls it, else with
+# forceinline=True, which is compiled sooner. One that stayed a function would be linked in another form to a kernel
+# that has just been compiled than to the same kernel from the disk, and the last bits of the two would differ.
 # No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
 OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 SUMMING = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
@@ -93,7 +96,7 @@ def digamma_series(z):
     return i * _D1 + s * (_D2 + s * (_D4 + s * _D6))
 
 
-@njit(**SUMMING)
+@njit(forceinline=True, **SUMMING)
 def total(values):
     """Sum in float64 of float32 sums of up to 1024 numbers."""
     whole = 0.0
@@ -105,7 +108,7 @@ def total(values):
     return whole
 
 
-@njit(**SUMMING)
+@njit(forceinline=True, **SUMMING)
 def largest(values):
     """The largest of at least one number."""
     top = values[0]

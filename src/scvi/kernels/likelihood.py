@@ -52,13 +52,13 @@ _ONE_24TH, _ONE_6TH = F(1 / 24), F(1 / 6)
 _HALF_LOG_2PI = F(0.91893853)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _add(bias, row):
     for j in range(row.shape[0]):
         row[j] += bias[j]
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _exponentials(logits, out):
     """Writes exp(logits - max); returns the maximum and the sum of what was written, softmax is `out` / sum."""
     top = largest(logits)
@@ -67,7 +67,7 @@ def _exponentials(logits, out):
     return top, np.float32(total(out))
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _dispersions(log_theta, theta, inverse):
     """Writes theta and 1 / theta."""
     for j in range(log_theta.shape[0]):
@@ -85,7 +85,7 @@ def _nb_zero(share, scale, theta, inverse):
     return -theta * log_u, v * mu
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_theta):
     """Log-likelihood of zeros and its slopes in log mu and log theta."""
     for j in range(share.shape[0]):
@@ -95,7 +95,7 @@ def _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_theta):
         d_theta[j] = q + slope
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _zinb_zeros(share, scale, theta, inverse, dropout, ll, d_mu, d_theta):
     """As :func:`_nb_zeros`; the slope in the dropout logits is written over them."""
     for j in range(share.shape[0]):
@@ -117,7 +117,7 @@ def _zinb_zeros(share, scale, theta, inverse, dropout, ll, d_mu, d_theta):
         dropout[j] = not_dropped - s
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _sort(x, at, few, many):
     """Counts of 1, 2 and 3 and their genes to the first two rows of `few`, larger ones and fractions to `many`.
 
@@ -137,7 +137,7 @@ def _sort(x, at, few, many):
     return np.intp(n_few), np.intp(n_many)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _gather(g, n, log_scale, scale, logits, share, theta, dropout):
     """Fills rows 2 to 5 of sorted entries with log mu, mu, theta and the dropout logit."""
     where = g[1].view(np.int32)
@@ -153,7 +153,7 @@ def _gather(g, n, log_scale, scale, logits, share, theta, dropout):
             g[5, k] = dropout[j]
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _few(g, n, ll, d_mu, d_theta):
     """Log-likelihood and its slopes in log mu and log theta where the count is 1, 2 or 3."""
     x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
@@ -172,7 +172,7 @@ def _few(g, n, ll, d_mu, d_theta):
         d_theta[k] = q + v * m - c * v + digamma
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def nb_entries(g, n, ll, d_mu, d_theta):
     """As :func:`_few` for any positive count."""
     x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
@@ -197,7 +197,7 @@ def nb_entries(g, n, ll, d_mu, d_theta):
         d_theta[k] = q + v * m - c * v + t * digamma
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _not_dropped(g, n, ll):
     """An observed count was not dropped: adds log sigmoid(-pi), and writes its slope over the gathered pi."""
     dropout = g[5]
@@ -210,7 +210,7 @@ def _not_dropped(g, n, ll):
         dropout[k] = -(ONE if pi > ZERO else b) / b1
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _scatter(g, n, ll, d_mu, d_theta, d_dropout):
     """Puts what was computed of gathered entries in their places."""
     where = g[1].view(np.int32)
@@ -226,7 +226,7 @@ def _scatter(g, n, ll, d_mu, d_theta, d_dropout):
             d_dropout[j] = g[5, k]
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _finish(weight, share, share_sum, whole, d_mu, sums):
     """From slopes of the log-likelihood in log mu to gradients of the loss in the logits; adds them up in `sums`."""
     factor = np.float32(whole) / share_sum
@@ -235,7 +235,7 @@ def _finish(weight, share, share_sum, whole, d_mu, sums):
         sums[j] += d_mu[j]
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _finish_dropout(weight, d_dropout, sums):
     for j in range(d_dropout.shape[0]):
         d_dropout[j] *= -weight
@@ -248,7 +248,7 @@ def within_bounds(log_theta, slope):
     return ZERO if log_theta < MIN_LOG_THETA or log_theta > MAX_LOG_THETA else slope
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _finish_theta(weight, log_theta, d_theta, sums):
     for j in range(d_theta.shape[0]):
         sums[j] = within_bounds(log_theta[j], sums[j] - d_theta[j] * weight)
@@ -339,7 +339,7 @@ def negative_binomial_rows(
         _finish_theta(weight[i], log_theta[r], d_r, d_theta[r])
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _log_factorial(c):
     rise = (c + ONE) * (c + TWO) * (c + _THREE) * (c + FOUR)
     c5 = c + _FIVE

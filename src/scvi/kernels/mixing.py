@@ -27,14 +27,14 @@ def _parts(a, delta, floor):
     return u, w, ONE - floor * w + delta * u
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _mix(a, delta, floor, out):
     for j in range(a.shape[0]):
         u, w, denominator = _parts(a[j], delta[j], floor)
         out[j] = log(w * (floor + u) / denominator)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _slopes(a, delta, floor, upstream, d_a, d_delta):
     """Writes the gradient in `a`, adds the one in `delta`."""
     for j in range(a.shape[0]):

@@ -21,7 +21,7 @@ from scvi.kernels.likelihood import MAX_LOG_MEAN, MAX_LOG_THETA, MIN_LOG_THETA, 
 _MIN_LOG_MEAN = F(-80.0)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _fill(g, y, log_mean, factor, log_theta):
     """Rows of `nb_entries`: counts, log mu, mu and theta."""
     for j in range(y.shape[0]):
@@ -30,7 +30,7 @@ def _fill(g, y, log_mean, factor, log_theta):
         g[0, j], g[2, j], g[3, j], g[4, j] = y[j], m, exp(m), exp(r)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _mix(one, two, mixing, measured, weight, nll, d_back, d_factor, d_mixing, d_theta):
     """From the two log-likelihoods and their slopes in log mu and log theta (rows 5 to 7) to those of the mixture."""
     for j in range(mixing.shape[0]):

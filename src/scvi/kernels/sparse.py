@@ -46,7 +46,7 @@ def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, sta
             totals[i, 0] = total
 
 
-@njit(**_PLAIN)
+@njit(forceinline=True, **_PLAIN)
 def _add_up(genes, values, first, n, seen):
     """Leaves one entry for each gene among n of them from `first` on; returns how many there are.
 
@@ -168,7 +168,7 @@ def transpose(starts, genes, values, rows, places, cells, by_gene):
             by_gene[place] = values[e]
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _add_rows(weights, at, matrix, out):
     """Adds ``sum(weights[k] * matrix[at[k]])`` to `out`."""
     k = np.uintp(0)  # unsigned: a signed index is looked at for being negative, every time
