@@ -233,23 +233,44 @@ def test_presets_that_are_refused(cls: Any, told: dict[str, Any], message: str) 
 # ---- many genes, few cells -------------------------------------------------------------------------------------------
 
 
+def thinned(adata: AnnData, n_cells: int, n_held_out: int, share: float) -> tuple[AnnData, AnnData]:
+    """Cells to fit and cells held out, each count kept with a probability of `share`."""
+    order = np.random.RandomState(0).permutation(adata.n_obs)[:n_cells]
+    counts = np.random.default_rng(0).binomial(adata.X[order].toarray().astype(np.int64), share)
+    thin = AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=adata.obs.iloc[order].copy())
+    scvi.SCVI.setup_anndata(fitted := thin[n_held_out:].copy(), batch_key="batch")
+    return fitted, thin[:n_held_out].copy()
+
+
+def held_out_elbo(fitted: AnnData, held_out: AnnData, **options: Any) -> tuple[float, int]:
+    """Nats per cell of a fit of all of `fitted`, and its epochs."""
+    model = scvi.SCVI(fitted, seed=0)
+    model.train(**{"seed": 0, "train_size": 1.0, "enable_progress_bar": False, **options})
+    elbo = float(np.mean([model.get_elbo(held_out, seed=seed) for seed in range(5)]))
+    return elbo, len(model.history["elbo_train"])
+
+
 @pytest.mark.slow
 def test_a_default_fit_of_few_cells_and_many_genes_is_not_too_long(mixology: AnnData) -> None:
     """Measured: -344.5; of 10, 15, 20, 30 and 100 epochs -353.8, -351.4, -349.5, -347.1 and -344.4.
 
     With a weight decay of 0.003 it is -363.5, and -348.2 at best, after 20 epochs.
     """
-    order = np.random.RandomState(0).permutation(mixology.n_obs)[:400]
-    counts = np.random.default_rng(0).binomial(mixology.X[order].toarray().astype(np.int64), 0.02)
-    few = AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=mixology.obs.iloc[order].copy())
-    held_out, fitted = few[:200].copy(), few[200:].copy()
-    scvi.SCVI.setup_anndata(fitted, batch_key="batch")
+    cells = thinned(mixology, 400, 200, 0.02)
 
     def elbo(**options: Any) -> float:
-        model = scvi.SCVI(fitted, seed=0)
-        model.train(**{"seed": 0, "train_size": 1.0, "enable_progress_bar": False, **options})
-        return float(np.mean([model.get_elbo(held_out, seed=seed) for seed in range(5)]))
+        return held_out_elbo(*cells, **options)[0]
 
     default = elbo()
     assert default > 1.005 * max(elbo(max_epochs=n) for n in (15, 30))
     assert default > elbo(weight_decay=Plan.weight_decay) + 10
+
+
+@pytest.mark.slow
+def test_a_default_fit_that_is_shortened_loses_nothing_to_50_epochs(mixology: AnnData) -> None:
+    """Measured: -204.0 after 36 epochs, -204.3 after 50 and -208.2 after 10."""
+    cells = thinned(mixology, mixology.n_obs, 100, 0.01)
+    default, epochs = held_out_elbo(*cells)
+    assert epochs == 36
+    assert default > 1.001 * held_out_elbo(*cells, max_epochs=50)[0]
+    assert default > held_out_elbo(*cells, max_epochs=10)[0] + 2  # it is a set that shows where a fit is too short
