@@ -167,13 +167,15 @@ def test_attributes_of_a_user_come_along(fitted: scvi.SCVI, tmp_path: Path, capl
     model = scvi.SCVI.load(fitted_in(fitted, tmp_path / "first"))
     model.notes_, model.n_kept_, model.cutoffs_ = "filtered", np.int64(3), {"mito": 0.2, "genes": [1, None, True]}
     model.markers_, model.table_, model.notes = ("CD3E", "CD8A"), pd.DataFrame(), "not saved"
+    model.share_, model.angle_ = np.longdouble(0.25), np.clongdouble(1j)  # whose item() is of numpy still
     with caplog.at_level("WARNING", "scvi"):
         model.save(tmp_path / "second")
     assert "Not saved with the model" in caplog.text
     assert "table_ (DataFrame)" in caplog.text
+    assert "angle_ (clongdouble)" in caplog.text
     loaded = scvi.SCVI.load(tmp_path / "second")
     assert loaded.notes_ == "filtered"
-    assert loaded.n_kept_ == 3
+    assert (loaded.n_kept_, loaded.share_) == (3, 0.25)
     assert loaded.cutoffs_ == model.cutoffs_
     assert loaded.markers_ == ["CD3E", "CD8A"]
     assert not hasattr(loaded, "table_")

@@ -43,7 +43,9 @@ def in_json(value: Any) -> Any:
     """The same in types of JSON; TypeError for what JSON has none for."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.floating):
+        return float(value)
+    if isinstance(value, (np.integer, np.bool_, np.str_)):
         return in_json(value.item())
     if isinstance(value, (list, tuple)):
         return [in_json(entry) for entry in value]
