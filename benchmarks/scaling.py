@@ -131,7 +131,8 @@ def work(arguments: argparse.Namespace) -> None:
 def run_job(kind: str, processes: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Starts this file under torchrun."""
     out = folder / f"{kind}-{processes}.json"
-    options = ["--job", kind, "--out", out, "--cells-file", folder / "cells.h5ad", "--steps", arguments.steps]
+    options = ["--job", kind, "--out", out, "--cells-file", folder / "cells.h5ad"]
+    options += ["--steps", arguments.steps, "--messages", arguments.messages]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", __file__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     subprocess.run([*map(str, [*command, *options])], check=True, env=environment)

@@ -240,12 +240,24 @@ def work_silently(folder: Path) -> Answer:
 
 
 def refused(folder: Path) -> Answer:
-    """Processes that would validate on different cells."""
-    try:
-        small(scvi.SCVI).train(1, batch_size=32, validation_indices=np.arange(RANK, 30), **QUIET)
-    except ValueError as error:
-        return {"said": np.array(str(error))}
-    return {"said": np.array("")}
+    """What is said to processes whose validation cells, cells, options or checkpoints differ."""
+    names = make_adata(150)
+    names.obs_names = [f"{name} of process {RANK}" for name in names.obs_names]
+    scvi.SCVI.setup_anndata(names, batch_key="batch")
+    last = {"checkpoint_dir": folder / "of the last"} if RANK else {}
+    told: dict[str, tuple[Any, dict[str, Any]]] = {
+        "validation": (small(scvi.SCVI), {"validation_indices": np.arange(RANK, 30)}),
+        "cells": (scvi.SCVI(names, **TINY), {}),
+        "options": (small(scvi.SCVI, dropout_rate=0.1 * RANK), {}),
+        "checkpoint": (small(scvi.SCVI), last),
+    }
+    said = {}
+    for name, (model, arguments) in told.items():
+        try:
+            model.train(1, batch_size=32, **arguments, **QUIET)
+        except ValueError as error:
+            said[name] = np.array(str(error))
+    return said
 
 
 def fit_long(folder: Path) -> Answer:

@@ -70,6 +70,9 @@ class Settings:
         Level of the logger "scvi", as a number. Setting it makes the messages visible on standard output.
     num_threads
         Number of CPU threads that torch and the kernels use.
+    chosen_num_threads
+        `num_threads` if it was set here, else None, where a process of a job takes its share of the cores. To be read
+        only.
     batch_size
         Cells in a minibatch where a method is given no `batch_size`; 128 unless set. None takes back what was set.
     chosen_batch_size
@@ -83,6 +86,7 @@ class Settings:
 
     def __init__(self) -> None:
         self._seed: int | None = None
+        self._num_threads: int | None = None
         self._batch_size: int | None = None
         self._progress_bar_style: ProgressBarStyle = "tqdm"
 
@@ -122,7 +126,12 @@ class Settings:
     def num_threads(self, num: int) -> None:
         import torch
 
-        torch.set_num_threads(check_integer("num_threads", num, 1, 2**15))
+        self._num_threads = check_integer("num_threads", num, 1, 2**15)
+        torch.set_num_threads(self._num_threads)
+
+    @property
+    def chosen_num_threads(self) -> int | None:
+        return self._num_threads
 
     @property
     def batch_size(self) -> int:

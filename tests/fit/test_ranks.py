@@ -14,12 +14,15 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import ranks_work
 import scvi
 from ranks_work import WORK, Answer
+from scvi._settings import Settings
 from scvi.cli import main
 from scvi.cli.output import Output, Refused
+from scvi.fit import ranks
 
 TESTS = Path(ranks_work.__file__).parent
 ALIKE = [name for name in WORK if name not in ("killed", "SIGTERM", "no seed", "silence", "different")]
@@ -86,7 +89,9 @@ def test_two_processes_fit_as_one_does(tmp_path: Path) -> None:
     assert 20 < whole["early stopping/epochs"] < 60
     assert first["callback/epochs"] == first["SIGTERM/epochs"] == 3
     assert first["SIGTERM/interrupted"]
-    assert "told to fit different things" in str(first["different/said"])
+    differ = {"validation": "training and validation cells", "cells": "cells", "options": "model"}
+    for name, what in {**differ, "checkpoint": "checkpoint_dir"}.items():
+        assert f"told to fit different things, by their {what}:" in str(first[f"different/{name}"])
     assert not np.array_equal(first["no seed/weights"], whole["few cells/weights"])
 
     # ---- what is read, written and used
@@ -106,6 +111,26 @@ def test_two_processes_fit_as_one_does(tmp_path: Path) -> None:
     for name, value in resumed.items():
         assert distance(value, whole[name]) < 1e-4, name
         assert distance(first[name], whole[name]) < 1e-4, name
+
+
+@pytest.mark.parametrize(("chosen", "share"), [(None, 4), (1, 1)])
+def test_processes_share_cores_unless_the_threads_were_chosen(
+    monkeypatch: pytest.MonkeyPatch, chosen: int | None, share: int
+) -> None:
+    """Also where one thread was chosen, which is what torchrun gives where nobody says how many."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(ranks, "settings", Settings())
+    try:
+        torch.set_num_threads(1)
+        if chosen is not None:
+            ranks.settings.num_threads = chosen
+        ranks._share_threads()
+        assert torch.get_num_threads() == share
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

@@ -36,6 +36,9 @@ class One:
         self.both.barrier.wait()
         return total
 
+    def any(self, flag: bool) -> bool:
+        return bool(self.sum(torch.tensor(float(flag))))
+
     def part_of(self, n_rows: int) -> Part:
         mine = torch.zeros(2, dtype=torch.int64)
         mine[self.number] = n_rows

@@ -198,6 +198,12 @@ def digest_of_data(data: CellData | JointCells, ranks: Ranks = ALONE) -> str:
     return digest(data.cell_names, data.gene_names, np.concatenate(ranks.gather(own)), *annotations)
 
 
+def digest_of_names(data: CellData | JointCells) -> str:
+    """Tells cells from others by what is known of them without reading counts or comparing fractions."""
+    parts = data.parts if isinstance(data, JointCells) else (data,)
+    return " ".join(digest(part.cell_names, part.gene_names, part.batch, part.labels) for part in parts)
+
+
 def flatten(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Puts the names of a state dict under a prefix."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}

@@ -158,7 +158,7 @@ class Fit:
             that cannot be made.
         """
         self.epochs_before, self._trained_before = epochs_before, trained_before
-        self._refuse_different_work()
+        self._refuse_different_work(options)
         if self.checkpoint_dir is None:
             return
         self._identity = {**(options or {}), **checkpoint.describe(self.plan, self.split, self.seed, self.scope)}
@@ -167,19 +167,23 @@ class Fit:
             state = self._resume_from[1]
             self.loop.first_epoch, self.epochs_before = state["first_epoch"], state["epochs_before"]
 
-    def _refuse_different_work(self) -> None:
-        """Refuses to fit with processes that were given other cells, options or seeds: they would fit another model."""
+    def _refuse_different_work(self, options: Mapping[str, Any] | None) -> None:
+        """Refuses to fit with processes that were given other work."""
         if not self.ranks.are_several:
             return
+        scope = self.scope and self.scope.describe()
         sizes = [tuple(p.shape) for p in self.model.parameters()]
-        work = self.plan, self.seed, len(self.split.data), sizes
-        cells = checkpoint.digest(self.split.train, self.split.validation)
-        told = self.ranks.gather(f"{work} {cells}")
-        if len(set(told)) > 1:
-            raise ValueError(
-                f"the {self.ranks.size} processes of this job were told to fit different things: give all of them the "
-                "same cells, model and arguments, and each will read its share of the cells"
-            )
+        self.ranks.refuse_unlike(
+            {
+                "cells": checkpoint.digest_of_names(self.split.data),
+                "training and validation cells": checkpoint.digest(self.split.train, self.split.validation),
+                "model": f"{options} {scope} {sizes}",
+                "earlier training": str(self._trained_before),
+                "arguments of train": str(self.plan),
+                "seed": str(self.seed),
+                "checkpoint_dir": "None" if self.checkpoint_dir is None else "given",
+            }
+        )
 
     def fit(self, resume: bool = False) -> None:
         """Runs the plan, or the rest of it from the checkpoint."""

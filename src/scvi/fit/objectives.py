@@ -175,13 +175,13 @@ class SemiSupervised(NegativeElbo):
         if len(self.labelled_validation):
             with evaluating(self.model):
                 cells = self.split.in_order(self.labelled_validation)
-                pairs = [(self.model.log_probabilities(mb), mb.labels) for mb in cells]
+                pairs = [(self.model.log_probabilities(mb).cpu(), mb.labels.cpu()) for mb in cells]  # GPUs differ
             of_all = [pair for own in self.split.ranks.gather(pairs) for pair in own]
             log_q, labels = (torch.cat(parts) for parts in zip(*of_all, strict=True))
             values["classification_loss"] = -float(log_q.gather(1, labels).mean())
             values["accuracy"] = float((log_q.argmax(1) == labels[:, 0]).float().mean())
             values["f1_score"] = f1_score(log_q.argmax(1), labels[:, 0], log_q.shape[1])
-            values["calibration_error"] = calibration_error(log_q.exp().cpu(), labels[:, 0].cpu())
+            values["calibration_error"] = calibration_error(log_q.exp(), labels[:, 0])
             values["loss"] += self.plan.classification_ratio * values["classification_loss"]
         return values
 

@@ -122,6 +122,23 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def refuse_unlike(self, told: Mapping[str, str]) -> None:
+        """Raises ValueError if another process was told other things: they would fit another model, or wait for ever.
+
+        Parameters
+        ----------
+        told
+            What this process was told, by what it is about.
+        """
+        of_all = self.gather(told)
+        different = [name for name in told if len({of_one[name] for of_one in of_all}) > 1]
+        if different:
+            raise ValueError(
+                f"the {self.size} processes of this job were told to fit different things, by their "
+                f"{', '.join(different)}: give all of them the same cells, model and arguments; each reads its share "
+                "of the cells, and the first alone writes"
+            )
+
     def of_first(self, function: Callable[[], T]) -> T:
         """What a function returns in the first process, the only one to call it, or raises there: in all of them."""
         if not self.are_several:
@@ -210,14 +227,15 @@ def _own(device: torch.device) -> torch.device:
             f"this job has {n_local} processes on this machine, which has {there} CUDA GPUs: start as many as there "
             "are GPUs, or pass accelerator='cpu'"
         )
-    own = torch.device("cuda", of_machine("LOCAL_RANK", 0))
+    own = torch.device("cuda", of_machine("LOCAL_RANK", torch.cuda.current_device()))
     torch.cuda.set_device(own)
     return own
 
 
 def _share_threads() -> None:
     """Gives this process its share of the cores; torchrun gives it one thread where nobody says how many."""
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1" and torch.get_num_threads() == 1:
+    one_by_default = os.environ.get("OMP_NUM_THREADS", "1") == "1" and torch.get_num_threads() == 1
+    if one_by_default and settings.chosen_num_threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         settings.num_threads = max(1, cores // of_machine("LOCAL_WORLD_SIZE", 1))
 

@@ -40,6 +40,9 @@ class Processes(Protocol):
     def sum(self, tensor: Tensor, /) -> Tensor:
         """The sum of what each of them gives."""
 
+    def any(self, flag: bool, /) -> bool:
+        """Whether it is so in one of them."""
+
     def part_of(self, n_rows: int, /) -> Part:
         """Of the rows of all of them, one process after the other, the `n_rows` of this one."""
 
@@ -85,7 +88,7 @@ def _in_work(work: Work) -> Iterator[None]:
 def all_agree(flag: bool) -> bool:
     """Whether `flag` is true in all processes that share the work; all have to ask."""
     work = _work.get()
-    return flag if work is None else int(work.processes.sum(torch.tensor(float(not flag)))) == 0
+    return flag if work is None else not work.processes.any(not flag)
 
 
 def drawn_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int]) -> Tensor:
