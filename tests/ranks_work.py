@@ -246,7 +246,7 @@ def refused(folder: Path) -> Answer:
     scvi.SCVI.setup_anndata(names, batch_key="batch")
     last = {"checkpoint_dir": folder / "of the last"} if RANK else {}
     told: dict[str, tuple[Any, dict[str, Any]]] = {
-        "validation": (small(scvi.SCVI), {"validation_indices": np.arange(RANK, 30)}),
+        "validation": (small(scvi.SCVI), {"validation_indices": np.arange(30) + RANK}),
         "cells": (scvi.SCVI(names, **TINY), {}),
         "options": (small(scvi.SCVI, dropout_rate=0.1 * RANK), {}),
         "checkpoint": (small(scvi.SCVI), last),
