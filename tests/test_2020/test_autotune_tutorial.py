@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from autotune_2020 import DrawnCells, objective_of_scanvi
 from objects_2020 import cells
 from scvi.inference import UnsupervisedTrainer
-from scvi.inference.autotune import auto_tune_scvi_model
+from scvi.inference.autotune import _staff, auto_tune_scvi_model
 from scvi.models import SCANVI, VAE
+from scvi.tune.processes import Staff
 
 FEW = {"metric_kwargs": {"n_mc_samples": 3}, "parallel": False, "seed": 0}
 SMALL = {"model_specific_kwargs": {"n_hidden": 8}, "train_func_specific_kwargs": {"n_epochs": 3}}
@@ -74,6 +75,27 @@ def test_the_same_key_goes_on(tuned, dataset):
     trials = auto_tune_scvi_model("cortex", dataset, max_evals=4, save_path=folder, train_best=False, **SMALL, **FEW)
     assert len(trials) == 4
     assert trials.trials[:3] == before.trials
+
+
+@pytest.mark.parametrize("change", [{"n_cells": 100}, {"metric_kwargs": {"n_mc_samples": 4}}, {"use_batches": True}])
+def test_the_same_key_with_something_else_is_refused(tuned, change):
+    folder, *_ = tuned
+    others = {name: value for name, value in change.items() if name != "n_cells"}
+    with pytest.raises(ValueError, match=r"begun with .*cells|begun with arguments"):
+        auto_tune_scvi_model(
+            "cortex", cells(change.get("n_cells", 120)), max_evals=4, save_path=folder, **{**SMALL, **FEW, **others}
+        )
+
+
+def test_workers_see_the_gpus_that_they_are_given(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    options = {"n_workers_per_gpu": 1, "multiple_hosts": False, "seconds": None}
+    assert _staff(True, None, None, **options) == Staff(2, ["4", "7"])
+    assert _staff(True, 1, [1], **options) == Staff(2, ["7", ""])
+    assert _staff(True, 2, [], **options) == Staff(2, ["", ""])  # none of them sees one
+    with pytest.raises(ValueError, match=r"gpu_ids=2 is not the number of one of the 2 GPUs"):
+        _staff(True, 0, [2], **options)
 
 
 def test_a_space_and_a_metric_of_ones_own(dataset, tmp_path):

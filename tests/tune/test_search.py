@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 
 import scvi
 from scvi import tune
+from scvi.tune.arguments import checked_arguments
 from small_cells import make_adata
 
 SPACE = {"n_latent": (2, 5), "n_hidden": [8, 16], "lr": (1e-3, 1e-2, "log"), "max_epochs": 4}
@@ -76,6 +79,10 @@ def test_the_same_call_goes_on_and_ends_where_one_call_would(found, adata, tmp_p
         ({"n_hidden": [8, -1]}, "n_hidden=-1"),
         ({"lr": (0.0, 1.0, "log")}, "begins above 0"),
         ({"lr": [-1.0]}, "lr=-1.0"),
+        ({"preset": ["quick", "quikc"]}, "preset='quikc'"),
+        ({"preset": "quick", "max_epochs": 2}, "both say how long"),
+        ({"accelerator": "gpuu"}, "accelerator='gpuu'"),
+        ({"plan_kwargs": {"lrr": 0.1}}, "unknown keys"),
         ({"n_hidden": [object()]}, "numbers, strings"),
         ({"gene_likelihood": ["nb", "gauss"]}, "'gauss'"),
         ({"n_latent": 3, "n_hidden": 3}, "holds every argument fixed"),
@@ -86,6 +93,36 @@ def test_a_space_is_refused_before_anything_is_fitted(adata, tmp_path, change, m
     with pytest.raises(ValueError, match=message):
         search(adata, tmp_path, space={**base, **change})
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_kept_as_those_of_python(adata, tmp_path):
+    space = {"n_latent": list(np.arange(2, 4)), "lr": (np.float32(1e-3), np.float32(1e-2)), "max_epochs": np.int64(1)}
+    options = {"space": space, "n_trials": 1, "test_size": np.float32(0.25)}
+    first = search(adata, tmp_path, **options)
+    written = json.loads((tmp_path / "best.json").read_text())
+    assert written["model_args"] == first.best_model_args
+    assert written["train_args"] == first.best_train_args
+    assert search(adata, tmp_path, **options).trials.equals(first.trials)
+
+
+def test_a_default_that_no_step_of_a_range_meets_is_not_tried(adata):
+    def first(**steps):
+        return checked_arguments(scvi.SCVI, adata, {"n_latent": IntDistribution(**steps)}).first_trial()
+
+    assert first(low=5, high=13, step=4) == {}
+    assert first(low=2, high=14, step=4) == {"n_latent": 10}
+    assert checked_arguments(scvi.SCVI, adata, {"kl_warmup": FloatDistribution(0, 1, step=0.1)}).first_trial() == {
+        "kl_warmup": 0.2
+    }
+
+
+def test_a_model_that_is_away_is_fitted_again(adata, tmp_path):
+    first = search(adata, tmp_path, n_trials=1)
+    shutil.rmtree(first.model_dir)
+    second = search(adata, tmp_path, n_trials=1)
+    assert second.model_dir.exists()
+    latents = [found.model.get_latent_representation() for found in (first, second)]
+    np.testing.assert_array_equal(*latents)
 
 
 def test_a_study_of_other_terms_is_refused(found, adata):

@@ -134,6 +134,15 @@ def test_a_trial_is_run_again_if_its_worker_died_but_not_for_ever_and_not_after_
     assert queue.take().user_attrs[RETRY_OF] == last.number
 
 
+def test_a_trial_whose_worker_died_at_once_is_run_again_with_what_was_queued(queue):
+    queue.study.enqueue_trial({"x": 0.25})
+    for _ in range(3):
+        trial = queue.take()
+        queue.storage.set_trial_state_values(trial._trial_id, queue._states.FAIL)
+    assert queue.origin(trial, queue.trials()) == 0
+    assert trial.system_attrs["fixed_params"] == {"x": 0.25}
+
+
 @settings(max_examples=8, deadline=None)
 @given(ends=st.lists(st.sampled_from(["complete", "error", "dead", "interrupted"]), min_size=3, max_size=14))
 def test_whatever_becomes_of_trials_none_is_lost_and_none_counts_twice(tmp_path_factory, ends):

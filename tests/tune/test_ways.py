@@ -94,12 +94,14 @@ def test_two_processes_find_what_one_does(adata, tmp_path):
 
 
 def test_pictures_are_drawn_and_pyplot_is_left_alone(adata, tmp_path):
-    found = search(adata, tmp_path, refit=False)
+    found = search(adata, tmp_path, refit=False, n_trials=3)
     figures, style = plt.get_fignums(), dict(plt.rcParams)
     files = found.plot(tmp_path / "pictures")
     assert [file.name for file in files] == ["history.png", "importance.png", "parallel.png"]
     assert all(file.stat().st_size > 5000 for file in files)
     assert (plt.get_fignums(), dict(plt.rcParams)) == (figures, style)
+    (again,) = found.plot(tmp_path / "again", only=["importance"])
+    assert again.read_bytes() == files[1].read_bytes()
     with pytest.raises(ValueError, match="only='histroy'"):
         found.plot(only=["histroy"])
 
@@ -137,6 +139,7 @@ def test_the_number_of_threads_is_as_before(adata, tmp_path):
         ({"model_class": scvi.GIMVI}, "not an estimator of one AnnData"),
         ({"model_class": scvi.SCANVI}, "not set up for SCANVI"),
         ({"metric": "accuracy"}, "SCVI does not answer"),
+        ({"metric": {"elbo": 1, "batch_mixing": 1}, "adata": "of one batch"}, "needs cells of several batches"),
         ({"metric": lambda model, cells: 0.0, "mode": "min", "workers": 2}, "define it in a module"),
         ({"mode": "min"}, "has its own"),
         ({"pruner": "mean"}, "pruner='mean'"),
@@ -146,9 +149,20 @@ def test_the_number_of_threads_is_as_before(adata, tmp_path):
     ],
 )
 def test_what_is_refused(adata, tmp_path, change, message):
+    if change.get("adata") == "of one batch":
+        adata = make_adata()
+        scvi.SCVI.setup_anndata(adata)
+    others = {name: value for name, value in change.items() if name != "adata"}
     with pytest.raises(ValueError, match=message):
-        search(adata, tmp_path, **change)
+        search(adata, tmp_path, **others)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_in_a_job_of_several_processes_is_refused(adata, tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="not for the processes of torchrun"):
+        search(adata, tmp_path)
 
 
 def test_cells_in_an_open_file_are_not_sent_to_other_processes(tmp_path):
@@ -159,8 +173,8 @@ def test_cells_in_an_open_file_are_not_sent_to_other_processes(tmp_path):
     scvi.SCVI.setup_anndata(adata)
     with pytest.raises(ValueError, match="pass workers=1"):
         search(adata, tmp_path / "found", workers=2)
-    found = search(adata, tmp_path / "found", n_trials=1)
-    assert len(found.trials) == 1
+    found = search(adata, tmp_path / "found", n_trials=1, metric="imputation")
+    assert list(found.trials["state"]) == ["complete"]
     adata.file.close()
 
 

@@ -282,7 +282,7 @@ def _plan_of(
     options = {option.name: given[option.name] for option in fields(self._plan) if option.name in given}
     n_train, n_validation = max(map(len, train_cells)), min(map(len, validation_cells))
     make = partial(
-        make_plan, options, given["plan_kwargs"], n_train, n_validation, self._plan, length=_length_of(self, given)
+        make_plan, options, given["plan_kwargs"], n_train, n_validation, self._plan, length=length_of(self, given)
     )
     adapts = () if self._scope is not None else self._adapts
     told = given["plan_kwargs"]
@@ -307,7 +307,7 @@ def _mean_count(data: CellData, cells: np.ndarray) -> float:
     return float(totals.mean()) / data.n_genes
 
 
-def _length_of(self: Estimator, given: Mapping[str, Any]) -> Callable[[int, int, float | None], int]:
+def length_of(self: Estimator, given: Mapping[str, Any]) -> Callable[[int, int, float | None], int]:
     """How many passes over the cells there are where `max_epochs` does not say so."""
     by_counts = given["early_stopping"] is None
     if given["preset"] is None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from scvi._checks import check_integer, check_number
@@ -22,12 +21,12 @@ from scvi._files import replacing
 from scvi._random import resolve_seed
 from scvi._warnings import warn
 from scvi.dataset.dataset import DownloadableDataset, GeneExpressionDataset
-from scvi.inference.autotune_trials import MODEL, TRAIN, TRAINER, Objective, plain
+from scvi.inference.autotune_trials import MODEL, TRAIN, TRAINER, Objective
 from scvi.inference.inference import UnsupervisedTrainer
 from scvi.inference.trainer import Trainer
 from scvi.models import VAE
-from scvi.tune.processes import Staff, import_by_workers, run, send_messages
-from scvi.tune.record import table
+from scvi.tune.processes import Staff, import_by_workers, run, send_messages, visible_gpus
+from scvi.tune.record import plain, table
 from scvi.tune.spaces import distributions
 from scvi.tune.storage import url_of
 from scvi.tune.studies import agreed, best_of
@@ -138,7 +137,7 @@ def auto_tune_scvi_model(
     Parameters
     ----------
     exp_key
-        Name of the search. The same name goes on with the trials that are there.
+        Name of the search. The same name goes on with the trials that are there; it is refused for another one.
     gene_dataset
         The data.
     delayed_populating
@@ -171,8 +170,8 @@ def auto_tune_scvi_model(
     parallel
         Work with several processes.
     n_cpu_workers, gpu_ids, n_workers_per_gpu
-        Processes without a GPU (None: one less than there are cores if there is no GPU, else none), the GPUs (None:
-        all) and processes for each.
+        Processes without a GPU (None: one less than there are cores if there is no GPU, else none), the GPUs, numbers
+        among those that this process sees (None: all), and processes for each.
     reserve_timeout, fmin_timeout
         Of MongoDB's workers; without a meaning here.
     fmin_timer
@@ -302,15 +301,18 @@ def _staff(
     """Who works: processes with a GPU, then those without."""
     if not parallel:
         return Staff(1, None, seconds)
-    gpus = list(range(torch.cuda.device_count())) if gpu_ids is None else list(gpu_ids)
+    there = visible_gpus()
+    gpus = list(range(len(there))) if gpu_ids is None else list(gpu_ids)
+    for gpu in gpus:
+        check_integer("gpu_ids", gpu, 0, len(there) - 1, f"the number of one of the {len(there)} GPUs that are seen")
     if n_cpu_workers is None:
         n_cpu_workers = 0 if gpus or gpu_ids is not None else max(1, (multiprocessing.cpu_count() or 1) - 1)
     check_integer("n_cpu_workers", n_cpu_workers, 0)
     check_integer("n_workers_per_gpu", n_workers_per_gpu, 1)
-    seen = [str(gpu) for gpu in gpus for _ in range(n_workers_per_gpu)] + [""] * n_cpu_workers
+    seen = [there[gpu] for gpu in gpus for _ in range(n_workers_per_gpu)] + [""] * n_cpu_workers
     if not seen and not multiple_hosts:
         raise ValueError("there is nobody to work: n_cpu_workers=0 and no gpu_ids")
-    return Staff(max(1, len(seen)), seen if gpus else None, seconds)
+    return Staff(max(1, len(seen)), seen if there else None, seconds)
 
 
 def _write(folder: Path, key: str, trials: Trials, trainer: Any) -> None:

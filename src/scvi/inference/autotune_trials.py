@@ -14,6 +14,7 @@ from weakref import WeakSet
 import torch
 
 from scvi.dataset.dataset import GeneExpressionDataset
+from scvi.tune.record import plain
 from scvi.tune.worker import Running
 
 MODEL, TRAINER, TRAIN = "model_tunable_kwargs", "trainer_tunable_kwargs", "train_func_tunable_kwargs"
@@ -68,7 +69,22 @@ class Objective:
         """What all who work on a search must agree on."""
         custom = None if self.custom is None else getattr(self.custom, "__qualname__", type(self.custom).__name__)
         spoken = {name: repr(values) for name, values in {**searched, **self.fixed}.items()}
-        return {"model": self.model_class.__name__, "metric": custom or self.metric, "space": spoken}
+        held = {"specific": self.specific, "metric": self.metric_kwargs, "batches": self.use_batches}
+        return {
+            "model": self.model_class.__name__,
+            "trainer": self.trainer_class.__name__,
+            "metric": custom or self.metric,
+            "posterior": self.posterior,
+            "space": spoken,
+            "arguments": json.dumps(held, sort_keys=True, default=lambda value: type(value).__name__),
+            "cells": self._cells(),
+        }
+
+    def _cells(self) -> str | None:
+        """What tells the cells from others, where they are here: where each worker reads its own they are not."""
+        if self.delayed or not isinstance(self.gene_dataset, GeneExpressionDataset):
+            return None
+        return f"{len(self.gene_dataset)} x {self.gene_dataset.nb_genes}"
 
     def train_best(self, space: dict[str, Any]) -> Any:
         """The trainer of a model that was trained on all cells with these values; or what a custom objective gives."""
@@ -127,11 +143,6 @@ class Objective:
         model = self.model_class(data.nb_genes, n_batch=data.n_batches * self.use_batches, **arguments[MODEL])
         quiet = {"use_cuda": torch.cuda.is_available(), "show_progbar": False}
         return self.trainer_class(model, data, **{**quiet, **usual, **arguments[TRAINER]})
-
-
-def plain(value: Any) -> Any:
-    """A value of numpy or torch in a type of JSON."""
-    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

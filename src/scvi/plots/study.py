@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,11 +34,12 @@ def study(study: Any, folder: Path, only: Sequence[Picture] = PICTURES) -> list[
 def _write(study: Any, name: Picture, file: Path) -> None:
     """One picture. Optuna draws with pyplot in a style of its own: both are as before afterwards."""
     import matplotlib.pyplot as plt
+    from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as optuna_plots
 
     drawing: dict[Picture, Any] = {
         "history": optuna_plots.plot_optimization_history,
-        "importance": optuna_plots.plot_param_importances,
+        "importance": partial(optuna_plots.plot_param_importances, evaluator=FanovaImportanceEvaluator(seed=0)),
         "parallel": optuna_plots.plot_parallel_coordinate,
     }
     with warnings.catch_warnings(), plt.rc_context(), plt.ioff():

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from anndata import AnnData
 
+from scvi._checks import is_integer, is_number
 from scvi.estimators.base import Estimator
+from scvi.estimators.train import length_of
+from scvi.estimators.trainer_names import understood
+from scvi.fit.devices import check_precision, resolve_device
+from scvi.fit.plan import make_plan
 from scvi.tune.packages import optuna
 from scvi.tune.spaces import distributions, extremes
 
@@ -65,7 +71,12 @@ def _has(values: Any, value: Any) -> bool:
     """Whether a distribution may give a value."""
     if hasattr(values, "choices"):
         return any(value == choice and type(value) is type(choice) for choice in values.choices)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and values.low <= value <= values.high
+    if not is_number(value) or not values.low <= value <= values.high:
+        return False
+    if isinstance(values, optuna().distributions.IntDistribution) and not is_integer(value):
+        return False
+    steps = 0.0 if values.step is None else (value - values.low) / values.step
+    return math.isclose(steps, round(steps), abs_tol=1e-8)
 
 
 def checked_arguments(model_class: type[Estimator], adata: AnnData, space: Mapping[str, Any]) -> Arguments:
@@ -95,16 +106,25 @@ def checked_arguments(model_class: type[Estimator], adata: AnnData, space: Mappi
 
 
 def _try_each(model_class: type[Estimator], adata: AnnData, arguments: Arguments) -> None:
-    """Makes a model and a plan with each value, all others as in the first trial or at their first."""
+    """Makes a model and a plan of its fit with each value, all others as in the first trial or at their first."""
     usual = {name: extremes(values)[0] for name, values in arguments.searched.items()} | arguments.first_trial()
     tried = [usual, *({**usual, name: value} for name, v in arguments.searched.items() for value in extremes(v))]
-    options = {option.name for option in fields(model_class._plan)}
+    model: Any = None
     for params in tried:
         for_model, for_train = arguments.parted(params)
         try:
-            if params is usual or any(for_model[name] != usual.get(name, for_model[name]) for name in for_model):
-                model_class(adata, **for_model, seed=0)  # type: ignore[call-arg]
-            plan = {name: value for name, value in for_train.items() if name in options and value is not None}
-            model_class._plan(**{"max_epochs": 1, **plan})
+            if model is None or any(for_model[name] != usual.get(name, for_model[name]) for name in for_model):
+                model = model_class(adata, **for_model, seed=0)  # type: ignore[call-arg]
+            _check_train(model, for_train)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{model_class.__name__} cannot have {params}: {error}") from error
+
+
+def _check_train(model: Any, told: Mapping[str, Any]) -> None:
+    """Refuses what the `train` of a model would refuse, before it reads a cell."""
+    defaults = {name: p.default for name, p in inspect.signature(type(model).train).parameters.items()}
+    given = understood(type(model).__name__, {**defaults, "trainer_kwargs": {}, **told})
+    options = {option.name: given[option.name] for option in fields(model._plan) if option.name in given}
+    n = model.adata.n_obs
+    plan = make_plan(options, given["plan_kwargs"], n, n, model._plan, length=length_of(model, given))
+    check_precision(plan.precision, resolve_device(given["accelerator"], given["devices"]))

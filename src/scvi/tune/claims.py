@@ -87,7 +87,8 @@ class Queue:
         retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
         for trial in self.wanted(trials):
             if trial.state == self._states.FAIL and trial.number not in retried and self._again(trial, trials):
-                return dict(trial.params), {RETRY_OF: trial.number}
+                queued = trial.system_attrs.get("fixed_params", {})  # of which it may not have got to all
+                return {**queued, **trial.params}, {RETRY_OF: trial.number}
         n_first = sum(RETRY_OF not in trial.user_attrs for trial in trials)
         return ({}, {}) if n_first < self.n_trials else None
 

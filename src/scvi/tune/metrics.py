@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scvi._checks import check_choice, is_number
+from scvi.cells.schema import Schema
 from scvi.queries import calibration, clustering
 
 Score = Callable[[Any, np.ndarray, int], float]
@@ -94,7 +95,7 @@ def marginal_ll(model: Any, cells: np.ndarray, seed: int) -> float:
 def imputation(model: Any, cells: np.ndarray, seed: int) -> float:
     """Median absolute error of counts that are hidden, a tenth of those that are not 0, as the others suggest them."""
     schema = model.schema
-    part = model.adata[cells].copy()
+    part = model.adata[cells].to_memory() if model.adata.isbacked else model.adata[cells].copy()
     counts = part.layers[schema.layer] if schema.layer else part.X
     hidden, rows, columns, true = _with_some_hidden(counts, seed)
     if schema.layer:
@@ -172,8 +173,8 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def check_answers(metric: Metric, model_class: type[Any]) -> None:
-    """Refuses a metric that a class of models cannot answer, before anything is fitted."""
+def check_answers(metric: Metric, model_class: type[Any], schema: Schema) -> None:
+    """Refuses a metric that a class of models cannot answer of cells that were set up so, before anything is fitted."""
     names = [name for name, _ in metric.score.parts] if isinstance(metric.score, _Sum) else [metric.name]
     needs = {
         "elbo": "get_elbo",
@@ -188,3 +189,8 @@ def check_answers(metric: Metric, model_class: type[Any]) -> None:
             raise ValueError(
                 f"metric={name!r} asks a model to {needs[name]}, which {model_class.__name__} does not answer"
             )
+    if "batch_mixing" in names and schema.n_batch < 2:
+        raise ValueError(
+            "metric='batch_mixing' needs cells of several batches: say batch_key to "
+            f"{model_class.__name__}.setup_anndata"
+        )

@@ -54,20 +54,25 @@ def run(job: Job, objective: Objective, staff: Staff) -> bool:
     deadline = float("inf") if staff.seconds is None else time.monotonic() + staff.seconds
     with Progress(job) as progress:
         if staff.workers > 1 or staff.gpus is not None:
-            return _Crew(job, objective, replace(staff, gpus=staff.gpus or _gpus())).run(progress, deadline)
+            return _Crew(job, objective, replace(staff, gpus=staff.gpus or _several_gpus())).run(progress, deadline)
         try:
             return work(job, objective, lambda: time.monotonic() > deadline, after=progress.update)
         except KeyboardInterrupt:
             return False
 
 
-def _gpus() -> list[str]:
-    """GPUs of this machine, where there are several."""
+def visible_gpus() -> list[str]:
+    """The GPUs that this process sees, as ``CUDA_VISIBLE_DEVICES`` has them."""
     import torch
 
     count = torch.cuda.device_count()
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (seen.split(",") if seen else list(map(str, range(count)))) if count > 1 else []
+    return (seen.split(",") if seen else list(map(str, range(count))))[:count]
+
+
+def _several_gpus() -> list[str]:
+    there = visible_gpus()
+    return there if len(there) > 1 else []
 
 
 class _Crew:

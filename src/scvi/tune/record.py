@@ -117,8 +117,13 @@ def write_table(folder: Path, trials: pd.DataFrame) -> None:
         trials.to_csv(temporary)
 
 
+def plain(value: Any) -> Any:
+    """A value of numpy or torch in a type of JSON; of anything else, how Python shows it."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
+
+
 def write_best(folder: Path, best: dict[str, Any]) -> None:
-    """Writes ``best.json``."""
+    """Writes ``best.json``, of types of JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "best.json") as temporary:
         temporary.write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from anndata import AnnData
 
 import scvi
 from scvi._checks import check_choice, check_flag, check_integer, check_number
+from scvi._job import n_processes
 from scvi._random import resolve_seed
 from scvi.cells.on_disk import is_on_disk
 from scvi.cells.uns import registered
@@ -123,7 +125,8 @@ def search(
     check_flag("refit", refit)
     if workers > 1:
         _check_sending(model_class, adata, metric)
-    if not 0 < check_number("test_size", test_size, "a share of the cells, a number between 0 and 1") < 1:
+    test_size = check_number("test_size", test_size, "a share of the cells, a number between 0 and 1")
+    if not 0 < test_size < 1:
         raise ValueError(f"test_size={test_size!r} is not a share of the cells, a number between 0 and 1")
     arguments = checked_arguments(model_class, adata, default_space(model_class) if space is None else space)
     cells = _digest(model_class, adata)
@@ -208,8 +211,12 @@ def _check(model_class: Any, adata: Any, metric: Metric, pruner: str) -> None:
     if not (inspect.isclass(model_class) and issubclass(model_class, Estimator)) or issubclass(model_class, GIMVI):
         raise ValueError(f"model_class={model_class!r} is not an estimator of one AnnData, such as scvi.SCVI")
     check_choice("pruner", pruner, PRUNERS)
-    registered(adata, model_class.__name__)
-    check_answers(metric, model_class)
+    check_answers(metric, model_class, registered(adata, model_class.__name__).schema)
+    if n_processes() > 1:
+        raise ValueError(
+            "a search is not for the processes of torchrun, which fit one model together: start it without, with "
+            "workers=..., or several times with one storage"
+        )
 
 
 def _check_sending(model_class: type[Estimator], adata: Any, metric: Any) -> None:
@@ -274,12 +281,14 @@ def _refitted(job: Job, task: Task, folder: Path, best: Any) -> tuple[Any, bool]
     }
     for_model, for_train = task.arguments.parted(best.params)
     known |= {"model_args": for_model, "train_args": for_train}
-    if record.read_best(folder) == known:
+    known = json.loads(json.dumps(known, default=record.plain))
+    if record.read_best(folder) == known and (folder / "model").exists():
         return task.model_class.load(folder / "model", task.adata), True
     try:
         model = task.fit(best.params)
     except KeyboardInterrupt:
         return None, False
+    (folder / "best.json").unlink(missing_ok=True)  # it is of the model that was there
     model.save(folder / "model", overwrite=True)
     record.write_best(folder, known)
     return model, True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from scvi._checks import is_integer, is_number
 from scvi.tune.packages import optuna
 
@@ -67,7 +69,7 @@ def distributions(space: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         if isinstance(values, (optuna().distributions.BaseDistribution, list, tuple)):
             searched[name] = distribution(name, values)
         else:
-            fixed[name] = values
+            fixed[name] = _of_python(values)
     if not searched:
         raise ValueError("space holds every argument fixed: give at least one a list, a range or a distribution")
     return searched, fixed
@@ -78,6 +80,7 @@ def distribution(name: str, values: Any) -> Any:
     kinds = optuna().distributions
     if isinstance(values, kinds.BaseDistribution):
         return values
+    values = type(values)(map(_of_python, values))
     if isinstance(values, list):
         unfit = [value for value in values if not isinstance(value, _CHOICES)]
         if not values or unfit:
@@ -94,6 +97,11 @@ def distribution(name: str, values: Any) -> Any:
         raise ValueError(f"space[{name!r}]={values!r}: a logarithmic range begins above 0")
     kind = kinds.IntDistribution if is_integer(low) and is_integer(high) else kinds.FloatDistribution
     return kind(low, high, log=log)
+
+
+def _of_python(value: Any) -> Any:
+    """A number of numpy as one of Python, which a study can keep."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def extremes(values: Any) -> Sequence[Any]:
