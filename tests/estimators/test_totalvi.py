@@ -17,6 +17,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 import scvi
+from scvi.fit.ranks import ALONE
 from small_cells import KEYS, QUICK, TINY, G, N, make_adata
 
 P = 5
@@ -169,7 +170,7 @@ def test_the_background_starts_where_the_data_say() -> None:
     for empirical in (None, True, False):
         model = scvi.TOTALVI(adata, **TINY, empirical_protein_background_prior=empirical)
         before = model.module.background_pro_alpha.clone()
-        model._start([model._cells.data], [np.arange(N)])
+        model._start([model._cells.data], [np.arange(N)], ALONE)
         starts.append(model.module.background_pro_alpha.detach())
         assert torch.equal(before, starts[-1]) is (empirical is False)
     assert torch.equal(starts[0], starts[1])
@@ -272,7 +273,8 @@ def test_correlations(model: scvi.TOTALVI, kind: str) -> None:
     assert np.isfinite(both.to_numpy()).all()
     logs = model.get_feature_correlation_matrix(n_samples=4, correlation_type=kind, log_transform=True, seed=0)
     difference = np.abs(logs - matrix).to_numpy().max()
-    assert difference > 0.01 if kind == "pearson" else difference < 1e-6
+    # Ranks stay, but for neighbours that rounding makes one.
+    assert difference > 0.01 if kind == "pearson" else difference < 1e-4
     with pytest.raises(ValueError, match=r"correlation_type='kendall' is not one of 'spearman', 'pearson'"):
         model.get_feature_correlation_matrix(correlation_type="kendall")
 

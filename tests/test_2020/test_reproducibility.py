@@ -139,7 +139,9 @@ def test_counts_that_the_model_would_measure(trained, gene_dataset):
     true = column.toarray().ravel() if sparse.issparse(column) else column
     assert np.array_equal(np.sort(counts.ravel()), np.sort(true))
     assert np.log(drawn.mean()) == pytest.approx(np.log(true.mean()), abs=0.6)
-    assert np.corrcoef(drawn[:, 0].mean(axis=1), counts.ravel())[0, 1] > 0.4
+    drawn, counts = train_set.generate(genes=list(gene_dataset.gene_names[:20].astype(str)), n_samples=30)
+    correlations = [np.corrcoef(drawn[:, g].mean(axis=1), counts[:, g])[0, 1] for g in range(20)]
+    assert np.median(correlations) > 0.55, correlations
 
 
 def test_two_batches_that_mix():
