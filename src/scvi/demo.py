@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi.estimators import SCVI
+
+
+_SCORES = {
+    "ARI": "clusters agree with cell lines, ARI",
+    "NMI": "clusters agree with cell lines, NMI",
+    "knn_accuracy": "15 neighbours vote for the right line",
+    "batch_entropy": "entropy of batch mixing",
+}
 
 
 def load() -> AnnData:
@@ -54,6 +63,22 @@ def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epoc
     KeyboardInterrupt
         If the fit was ended with Ctrl-C: a model fitted in part has no scores worth showing.
     """
+    found = results(output, seed=seed, max_epochs=max_epochs)
+    return found["report"] or found["picture"]
+
+
+def results(
+    output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epochs: int | None = None
+) -> dict[str, Any]:
+    """What :func:`run` does, and the figures that it prints.
+
+    Returns
+    -------
+    dict
+        ``held_out_elbo``, in nats per cell; ``scores`` of 'PCA', of 'scVI' and the 'best' that could be, each with
+        'ARI', 'NMI', 'knn_accuracy' and 'batch_entropy'; ``picture`` and ``report``, a path each, or None where it was
+        not made.
+    """
     from scvi import plots, report
     from scvi.queries import clustering
 
@@ -69,19 +94,22 @@ def run(output: str | os.PathLike[str] = "scvi-demo", *, seed: int = 0, max_epoc
     print(f"held-out ELBO: {elbo:.1f} nats per cell (closer to 0 is better)\n")
 
     before, after = clustering.pca(adata.X), model.get_latent_representation(adata)
-    _print_scores(_scores(adata, before), _scores(adata, after), clustering.max_batch_entropy(adata.obs["batch"]))
+    best = dict.fromkeys(_SCORES, 1.0) | {"batch_entropy": clustering.max_batch_entropy(adata.obs["batch"])}
+    scores = {"PCA": _scores(adata, before), "scVI": _scores(adata, after), "best": best}
+    _print_scores(scores)
+    found = {"held_out_elbo": elbo, "scores": scores, "picture": None, "report": None}
     if not plots.available():
         print('\nNo picture: it needs matplotlib and umap-learn, pip install "scvi[plot]"')
-        return None
+        return found
     plots.before_after(before, after, adata.obs["batch"], adata.obs["cell_type"], picture, seed=seed)
     print(f"\nthe same in a picture: {picture}", flush=True)
     if not report.available():
         print('no report: it needs jinja2 and bokeh, pip install "scvi[report]"')
-        return picture
+        return found | {"picture": picture}
     title = "scVI on five cell lines in five batches"
     model.report(page, labels_key="cell_type", columns="protocol", title=title, seed=seed)
     print(f"a page on the fit, to open in a browser: {page}")
-    return page
+    return found | {"picture": picture, "report": page}
 
 
 def _fit(adata: AnnData, seed: int, max_epochs: int | None) -> tuple[SCVI, float]:
@@ -102,23 +130,19 @@ def _fit(adata: AnnData, seed: int, max_epochs: int | None) -> tuple[SCVI, float
     return model, float(model.get_elbo(adata[held_out]))
 
 
-def _scores(adata: AnnData, latent: npt.ArrayLike) -> list[float]:
+def _scores(adata: AnnData, latent: npt.ArrayLike) -> dict[str, float]:
     """ARI and NMI of clusters, share of right neighbourhoods, entropy of batch mixing."""
     from scvi.queries import clustering
 
     labels = adata.obs["cell_type"]
     clusters = clustering.kmeans_scores(latent, labels)
     mixing = clustering.batch_entropy(latent, adata.obs["batch"])
-    return [clusters["ARI"], clusters["NMI"], clustering.knn_accuracy(latent, labels), mixing]
+    found = (clusters["ARI"], clusters["NMI"], clustering.knn_accuracy(latent, labels), mixing)
+    return {name: float(value) for name, value in zip(_SCORES, found, strict=True)}
 
 
-def _print_scores(before: list[float], after: list[float], max_entropy: float) -> None:
-    names = (
-        "clusters agree with cell lines, ARI",
-        "clusters agree with cell lines, NMI",
-        "15 neighbours vote for the right line",
-        "entropy of batch mixing",
-    )
+def _print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     print(f"{'':38}{'PCA':>7}{'scVI':>8}{'best':>8}")
-    for name, plain, fitted, best in zip(names, before, after, (1.0, 1.0, 1.0, max_entropy), strict=True):
-        print(f"{name:38}{plain:7.3f}{fitted:8.3f}{best:8.3f}")
+    for name, says in _SCORES.items():
+        plain, fitted, best = (scores[column][name] for column in ("PCA", "scVI", "best"))
+        print(f"{says:38}{plain:7.3f}{fitted:8.3f}{best:8.3f}")

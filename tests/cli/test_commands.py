@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,23 @@ def test_impute_writes_denoised_expression(capsys, folder, tmp_path):
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "d.csv", index_col="cell"), true, rtol=1e-5, check_names=False, check_dtype=False
     )
+
+
+@pytest.mark.filterwarnings("default:Observation names are not unique")
+def test_impute_takes_cells_whose_names_repeat(capsys, folder, tmp_path):
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    cells.obs_names = ["cell"] * cells.n_obs
+    cells.write_h5ad(tmp_path / "same.h5ad")
+    answer(capsys, "impute", folder / "fit", tmp_path / "same.h5ad", "--output", tmp_path / "d.h5ad")
+    assert anndata.read_h5ad(tmp_path / "d.h5ad").obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
+
+
+def test_cells_are_not_taken_where_one_of_two_files_is_gone(capsys, folder, tmp_path):
+    shutil.copytree(folder / "joint", tmp_path / "joint")
+    (tmp_path / "joint" / "spatial.h5ad").unlink()
+    code, _, error = run(capsys, "impute", tmp_path / "joint", "--output", tmp_path / "i.csv")
+    assert code == 2
+    assert "was saved without its cells: name their file behind it" in error
 
 
 def test_impute_writes_proteins_beside_genes(capsys, folder, tmp_path):
@@ -394,6 +412,7 @@ WRONG = [
     ([*TRAIN, "--categorical-covariate", "donr"], 1, "did you mean 'donor'"),
     ([*TRAIN, "--max-epochs", "2", "--preset", "quick"], 1, "--preset='quick' and --max-epochs"),
     ([*TRAIN, *SCANVI, "--from", "fit", "--batch-key", "batch"], 2, "--batch-key does not go with --from"),
+    ([*TRAIN, *SCANVI, "--from", "nowhere", "--dry-run"], 2, "there is no folder 'nowhere'"),
     ([*TRAIN, *SCANVI, "--from", "cite"], 1, "--from 'cite' holds a model of TOTALVI"),
     (["de", "fit", "--groupby", "cell_tpe"], 1, "--groupby='cell_tpe' is not a column"),
     (["de", "fit", "--groupby", "cell_type", "--group1", "t9"], 1, "t9"),
@@ -411,6 +430,15 @@ WRONG = [
     (["impute", "fit", "--output", "x.csv", "--genes", "gene1,nope"], 1, "--genes has 'nope'"),
     (["impute", "fit", "--output", "x.csv", "--proteins", "a"], 2, "--proteins is for TOTALVI"),
     (["impute", "joint", "--output", "x.csv", "--transform-batch", "a"], 2, "GIMVI"),
+    (["train", "cells.h5ad", "--output", "fit", *SCANVI, "--from", "fit", "--overwrite"], 2, "holds the model"),
+    (["map", "fit", "new.h5ad", "--output", "fit", "--overwrite"], 2, "holds the model 'fit/model', which would be"),
+    (["impute", "cite", "--output", "there.csv"], 2, "'there_proteins.csv', for the proteins, is there already"),
+    (["impute", "fit", "--output", "fit/cells.h5ad", "--overwrite"], 2, "holds the cells, which would be overwritten"),
+    (["de", "fit", "--groupby", "cell_type", "--strata", "dono", "--dry-run"], 1, "--strata='dono' is not a column"),
+    (["check", "fit", "--groupby", "cell_tpe", "--dry-run"], 1, "--groupby='cell_tpe' is not a column"),
+    (["report", "fit", "--columns", "dono", "--output", "r.html", "--dry-run"], 1, "'dono' is not a column"),
+    (["tune", "cells.h5ad", "--output", "fit"], 2, "'fit' holds a model that no search has fitted"),
+    (["tune", "cells.h5ad", "--output", "t", "--storag", "postgresql://me:secret@host/db"], 2, "me:***@host/db"),
     (["map", "joint", "new.h5ad", "--output", "o"], 1, "a model of GIMVI"),
     (["map", "fit", "few.h5ad", "--output", "o", "--min-genes-found", "0.9"], 1, "at least 90% are needed"),
     (["convert", "cells.h5ad", "--output", "x.csv"], 2, "does not end with .h5ad or .zarr"),
@@ -431,6 +459,7 @@ WRONG = [
 def test_errors_are_one_line_and_name_the_option(capsys, folder, monkeypatch, command, code, says):
     monkeypatch.chdir(folder)
     Path("cells.csv").touch()
+    Path("there_proteins.csv").touch()
     make_adata()[:20, :10].copy().write_h5ad("few.h5ad")
     got, _, error = run(capsys, *command)
     assert got == code, error
@@ -459,21 +488,28 @@ def test_what_is_said_hides_passwords_and_names_options(capsys):
     messages.say("postgres://me:p@ss/w:rd@host/db: batch_key=1, layer='x', obs['batch_key'], a layer", "error")
     said = capsys.readouterr().err
     assert said == "scvi: error: postgres://me:***@host/db: --batch-key=1, --layer='x', obs['batch_key'], a layer\n"
+    paths = "/data/n_cells/batch_key.h5ad: obs[\"n_samples\"], batch_key/cells.h5ad and 'n_cells'"
+    messages.say(f"{paths}: leave out n_cells.")
+    assert capsys.readouterr().err == f"{paths}: leave out --n-cells.\n"
 
 
 def test_the_demo_speaks_on_standard_error_where_json_is_asked_for(capsys, tmp_path, monkeypatch):
-    def speak(output):
-        sys.stdout.write("held-out ELBO")
-        return output / "before-after.png"
-
-    monkeypatch.setattr(scvi.demo, "run", speak)
+    fit = scvi.demo._fit
+    monkeypatch.setattr(scvi.demo, "_fit", lambda adata, seed, max_epochs: fit(adata, seed, 1))
     code, out, error = run(capsys, "demo", "--output", tmp_path, "--json")
-    assert code == 0
-    assert json.loads(out) == {"output": str(tmp_path), "picture": str(tmp_path / "before-after.png")}
-    assert "held-out ELBO" in error
+    assert code == 0, error
+    facts = json.loads(out)
+    assert (facts["output"], facts["picture"], facts["report"]) == (str(tmp_path), None, None)
+    assert f"held-out ELBO: {facts['held_out_elbo']:.1f} " in error
+    names = ["ARI", "NMI", "knn_accuracy", "batch_entropy"]
+    assert {column: list(scores) for column, scores in facts["scores"].items()} == dict.fromkeys(
+        ["PCA", "scVI", "best"], names
+    )
+    assert f"{facts['scores']['PCA']['ARI']:7.3f}{facts['scores']['scVI']['ARI']:8.3f}   1.000\n" in error
     code, out, _ = run(capsys, "demo", "--output", tmp_path / "new", "--dry-run")
     assert code == 0
-    assert out.endswith(f"would write  {tmp_path / 'new' / 'before-after.png'}\n")
+    written = [f"would write  {tmp_path / 'new' / name}" for name in ("before-after.png", "report.html")]
+    assert out.splitlines()[-2:] == written
     assert not (tmp_path / "new").exists()
 
 

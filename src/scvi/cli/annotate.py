@@ -53,8 +53,8 @@ def _run(arguments: argparse.Namespace) -> Answer:
     answers = pd.DataFrame({"label": label, "probability": surest})
     table = pd.concat([answers, found.add_prefix("probability_")], axis=1).rename_axis("cell")
     numbers = label[is_sure].value_counts().to_dict()
-    says = f"{len(table)} cells, {int((~is_sure).sum())} without a label: "
-    says += ", ".join(f"{name} {number}" for name, number in numbers.items())
+    says = f"{len(table)} cells, {int((~is_sure).sum())} without a label"
+    says += "".join(f", {number} {name}" for name, number in numbers.items())
     facts = {"cells": len(table), "labels": numbers, "without_label": int((~is_sure).sum())}
     return table_answer(table, arguments, says, facts)
 

@@ -51,4 +51,4 @@ def _run(arguments: argparse.Namespace) -> Answer:
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:
-    return planned(arguments, [f"check the fit on {arguments.n_cells} cells at most"])
+    return planned(arguments, [f"check the fit on {arguments.n_cells} cells at most"], ("groupby",))

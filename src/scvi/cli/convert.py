@@ -16,8 +16,9 @@ from scvi.cli.reading import glance, kind_of, read_cells
 
 HELP = """\
 Writes the cells of one file or many into one store (.h5ad or .zarr), a part at a time, so that a model can be trained
-from there without reading it whole (scvi train --on-disk); a call that was interrupted goes on where it was. INPUT is
-an .h5ad, a loom file, an .h5, a folder or an archive of 10x, a table of text, or NAME=INPUT to say what it is called.
+from there without reading it whole (scvi train --on-disk). A call that was interrupted goes on where it was, but begins
+anew where a table of text or a .zarr is among the inputs, which are read whole. INPUT is an .h5ad, a .zarr, a loom
+file, an .h5, a folder or an archive of 10x, a table of text, or NAME=INPUT to say what it is called.
 
 Given the folder of a model that scvi-tools 1.0 to 1.4 saved (model.pt), it writes the model as this package does.
 """

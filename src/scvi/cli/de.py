@@ -94,7 +94,7 @@ def _plan(arguments: argparse.Namespace) -> Answer:
     check_output(arguments)
     groups = " and ".join(arguments.group1 or ["each group"])
     does = [f"compare {groups} of {arguments.groupby!r} with {arguments.group2 or 'all other cells'}"]
-    return planned(arguments, does, ("groupby", "sample_key"), _CLASSES)
+    return planned(arguments, does, ("groupby", "sample_key", "strata"), _CLASSES)
 
 
 _CLASSES = [name for name in LATENT if name != "GIMVI"]

@@ -32,12 +32,12 @@ def _run(arguments: argparse.Namespace) -> Answer | None:
         demo.run(arguments.output)
         return None
     with redirect_stdout(sys.stderr):  # what it says of its course, and the table of scores
-        picture = demo.run(arguments.output)
-    return Answer("", {"output": arguments.output, "picture": picture})
+        found = demo.results(arguments.output)
+    return Answer("", {"output": arguments.output, **found})
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:
     check_folder(arguments.output)
     does = ["fit SCVI to nine cells of ten", "score the others, beside a PCA"]
     reads = [{"file": "sc_mixology_demo.h5ad", "says": "the cells that come with the package"}]
-    return plan(reads, does, [arguments.output / "before-after.png"])
+    return plan(reads, does, [arguments.output / name for name in ("before-after.png", "report.html")])

@@ -88,6 +88,10 @@ def _check(arguments: argparse.Namespace) -> None:
     _, name = require_class(arguments)
     if arguments.proteins is not None and name != "TOTALVI":
         raise Refused(f"--proteins is for TOTALVI models; {str(arguments.model)!r} holds a {name}")
+    if name == "TOTALVI" and arguments.output.suffix != ".h5ad":
+        beside = _of_proteins(arguments.output)
+        if beside.exists() and not arguments.overwrite:
+            raise Refused(f"{str(beside)!r}, for the proteins, is there already; add --overwrite, or name another file")
     if name == "GIMVI" and (
         arguments.transform_batch or arguments.n_samples != 1 or arguments.library_size not in (1.0, "latent")
     ):
@@ -124,10 +128,14 @@ def _written(path: Path, genes: pd.DataFrame, proteins: pd.DataFrame | None, cel
     write_table(genes.rename_axis("cell"), path)
     if proteins is None:
         return [path]
+    write_table(proteins.rename_axis("cell"), _of_proteins(path))
+    return [path, _of_proteins(path)]
+
+
+def _of_proteins(path: Path) -> Path:
+    """The table of proteins beside that of genes."""
     stem = path.name.partition(".")[0]
-    beside = path.with_name(f"{stem}_proteins{path.name[len(stem) :]}")
-    write_table(proteins.rename_axis("cell"), beside)
-    return [path, beside]
+    return path.with_name(f"{stem}_proteins{path.name[len(stem) :]}")
 
 
 def _write_h5ad(path: Path, genes: pd.DataFrame, proteins: pd.DataFrame | None, cells: Any) -> None:
@@ -137,7 +145,8 @@ def _write_h5ad(path: Path, genes: pd.DataFrame, proteins: pd.DataFrame | None, 
     from scvi._writing import writable, write_h5ad
 
     obsm = {} if proteins is None else {"proteins": proteins}
-    adata = AnnData(genes.to_numpy(), obs=cells.obs.loc[genes.index], var=pd.DataFrame(index=genes.columns), obsm=obsm)
+    obs = cells.obs.loc[genes.index] if cells.obs_names.is_unique else cells.obs
+    adata = AnnData(genes.to_numpy(), obs=obs, var=pd.DataFrame(index=genes.columns), obsm=obsm)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         write_h5ad(temporary, writable(adata, "adata"), compression="gzip")

@@ -90,12 +90,19 @@ def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"reference": str(arguments.model), **values_of(arguments, OPTIONS)}
 
 
-def _run(arguments: argparse.Namespace) -> Answer | None:
-    from scvi.estimators.saving import without_cells
-
+def _checked(arguments: argparse.Namespace) -> tuple[Output, Path, str]:
+    """Where the run writes, and the folder and the class of the reference."""
     output = Output(arguments.output, arguments.file)
     output.check(_recorded(arguments), resume=arguments.resume, overwrite=arguments.overwrite)
     folder, name = require_class(arguments, *_CLASSES)
+    output.refuse_model(folder)
+    return output, folder, name
+
+
+def _run(arguments: argparse.Namespace) -> Answer | None:
+    from scvi.estimators.saving import without_cells
+
+    output, folder, name = _checked(arguments)
     if arguments.resume and output.is_complete:
         return Answer(f"{output.folder} is complete; --overwrite would map it anew", {"output": output.folder})
     use_machine(arguments)
@@ -147,9 +154,7 @@ def _train(model: Any, output: Output, arguments: argparse.Namespace, is_new: bo
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:
-    output = Output(arguments.output, arguments.file)
-    output.check(_recorded(arguments), resume=arguments.resume, overwrite=arguments.overwrite)
-    folder, name = require_class(arguments, *_CLASSES)
+    output, folder, name = _checked(arguments)
     model = {"file": folder, "estimator": name, "says": f"{folder}: a model of {name}"}
     does = ["map the cells onto the model", "train the weights of batches that are new"][
         : 1 + (arguments.max_epochs != 0)

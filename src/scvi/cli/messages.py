@@ -49,7 +49,8 @@ WORDS |= {
     name: f"--{name}"
     for name in ("delta", "group1", "group2", "groupby", "layer", "metric", "mode", "pruner", "strata", "workers")
 }
-_ARGUMENTS = re.compile(rf"(?<![\w'-])(?:(?:{'|'.join(TYPED)})\b|(?:{'|'.join(WORDS)})(?==))")
+# Not in quotes, and not a part of a path.
+_ARGUMENTS = re.compile(rf"(?<![\w'\"./-])(?:(?:{'|'.join(TYPED)})\b(?!['\"/-]|\.\w)|(?:{'|'.join(WORDS)})(?==))")
 _PASSWORD = re.compile(r"(://[^\s:/@]*):\S*@")
 
 
@@ -76,6 +77,11 @@ def showing_messages() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def without_passwords(text: str) -> str:
+    """The text without the passwords of the URLs in it."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
 def say(message: object, kind: str | None = None) -> None:
     """Prints a line on standard error, with arguments named as they are typed.
 
@@ -83,7 +89,6 @@ def say(message: object, kind: str | None = None) -> None:
     """
     if kind != "error" and not is_first():
         return
-    without_passwords = _PASSWORD.sub(r"\1:***@", str(message))
-    text = _ARGUMENTS.sub(lambda found: (TYPED | WORDS)[found[0]], without_passwords)
+    text = _ARGUMENTS.sub(lambda found: (TYPED | WORDS)[found[0]], without_passwords(str(message)))
     text = " ".join(text.split())
     print(f"scvi: {kind}: {text}" if kind else text, file=sys.stderr, flush=True)

@@ -94,7 +94,7 @@ def files_of_cells(arguments: argparse.Namespace) -> list[Path]:
         return []
     if has_no_counts:
         raise Refused(f"the cells beside {str(arguments.model)!r} have no counts: name the file with them behind it")
-    return [file for file in found if file.exists()]
+    return found if all(file.exists() for file in found) else []
 
 
 def load(arguments: argparse.Namespace, folder: Path, name: str, cells: list[Any]) -> Any:

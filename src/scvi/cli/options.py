@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from scvi.cli.answers import Answer
+from scvi.cli.messages import without_passwords
 
 USAGE = 2
 Run = Callable[[argparse.Namespace], Answer | None]
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with what was typed."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"scvi: error: {message} (see {self.prog} --help)\n")
+        self.exit(USAGE, f"scvi: error: {without_passwords(message)} (see {self.prog} --help)\n")
 
 
 def add_command(

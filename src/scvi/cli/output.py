@@ -88,6 +88,11 @@ class Output:
         else:
             self._refuse_changes(record, options)
 
+    def refuse_model(self, model: Path) -> None:
+        """Refuses to write over a model that the run begins with."""
+        if self.model.exists() and self.model.samefile(model):
+            raise Refused(f"{self._named} holds the model {str(model)!r}, which would be replaced; name another folder")
+
     def clear(self) -> None:
         """Removes what an earlier run wrote, and nothing else. Its options stay until others take their place."""
         if not is_first():

@@ -59,6 +59,8 @@ def check_output(arguments: argparse.Namespace, suffixes: Sequence[str] = TABLES
         raise Refused(f"--output {str(path)!r} is a folder; name a file")
     if path.exists() and not arguments.overwrite:
         raise Refused(f"--output {str(path)!r} is there already; add --overwrite, or name another file")
+    if path.exists() and any(file.exists() and path.samefile(file) for file in files_of_cells(arguments)):
+        raise Refused(f"--output {str(path)!r} holds the cells, which would be overwritten; name another file")
     check_folder(path.parent)
 
 
@@ -72,8 +74,10 @@ def planned(
     glances = [glance(file) for file in files_of_cells(arguments)]
     for seen in glances:
         for argument in columns:
-            if seen.cells is not None and getattr(arguments, argument) is not None:
-                obs_column(seen.cells, argument, getattr(arguments, argument))
+            typed = getattr(arguments, argument) or []
+            for column in [typed] if isinstance(typed, str) else typed:
+                if seen.cells is not None:
+                    obs_column(seen.cells, argument, column)
     model = {"file": folder, "estimator": name, "says": f"{folder}: a model of {name}"}
     output = getattr(arguments, "output", None)
     return plan([model, *(seen.described() for seen in glances)], does, [output or "the answer on standard output"])

@@ -62,4 +62,4 @@ def _run(arguments: argparse.Namespace) -> Answer:
 
 def _plan(arguments: argparse.Namespace) -> Answer:
     _check(arguments)
-    return planned(arguments, ["write a page on the fit"], ("labels_key",))
+    return planned(arguments, ["write a page on the fit"], ("labels_key", "columns"))

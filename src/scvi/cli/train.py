@@ -158,8 +158,18 @@ def _checked(arguments: argparse.Namespace) -> Output:
             if getattr(arguments, name) is not None:
                 raise Refused(f"{typed(name)} does not go with --from, whose model says it; leave it out")
     output.check(_recorded(arguments), resume=arguments.resume, overwrite=arguments.overwrite)
+    if arguments.start is not None:
+        output.refuse_model(_start(arguments))
     _of_model(arguments), _of_train(arguments)
     return output
+
+
+def _start(arguments: argparse.Namespace) -> Path:
+    """The folder of the model to start from."""
+    folder = model_folder(arguments.start)
+    if class_of(folder) != "SCVI":
+        raise ValueError(f"--from {str(arguments.start)!r} holds a model of {class_of(folder)}; it must be one of SCVI")
+    return folder
 
 
 def _recorded(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -230,10 +240,7 @@ def _model(cells: list[Any], arguments: argparse.Namespace) -> Any:
 
 def _from_another(Model: Any, adata: Any, arguments: argparse.Namespace) -> Any:
     """A model that starts from the weights of a fitted one."""
-    folder = model_folder(arguments.start)
-    if class_of(folder) != "SCVI":
-        raise ValueError(f"--from {str(arguments.start)!r} holds a model of {class_of(folder)}; it must be one of SCVI")
-    start = estimator_named("SCVI").load(folder, adata)
+    start = estimator_named("SCVI").load(_start(arguments), adata)
     return Model.from_scvi_model(
         start, arguments.unlabeled_category, labels_key=arguments.labels_key, **_of_model(arguments)
     )
@@ -264,4 +271,8 @@ def _plan(arguments: argparse.Namespace) -> Answer:
         output.picture,
         *([output.report] if arguments.report else []),
     ]
-    return plan([seen.described() for seen in glances], does, writes)
+    reads = [seen.described() for seen in glances]
+    if arguments.start is not None:
+        folder = _start(arguments)
+        reads.append({"file": folder, "estimator": "SCVI", "says": f"{folder}: a model of SCVI, to start from"})
+    return plan(reads, does, writes)

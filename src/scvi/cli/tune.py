@@ -12,7 +12,7 @@ from scvi.cli.answers import Answer, plan
 from scvi.cli.declaring import DATA, check_columns, check_declared, declare, model_option
 from scvi.cli.models import MODELS, estimator_named
 from scvi.cli.options import MACHINE, SEED, Options, add_command, add_options, number, positive, use_machine
-from scvi.cli.output import check_folder
+from scvi.cli.output import Refused, check_folder
 from scvi.cli.reading import glance, read_cells
 
 HELP = """\
@@ -131,6 +131,9 @@ def add(commands: Any) -> None:
 def _checked(arguments: argparse.Namespace) -> None:
     check_declared(arguments)
     check_folder(arguments.output)
+    folder = arguments.output  # a search writes its trials before its model
+    if (folder / "model").exists() and not (folder / "trials.csv").exists():
+        raise Refused(f"--output {str(folder)!r} holds a model that no search has fitted; name another folder")
 
 
 def _run(arguments: argparse.Namespace) -> Answer:
