@@ -235,9 +235,37 @@ def test_of_other_cells_and_of_few(tmp_path):
     model = fitted(scvi.SCANVI)
     page = page_of(model, tmp_path, adata=make_adata(90, seed=4))
     assert "90 cells x 40 genes" in page.sections[""]
+    assert "n_cells=60, seed=0)  # other_cells: 90 cells" in page.sections["fit"]
+    assert "given for this report, which flatters the classifier if" in page.sections[""]
     page = page_of(model, tmp_path, adata=make_adata(4))
     assert "a check needs 30 cells" in page.sections["left-out"]
     assert "it needs 5 cells" in page.sections["left-out"]
+
+
+def test_the_cells_of_the_fit_are_no_others(tmp_path):
+    """They are not called held out because they were named."""
+    model = fitted(scvi.SCANVI)
+    (named, plain) = (page_of(model, tmp_path, adata=adata) for adata in (model.adata, None))
+    assert named.sections["annotation"] == plain.sections["annotation"]
+    assert "that the classifier was trained on" in plain.sections["annotation"]
+
+
+def test_a_column_in_angle_brackets_is_typed_as_it_is(tmp_path):
+    adata = make_adata(60)
+    adata.obs["<batch>"] = adata.obs["batch"]
+    model = make(scvi.SCVI, adata, {"batch_key": "<batch>"})
+    model.train(**QUICK)
+    assert "setup_anndata(adata, batch_key='<batch>')" in page_of(model, tmp_path).sections["fit"]
+
+
+def test_mixing_is_left_out_where_the_cells_looked_at_are_of_one_batch():
+    looked_at = write.Shown(
+        np.arange(20), 20, np.zeros((20, 2)), {}, pd.Series(["a"] * 19 + ["b"]), None, np.arange(10), None
+    )
+    left_out: dict[str, str] = {}
+    model = fitted(scvi.SCVI)
+    assert list(write._of_latent_space(model, Wish(None, (), None, 60, 0), looked_at, False, left_out)) == []
+    assert left_out["Mixing of batches"] == "the cells that were looked at are of one batch"
 
 
 def test_the_same_seed_gives_the_same_page(tmp_path):
@@ -255,6 +283,9 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(tmp_path,
         model.report(tmp_path)
     with pytest.raises(FileNotFoundError, match="is in no folder that is there"):
         model.report(tmp_path / "none" / "report.html")
+    for table, words in ((pd.DataFrame({"gene": [1]}), "no column comparison, lfc_mean and proba_de"), ([], "a list")):
+        with pytest.raises((TypeError, ValueError), match=words):
+            model.report(tmp_path / "report.html", differential_expression=table)
     with pytest.raises(RuntimeError, match="not trained"):
         make(scvi.SCVI).report(tmp_path / "report.html")
     monkeypatch.setattr(write, "find_spec", lambda name: None)
@@ -291,7 +322,7 @@ def test_labels_are_trusted_by_how_often_they_are_right():
     probabilities[np.arange(len(known)), answers] = 0.94
     probabilities[-1] = [0.3, 0.3, 0.1, 0.3]
     section = annotation.annotation(
-        annotation.Judged(names, probabilities, known, np.arange(len(known)), held_out=True), with_pictures=False
+        annotation.Judged(names, probabilities, known, np.arange(len(known)), annotation._HELD_OUT), with_pictures=False
     )
     words = {row[0]: row[1] for row in section.blocks[1].rows}
     assert words["B"] == "yes"

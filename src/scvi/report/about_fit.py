@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from scvi.cells.schema import Schema
 from scvi.report.blocks import Code, Section, Table, counted, listed
-from scvi.report.cells import DATA_SETS, Shown, Wish
+from scvi.report.cells import DATA_SETS, N_CHECKED, Shown, Wish
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "anndata")
 
@@ -124,11 +124,22 @@ def commands(model: Any, wish: Wish) -> list[str]:
     lines.append(f"model = scvi.{cls}({', '.join([*names, *_keywords(told)])})")
     if not model._fits:
         lines.append("model.train()  # with which arguments was not kept")
-    lines += [f"model.train({', '.join(_keywords(call))})" for call in model._fits]
-    of_report = {"columns": list(wish.columns) or None, "labels_key": wish.labels_key, "seed": wish.seed}
-    arguments = ", ".join(['"report.html"', *_keywords(_given(of_report))])
-    lines.append(f"model.report({arguments})")
-    return lines
+    lines += [f"model.train({', '.join(_keywords(call, _kept))})" for call in model._fits]
+    return [*lines, _of_report(wish)]
+
+
+def _of_report(wish: Wish) -> str:
+    """The line that writes the report again."""
+    arguments = {
+        "columns": list(wish.columns) or None,
+        "labels_key": wish.labels_key,
+        "n_cells": None if wish.n_cells == N_CHECKED else wish.n_cells,
+        "seed": wish.seed,
+    }
+    cells = [] if wish.adata is None else ["other_cells"]
+    words = ", ".join(['"report.html"', *cells, *_keywords(_given(arguments))])
+    line = f"model.report({words})"
+    return line if wish.adata is None else f"{line}  # other_cells: {counted(wish.adata.n_obs, 'cell')}"
 
 
 def _set_up(cls: str, name: str, cells: Any) -> str:
@@ -158,9 +169,10 @@ def _set_up(cls: str, name: str, cells: Any) -> str:
     return line
 
 
-def _keywords(values: Mapping[str, Any]) -> list[str]:
+def _keywords(values: Mapping[str, Any], typed: Callable[[Any], str] = repr) -> list[str]:
     """As they are typed."""
-    return [f"{name}={_typed(value)}" for name, value in values.items()]
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    return [f"{name}={typed(value)}" for name, value in plain.items()]
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +180,8 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _typed(value: Any) -> str:
+def _kept(value: Any) -> str:
+    """An argument of `train`, which is kept as a text in angle brackets where a file has no type for it."""
     if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
         return "..."  # positions of cells and the like, which are not kept
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    return repr(value)

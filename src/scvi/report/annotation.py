@@ -19,6 +19,8 @@ _FEWEST, _FEWEST_OF_LABEL = 30, 10  # validation cells, and cells of a label, th
 _SURE, _FAIR = 0.9, 0.75
 _SOME_CONFUSED = 0.05  # of the cells of a label, to name what they are taken for
 _NORMAL_95 = 1.96
+_HELD_OUT, _LEARNT = "held out of the fit", "that the classifier was trained on, so this flatters it"
+_OTHERS = "given for this report, which flatters the classifier if it was trained on some of them"
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Judged:
         (n,) codes of the given labels, -1 where there is none.
     rows
         Those of the n cells by which the classifier is judged.
-    held_out
-        Whether it did not learn from them.
+    of_whom
+        What these are, in words: whether it learnt from them.
     """
 
     names: list[str]
     probabilities: np.ndarray
     known: np.ndarray
     rows: np.ndarray
-    held_out: bool
+    of_whom: str
 
     @property
     def answers(self) -> np.ndarray:
@@ -71,7 +73,7 @@ def judged(model: Any, wish: Wish, looked_at: Shown) -> Judged:
         probabilities.to_numpy(dtype=np.float64),
         known,
         np.flatnonzero(held_out if has_enough else labelled),
-        bool(has_enough) or wish.adata is not None,
+        _HELD_OUT if has_enough else _LEARNT if wish.adata is None else _OTHERS,
     )
 
 
@@ -83,8 +85,7 @@ def annotation(found: Judged, with_pictures: bool) -> Section:
     confused = _confusions(found)
     error = calibration_error(found.probabilities[found.rows], known)
     right = float(np.mean(known == answers))
-    of_whom = "held out of the fit" if found.held_out else "that the classifier was trained on, so this flatters it"
-    answer = f"The label is right in {percent(right)} of {counted(len(known), 'labelled cell')} {of_whom}."
+    answer = f"The label is right in {percent(right)} of {counted(len(known), 'labelled cell')} {found.of_whom}."
     table = _by_label(found, confused)
     blocks: list[Block] = [Text(f"{answer} {_CAPTION}"), Table("Trust by label", _HEADS, _rows(table), n_texts=2)]
     if with_pictures:

@@ -22,6 +22,7 @@ from scvi.minibatch import Minibatch
 from scvi.queries import checks, latent
 
 MOST_SHOWN, MOST_SCORED = 20_000, 5_000
+N_CHECKED = 2000  # cells that are held against draws where nothing else is said
 DATA_SET = "data set"  # what tells the cells of a model of two data sets apart
 DATA_SETS = ("seq", "spatial")
 

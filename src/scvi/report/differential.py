@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scvi import plots
-from scvi.report.blocks import Block, Picture, Pictures, Section, Text, Widget, counted
+from scvi.report.blocks import Block, Picture, Pictures, Section, Text, Widget, counted, listed
 from scvi.report.cells import Shown, Wish
 from scvi.report.interactive import sortable
 from scvi.report.pictures import picture
@@ -49,6 +49,22 @@ def compared(model: Any, wish: Wish, looked_at: Shown, has_counts: bool) -> pd.D
         n_samples=n_samples,
         seed=wish.seed,
     )
+
+
+def check_table(table: Any) -> None:
+    """Refuses what is no answer of ``differential_expression``, before anything is computed."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            "differential_expression is to be the DataFrame that model.differential_expression gives, "
+            f"got a {type(table).__name__}"
+        )
+    needed = ["comparison", *(("lfc_data",) if "p_adjusted" in table else ("lfc_mean", "proba_de"))]
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise ValueError(
+            f"differential_expression has no column {listed(missing)}, it has {listed(table.columns, 12)}: give what "
+            "model.differential_expression gives"
+        )
 
 
 def differential(table: pd.DataFrame, with_pictures: bool) -> Section:

@@ -20,7 +20,7 @@ from scvi.models.scanvae import SCANVAE
 from scvi.models.vaec import VAEC
 from scvi.report import about_fit, annotation, course, differential, proteins, space
 from scvi.report.blocks import Section
-from scvi.report.cells import DATA_SET, Shown, Wish, has_counts, shown
+from scvi.report.cells import DATA_SET, N_CHECKED, Shown, Wish, has_counts, shown
 from scvi.report.page import Page, html
 
 _FEWEST_CHECKED = 30  # cells
@@ -36,7 +36,7 @@ def write_report(
     *,
     differential_expression: pd.DataFrame | None = None,
     title: str | None = None,
-    n_cells: int = 2000,
+    n_cells: int = N_CHECKED,
     seed: int | None = None,
 ) -> Path:
     """Writes one HTML file on a fitted model; see :meth:`scvi.SCVI.report`.
@@ -49,6 +49,8 @@ def write_report(
     check_packages()
     path = _place(path)
     model._require_trained()
+    if differential_expression is not None:
+        differential.check_table(differential_expression)
     wish = _wish(model, adata, columns, labels_key, n_cells, resolve_seed(seed))
     left_out: dict[str, str] = {}
     looked_at = shown(model, wish)
@@ -94,6 +96,8 @@ def _place(path: str | os.PathLike[str]) -> Path:
 
 def _wish(model: Any, adata: AnnData | None, columns: Any, labels_key: str | None, n_cells: int, seed: int) -> Wish:
     """What is asked for, with what the set-up says where nothing is."""
+    if adata is not None and any(adata is cells.given for cells in model._data_sets):
+        adata = None  # the model's own: some of them were held out of the fit
     chosen = checked_keys("columns", [columns] if isinstance(columns, str) else columns)
     obs = [cells.given.obs for cells in model._data_sets if cells.given is not None] if adata is None else [adata.obs]
     all_columns = list(dict.fromkeys(name for table in obs for name in table))
@@ -185,8 +189,8 @@ def _of_latent_space(
     if len(looked_at.latent) < 2:
         left_out["Mixing and purity"] = "they need two cells"
         return
-    if looked_at.batch is None or looked_at.batch.nunique() < 2:
-        left_out["Mixing of batches"] = "the cells are of one batch"
+    if looked_at.batch is None or looked_at.batch.iloc[looked_at.scored].nunique() < 2:
+        left_out["Mixing of batches"] = "the cells that were looked at are of one batch"
     else:
         what = "batch" if len(model._data_sets) == 1 else DATA_SET
         yield space.mixing(looked_at, wish.seed, with_pictures, what)
