@@ -119,7 +119,7 @@ def test_the_commands_name_all_that_was_told():
     assert "gene_likelihood='nb'" in lines[5]
     assert lines[6] == "model.train(max_epochs=3, batch_size=64, validation_indices=..., seed=0)"
     assert lines[7] == "model.train(max_epochs=1, gradient_clip=None, kl_warmup=0.5, seed=3)"
-    assert lines[8] == "model.report(\"report.html\", columns=['score'], labels_key='cell_type', seed=0)"
+    assert lines[8] == "model.report(\"report.html\", columns=['score'], labels_key='cell_type', n_cells=60, seed=0)"
 
 
 def test_it_answers_what_is_asked_first(tmp_path):
