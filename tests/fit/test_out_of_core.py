@@ -19,18 +19,23 @@ from scvi.fit.fit import Fit
 from small_cells import QUICK, TINY, make_adata
 from stores import STORES, stored
 
+EARLIER: set[threading.Thread] = set()  # of fits in other tests, whose errors are held yet
+
 
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Several buffers an epoch, of several blocks each; no thread outlives a test."""
     monkeypatch.setattr(storage, "BUFFER_CELLS", 48)
     monkeypatch.setattr(epoch_order, "BLOCKS_IN_BUFFER", 8)
+    EARLIER.clear()
+    EARLIER.update(threads())
     yield
     assert threads() == []
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("scvi-reading")]
+    found = [thread for thread in threading.enumerate() if thread.name.startswith("scvi-reading")]
+    return [thread for thread in found if thread not in EARLIER]
 
 
 @pytest.fixture
