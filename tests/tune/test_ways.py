@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import scvi
-from metrics_of_a_search import interrupted_once
+from metrics_of_a_search import interrupted_everywhere, interrupted_once
 from scvi import tune
 from scvi._settings import settings
 from scvi.tune.arguments import checked_arguments
@@ -73,6 +73,26 @@ def test_ctrl_c_keeps_everything_and_the_same_call_goes_on(adata, tmp_path, ctrl
     assert second.trials.loc[2, "retry_of"] == 1
     assert second.trials.loc[2, "lr"] == second.trials.loc[1, "lr"]
     assert second.model is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pressed_for", ["all", "the first"])
+def test_ctrl_c_stops_two_processes_and_the_same_call_goes_on(adata, tmp_path, ctrl_c, monkeypatch, pressed_for):
+    monkeypatch.setenv("CTRL_C_MARK", str(tmp_path / "mark"))
+    monkeypatch.setenv("CTRL_C_FOR", pressed_for)
+    options = {"metric": interrupted_everywhere, "mode": "max", "n_trials": 6, "pruner": "none", "refit": False}
+    first = search(adata, tmp_path, workers=2, **options)
+    assert first.was_interrupted
+    stopped = first.trials.index[first.trials["state"] == "fail"]
+    assert len(stopped) >= (pressed_for == "all")  # the others stop between trials, if they have done with one
+    assert set(first.trials.loc[stopped, "why"]) <= {"interrupted"}
+    second = search(adata, tmp_path, **options)
+    assert not second.was_interrupted
+    assert (second.trials["state"] == "complete").sum() == 6
+    again = second.trials.dropna(subset="retry_of")
+    assert sorted(again["retry_of"]) == list(stopped)
+    columns = ["n_latent", "n_hidden", "lr"]
+    assert again[columns].to_numpy().tolist() == first.trials.loc[again["retry_of"], columns].to_numpy().tolist()
 
 
 def test_a_complete_search_is_read_and_not_fitted_again(adata, tmp_path, monkeypatch):

@@ -82,22 +82,15 @@ class _Crew:
     """
 
     def __init__(self, job: Job, objective: Objective, staff: Staff) -> None:
-        context = multiprocessing.get_context("spawn")  # torch and numba have threads, which a fork would break
-        self.job, self.errors = job, list[str]()
-        self._stop = context.RawValue("b", 0)
+        self.job, self.objective, self.staff, self.errors = job, objective, staff, list[str]()
+        self._context = multiprocessing.get_context("spawn")  # torch and numba have threads, which a fork would break
+        self._stop = self._context.RawValue("b", 0)
         self._processes: dict[Any, Any] = {}  # by the end of the pipe at which they are heard
-        cores, seed = settings.num_threads, settings.seed
-        for i in range(staff.workers):
-            here, there = context.Pipe(duplex=False)
-            arguments = (i, job, objective, staff, cores, seed, self._stop, there)
-            process = context.Process(target=_worker, args=arguments, name=f"worker {i}")
-            process.start()
-            there.close()  # the last one is that of the process: its end is heard
-            self._processes[here] = process
 
     def run(self, progress: Progress, deadline: float) -> bool:
         """Waits for all; see :func:`run`."""
         try:
+            self._start()
             while self._processes:
                 try:
                     self._listen()
@@ -112,6 +105,24 @@ class _Crew:
             for process in self._processes.values():  # of those there are some after a second Ctrl-C only, or an error
                 process.terminate()
         return self._is_complete()
+
+    def _start(self) -> None:
+        """Starts the processes; each gets the cells, which takes a while where there are many. Ctrl-C is noted."""
+        try:
+            for i in range(self.staff.workers):
+                self._start_one(i)
+        except KeyboardInterrupt:
+            self._stop.value = 1
+
+    def _start_one(self, number: int) -> None:
+        here, there = self._context.Pipe(duplex=False)
+        arguments = (number, self.job, self.objective, self.staff, settings.num_threads, settings.seed)
+        process = self._context.Process(target=_worker, args=(*arguments, self._stop, there), name=f"worker {number}")
+        try:
+            process.start()
+        finally:
+            there.close()  # the last one is that of the process: its end is heard
+        self._processes[here] = process
 
     def _listen(self) -> None:
         """Shows what the processes say, and notices their ends."""
@@ -162,8 +173,10 @@ def _worker(
     send_messages(_Sender(there))
     settings.num_threads = max(1, cores // staff.workers)
     settings.seed = seed
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     try:
-        work(job, objective, lambda: bool(stop.value), staff.workers, cores)
+        work(job, objective, lambda: bool(stop.value) or not parent.is_alive(), staff.workers, cores)
     except KeyboardInterrupt:
         return
     except Exception as error:
