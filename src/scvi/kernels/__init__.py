@@ -6,7 +6,6 @@ The choice is made here and nowhere else. numba is imported by the first call th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,13 +14,14 @@ from torch import Tensor, nn
 
 from scvi.kernels import forks, gaussian, precision, twin  # noqa: F401 - forks is to be there from the first kernel on
 from scvi.kernels.affine import Affine, as_tensor
+from scvi.kernels.counts import CountsLook, find_bad_count, look_at_counts, row_digests, rows_to_sparse
 from scvi.kernels.dropout import dropout, dropout_from
 from scvi.kernels.moments import Moments, Rule
 from scvi.kernels.moments import adam_step as adam_in_torch
-from scvi.kernels.parallel import row_blocks, run_blocks
 from scvi.kernels.part import Part, all_agree, drawn_from_rows, drawn_rows, in_part, present_work, recounted
 from scvi.kernels.precision import bf16_is_supported, bf16_products
-from scvi.kernels.rows import SparseRows, arrays, starts_of
+from scvi.kernels.ratios import LogRatios, log_ratios
+from scvi.kernels.rows import SparseRows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array, csr_matrix
@@ -322,151 +322,8 @@ def _nll(
     return count_nll(x, logits, log_library, log_theta, dropout, weight)
 
 
-def rows_to_sparse(
-    counts: csr_matrix | csr_array | np.ndarray, rows: np.ndarray, columns: np.ndarray | None, n_genes: int
-) -> SparseRows:
-    """Rows of a count matrix as float32.
-
-    Parameters
-    ----------
-    counts
-        (n, stored genes) of any integer or float type; column indices need not be sorted, duplicates add up.
-    rows
-        Positions, in the order wanted.
-    columns
-        int32; position of each stored gene in the result, -1 leaves it out. None: as stored.
-    n_genes
-        Columns of the result.
-    """
-    from scvi.kernels import sparse
-
-    rows = np.ascontiguousarray(rows, dtype=np.int64)
-    columns = np.empty(0, np.int32) if columns is None else np.ascontiguousarray(columns, dtype=np.int32)
-    n_stored = counts.shape[1]
-    if columns.size == 0 and n_stored > n_genes:
-        raise ValueError(f"counts of {n_stored} genes were taken for counts of {n_genes}")
-    if isinstance(counts, np.ndarray):
-        read, lengths = partial(sparse.dense_rows, counts), np.empty(len(rows), np.int64)
-        run_blocks(lambda _, *block: sparse.count_nonzero(counts, rows, block, lengths), row_blocks(len(rows), 32))
-    else:
-        read = partial(sparse.csr_rows, counts.data, counts.indices, counts.indptr, n_stored, n_genes)
-        lengths = counts.indptr[rows + 1] - counts.indptr[rows]
-    starts = starts_of(lengths)
-    genes, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-    kept, totals = np.empty(len(rows), np.int64), np.empty((len(rows), 1), np.float32)
-    results = (starts, genes, values, kept, totals)
-    run_blocks(lambda _, *block: read(rows, block, columns, *results), row_blocks(len(rows), min_rows=32))
-    if (kept < 0).any():
-        raise ValueError(
-            f"row {rows[kept.argmin()]} of the counts names a gene that is not among the {n_stored} there are"
-        )
-    if kept.sum() < starts[-1]:  # zeros were stored, or genes left out
-        is_kept = np.arange(starts[-1]) < np.repeat(starts[:-1] + kept, lengths)
-        starts, genes, values = starts_of(kept), genes[is_kept], values[is_kept]
-    tensor = torch.from_numpy
-    return SparseRows(tensor(starts), tensor(genes), tensor(values), n_genes, tensor(totals))
-
-
 def rows_to_dense(
     counts: csr_matrix | csr_array | np.ndarray, rows: np.ndarray, columns: np.ndarray | None, n_genes: int
 ) -> Tensor:
     """As :func:`rows_to_sparse`; (len(rows), n_genes)."""
     return _dense(rows_to_sparse(counts, rows, columns, n_genes))
-
-
-def row_digests(rows: SparseRows) -> np.ndarray:
-    """(n,) uint64 that tell the counts of each row from others; the order of its entries does not matter."""
-    from scvi.kernels import sparse
-
-    starts, genes, values = arrays(rows.starts, rows.genes, rows.values)
-    out = np.empty(len(rows), np.uint64)
-    entries = starts, genes, values.view(np.uint32)
-    run_blocks(lambda _, *block: sparse.digests(*entries, block, out), row_blocks(len(rows), min_rows=256))
-    return out
-
-
-class LogRatios(NamedTuple):
-    """Of log2 ratios of two mixtures of draws, for each comparison and column, (c, f) float64."""
-
-    mean: np.ndarray
-    median: np.ndarray
-    std: np.ndarray
-    min: np.ndarray
-    max: np.ndarray
-    large: np.ndarray  # probability that it is large in absolute value
-    above: np.ndarray  # that it is positive
-
-
-def log_ratios(
-    values: np.ndarray,
-    strata: np.ndarray,
-    weights: tuple[np.ndarray, np.ndarray],
-    pseudocounts: np.ndarray,
-    delta: np.ndarray,
-) -> LogRatios:
-    """How log2 of (a + pseudocounts) / (b + pseudocounts) is spread over all pairs of draws of two mixtures.
-
-    Logarithms are taken to a bin of 512 between the least and the greatest; below 1e-16 they are those of 1e-16.
-
-    Parameters
-    ----------
-    values
-        (m, f) float32 draws; NaN is no draw.
-    strata
-        (m,) int32 the stratum of each, from 0 on.
-    weights
-        (c, p, s) twice, for both sides: weights of the strata for each comparison, and for each of p pairs of mixtures
-        that are compared with one another; the answer is their mean. A stratum without draws is left out.
-    pseudocounts, delta
-        (c,) for each comparison: what is added, and from where on a log2 ratio is large.
-
-    Returns
-    -------
-    NaN where one of the sides has no draw
-    """
-    from scvi.kernels import histograms
-
-    first, second = weights
-    out = np.empty((len(first), 7, values.shape[1]))
-    arguments = np.ascontiguousarray(values), strata, first, second, pseudocounts, delta
-    blocks = row_blocks(values.shape[1], min_rows=64)
-    run_blocks(lambda _, *block: histograms.compare_columns(*arguments, block, out), blocks)
-    return LogRatios(*out.transpose(1, 0, 2))
-
-
-def find_bad_count(values: np.ndarray) -> tuple[int, str] | None:
-    """Flat position and kind of the first value that is no count: 'non-finite', 'negative' or 'non-integer'."""
-    if values.dtype.kind == "u" or values.dtype.kind == "b":
-        return None
-    from scvi.kernels import sparse
-
-    flat = np.ascontiguousarray(values).reshape(-1)
-    position = int(sparse.first_bad_count(flat))
-    return None if position < 0 else (position, _reason(flat[position]))
-
-
-class CountsLook(NamedTuple):
-    """What one look at values that are not negative says of them."""
-
-    n_values: int  # that are not 0
-    n_fractions: int  # that are no integers
-    first_fraction: int  # flat position, -1: there is none
-
-
-def look_at_counts(values: np.ndarray) -> CountsLook | tuple[int, str]:
-    """What may be said of counts that may be estimates, or flat position and kind of the first that is none.
-
-    The kind is 'non-finite' or 'negative'.
-    """
-    if values.dtype.kind == "u" or values.dtype.kind == "b":
-        return CountsLook(int(np.count_nonzero(values)), 0, -1)
-    from scvi.kernels import sparse
-
-    flat = np.ascontiguousarray(values).reshape(-1)
-    bad, *found = map(int, sparse.look_at_values(flat))
-    return CountsLook(*found) if bad < 0 else (bad, _reason(flat[bad]))
-
-
-def _reason(value: np.number) -> str:
-    """Why a value is no count."""
-    return "non-finite" if not np.isfinite(value) else "negative" if value < 0 else "non-integer"
