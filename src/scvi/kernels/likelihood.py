@@ -8,14 +8,13 @@ For a row with decoder logits a, log library l, log inverse dispersion r and dro
     x > 0:  log NB = q + x (log mu - log(mu + theta)) + log Gamma(x + theta) / (Gamma(theta) x!)
             log ZINB = log NB - softplus(pi)
 
-Most entries are zeros, so a row is computed as if it were all zeros, and its counts, which come as sparse rows, are
-gathered, computed and put in their places. Counts of 1, 2 and 3, most of the rest, need no log-gamma function:
+Most entries are zeros, so a row is computed as if it were all zeros, with means of 0 where it has counts, which adds
+nothing; its counts, which come as sparse rows, are computed apart (`entries.py`) and put in their places.
 
-    Gamma(x + theta) / (Gamma(theta) theta^x) = 1 (1 + 1 / theta) (1 + 2 / theta)
-
-For the others, the difference of log-gammas is Stirling's series from theta + 4 on, which is exact to float32 and never
-subtracts two large numbers. All loops are free of branches and calls, so that they become vector instructions, except
-for the two that gather and scatter.
+All loops are free of branches and calls, so that they become vector instructions, except for those that sort, gather
+and scatter; and short: one loop over all of the formulas for zeros takes nearly twice as long as three, since a
+processor cannot look far enough ahead to begin the next entries while it waits for the first. Their numbers stay in the
+first cache from loop to loop.
 
 Gradients are written over the logits they belong to: at 10,000 genes memory traffic costs as much as arithmetic.
 """
@@ -33,37 +32,49 @@ from scvi.kernels.elementary import (
     TWO,
     ZERO,
     F,
+    aligned,
     clamp,
-    digamma_series,
     exp,
     largest,
     log,
     log1p,
-    log1p_and_inverse,
     stirling,
     total,
+    twice_atanh,
+)
+from scvi.kernels.entries import (
+    MAX_MEAN,
+    add_not_dropped,
+    gather_entries,
+    nb_entries,
+    scatter_entries,
+    small_entries,
+    sort_entries,
 )
 
-_THREE, _FIVE = F(3), F(5)
-_MAX_MEAN, MAX_LOG_MEAN = F(1e15), F(34.538776)
 MIN_LOG_THETA, MAX_LOG_THETA = F(-18.0), F(18.0)
-_SERIES_AT_5 = F(1 / 60 - 1 / 45000 + 1 / 3937500)  # stirling(5)
-_ONE_24TH, _ONE_6TH = F(1 / 24), F(1 / 6)
+_BLOCK = 512  # genes whose numbers stay in the first cache between loops
 _HALF_LOG_2PI = F(0.91893853)
 
 
 @njit(forceinline=True, **OPTIONS)
-def _add(bias, row):
-    for j in range(row.shape[0]):
-        row[j] += bias[j]
+def _biases(biases, n_genes):
+    """Those of the logits and of the dropout logits, zeros where there are none."""
+    none = np.zeros(n_genes, np.float32)
+    return biases[0] if biases.shape[0] > 0 else none, biases[1] if biases.shape[0] > 1 else none
 
 
 @njit(forceinline=True, **OPTIONS)
-def _exponentials(logits, out):
-    """Writes exp(logits - max); returns the maximum and the sum of what was written, softmax is `out` / sum."""
-    top = largest(logits)
+def _exponentials(logits, bias, biased, out):
+    """Writes logits + bias, and exp of them minus their maximum.
+
+    Returns the maximum and the sum of what was written to `out`: softmax is `out` / sum.
+    """
     for j in range(logits.shape[0]):
-        out[j] = exp(logits[j] - top)
+        biased[j] = logits[j] + bias[j]
+    top = largest(biased)
+    for j in range(logits.shape[0]):
+        out[j] = exp(biased[j] - top)
     return top, np.float32(total(out))
 
 
@@ -76,154 +87,80 @@ def _dispersions(log_theta, theta, inverse):
         inverse[j] = exp(-r)
 
 
-@njit(inline="always", **OPTIONS)
-def _nb_zero(share, scale, theta, inverse):
-    """Log-likelihood of a zero and its slope in -log mu; mu is `share` times `scale`."""
-    mu = share * scale
-    mu = _MAX_MEAN if mu > _MAX_MEAN else mu
-    log_u, v = log1p_and_inverse(mu * inverse)
-    return -theta * log_u, v * mu
-
-
 @njit(forceinline=True, **OPTIONS)
-def _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_theta):
-    """Log-likelihood of zeros and its slopes in log mu and log theta."""
+def _nb_zeros(share, scale, theta, inverse, ll, slope):
+    """Log-likelihood of zeros and its slope in -log mu; mu is `share` times `scale`."""
     for j in range(share.shape[0]):
-        q, slope = _nb_zero(share[j], scale, theta[j], inverse[j])
-        ll[j] = q
-        d_mu[j] = -slope
-        d_theta[j] = q + slope
-
-
-@njit(forceinline=True, **OPTIONS)
-def _zinb_zeros(share, scale, theta, inverse, dropout, ll, d_mu, d_theta):
-    """As :func:`_nb_zeros`; the slope in the dropout logits is written over them."""
-    for j in range(share.shape[0]):
-        q, slope = _nb_zero(share[j], scale, theta[j], inverse[j])
-        pi = dropout[j]
-        t = q - pi
-        a = exp(-abs(t))
-        b = exp(-abs(pi))
-        a1, b1 = ONE + a, ONE + b
-        both = ONE / (a1 * b1)
-        s = (ONE if t > ZERO else a) * (b1 * both)  # sigmoid(q - pi)
-        not_dropped = (b if pi > ZERO else ONE) * (a1 * both)  # sigmoid(-pi)
-        w = (a - b) * (a1 * both)  # log(a1 / b1) is log1p(w), the rounding of 1 + w put back
-        u = ONE + w
-        log_ratio = log(u) + (w - (u - ONE)) * (b1 * (b1 * both))
-        ll[j] = (q if t > ZERO else pi) - (pi if pi > ZERO else ZERO) + log_ratio
-        d_mu[j] = -s * slope
-        d_theta[j] = s * (q + slope)
-        dropout[j] = not_dropped - s
-
-
-@njit(forceinline=True, **OPTIONS)
-def _sort(x, at, few, many):
-    """Counts of 1, 2 and 3 and their genes to the first two rows of `few`, larger ones and fractions to `many`.
-
-    What is not positive is left out. Returns the numbers of entries in each.
-    """
-    few_at, many_at = few[1].view(np.int32), many[1].view(np.int32)
-    n_few, n_many = np.uintp(0), np.uintp(0)  # unsigned: a signed index is looked at for being negative, every time
-    for e in range(x.shape[0]):
-        c, j = x[e], at[e]
-        small = (c == ONE) | (c == TWO) | (c == _THREE)
-        few[0, n_few] = c
-        few_at[n_few] = j
-        n_few += np.uintp(small)
-        many[0, n_many] = c
-        many_at[n_many] = j
-        n_many += np.uintp(c > ZERO and not small)
-    return np.intp(n_few), np.intp(n_many)
-
-
-@njit(forceinline=True, **OPTIONS)
-def _gather(g, n, log_scale, scale, logits, share, theta, dropout):
-    """Fills rows 2 to 5 of sorted entries with log mu, mu, theta and the dropout logit."""
-    where = g[1].view(np.int32)
-    inflated = dropout.shape[0] > 0
-    for k in range(n):
-        j = np.uintp(where[k])
-        log_mu = logits[j] + log_scale
         mu = share[j] * scale
-        g[2, k] = MAX_LOG_MEAN if log_mu > MAX_LOG_MEAN else log_mu  # as the mean itself: no density above 1
-        g[3, k] = _MAX_MEAN if mu > _MAX_MEAN else mu
-        g[4, k] = theta[j]
-        if inflated:
-            g[5, k] = dropout[j]
+        mu = MAX_MEAN if mu > MAX_MEAN else mu
+        ratio = mu * inverse[j]
+        v = ONE / (ONE + ratio)
+        ll[j] = -theta[j] * log1p(ratio, v)
+        slope[j] = v * mu
 
 
 @njit(forceinline=True, **OPTIONS)
-def _few(g, n, ll, d_mu, d_theta):
-    """Log-likelihood and its slopes in log mu and log theta where the count is 1, 2 or 3."""
-    x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
-    for k in range(n):
-        c, m, i = x[k], mean[k], ONE / theta[k]
-        log_u, v = log1p_and_inverse(m * i)
-        q = -theta[k] * log_u
-        above_1, above_2 = c > ONE, c > TWO
-        one = ONE + i if above_1 else ONE
-        two = ONE + TWO * i if above_2 else ONE
-        rise = one * two
-        choose = _ONE_6TH if above_2 else (HALF if above_1 else ONE)
-        ll[k] = q + c * (log_mu[k] - log_u) + log(rise * choose)
-        digamma = ONE + ((two if above_1 else ZERO) + (one if above_2 else ZERO)) / rise  # times theta
-        d_mu[k] = v * (c - m)
-        d_theta[k] = q + v * m - c * v + digamma
+def _nb_slopes(weight, ll, slope, d_mu, d_theta):
+    """Writes slopes in log mu; subtracts `weight` times those in log theta from `d_theta`."""
+    for j in range(ll.shape[0]):
+        d_mu[j] = -slope[j]
+        d_theta[j] -= weight * (ll[j] + slope[j])
 
 
 @njit(forceinline=True, **OPTIONS)
-def nb_entries(g, n, ll, d_mu, d_theta):
-    """As :func:`_few` for any positive count."""
-    x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
-    for k in range(n):
-        c, m, t = x[k], mean[k], theta[k]
-        inverse = ONE / (m + t)
-        v = t * inverse
-        q = -t * log1p(m / t)
-        t4, c5, z, z4 = t + FOUR, c + _FIVE, c + t, c + t + FOUR
-        rise_t = t * (t + ONE) * (t + TWO) * (t + _THREE)
-        rise_z = z * (z + ONE) * (z + TWO) * (z + _THREE)
-        rise_c = (c + ONE) * (c + TWO) * (c + _THREE) * (c + FOUR)
-        grow = log1p(c / t4)
-        choose = log((rise_t / rise_z) * (rise_c * _ONE_24TH))
-        choose += (t4 - HALF) * grow - F(4.5) * log1p(c * F(0.2))
-        choose += stirling(z4) - stirling(t4) - stirling(c5) + _SERIES_AT_5
-        ll[k] = q + c * (log_mu[k] + log(z4 * inverse / c5)) + choose
-        slope_t = (((FOUR * t + F(18)) * t + F(22)) * t + F(6)) / rise_t
-        slope_z = (((FOUR * z + F(18)) * z + F(22)) * z + F(6)) / rise_z
-        digamma = slope_t - slope_z + grow + (digamma_series(z4) - digamma_series(t4))
-        d_mu[k] = v * (c - m)
-        d_theta[k] = q + v * m - c * v + t * digamma
+def _odds(dropout, bias, q, pi, a, b):
+    """Writes pi, exp(-abs(q - pi)) and exp(-abs(pi))."""
+    for j in range(dropout.shape[0]):
+        pi[j] = dropout[j] + bias[j]
+        a[j] = exp(-abs(q[j] - pi[j]))
+    for j in range(dropout.shape[0]):
+        b[j] = exp(-abs(pi[j]))
 
 
 @njit(forceinline=True, **OPTIONS)
-def _not_dropped(g, n, ll):
-    """An observed count was not dropped: adds log sigmoid(-pi), and writes its slope over the gathered pi."""
-    dropout = g[5]
-    for k in range(n):
-        pi = dropout[k]
-        b = exp(-abs(pi))
-        b1 = ONE + b
-        softplus = (pi if pi > ZERO else ZERO) + log(b1)
-        ll[k] = ll[k] - softplus  # an augmented assignment would not become vector instructions here
-        dropout[k] = -(ONE if pi > ZERO else b) / b1
+def _zinb_slopes(weight, slope, pi, a, b, ll, d_mu, d_theta, d_dropout, sums):
+    """As :func:`_nb_slopes`; those in pi times `-weight` are written and added up in `sums`.
+
+    `ll` is that of the negative binomial, and becomes that with zero inflation.
+    """
+    for j in range(ll.shape[0]):
+        q, p = ll[j], pi[j]
+        t = q - p
+        a1, b1 = ONE + a[j], ONE + b[j]
+        c = a1 + b1
+        product = a1 * b1
+        inverse = ONE / (product * c)
+        both = inverse * c  # 1 / (a1 b1)
+        s = (ONE if t > ZERO else a[j]) * (b1 * both)  # sigmoid(q - pi)
+        not_dropped = (b[j] if p > ZERO else ONE) * (a1 * both)  # sigmoid(-pi)
+        z = (a[j] - b[j]) * (product * inverse)
+        ll[j] = (q if t > ZERO else p) - (p if p > ZERO else ZERO) + twice_atanh(z)  # log(a1 / b1)
+        d_mu[j] = -s * slope[j]
+        d_theta[j] -= weight * (s * (q + slope[j]))
+        d_dropout[j] = weight * (s - not_dropped)
+        sums[j] += d_dropout[j]
 
 
 @njit(forceinline=True, **OPTIONS)
-def _scatter(g, n, ll, d_mu, d_theta, d_dropout):
-    """Puts what was computed of gathered entries in their places."""
-    where = g[1].view(np.int32)
-    inflated = d_dropout.shape[0] > 0
-    if inflated:
-        _not_dropped(g, n, g[6])
-    for k in range(n):
-        j = np.uintp(where[k])
-        ll[j] = g[6, k]
-        d_mu[j] = g[7, k]
-        d_theta[j] = g[8, k]
-        if inflated:
-            d_dropout[j] = g[5, k]
+def _zeros(weight, scale, share, theta, dropout, bias, block, d_mu, d_theta, d_dropout, sums):
+    """A row as if it were all zeros, a block of genes at a time: its log-likelihood and the sum of its `d_mu`.
+
+    Each loop is short enough for a processor to work on several of its rounds at once.
+    """
+    whole_ll = whole = 0.0
+    for a in range(0, share.shape[0], _BLOCK):
+        b = min(a + _BLOCK, share.shape[0])
+        ll, slope = block[0][: b - a], block[1][: b - a]
+        _nb_zeros(share[a:b], scale, theta[0][a:b], theta[1][a:b], ll, slope)
+        if dropout.shape[0] > 0:
+            pi, u, v = block[2], block[3], block[4]
+            _odds(dropout[a:b], bias[a:b], ll, pi, u, v)
+            _zinb_slopes(weight, slope, pi, u, v, ll, d_mu[a:b], d_theta[a:b], d_dropout[a:b], sums[a:b])
+        else:
+            _nb_slopes(weight, ll, slope, d_mu[a:b], d_theta[a:b])
+        whole_ll += total(ll)
+        whole += total(d_mu[a:b])
+    return whole_ll, whole
 
 
 @njit(forceinline=True, **OPTIONS)
@@ -235,13 +172,6 @@ def _finish(weight, share, share_sum, whole, d_mu, sums):
         sums[j] += d_mu[j]
 
 
-@njit(forceinline=True, **OPTIONS)
-def _finish_dropout(weight, d_dropout, sums):
-    for j in range(d_dropout.shape[0]):
-        d_dropout[j] *= -weight
-        sums[j] += d_dropout[j]
-
-
 @njit(inline="always", **OPTIONS)
 def within_bounds(log_theta, slope):
     """A clamped dispersion has no slope."""
@@ -249,9 +179,9 @@ def within_bounds(log_theta, slope):
 
 
 @njit(forceinline=True, **OPTIONS)
-def _finish_theta(weight, log_theta, d_theta, sums):
+def _bound(log_theta, d_theta):
     for j in range(d_theta.shape[0]):
-        sums[j] = within_bounds(log_theta[j], sums[j] - d_theta[j] * weight)
+        d_theta[j] = within_bounds(log_theta[j], d_theta[j])
 
 
 @njit(**OPTIONS)
@@ -296,66 +226,62 @@ def negative_binomial_rows(
     n_cells, n_genes = starts.shape[0] - 1, logits.shape[1]
     shared = log_theta.shape[0] == 1
     inflated = dropout.shape[1] > 0
-    scratch = np.empty((7, n_genes), np.float32)
-    share, theta, inverse, ll, d_r = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    scratch, block = aligned(6, n_genes), aligned(5, _BLOCK)
+    biased, share, theta = scratch[0][:n_genes], scratch[1][:n_genes], scratch[2:4]
+    bias, bias_of_dropout = _biases(biases, n_genes)
     most = 0
     for i in range(n_cells):
         most = max(most, starts[i + 1] - starts[i])
-    few, many = np.empty((9, most + 1), np.float32), np.empty((9, most + 1), np.float32)
+    few, many = aligned(10, most + 1), aligned(10, most + 1)
     for i in range(rows[0], rows[1]):
         r = 0 if shared else i
         if i == rows[0] or not shared:
-            _dispersions(log_theta[r], theta, inverse)
-        if biases.shape[0] > 0:
-            _add(biases[0], logits[i])
-        if biases.shape[0] > 1:
-            _add(biases[1], dropout[i])
-        top, share_sum = _exponentials(logits[i], share)
+            _dispersions(log_theta[r], theta[0], theta[1])
+        top, share_sum = _exponentials(logits[i], bias, biased, share)
         log_scale = log_library[i] - top - log(share_sum)
         scale = exp(log_library[i]) / share_sum
         cell = i % n_cells
         first, last = starts[cell], starts[cell + 1]
-        n_few, n_many = _sort(x[first:last], at[first:last], few, many)
-        d_mu, pi = (logits[i], dropout[i]) if gradients else (scratch[5], scratch[6][: dropout.shape[1]])
-        if not gradients:
-            pi[:] = dropout[i]
-        _gather(few, n_few, log_scale, scale, logits[i], share, theta, pi)
-        _gather(many, n_many, log_scale, scale, logits[i], share, theta, pi)
-        if inflated:
-            _zinb_zeros(share, scale, theta, inverse, pi, ll, d_mu, d_r)
-        else:
-            _nb_zeros(share, scale, theta, inverse, ll, d_mu, d_r)
-        _few(few, n_few, few[6], few[7], few[8])
-        nb_entries(many, n_many, many[6], many[7], many[8])
-        _scatter(few, n_few, ll, d_mu, d_r, pi)
-        _scatter(many, n_many, ll, d_mu, d_r, pi)
-        nll[i] = -total(ll)
+        entries = sort_entries(x[first:last], at[first:last], few, many)
+        for g, n in entries:
+            gather_entries(g, n, log_scale, scale, biased, share, theta[0], dropout[i], bias_of_dropout)
+        d_mu, d_pi = (logits[i], dropout[i]) if gradients else (scratch[4][:n_genes], scratch[5][: dropout.shape[1]])
+        d_r = d_theta[r if gradients else 0]
+        ll, whole = _zeros(weight[i], scale, share, theta, dropout[i], bias_of_dropout, block, d_mu, d_r, d_pi, sums[1])
+        small_entries(few, entries[0][1], few[6], few[7], few[8])
+        nb_entries(many, entries[1][1], many[6], many[7], many[8])
+        for g, n in entries:
+            if inflated:
+                add_not_dropped(g, n, g[6])
+            scatter_entries(g, n, weight[i], share, d_mu, d_r, d_pi, sums[1])
+            ll += total(g[6][:n])
+            whole += total(g[7][:n])
+        nll[i] = -ll
         if not gradients:
             continue
-        whole = total(d_mu)
         d_library[i] = -np.float32(whole) * weight[i]
         _finish(weight[i], share, share_sum, whole, d_mu, sums[0])
-        _finish_dropout(weight[i], pi, sums[1])
-        _finish_theta(weight[i], log_theta[r], d_r, d_theta[r])
+        if not shared or i == rows[1] - 1:
+            _bound(log_theta[r], d_r)
 
 
 @njit(forceinline=True, **OPTIONS)
 def _log_factorial(c):
-    rise = (c + ONE) * (c + TWO) * (c + _THREE) * (c + FOUR)
-    c5 = c + _FIVE
-    return (c5 - HALF) * log(c5) - c5 + _HALF_LOG_2PI + stirling(c5) - log(rise)
+    rise = (c + ONE) * (c + TWO) * (c + F(3)) * (c + FOUR)
+    c5 = c + F(5)
+    return (c5 - HALF) * log(c5) - c5 + _HALF_LOG_2PI + stirling(ONE / c5) - log(rise)
 
 
 @njit(**OPTIONS)
 def poisson_rows(starts, at, x, biases, logits, log_library, weight, rows, gradients, nll, d_library, sums):
     """As :func:`negative_binomial_rows`, for Poisson counts."""
     n_cells, n_genes = starts.shape[0] - 1, logits.shape[1]
-    share = np.empty(n_genes, np.float32)
+    scratch = aligned(2, n_genes)
+    biased, share = scratch[0][:n_genes], scratch[1][:n_genes]
+    bias, _ = _biases(biases, n_genes)
     for i in range(rows[0], rows[1]):
         row = logits[i]
-        if biases.shape[0] > 0:
-            _add(biases[0], row)
-        top, share_sum = _exponentials(row, share)
+        top, share_sum = _exponentials(row, bias, biased, share)
         log_scale = log_library[i] - top - log(share_sum)
         cell = i % n_cells
         scale = exp(log_library[i])
@@ -364,7 +290,7 @@ def poisson_rows(starts, at, x, biases, logits, log_library, weight, rows, gradi
             c = x[e]
             if c > ZERO:
                 whole += c
-                ll += c * (row[at[e]] + log_scale) - (_log_factorial(c) if c != ONE else ZERO)
+                ll += c * (biased[at[e]] + log_scale) - (_log_factorial(c) if c != ONE else ZERO)
         nll[i] = -ll
         if not gradients:
             continue

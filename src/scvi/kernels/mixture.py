@@ -16,7 +16,8 @@ import numpy as np
 from numba import njit
 
 from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, clamp, exp, log, total
-from scvi.kernels.likelihood import MAX_LOG_MEAN, MAX_LOG_THETA, MIN_LOG_THETA, nb_entries, within_bounds
+from scvi.kernels.entries import MAX_LOG_MEAN, nb_entries
+from scvi.kernels.likelihood import MAX_LOG_THETA, MIN_LOG_THETA, within_bounds
 
 _MIN_LOG_MEAN = F(-80.0)
 
