@@ -75,16 +75,25 @@ KINDS = {
 
 
 def bare_products(
-    n_genes: int, n_heads: int, width: int, hidden: int = HIDDEN, n_cells: int = CELLS
+    n_genes: int,
+    n_heads: int,
+    width: int,
+    hidden: int = HIDDEN,
+    n_cells: int = CELLS,
+    n_encoded: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Callable[[], float]:
-    """A function that runs the products once and returns their summed seconds."""
-    x, h = torch.rand(n_cells, n_genes), torch.rand(n_cells, width)
-    d_h, d_out = torch.rand(n_cells, hidden), torch.rand(n_cells, n_genes)
-    w_in, w_out = torch.rand(hidden, n_genes), torch.rand(n_genes, width)
+    """A function that runs the products once, with so many minibatches encoded, and returns their summed seconds.
+
+    On a GPU these are the seconds until it was told.
+    """
+    g, n = n_genes, n_cells
+    shapes = ((n, g), (n, width), (n, hidden), (n, g), (hidden, g), (g, width))
+    x, h, d_h, d_out, w_in, w_out = (torch.rand(shape, device=device) for shape in shapes)
     encoder = [(x, w_in.t()), (d_h.t(), x)]
     head = [(h, w_out.t()), (d_out.t(), h), (d_out, w_out)]
-    pairs = encoder + n_heads * head
-    results = [torch.empty(a.shape[0], b.shape[1]) for a, b in pairs]
+    pairs = n_encoded * encoder + n_heads * head
+    results = [torch.empty(a.shape[0], b.shape[1], device=device) for a, b in pairs]
 
     def run() -> float:
         begin = time.perf_counter()
