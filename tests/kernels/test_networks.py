@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from grids import each_of
 from scvi import kernels
-from scvi.kernels import Affine, SparseRows, bf16_products
+from scvi.kernels import Affine, LowWeights, SparseRows, bf16_products
 from scvi.kernels.fused import count_nll
 from scvi.kernels.networks import SparseLinear
 from scvi.models.gaussian import draw_with_kl, gaussian_of
@@ -332,7 +332,7 @@ def test_products_in_bfloat16() -> None:
     weight, bias = torch.randn(30, 8, requires_grad=True), torch.randn(30, requires_grad=True)
     library, theta = torch.full((16, 1), 5.0), torch.zeros(30)
     exact = kernels.nll_nb(x, Affine(h, weight, bias), library, theta)
-    with bf16_products():
+    with bf16_products(LowWeights()):
         low = kernels.nll_nb(x, Affine(h, weight, bias), library, theta)
         rounded = kernels.nll_nb(x, Affine(h, weight, bias).compute(), library, theta)
     assert low.dtype == rounded.dtype == torch.float32
@@ -347,7 +347,7 @@ def test_products_in_bfloat16() -> None:
         assert a.dtype == torch.float32
         assert float((a - b).norm() / b.norm()) < 0.02
     dense = torch.randn(16, 30)
-    with bf16_products():
+    with bf16_products(LowWeights()):
         out = kernels.linear(dense, weight.t(), None)
     assert out.dtype == torch.float32
     expected = dense.bfloat16().double() @ weight.detach().bfloat16().double()

@@ -248,6 +248,7 @@ class Fit:
             undecayed,
             columns,
             decoupled=plan.optimizer == "AdamW",
+            low=self.objective.low,
         )
 
     def _begin(self) -> None:
@@ -286,6 +287,8 @@ class Fit:
         self.steps.begin_epoch()
         if self.ranks.are_several:
             self._take_weights_from_first()
+        if self.objective.low is not None:
+            self.objective.low.forget()  # callbacks and other processes may have changed weights unseen
         self.objective.begin_epoch(self.loop.epoch)
         self._call("on_train_epoch_start")
 

@@ -22,7 +22,7 @@ from scvi.cells.cell_data import CellData
 from scvi.cells.joint import JointMinibatch
 from scvi.fit.plan import AdversarialPlan, Plan, ProteinPlan, SemiSupervisedPlan
 from scvi.fit.split import Split
-from scvi.kernels import bf16_products, drawn_from_rows, drawn_rows, in_part
+from scvi.kernels import LowWeights, bf16_products, drawn_from_rows, drawn_rows, in_part
 from scvi.minibatch import Minibatch
 from scvi.models.adversary import adversarial_losses
 from scvi.models.base import Elbo, Model, mean_of
@@ -49,11 +49,14 @@ class NegativeElbo:
     ----------
     generator
         What all draws of the fit come from.
+    low
+        The weights in bfloat16 where the plan multiplies like that.
     """
 
     def __init__(self, model: Any, split: Split, plan: Any, seed: int) -> None:
         self.model, self.split, self.plan, self.seed = model, split, plan, seed
         self.generator = generator_of(seed, split.device)
+        self.low = LowWeights() if plan.precision == "bf16" else None
 
     def begin_epoch(self, epoch: int) -> None:
         """Chooses what the steps of an epoch see beside their minibatches: here nothing."""
@@ -85,7 +88,7 @@ class NegativeElbo:
 
     def _products(self) -> Any:
         """Inside, matrix products have the precision of the plan."""
-        return bf16_products(self.plan.precision == "bf16")
+        return bf16_products(self.low)
 
     def validate(self, kl_weight: float = 1.0) -> dict[str, float]:
         """Means of the terms over the validation cells, with the full KL weight; and the `loss`, with `kl_weight`."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scvi import kernels
 from scvi.fit.scope import Columns
 from scvi.kernels.moments import Moments, Rule
+from scvi.kernels.precision import LowWeights
 
 
 class ClippedAdam:
@@ -30,6 +31,8 @@ class ClippedAdam:
     decoupled
         Take the penalty off the weights, times the learning rate, and not through the gradient: AdamW (Loshchilov and
         Hutter 2019).
+    low
+        Copies of weights in bfloat16, to be kept up with them.
 
     Attributes
     ----------
@@ -49,6 +52,7 @@ class ClippedAdam:
         undecayed: Iterable[nn.Parameter] = (),
         columns: Sequence[Columns] = (),
         decoupled: bool = False,
+        low: LowWeights | None = None,
     ) -> None:
         self.lr, self.eps, self.max_norm, self.decoupled = lr, eps, max_norm, decoupled
         self.columns = list(columns)
@@ -57,7 +61,7 @@ class ClippedAdam:
         given = [*params, *(some.part for some in self.columns)]
         decayed, others = ([p for p in given if (id(p) in spared) == wanted] for wanted in (False, True))
         self.parameters = [*decayed, *others]
-        self.moments = Moments(self.parameters, [weight_decay] * len(decayed) + [0.0] * len(others))
+        self.moments = Moments(self.parameters, [weight_decay] * len(decayed) + [0.0] * len(others), low)
 
     def forget_gradients(self) -> None:
         """Before a step: autograd hands each parameter its new gradient, without a pass to add it to another."""

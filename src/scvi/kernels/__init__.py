@@ -19,7 +19,7 @@ from scvi.kernels.dropout import dropout, dropout_from
 from scvi.kernels.moments import Moments, Rule
 from scvi.kernels.moments import adam_step as adam_in_torch
 from scvi.kernels.part import Part, all_agree, drawn_from_rows, drawn_rows, in_part, present_work, recounted
-from scvi.kernels.precision import bf16_is_supported, bf16_products
+from scvi.kernels.precision import LowWeights, bf16_is_supported, bf16_pays, bf16_products
 from scvi.kernels.ratios import LogRatios, log_ratios
 from scvi.kernels.rows import SparseRows
 
@@ -32,12 +32,14 @@ __all__ = [
     "CountsLook",
     "GaussianHeads",
     "LogRatios",
+    "LowWeights",
     "Part",
     "SparseRows",
     "adam_step",
     "all_agree",
     "batch_norm",
     "bf16_is_supported",
+    "bf16_pays",
     "bf16_products",
     "drawn_from_rows",
     "drawn_rows",

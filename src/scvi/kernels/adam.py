@@ -12,6 +12,7 @@ from scvi.kernels.moments import BETAS
 
 _F = np.float32
 _B1, _B2 = map(_F, BETAS)
+_AT_A_TIME = 1024  # numbers of which copies are made
 
 
 @intrinsic
@@ -56,18 +57,34 @@ def _update(p, g, m, v, scale, decay, keep, rate, correction, eps):
         p[j] = p[j] * keep - rate * m[j] / (np.sqrt(v[j]) * correction + eps)
 
 
+@njit(forceinline=True, **OPTIONS)
+def round_to_bfloat16(values, bits):
+    """Writes the bits of numbers in bfloat16: the nearest, of two the even one; what is no number stays none."""
+    whole = values.view(np.uint32)
+    for j in range(values.shape[0]):
+        b = whole[j]
+        nearest = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        is_none = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        bits[j] = np.uint16(np.uint32(0x7FC0) if is_none else nearest)
+
+
 @njit(**OPTIONS)
-def step(places, of_gradients, mean, square, pieces, numbers, scale, eps):
+def step(places, of_copies, of_gradients, mean, square, pieces, numbers, scale, eps):
     """One step of Adam (Kingma and Ba 2015) with gradients times `scale`, of pieces as in :func:`sum_of_squares`.
 
     `numbers` has for each tensor the weight of its L2 penalty, what is kept of its weights, the learning rate over the
-    bias correction of `mean`, and the inverse root of that of `square`.
+    bias correction of `mean`, and the inverse root of that of `square`. Where `of_copies` has a place, the numbers go
+    there, too, in bfloat16, while they are in the first cache.
     """
     for k in range(pieces.shape[0]):
         i, first, last, at = pieces[k]
-        p, g = _numbers(places[i], first, last), _numbers(of_gradients[i], first, last)
-        n = last - first
-        _update(
-            p, g, mean[at : at + n], square[at : at + n], scale, numbers[i, 0], numbers[i, 1], numbers[i, 2],
-            numbers[i, 3], eps,
-        )  # fmt: skip
+        while first < last:
+            end = min(last, first + _AT_A_TIME) if of_copies[i] else last
+            p, g, n = _numbers(places[i], first, end), _numbers(of_gradients[i], first, end), end - first
+            _update(
+                p, g, mean[at : at + n], square[at : at + n], scale, numbers[i, 0], numbers[i, 1], numbers[i, 2],
+                numbers[i, 3], eps,
+            )  # fmt: skip
+            if of_copies[i]:
+                round_to_bfloat16(p, carray(_pointer(of_copies[i] + 2 * first), (n,), np.uint16))
+            first, at = end, at + n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -17,10 +17,11 @@ from scvi.kernels.likelihood import negative_binomial_rows, poisson_rows
 from scvi.kernels.mixing import mix_rows, slope_rows
 from scvi.kernels.mixture import mixture_rows
 from scvi.kernels.parallel import Block, row_blocks, run_blocks
-from scvi.kernels.precision import add_product, is_low, product
+from scvi.kernels.precision import low_of
 from scvi.kernels.rows import SparseRows, arrays
 
 _MIN_ROWS = 8  # rows below which a second thread does not pay
+_TILE = 2**18  # logits in bfloat16 that are float32 at a time: they stay in the second cache
 
 Parameters = Sequence[Tensor]
 Slopes = Sequence[Any]  # tensors, and None where there is nothing to say
@@ -43,7 +44,8 @@ def count_nll(
     theta = None if log_theta is None else _per_gene(log_theta, shape)
     if _are_of_one_layer(heads):
         parameters = [heads[0].h, *(t for head in heads for t in (head.weight, head.bias))]
-        return _RowLoss.apply(_Heads(x, is_low()), weight, library, theta, *parameters)
+        low = [copy for head in heads if (copy := low_of(head.weight)) is not None]
+        return _RowLoss.apply(_Heads(x, low), weight, library, theta, *parameters)
     rows = _as_rows(shape, *map(as_tensor, heads))
     return _RowLoss.apply(_Counts(x), weight, library, theta, *rows).view(shape[:-1])
 
@@ -126,25 +128,32 @@ class _Heads(_Density):
     """
 
     x: SparseRows
-    low: bool  # precision of the products
+    low: Sequence[Tensor]  # the weights in bfloat16; none: products are in float32
 
     def evaluate(self, parameters: Parameters, weights: Tensor, wanted: bool) -> tuple[Tensor, Slopes]:
-        log_library, log_theta, h, *heads = parameters
-        rows = [product(h, w.t(), self.low) for w in heads[::2]]
+        log_library, log_theta, _, *heads = parameters
+        h, weights_of_heads = self._factors(parameters)
+        rows = [torch.mm(h, w.t()) for w in weights_of_heads]
         biases = torch.stack(heads[1::2])  # added by the kernel, which saves a pass over the logits
-        nll, *slopes = _evaluate(self.x, rows, log_library, log_theta, weights, wanted, biases)
+        evaluate = _evaluate_low if self.low else _evaluate
+        nll, *slopes = evaluate(self.x, rows, log_library, log_theta, weights, wanted, biases)
         return nll, (*slopes, *rows)
 
     def gradients(self, slopes: Slopes, parameters: Parameters, needed: Sequence[bool]) -> Slopes:
         d_library, d_theta, d_biases, *d_rows = slopes
-        _, _, h, *heads = parameters
-        d_h = product(d_rows[0], heads[0], self.low)
-        for d, weights in zip(d_rows[1:], heads[2::2], strict=True):
-            add_product(d_h, d, weights, self.low)
+        h, weights = self._factors(parameters)
+        d_h = torch.mm(d_rows[0], weights[0]).float()
+        for d, w in zip(d_rows[1:], weights[1:], strict=True):
+            d_h = d_h.add_(torch.mm(d, w)) if self.low else d_h.addmm_(d, w)
         d_heads: list[Tensor | None] = []
         for d, d_bias, trains in zip(d_rows, d_biases, needed[3::2], strict=False):
-            d_heads += [product(d.t(), h, self.low) if trains else None, d_bias]
+            d_heads += [torch.mm(d.t(), h).float() if trains else None, d_bias]
         return d_library, d_theta, d_h, *d_heads
+
+    def _factors(self, parameters: Parameters) -> tuple[Tensor, Sequence[Tensor]]:
+        """The hidden layer and the weights in the precision of the products."""
+        _, _, h, *heads = parameters
+        return (h.bfloat16(), self.low) if self.low else (h, heads[::2])
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,37 @@ def _evaluate(
     run_blocks(work, blocks)
     *d_theta, sums = (slot.sum(0) if len(slot) > 1 else slot[0] for slot in slots)
     return nll, d_library, d_theta[0] if d_theta else None, sums
+
+
+def _evaluate_low(
+    x: SparseRows,
+    rows: list[Tensor],
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    weights: Tensor,
+    wanted: bool,
+    biases: Tensor,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """As :func:`_evaluate` for `rows` in bfloat16, of one draw, over which gradients are written in bfloat16.
+
+    Some rows at a time are float32, in a cache: only bfloat16 crosses the memory, and the kernel is the same.
+    """
+    m, g = rows[0].shape
+    results = []
+    for block in torch.arange(m).split(max(1, _TILE // g)):
+        some = slice(int(block[0]), int(block[-1]) + 1)
+        cells = replace(x, starts=x.starts[some.start : some.stop + 1], totals=None)
+        theta = log_theta if log_theta is None or len(log_theta) == 1 else log_theta[some]
+        tile = [t[some].float() for t in rows]
+        results.append(_evaluate(cells, tile, log_library[some], theta, weights[some], wanted, biases))
+        for t, gradient in zip(rows, tile, strict=True):
+            t[some] = gradient
+    nll, d_library, d_theta, sums = zip(*results, strict=True)
+    if log_theta is None:
+        of_theta = None
+    else:
+        of_theta = torch.stack(d_theta).sum(0) if len(log_theta) == 1 else torch.cat(d_theta)
+    return torch.cat(nll), torch.cat(d_library), of_theta, torch.stack(sums).sum(0)
 
 
 class MixedDropout(torch.autograd.Function):

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from scvi.kernels.precision import LowWeights
+
 BETAS = 0.9, 0.999
 _ALIGNED = 16  # numbers that a vector of the widest instructions holds: each tensor begins at a multiple of them
 
@@ -43,6 +45,8 @@ class Moments:
         One at least, each row by row in memory, or column by column; a moment lies as its parameter does.
     decay
         Weight of the L2 penalty of each.
+    low
+        Copies of them that a step on the CPU writes, too.
 
     Attributes
     ----------
@@ -57,8 +61,10 @@ class Moments:
         If there are no parameters, or some are of another kind.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: Sequence[float]) -> None:
-        self.parameters, self.decay = list(parameters), list(decay)
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], decay: Sequence[float], low: LowWeights | None = None
+    ) -> None:
+        self.parameters, self.decay, self.low = list(parameters), list(decay), low
         if not self.parameters:
             raise ValueError("there are no parameters to fit: none of them asks for a gradient (requires_grad)")
         others = {(p.dtype, p.device) for p in self.parameters} - {(torch.float32, self.parameters[0].device)}

@@ -16,7 +16,7 @@ from scvi.kernels import adam, layers, sparse
 from scvi.kernels.dropout import dropout_seed
 from scvi.kernels.moments import BETAS, Moments, Rule
 from scvi.kernels.parallel import row_blocks, run_blocks, run_in_turn
-from scvi.kernels.precision import add_product, is_low, product, write_product
+from scvi.kernels.precision import lies_by_input, low_of, low_weight_gradient
 from scvi.kernels.rows import SparseRows, arrays
 
 _F = np.float32
@@ -63,7 +63,7 @@ class SparseLinear(torch.autograd.Function):
     def forward(ctx: Any, x: SparseRows, weight: Tensor, bias: Tensor | None, beside: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight, beside)
         ctx.x = x
-        out = _linear(x, beside, weight, False)
+        out = _linear(x, beside, weight)
         return out if bias is None else out.add_(bias)
 
     @staticmethod
@@ -72,36 +72,36 @@ class SparseLinear(torch.autograd.Function):
         weight, beside = ctx.saved_tensors
         _, *needed = ctx.needs_input_grad
         d_out = d_out.contiguous()
-        d_weight = _weight_gradient(ctx.x, beside, weight, d_out, False) if needed[0] else None
+        d_weight = _weight_gradient(ctx.x, beside, weight, d_out) if needed[0] else None
         d_beside = d_out @ weight[:, ctx.x.n_genes :] if needed[2] else None
         return None, d_weight, d_out.sum(0) if needed[1] else None, d_beside
 
 
-def _linear(x: SparseRows | Tensor, beside: Tensor | None, weight: Tensor, low: bool) -> Tensor:
-    """Rows and dense columns beside them, times weights (h, g + k); `low` is the precision of dense products."""
+def _linear(x: SparseRows | Tensor, beside: Tensor | None, weight: Tensor) -> Tensor:
+    """Rows and dense columns beside them, times weights (h, g + k)."""
     g = x.shape[1]
     if isinstance(x, SparseRows):
-        out, low = torch.zeros(len(x), weight.shape[0]), False
+        out = torch.zeros(len(x), weight.shape[0])
         _times(x, weight.t().contiguous()[:g], out)  # no copy where the weights are stored by gene
     else:
-        out = product(x, weight[:, :g].t(), low)
+        out = torch.mm(x, weight[:, :g].t())
     if beside is not None:
-        add_product(out, beside, weight[:, g:].t(), low)
+        out.addmm_(beside, weight[:, g:].t())
     return out
 
 
-def _weight_gradient(x: SparseRows | Tensor, beside: Tensor | None, weight: Tensor, d_out: Tensor, low: bool) -> Tensor:
+def _weight_gradient(x: SparseRows | Tensor, beside: Tensor | None, weight: Tensor, d_out: Tensor) -> Tensor:
     """Gradient of :func:`_linear` in the weights, (h, g + k), which lies in memory as they do."""
     g, (h, width) = x.shape[1], weight.shape
-    by_input = isinstance(x, SparseRows) or weight.t().is_contiguous()
+    by_input = isinstance(x, SparseRows) or lies_by_input(weight)
     out = torch.empty(width, h).t() if by_input else torch.empty(h, width)
-    for values, low_here, part in ((x, low, out[:, :g]), (beside, low and isinstance(x, Tensor), out[:, g:])):
+    for values, part in ((x, out[:, :g]), (beside, out[:, g:])):
         if isinstance(values, SparseRows):
             _transposed_times(values, d_out, part.t())
         elif values is not None and by_input:
-            write_product(part.t(), values.t(), d_out, low_here)
+            torch.mm(values.t(), d_out, out=part.t())
         elif values is not None:
-            write_product(part, d_out.t(), values, low_here)
+            torch.mm(d_out.t(), values, out=part)
     return out
 
 
@@ -124,8 +124,12 @@ class Hidden(torch.autograd.Function):
         norm: nn.BatchNorm1d,
         rate: float,
     ) -> Tensor:
-        low = is_low()
-        before = _linear(x, beside, weight, low)
+        g, low = x.shape[1], None if isinstance(x, SparseRows) else low_of(weight)
+        if low is None:
+            before = _linear(x, beside, weight)
+        else:
+            x, beside = (x if beside is None else torch.cat([x, beside], 1)).bfloat16(), None
+            before = torch.mm(x, low.t()).float()
         out, normed, inverse = torch.empty_like(before), np.empty(before.shape, _F), np.empty(before.shape[1], _F)
         seed = dropout_seed() if rate > 0 else 0
         numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
@@ -136,25 +140,30 @@ class Hidden(torch.autograd.Function):
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         torch.autograd.graph.increment_version(running)  # type: ignore[arg-type]
         dense = None if isinstance(x, SparseRows) else x
-        ctx.save_for_backward(dense, beside, weight, gamma, out)
-        ctx.rows, ctx.kept = (x if dense is None else None), (inverse, normed, rate, low)
+        ctx.save_for_backward(dense, beside, weight, low, gamma, out)
+        ctx.rows, ctx.kept = (x if dense is None else None), (inverse, normed, rate, g)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        dense, beside, weight, gamma, out = ctx.saved_tensors
-        inverse, normed, rate, low = ctx.kept
+        dense, beside, weight, low, gamma, out = ctx.saved_tensors
+        inverse, normed, rate, g = ctx.kept
         needed = ctx.needs_input_grad
         sums, d_before = torch.zeros(2, len(gamma)), torch.empty_like(out)
         results = [sums[0].numpy(), sums[1].numpy(), d_before.numpy()]
         layers.hidden_backward(*arrays(d_out, out, gamma), inverse, normed, _F(rate), *results)
-        x = ctx.rows if dense is None else dense
-        g = x.shape[1]
+        if low is None:
+            x = ctx.rows if dense is None else dense
+            slopes, factor = d_before, weight
+            d_weight = _weight_gradient(x, beside, weight, d_before) if needed[2] else None
+        else:
+            slopes, factor = d_before.bfloat16(), low
+            d_weight = low_weight_gradient(slopes, dense, lies_by_input(weight)) if needed[2] else None
         return (
-            product(d_before, weight[:, :g], low) if needed[0] else None,
-            product(d_before, weight[:, g:], low) if needed[1] else None,
-            _weight_gradient(x, beside, weight, d_before, low) if needed[2] else None,
+            torch.mm(slopes, factor[:, :g]).float() if needed[0] else None,
+            torch.mm(slopes, factor[:, g:]).float() if needed[1] else None,
+            d_weight,
             d_before.sum(0) if needed[3] else None,
             sums[0],
             sums[1],
@@ -207,7 +216,9 @@ def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) 
         return False
     chosen = [moments.parameters[i] for i in given]
     gradients = [_laid_out_like(p, p.grad) for p in chosen]  # type: ignore[arg-type]
+    copies = [None] * len(chosen) if moments.low is None else moments.low.copies(chosen)
     places = np.array([p.data_ptr() for p in chosen])
+    of_copies = np.array([0 if c is None else c.data_ptr() for c in copies])
     of_gradients = np.array([g.data_ptr() for g in gradients])
     shares = _shares(*(tuple(of[i] for i in given) for of in (moments.starts, moments.sizes)), torch.get_num_threads())
     squares = np.zeros(len(shares))
@@ -221,13 +232,18 @@ def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) 
         norm = math.sqrt(squares.sum())
         if math.isfinite(norm):
             scale = 1.0 if rule.max_norm is None or norm <= rule.max_norm else rule.max_norm / norm
-            adam.step(places, of_gradients, mean, square, shares[share], numbers, _F(scale), _F(rule.eps))
+            adam.step(
+                places, of_copies, of_gradients, mean, square, shares[share], numbers, _F(scale), _F(rule.eps)
+            )
 
     run_in_turn((add_squares, update), len(shares))
     if not math.isfinite(squares.sum()):
         return False
     moments.flat_steps.numpy()[given] = counted
-    torch.autograd.graph.increment_version(chosen)  # as any change in place tells autograd
+    changed = [*chosen, *(c for c in copies if c is not None)]
+    torch.autograd.graph.increment_version(changed)  # as any change in place tells autograd
+    if moments.low is not None:
+        moments.low.written(chosen)
     return True
 
 
