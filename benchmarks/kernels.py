@@ -61,7 +61,7 @@ def likelihood(x: kernels.SparseRows, model: str) -> tuple[Call, Call]:
     g, dense = x.n_genes, x.dense
     h = torch.randn(CELLS, HIDDEN, requires_grad=True)
     theta, library = torch.zeros(g, requires_grad=True), torch.full((CELLS, 1), 7.0)
-    weights = [(torch.randn(g, HIDDEN) / 20).requires_grad_() for _ in range(2)]
+    weights = [nn.Parameter(torch.randn(g, HIDDEN) / 20) for _ in range(2)]
     biases = [torch.zeros(g, requires_grad=True) for _ in range(2)]
     logits, dropout = (Affine(h, w, b) for w, b in zip(weights, biases, strict=True))
     if model == "nb":
@@ -99,6 +99,17 @@ def likelihood_of_zeros(n_genes: int, model: str) -> tuple[Call, Call]:
         return -getattr(twin, f"log_{model}")(x, logits, library, theta[0], *rest).sum(-1)
 
     return ours, gradient_of(theirs, parameters)
+
+
+def in_bfloat16(ours: Call, theirs: Call) -> tuple[Call, Call]:
+    """Products in bfloat16, of weights that have their copies, beside torch's in float32."""
+    low = kernels.LowWeights()
+
+    def call() -> None:
+        with kernels.bf16_products(low):
+            ours()
+
+    return call, theirs
 
 
 def first_layer(x: kernels.SparseRows) -> tuple[Call, Call]:
@@ -150,7 +161,7 @@ def proteins() -> tuple[Call, Call]:
     )
 
 
-def optimiser(n_genes: int) -> tuple[Call, Call]:
+def optimiser(n_genes: int, low: kernels.LowWeights | None = None) -> tuple[Call, Call]:
     """Clipping and Adam on the weights of the first layer and of two heads."""
     both = []
     for _ in range(2):
@@ -158,7 +169,9 @@ def optimiser(n_genes: int) -> tuple[Call, Call]:
         for w in weights:
             w.grad = torch.randn_like(w)
         both.append(weights)
-    ours = ClippedAdam(both[0], 1e-3, 1e-8, 1e-3, 1.0)
+    ours = ClippedAdam(both[0], 1e-3, 1e-8, 1e-3, 1.0, low=low)
+    for weight in both[0] if low is not None else ():
+        low.of(weight)
     theirs = torch.optim.Adam(both[1], lr=1e-3, eps=1e-8, weight_decay=1e-3, fused=True)
     loss = torch.tensor(0.0)
 
@@ -197,9 +210,11 @@ def main() -> None:
             "heads, draw and divergence": posterior(),
             "heads and likelihood, zinb": likelihood(x, "zinb"),
             "heads and likelihood, nb": likelihood(x, "nb"),
+            "heads and likelihood, zinb, bf16": in_bfloat16(*likelihood(x, "zinb")),
             "zeros alone, one thread, zinb": likelihood_of_zeros(n_genes, "zinb"),
             "zeros alone, one thread, nb": likelihood_of_zeros(n_genes, "nb"),
             "clipping and Adam": optimiser(n_genes),
+            "clipping and Adam, with copies": optimiser(n_genes, kernels.LowWeights()),
         }
         for name, (ours, theirs) in pairs.items():
             a, b = milliseconds(ours), milliseconds(theirs)

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py --data FOLDER --file precision.json
 
-By the protocol of ``quality.py``: a tenth of the cells is held out, the others are fitted by the plan that `train` chooses.
+By the protocol of ``quality.py``: a tenth of the cells is held out, and `train` chooses the plan of the others.
 Each fit is written to the file as it ends, and those that are there are not fitted again, so that the comparison can be
 stopped and goes on where it was. bfloat16 may be the default where the means over three seeds differ by less than 0.1 %
 on every set. Seconds are those of the processors, which other work on the machine changes less than those of a clock.

@@ -210,7 +210,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=TASKS, default=list(TASKS), help="data sets")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--max-epochs", type=int, help="default: what train chooses")
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of matrix products")
+    parser.add_argument(
+        "--precision", choices=["float32", "bf16", "auto"], default="float32", help="of matrix products"
+    )
     parser.add_argument("--model", choices=["scvi", "linear"], default="scvi")
     parser.add_argument("--each", action="store_true", help="show every seed")
     parser.add_argument("--threads", type=int, help="torch threads")

@@ -305,12 +305,8 @@ def main() -> None:
         for n_genes in arguments.genes:
             x, _ = counts_of(source, n_genes, np.random.default_rng(0))
             print(f"\nA step of {arguments.models[0]} on {arguments.sets[0]}, {n_genes:,} genes:\n")
-            print(
-                table(
-                    ["part", "ms", "share"],
-                    profiled(AnnData(x, obs=source.obs[[]].copy()), KINDS[arguments.models[0]], arguments.precision[-1]),
-                )
-            )
+            adata, kind = AnnData(x, obs=source.obs[[]].copy()), KINDS[arguments.models[0]]
+            print(table(["part", "ms", "share"], profiled(adata, kind, arguments.precision[-1])))
     print("\nFirst calls, seconds:\n")
     print(table(["kernel", "nothing compiled", "compiled earlier"], first_calls()))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from grids import each_of
 from scvi import kernels
-from scvi.kernels import Affine, LowWeights, SparseRows, bf16_products
+from scvi.kernels import Affine, SparseRows
 from scvi.kernels.fused import count_nll
 from scvi.kernels.networks import SparseLinear
 from scvi.models.gaussian import draw_with_kl, gaussian_of
@@ -321,35 +321,3 @@ def test_a_gaussian_that_waits_is_one_as_any_other() -> None:
     torch.testing.assert_close(kl(waiting, made), torch.zeros(20, 3), rtol=0, atol=1e-5)
     assert waiting.loc.requires_grad
     assert waiting.batch_shape == made.batch_shape
-
-
-# --- bfloat16 ---------------------------------------------------------------------------------------------------------
-
-
-def test_products_in_bfloat16() -> None:
-    torch.manual_seed(0)
-    x, h = counts(16, 30), torch.randn(16, 8, requires_grad=True)
-    weight, bias = torch.randn(30, 8, requires_grad=True), torch.randn(30, requires_grad=True)
-    library, theta = torch.full((16, 1), 5.0), torch.zeros(30)
-    exact = kernels.nll_nb(x, Affine(h, weight, bias), library, theta)
-    with bf16_products(LowWeights()):
-        low = kernels.nll_nb(x, Affine(h, weight, bias), library, theta)
-        rounded = kernels.nll_nb(x, Affine(h, weight, bias).compute(), library, theta)
-    assert low.dtype == rounded.dtype == torch.float32
-    torch.testing.assert_close(low, rounded, rtol=1e-5, atol=1e-4)
-    assert not torch.allclose(low, exact, rtol=1e-6)
-    torch.testing.assert_close(low, exact, rtol=0.02, atol=0.5)
-    for a, b in zip(
-        gradients(low, [h, weight, bias], torch.ones(16)),
-        gradients(exact, [h, weight, bias], torch.ones(16)),
-        strict=True,
-    ):
-        assert a.dtype == torch.float32
-        assert float((a - b).norm() / b.norm()) < 0.02
-    dense = torch.randn(16, 30)
-    with bf16_products(LowWeights()):
-        out = kernels.linear(dense, weight.t(), None)
-    assert out.dtype == torch.float32
-    expected = dense.bfloat16().double() @ weight.detach().bfloat16().double()
-    torch.testing.assert_close(out.double(), expected, rtol=0.01, atol=0.05)
-    assert torch.equal(kernels.linear(dense, weight.t(), None), dense @ weight)

@@ -23,7 +23,7 @@ from scvi.estimators.fitted_cells import FittedCells
 from scvi.estimators.trainer_names import understood
 from scvi.fit.callbacks import Callbacks
 from scvi.fit.checkpoint import seed_of_fit
-from scvi.fit.devices import check_precision, resolve_device
+from scvi.fit.devices import resolve_device
 from scvi.fit.fit import Fit
 from scvi.fit.history import continued, past_epochs
 from scvi.fit.plan import Plan, Precision, Schedule, StoppingMode, default_max_epochs, make_plan, quick_max_epochs
@@ -131,7 +131,8 @@ def train(
         An object, or several, with a method ``log_metrics(values, step)``, called after each epoch.
     precision
         'bf16' computes large matrix products in bfloat16, on a CPU or GPU that has instructions for it; the
-        likelihood, its sums and the weights stay in float32.
+        likelihood, its sums and the weights stay in float32. 'auto' does so where the device has units for it, which
+        make it faster; a fit that goes on from a checkpoint keeps what it began with.
     enable_progress_bar
         Show a progress bar.
     plan_kwargs
@@ -244,7 +245,6 @@ def _fit_on(
     seed = ranks.of_first(partial(seed_of_fit, given["seed"], given["checkpoint_dir"], given["resume"]))
     train_cells, validation_cells = self._split(data_sets, given, seed)
     plan, decided = _plan_of(self, data_sets, train_cells, validation_cells, given)
-    check_precision(plan.precision, device)
     data, fitted, looked_at = side_by_side(data_sets, train_cells, validation_cells)
     fit = Fit(
         self._networks,
@@ -268,7 +268,7 @@ def _fit_on(
         fit.run()
     finally:
         if _keep(self, fit, [data.cell_names for data in data_sets], train_cells, validation_cells):
-            self._fits = [*self._fits, told(type(self).train, given, seed)]
+            self._fits = [*self._fits, told(type(self).train, {**given, "precision": fit.plan.precision}, seed)]
 
 
 def _plan_of(

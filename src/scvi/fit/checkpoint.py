@@ -163,6 +163,12 @@ def seed_of_fit(seed: int | None, checkpoint_dir: str | os.PathLike[str] | None,
     return resolve_seed(seed) if found is None else int(found[1]["identity"]["seed"])
 
 
+def precision_of_fit(checkpoint_dir: str | os.PathLike[str] | None) -> str | None:
+    """The precision of the fit that left a checkpoint in a directory; None where there is none."""
+    found = None if checkpoint_dir is None else read(checkpoint_dir)
+    return None if found is None else found[1]["identity"].get("precision")
+
+
 def digest(*arrays: np.ndarray | None) -> str:
     """Tells arrays from others: 16 hexadecimal digits."""
     value = hashlib.blake2b(digest_size=8)

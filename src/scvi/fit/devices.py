@@ -8,7 +8,7 @@ import torch
 
 from scvi._checks import check_choice, is_integer
 from scvi.fit.plan import Precision
-from scvi.kernels import bf16_is_supported
+from scvi.kernels import bf16_is_supported, bf16_pays
 
 _KINDS = ("cpu", "cuda", "mps")
 
@@ -52,11 +52,27 @@ def _how_many(kind: str) -> int:
     return int(kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available()))
 
 
+def chosen_precision(wanted: Precision, device: torch.device, of_checkpoint: str | None) -> Precision:
+    """What 'auto' is: the precision of a fit that goes on; of a new one bfloat16 where the device has units for it.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_precision`: a fit that began in bfloat16 goes on in it, or not at all.
+    """
+    chosen: Precision = wanted
+    if wanted == "auto":
+        low = bf16_pays(device) if of_checkpoint is None else of_checkpoint == "bf16"
+        chosen = "bf16" if low else "float32"
+    check_precision(chosen, device)
+    return chosen
+
+
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Refuses bfloat16 where it would be emulated, slower than float32."""
     if precision == "bf16" and not bf16_is_supported(device):
         needs = {"cpu": "a CPU with AVX-512 or the bfloat16 instructions of ARM", "cuda": "a GPU of 2020 or later"}
         raise ValueError(
             f"precision='bf16' is not supported by the device {str(device)!r} of this machine, it needs "
-            f"{needs.get(device.type, 'another device')}: use precision='float32'"
+            f"{needs.get(device.type, 'another device')}: use precision='float32', or 'auto' for a fit that begins"
         )

@@ -14,7 +14,7 @@ from scvi.cells.epoch_order import count_minibatches
 from scvi.fit.plan_kwargs import translated
 
 Schedule = Literal["one-cycle", "constant", "plateau"]
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "auto"]
 StoppingMode = Literal["min", "max"]
 Optimizer = Literal["Adam", "AdamW"]
 
@@ -126,7 +126,7 @@ class Plan:
         Go back to the weights at the minimum of the monitored value also where nothing stops early.
     precision
         'bf16' computes large matrix products in training in bfloat16; likelihood, sums over cells and genes, weights
-        and their moments stay in float32.
+        and their moments stay in float32. 'auto' is 'bf16' where the device has units for it; a fit knows which it was.
     """
 
     max_epochs: int

@@ -46,7 +46,7 @@ class Moments:
     decay
         Weight of the L2 penalty of each.
     low
-        Copies of them that a step on the CPU writes, too.
+        Copies of them that a step writes, too.
 
     Attributes
     ----------
@@ -162,4 +162,6 @@ def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) 
         )
         if stays is not None:
             torch._foreach_sub_(steps, [stays] * len(steps))
+    if moments.low is not None:
+        moments.low.write([moments.parameters[i] for i in given])  # the fused step is none that torch counts
     return good

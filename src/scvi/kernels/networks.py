@@ -124,8 +124,8 @@ class Hidden(torch.autograd.Function):
         norm: nn.BatchNorm1d,
         rate: float,
     ) -> Tensor:
-        g, low = x.shape[1], None if isinstance(x, SparseRows) else low_of(weight)
-        if low is None:
+        g, low = x.shape[1], None
+        if isinstance(x, SparseRows) or (low := low_of(weight)) is None:
             before = _linear(x, beside, weight)
         else:
             x, beside = (x if beside is None else torch.cat([x, beside], 1)).bfloat16(), None
@@ -232,9 +232,7 @@ def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) 
         norm = math.sqrt(squares.sum())
         if math.isfinite(norm):
             scale = 1.0 if rule.max_norm is None or norm <= rule.max_norm else rule.max_norm / norm
-            adam.step(
-                places, of_copies, of_gradients, mean, square, shares[share], numbers, _F(scale), _F(rule.eps)
-            )
+            adam.step(places, of_copies, of_gradients, mean, square, shares[share], numbers, _F(scale), _F(rule.eps))
 
     run_in_turn((add_squares, update), len(shares))
     if not math.isfinite(squares.sum()):

@@ -6,7 +6,7 @@ bfloat16 beside them, so that no step has to convert them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -23,10 +23,10 @@ _STALE = -1, 0
 class LowWeights:
     """The large weights of a model in bfloat16.
 
-    A copy is made when a product first asks for it. Compiled Adam writes it again with the weights themselves, see
-    :func:`written`. Weights that anything else has changed are told by their version, which torch counts, and copied
-    when they are next asked for. What goes behind the back of torch (``weight.data.mul_(2)``) does not count: who lets
-    others do so calls :meth:`forget` afterwards.
+    A copy is made when a product first asks for it, and a step of Adam writes it again with the weights. Weights that
+    anything else has changed are told by their version, which torch counts, and copied when they are next asked for.
+    What goes behind the back of torch (``weight.data.mul_(2)``) does not count: who lets others do so calls
+    :meth:`forget` afterwards.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,14 @@ class LowWeights:
     def copies(self, weights: Iterable[Tensor]) -> list[Tensor | None]:
         """The copies that are kept of some weights, to be written with them; they may be of former values."""
         return [kept[1] if (kept := self._kept.get(id(weight))) is not None else None for weight in weights]
+
+    @torch.no_grad()
+    def write(self, weights: Sequence[Tensor]) -> None:
+        """Makes the copies that are kept of some weights anew."""
+        for weight, copy in zip(weights, self.copies(weights), strict=True):
+            if copy is not None:
+                copy.copy_(weight)
+        self.written(weights)
 
     def written(self, weights: Iterable[Tensor]) -> None:
         """Says that weights were changed, and their copies with them."""
@@ -99,7 +107,7 @@ def bf16_pays(device: torch.device) -> bool:
     """Whether the device has units for products of bfloat16, so that they are faster than those of float32."""
     if device.type == "cpu":
         units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from some versions of torch
-        return bf16_is_supported(device) and any(getattr(torch.cpu, name, bool)() for name in units)
+        return bf16_is_supported(device) and any(getattr(torch.cpu, name, lambda: False)() for name in units)
     return bf16_is_supported(device)
 
 
