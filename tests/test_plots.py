@@ -43,6 +43,30 @@ def test_umap_is_repeatable_and_keeps_neighbours(latent):
     assert min(np.linalg.norm(centres[i] - centres[i - 1]) for i in range(3)) > 2 * spread
 
 
+def test_neighbours_of_a_umap_are_the_nearest_cells(latent):
+    cells, distances = plots._nearest(latent, 15)
+    between = np.linalg.norm(latent[:, None] - latent, axis=-1)
+    np.testing.assert_array_equal(np.sort(cells), np.sort(between.argsort(axis=1)[:, :15]))
+    np.testing.assert_allclose(distances, np.sort(between, axis=1)[:, :15], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_umap_neither_compares_pairs_in_python_nor_compiles_a_search(latent, monkeypatch):
+    import umap.umap_
+
+    def asked(*args, **kwargs):
+        raise AssertionError("neighbours are known")
+
+    for name in ("pairwise_distances", "nearest_neighbors"):
+        monkeypatch.setattr(umap.umap_, name, asked)
+    assert np.isfinite(plots.umap(latent)).all()
+    assert np.isfinite(plots.umap(latent[:5])).all()
+    assert np.isfinite(plots.umap(np.repeat(latent[:4], 10, axis=0))).all()
+    monkeypatch.setattr(plots, "_MOST_COMPARED", 59)
+    with pytest.raises(AssertionError, match="neighbours are known"):
+        plots.umap(latent)
+
+
 def test_too_few_cells_for_a_umap_are_refused(latent):
     with pytest.raises(ValueError, match="at least 5 cells, got 4"):
         plots.umap(latent[:4])

@@ -147,8 +147,8 @@ def gene_sums(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         values = rows.astype(np.float64)
         return values.sum(axis=0), np.einsum("ng,ng->g", values, values)
     rows = without_repeats(rows)
-    values, g = rows.data.astype(np.float64), rows.shape[1]
-    return np.bincount(rows.indices, values, minlength=g), np.bincount(rows.indices, values**2, minlength=g)
+    values, genes, g = rows.data.astype(np.float64), rows.indices.astype(np.intp), rows.shape[1]
+    return np.bincount(genes, values, minlength=g), np.bincount(genes, values**2, minlength=g)
 
 
 def chosen_blocks(counts: Rows | OnDisk, cells: np.ndarray | None = None) -> Iterator[Rows]:

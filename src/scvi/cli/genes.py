@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,10 +11,10 @@ if TYPE_CHECKING:
 
 def select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     """Marks the genes to fit in ``var["highly_variable"]``."""
-    from scvi.cells.checks import obs_column, refuse_repeated_genes
-    from scvi.cells.count_checks import EstimatedCounts, counted, counts_of
+    from scvi.cells.checks import counts_name, obs_column, refuse_repeated_genes
+    from scvi.cells.count_checks import Called, checked_counts, counts_of
     from scvi.cells.estimates import rounded
-    from scvi.data.variable_genes import seurat_v3
+    from scvi.data.variable_genes import seurat_v3_of_checked
 
     n_top = arguments.n_top_genes
     if n_top > adata.n_vars:
@@ -24,11 +23,9 @@ def select_genes(adata: AnnData, arguments: argparse.Namespace) -> None:
     batch = obs_column(adata, "batch_key", arguments.batch_key) if arguments.batch_key else None
     counts = counts_of(adata, arguments.layer)
     rule: Any = arguments.non_integer or "warn"
-    counted(
-        adata, arguments.layer, counts, non_integer=rule
-    )  # the local regression is no match for values that are no counts
+    called = Called(counts_name(arguments.layer), adata.obs_names, adata.var_names, list(adata.layers))
+    # The local regression is no match for values that are no counts. Of estimates set-up says so, with names.
+    checked_counts(counts, called, non_integer=rule)
     if rule == "round":
         counts = rounded(counts)  # they are in memory
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EstimatedCounts)  # set-up says so, with the names of cells and genes
-        adata.var["highly_variable"] = seurat_v3(counts, n_top, batch)["highly_variable"].to_numpy()
+    adata.var["highly_variable"] = seurat_v3_of_checked(counts, n_top, batch)["highly_variable"].to_numpy()

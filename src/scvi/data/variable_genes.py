@@ -17,6 +17,7 @@ from scvi.cells.checks import obs_column
 from scvi.cells.count_checks import Called, checked_counts, warn_of_estimates
 from scvi.cells.storage import (
     Counts,
+    OnDisk,
     Rows,
     as_rows,
     chosen_blocks,
@@ -72,9 +73,17 @@ def seurat_v3(
     counts = as_rows(counts, "the matrix")
     n, g = counts.shape
     check_integer("n_top_genes", n_top_genes, 1)
-    groups = _batch_masks(batch, n)
+    _batch_masks(batch, n)
     _, estimates = checked_counts(counts, Called("the matrix", pd.RangeIndex(n), pd.RangeIndex(g)))
     warn_of_estimates(estimates)
+    return seurat_v3_of_checked(counts, n_top_genes, batch)
+
+
+def seurat_v3_of_checked(
+    counts: Rows | OnDisk, n_top_genes: int, batch: Sequence[Any] | np.ndarray | pd.Series | None = None
+) -> pd.DataFrame:
+    """:func:`seurat_v3` of counts that have been looked at, as :func:`scvi.cells.storage.as_rows` gives them."""
+    g, groups = counts.shape[1], _batch_masks(batch, counts.shape[0])
     variances = np.stack([_normalised_variance(counts, cells) for cells in groups])  # (k, g)
     ranks = variances.argsort(axis=1, kind="stable").argsort(axis=1)
     high = (ranks >= g - n_top_genes) & (variances > 0)

@@ -52,6 +52,7 @@ __all__ = [
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 FEWEST_CELLS = 5  # for a UMAP
+_MOST_COMPARED = 50_000  # cells of a UMAP of which all pairs are compared: seconds, as the square of their number
 MAX_LEGEND = 48  # entries; more would outgrow the panel
 INK = "#222222"
 UNLABELLED = "#BBBBBB"  # cells whose value is missing
@@ -92,9 +93,23 @@ def umap(latent: npt.ArrayLike, seed: int = 0) -> npt.NDArray[np.float32]:
         warnings.simplefilter("ignore")  # umap's own, on its parallelism and its dependencies
         from umap import UMAP
 
-        neighbours = min(15, len(latent) - 1)
+        k = min(15, len(latent) - 1)
         init = "spectral" if len(latent) > 50 else "random"
-        return UMAP(n_neighbors=neighbours, min_dist=0.3, init=init, random_state=seed, n_jobs=1).fit_transform(latent)
+        known = _nearest(latent, k) if len(latent) <= _MOST_COMPARED else (None, None, None)
+        return UMAP(
+            n_neighbors=k, min_dist=0.3, init=init, random_state=seed, n_jobs=1, precomputed_knn=known
+        ).fit_transform(latent)
+
+
+def _nearest(latent: npt.NDArray[Any], k: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """(n, k) the k nearest of all cells to each, which is one of them, and their distances.
+
+    umap itself asks a Python function for each pair where cells are few, and else compiles a search in every process.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, cells = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(latent).kneighbors(latent)
+    return cells, distances
 
 
 def t_sne(latent: npt.ArrayLike, seed: int = 0) -> npt.NDArray[np.float32]:
