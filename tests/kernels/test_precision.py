@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from scvi import kernels
 from scvi.fit.optimizer import ClippedAdam
 from scvi.fit.scope import Columns
-from scvi.kernels import Affine, LowWeights, SparseRows, bf16_products, fused, twin
+from scvi.kernels import Affine, LowWeights, SparseRows, bf16_products, fused, precision, twin
 from scvi.kernels.adam import step
 from scvi.kernels.moments import Rule, adam_step
 
@@ -292,3 +293,32 @@ def test_the_bits_of_copies_are_those_of_torch() -> None:
     is_number = ~expected.isnan()
     assert torch.equal(found[is_number].view(torch.int16), expected[is_number].view(torch.int16))
     assert torch.equal(left.view(torch.int32)[is_number], torch.from_numpy(values).view(torch.int32)[is_number])
+
+
+@pytest.mark.parametrize(
+    ("density", "in_float32", "in_bf16"), [(0.1, True, True), (0.2, True, False), (0.3, False, False)]
+)
+def test_a_first_layer_is_sparse_up_to_a_share_that_its_precision_says(
+    density: float, in_float32: bool, in_bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = (torch.arange(4 * 300).view(4, 300) % 10 < 10 * density).float()
+    x, layer, norm = kernels.SparseRows.of(dense), nn.Linear(300, 128), nn.BatchNorm1d(128)
+    assert x.density == pytest.approx(density)
+    monkeypatch.setattr(precision, "_has_tiles", lambda: False)
+    shapes: list[type] = []
+    checked = kernels._checked
+
+    def noted(*given: Any) -> Any:
+        found = checked(*given)
+        shapes.append(type(found))
+        return found
+
+    monkeypatch.setattr(kernels, "_checked", noted)
+    for weights in (None, kernels.LowWeights()):
+        with kernels.bf16_products(weights):
+            kernels.hidden_layer(x, layer, norm, 0.0)
+    assert [kind is kernels.SparseRows for kind in shapes] == [in_float32, in_bf16]
+    monkeypatch.setattr(precision, "_has_tiles", lambda: True)
+    with kernels.bf16_products(kernels.LowWeights()):
+        assert precision.dense_from(layer.weight) < 0.1
+        assert precision.dense_from(torch.ones(128, 128)) == 0.25  # small: its products are not in bfloat16

@@ -66,8 +66,6 @@ __all__ = [
 Counts = Tensor | SparseRows
 """(n, g) float32 counts."""
 
-_DENSE = 0.2  # share of entries from which a dense product is faster than a sparse one
-
 
 def nll_zinb(
     x: Counts,
@@ -214,7 +212,7 @@ def _checked(x: Counts, beside: Tensor | None, weight: Tensor) -> Counts:
     width = x.shape[-1] + (0 if beside is None else beside.shape[-1])
     if width != weight.shape[1]:  # compiled code does not check the bounds of its arrays
         raise ValueError(f"{width} columns do not belong to weights of shape {tuple(weight.shape)}")
-    return x if isinstance(x, SparseRows) and x.density < _DENSE else _dense(x)
+    return x if isinstance(x, SparseRows) and x.density < precision.dense_from(weight) else _dense(x)
 
 
 def hidden_layer(
