@@ -7,7 +7,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from scvi.kernels.elementary import ONE, OPTIONS, SUMMING
+from scvi.kernels.elementary import ONE, OPTIONS, PART, SUMMING
 from scvi.kernels.moments import BETAS
 
 _F = np.float32
@@ -47,7 +47,7 @@ def sum_of_squares(places, pieces):
     return whole
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _update(p, g, m, v, scale, decay, keep, rate, correction, eps):
     """One step of some numbers; `keep` is what a penalty that is taken off the weights leaves of them."""
     for j in range(p.shape[0]):
@@ -57,7 +57,7 @@ def _update(p, g, m, v, scale, decay, keep, rate, correction, eps):
         p[j] = p[j] * keep - rate * m[j] / (np.sqrt(v[j]) * correction + eps)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def round_to_bfloat16(values, bits):
     """Writes the bits of numbers in bfloat16: the nearest, of two the even one; what is no number stays none."""
     whole = values.view(np.uint32)

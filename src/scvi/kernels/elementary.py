@@ -27,12 +27,15 @@ _A0, _A2, _A4, _A6 = F(1.9999998), F(0.66676706), F(0.39571026), F(0.34335709)
 _S1, _S3, _S5 = F(1 / 12), F(-1 / 360), F(1 / 1260)
 _D1, _D2, _D4, _D6 = F(-1 / 2), F(-1 / 12), F(1 / 120), F(-1 / 252)
 
-# A function that kernels call has to become part of them: with inline="always" where a loop calls it, else with
-# forceinline=True, which is compiled sooner. One that stayed a function would be linked in another form to a kernel
-# that has just been compiled than to the same kernel from the disk, and the last bits of the two would differ.
+# A function that kernels call has to become part of them: with inline="always" where a loop calls it, else as a PART,
+# which is compiled sooner. One that stayed a function would be linked in another form to a kernel that has just been
+# compiled than to the same kernel from the disk, and the last bits of the two would differ. A PART has no door for
+# Python and no file of its own, which take a seventh of a compiler's time.
 # No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
 OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 SUMMING = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
+PART = {**OPTIONS, "cache": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_SUMMING_PART = {**PART, "fastmath": SUMMING["fastmath"]}
 
 
 @njit(inline="always", **OPTIONS)
@@ -95,7 +98,7 @@ def digamma_series(i):
     return i * _D1 + s * (_D2 + s * (_D4 + s * _D6))
 
 
-@njit(forceinline=True, **SUMMING)
+@njit(**_SUMMING_PART)
 def _sum(values):
     part = ZERO
     for j in range(values.shape[0]):
@@ -103,7 +106,7 @@ def _sum(values):
     return part
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def total(values):
     """Sum in float64 of float32 sums of up to 1024 numbers."""
     whole = 0.0
@@ -118,7 +121,7 @@ def _order(bits):
     return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def largest(values):
     """The largest of at least one number: as integers, since comparing what may be no number is not vectorised."""
     top = np.int32(-(2**31))
@@ -128,7 +131,7 @@ def largest(values):
     return np.int32(_order(top)).view(np.float32)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def aligned(n_rows, n_columns):
     """Memory for float32 rows of at least `n_columns`; each begins at a multiple of the 64 bytes of a cache line."""
     stride = (n_columns + 15) // 16 * 16

@@ -16,7 +16,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import FOUR, HALF, ONE, OPTIONS, TWO, ZERO, F, digamma_series, exp, log, log1p, stirling
+from scvi.kernels.elementary import (
+    FOUR,
+    HALF,
+    ONE,
+    PART,
+    TWO,
+    ZERO,
+    F,
+    digamma_series,
+    exp,
+    log,
+    log1p,
+    stirling,
+)
 
 MAX_MEAN, MAX_LOG_MEAN = F(1e15), F(34.538776)
 _THREE, _FIVE = F(3), F(5)
@@ -24,7 +37,7 @@ _SERIES_AT_5 = F(1 / 60 - 1 / 45000 + 1 / 3937500)  # stirling(1 / 5)
 _ONE_24TH, _ONE_6TH = F(1 / 24), F(1 / 6)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def sort_entries(x, at, few, many):
     """Counts of 1, 2 and 3 and their genes to the first two rows of `few`, larger ones and fractions to `many`.
 
@@ -44,7 +57,7 @@ def sort_entries(x, at, few, many):
     return (few, np.intp(n_few)), (many, np.intp(n_many))
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def gather_entries(g, n, log_scale, scale, logits, share, theta, dropout, bias):
     """Fills rows 2 to 5 of sorted entries with log mu, mu, theta and the dropout logit.
 
@@ -65,7 +78,7 @@ def gather_entries(g, n, log_scale, scale, logits, share, theta, dropout, bias):
         share[j] = ZERO
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def small_entries(g, n, ll, d_mu, d_theta):
     """Log-likelihood and its slopes in log mu and log theta where the count is 1, 2 or 3."""
     x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
@@ -88,7 +101,7 @@ def small_entries(g, n, ll, d_mu, d_theta):
         d_theta[k] = q + v * m - c * v + digamma
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def nb_entries(g, n, ll, d_mu, d_theta):
     """As :func:`small_entries` for any positive count."""
     x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
@@ -115,7 +128,7 @@ def nb_entries(g, n, ll, d_mu, d_theta):
         d_theta[k] = q + v * m - c * v + t * digamma
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def add_not_dropped(g, n, ll):
     """An observed count was not dropped: adds log sigmoid(-pi), and writes its slope over the gathered pi."""
     dropout = g[5]
@@ -128,7 +141,7 @@ def add_not_dropped(g, n, ll):
         dropout[k] = -(ONE if pi > ZERO else b) / b1
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def scatter_entries(g, n, weight, share, d_mu, d_theta, d_dropout, sums):
     """Puts what was computed of gathered entries in their places, and adds it up, as the zeros' slopes were."""
     where = g[1].view(np.int32)

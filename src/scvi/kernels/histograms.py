@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import OPTIONS, F, clamp, log
+from scvi.kernels.elementary import OPTIONS, PART, F, clamp, log
 
 _LEAST_WIDTH, _MOST_WIDTH = 16, 64  # columns that are taken at a time
 _CACHED = 2**18  # bins of them that stay in a cache
@@ -60,7 +60,7 @@ def compare_columns(values, strata, weights1, weights2, pseudocounts, delta, blo
             )
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _range(values, columns):
     """The logarithm at which the bins of each column begin, and how many there are in 1; of some of the draws."""
     w = columns[1] - columns[0]
@@ -80,7 +80,7 @@ def _range(values, columns):
     return low, scale
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _counted(values, strata, n_strata, columns, low, scale):
     """Draws of each stratum in each bin, (columns, s, bins), and their number, least and greatest, (s, columns)."""
     w = columns[1] - columns[0]
@@ -103,7 +103,7 @@ def _counted(values, strata, n_strata, columns, low, scale):
     return bins, count, least, most
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _compare(bins, count, least, most, low, scale, weights1, weights2, pseudocounts, delta, out):
     """Of one column, all comparisons."""
     n_pairs = weights1.shape[1]
@@ -150,7 +150,7 @@ def _compare(bins, count, least, most, low, scale, weights1, weights2, pseudocou
         out[c, 6] = 1 - _below(first[:n], second[:n], at_edge, at_middle, 0.0)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _mixed(bins, count, weights, out):
     """Writes the histogram of a mixture, which sums to 1, to `out`; False if none of its strata has a draw."""
     total = 0.0
@@ -167,7 +167,7 @@ def _mixed(bins, count, weights, out):
     return total > 0
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _moments(histogram, at):
     mean, square = 0.0, 0.0
     for k in range(_BINS):
@@ -176,7 +176,7 @@ def _moments(histogram, at):
     return mean, square
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _ends(count, least, most, weights, extra):
     """The least and the greatest logarithm among the strata of a mixture."""
     low, high = np.inf, -np.inf
@@ -186,7 +186,7 @@ def _ends(count, least, most, weights, extra):
     return np.log(max(low, np.float64(_LEAST)) + extra) * _LOG2E, np.log(max(high, np.float64(_LEAST)) + extra) * _LOG2E
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _below(first, second, at_edge, at_middle, x):
     """Probability that the difference is below `x`, over all pairs of mixtures."""
     total = 0.0
@@ -205,7 +205,7 @@ def _below(first, second, at_edge, at_middle, x):
     return total / first.shape[0]
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _median(first, second, at_edge, at_middle, mean, std):
     """Where half of the differences are below; it is no further from the mean than the standard deviation."""
     low, high = mean - 1.01 * std - 1e-6, mean + 1.01 * std + 1e-6

@@ -29,6 +29,7 @@ from scvi.kernels.elementary import (
     HALF,
     ONE,
     OPTIONS,
+    PART,
     TWO,
     ZERO,
     F,
@@ -57,14 +58,14 @@ _BLOCK = 512  # genes whose numbers stay in the first cache between loops
 _HALF_LOG_2PI = F(0.91893853)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _biases(biases, n_genes):
     """Those of the logits and of the dropout logits, zeros where there are none."""
     none = np.zeros(n_genes, np.float32)
     return biases[0] if biases.shape[0] > 0 else none, biases[1] if biases.shape[0] > 1 else none
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _exponentials(logits, bias, biased, out):
     """Writes logits + bias, and exp of them minus their maximum.
 
@@ -78,7 +79,7 @@ def _exponentials(logits, bias, biased, out):
     return top, np.float32(total(out))
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _dispersions(log_theta, theta, inverse):
     """Writes theta and 1 / theta."""
     for j in range(log_theta.shape[0]):
@@ -87,7 +88,7 @@ def _dispersions(log_theta, theta, inverse):
         inverse[j] = exp(-r)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _nb_zeros(share, scale, theta, inverse, ll, slope):
     """Log-likelihood of zeros and its slope in -log mu; mu is `share` times `scale`."""
     for j in range(share.shape[0]):
@@ -99,7 +100,7 @@ def _nb_zeros(share, scale, theta, inverse, ll, slope):
         slope[j] = v * mu
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _nb_slopes(weight, ll, slope, d_mu, d_theta):
     """Writes slopes in log mu; subtracts `weight` times those in log theta from `d_theta`."""
     for j in range(ll.shape[0]):
@@ -107,7 +108,7 @@ def _nb_slopes(weight, ll, slope, d_mu, d_theta):
         d_theta[j] -= weight * (ll[j] + slope[j])
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _odds(dropout, bias, q, pi, a, b):
     """Writes pi, exp(-abs(q - pi)) and exp(-abs(pi))."""
     for j in range(dropout.shape[0]):
@@ -117,7 +118,7 @@ def _odds(dropout, bias, q, pi, a, b):
         b[j] = exp(-abs(pi[j]))
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _zinb_slopes(weight, slope, pi, a, b, ll, d_mu, d_theta, d_dropout, sums):
     """As :func:`_nb_slopes`; those in pi times `-weight` are written and added up in `sums`.
 
@@ -141,7 +142,7 @@ def _zinb_slopes(weight, slope, pi, a, b, ll, d_mu, d_theta, d_dropout, sums):
         sums[j] += d_dropout[j]
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _zeros(weight, scale, share, theta, dropout, bias, block, d_mu, d_theta, d_dropout, sums):
     """A row as if it were all zeros, a block of genes at a time: its log-likelihood and the sum of its `d_mu`.
 
@@ -163,7 +164,7 @@ def _zeros(weight, scale, share, theta, dropout, bias, block, d_mu, d_theta, d_d
     return whole_ll, whole
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _finish(weight, share, share_sum, whole, d_mu, sums):
     """From slopes of the log-likelihood in log mu to gradients of the loss in the logits; adds them up in `sums`."""
     factor = np.float32(whole) / share_sum
@@ -178,7 +179,7 @@ def within_bounds(log_theta, slope):
     return ZERO if log_theta < MIN_LOG_THETA or log_theta > MAX_LOG_THETA else slope
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _bound(log_theta, d_theta):
     for j in range(d_theta.shape[0]):
         d_theta[j] = within_bounds(log_theta[j], d_theta[j])
@@ -265,7 +266,7 @@ def negative_binomial_rows(
             _bound(log_theta[r], d_r)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _log_factorial(c):
     rise = (c + ONE) * (c + TWO) * (c + F(3)) * (c + FOUR)
     c5 = c + F(5)

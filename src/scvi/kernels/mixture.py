@@ -15,14 +15,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, ZERO, F, clamp, exp, log, total
+from scvi.kernels.elementary import ONE, OPTIONS, PART, ZERO, F, clamp, exp, log, total
 from scvi.kernels.entries import MAX_LOG_MEAN, nb_entries
 from scvi.kernels.likelihood import MAX_LOG_THETA, MIN_LOG_THETA, within_bounds
 
 _MIN_LOG_MEAN = F(-80.0)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _fill(g, y, log_mean, factor, log_theta):
     """Rows of `nb_entries`: counts, log mu, mu and theta."""
     for j in range(y.shape[0]):
@@ -31,7 +31,7 @@ def _fill(g, y, log_mean, factor, log_theta):
         g[0, j], g[2, j], g[3, j], g[4, j] = y[j], m, exp(m), exp(r)
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _mix(one, two, mixing, measured, weight, nll, d_back, d_factor, d_mixing, d_theta):
     """From the two log-likelihoods and their slopes in log mu and log theta (rows 5 to 7) to those of the mixture."""
     for j in range(mixing.shape[0]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import OPTIONS, ZERO
+from scvi.kernels.elementary import OPTIONS, PART, ZERO
 
 _PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -168,7 +168,7 @@ def transpose(starts, genes, values, rows, places, cells, by_gene):
             by_gene[place] = values[e]
 
 
-@njit(forceinline=True, **OPTIONS)
+@njit(**PART)
 def _add_rows(weights, at, matrix, out):
     """Adds ``sum(weights[k] * matrix[at[k]])`` to `out`."""
     k = np.uintp(0)  # unsigned: a signed index is looked at for being negative, every time
