@@ -25,7 +25,7 @@ def _pointer(_, address):
     return types.voidptr(address), generate
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def _numbers(place, first, last):
     """The numbers from `first` to `last` of a tensor that begins at `place`."""
     return carray(_pointer(place + 4 * first), (last - first,), np.float32)

@@ -27,10 +27,12 @@ _A0, _A2, _A4, _A6 = F(1.9999998), F(0.66676706), F(0.39571026), F(0.34335709)
 _S1, _S3, _S5 = F(1 / 12), F(-1 / 360), F(1 / 1260)
 _D1, _D2, _D4, _D6 = F(-1 / 2), F(-1 / 12), F(1 / 120), F(-1 / 252)
 
-# A function that kernels call has to become part of them: with inline="always" where a loop calls it, else as a PART,
-# which is compiled sooner. One that stayed a function would be linked in another form to a kernel that has just been
+# A function that kernels call has to become part of them, so it is a PART, which LLVM puts in before it looks for
+# vector instructions. One that stayed a function would be linked in another form to a kernel that has just been
 # compiled than to the same kernel from the disk, and the last bits of the two would differ. A PART has no door for
-# Python and no file of its own, which take a seventh of a compiler's time.
+# Python and no file of its own, which take a seventh of a compiler's time; inline="always", by which numba copies the
+# Python code of a function to wherever it is called and finds its types anew, would take as much again, for the same
+# bits.
 # No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
 OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 SUMMING = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
@@ -38,14 +40,14 @@ PART = {**OPTIONS, "cache": False, "forceinline": True, "no_cpython_wrapper": Tr
 _SUMMING_PART = {**PART, "fastmath": SUMMING["fastmath"]}
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def clamp(x, low, high):
     """What is no number stays none."""
     x = low if x < low else x
     return high if x > high else x
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def exp(x):
     """e to the power x; arguments are clamped to the float32 range."""
     x = clamp(x, _EXP_MIN, _EXP_MAX)
@@ -58,7 +60,7 @@ def exp(x):
     return p * power.view(np.float32)
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def log(x):
     """Natural logarithm of a positive normal number."""
     above = np.int32(np.float32(x).view(np.int32) - _BITS_OF_SQRT_HALF)  # so that f is in [sqrt(1/2), sqrt(2)) - 1
@@ -70,28 +72,28 @@ def log(x):
     return f + y + exponent * _LN2_HIGH
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def log1p(x, inverse):
     """log(1 + x) for x >= -0.5, given 1 / (1 + x): to full relative accuracy near 0, the rounding of 1 + x put back."""
     u = ONE + x
     return log(u) + (x - (u - ONE)) * inverse
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def twice_atanh(z):
     """log((1 + z) / (1 - z)) for z between -1/3 and 1/3."""
     s = z * z
     return (((_A6 * s + _A4) * s + _A2) * s + _A0) * z
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def stirling(i):
     """log Gamma(z) - ((z - 1/2) log z - z + log(2 pi) / 2), for z >= 4, given 1 / z."""
     s = i * i
     return i * (_S1 + s * (_S3 + s * _S5))
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def digamma_series(i):
     """digamma(z) - log z, for z >= 4, given 1 / z."""
     s = i * i
@@ -115,7 +117,7 @@ def total(values):
     return whole
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def _order(bits):
     """Bits of a float32 to an integer with the same order, and back."""
     return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))

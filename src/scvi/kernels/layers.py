@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import HALF, ONE, OPTIONS, ZERO, F, exp, log
+from scvi.kernels.elementary import HALF, ONE, OPTIONS, PART, ZERO, F, exp, log
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def _uniform(seed, number):
     """In [0, 1): two rounds of multiply and xor-shift of a 32-bit counter, which mix all of its bits."""
     z = np.uint32(np.uint32(number) * np.uint32(0x9E3779B9)) ^ np.uint32(seed)

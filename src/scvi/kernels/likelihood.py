@@ -173,7 +173,7 @@ def _finish(weight, share, share_sum, whole, d_mu, sums):
         sums[j] += d_mu[j]
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def within_bounds(log_theta, slope):
     """A clamped dispersion has no slope."""
     return ZERO if log_theta < MIN_LOG_THETA or log_theta > MAX_LOG_THETA else slope

@@ -18,7 +18,7 @@ _MAX_LOGIT = F(60)
 _LEAST_WEIGHT = F(2**-24)  # of dropout; the next float32 is 0, whose logit is none
 
 
-@njit(inline="always", **OPTIONS)
+@njit(**PART)
 def _parts(a, delta, floor):
     """u, w and D of the formulas above."""
     u = exp(clamp(a, -_MAX_LOGIT, _MAX_LOGIT))
