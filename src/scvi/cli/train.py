@@ -65,7 +65,7 @@ FIT: Options = {
     "--max-epochs": {"type": positive, "metavar": "N", "help": "(default: from the number of cells)"},
     "--preset": {"choices": ("quick",), "help": "quick: a first look, 500 steps or 15 epochs (scvi)"},
     "--batch-size": {"type": positive, "metavar": "N", "help": "cells in a step (default: from the number of cells)"},
-    "--precision": {"choices": ("float32", "bf16", "auto"), "help": "of large matrix products (default: float32)"},
+    "--precision": {"choices": ("float32", "bf16", "auto"), "help": "of large matrix products (default: auto)"},
     "--set": {
         "action": "append",
         "type": setting,

@@ -132,7 +132,7 @@ def train(
     precision
         'bf16' computes large matrix products in bfloat16, on a CPU or GPU that has instructions for it; the
         likelihood, its sums and the weights stay in float32. 'auto' does so where the device has units for it, which
-        make it faster; a fit that goes on from a checkpoint keeps what it began with.
+        make it faster, and is 'float32' elsewhere; a fit that goes on from a checkpoint keeps what it began with.
     enable_progress_bar
         Show a progress bar.
     plan_kwargs

@@ -126,7 +126,8 @@ class Plan:
         Go back to the weights at the minimum of the monitored value also where nothing stops early.
     precision
         'bf16' computes large matrix products in training in bfloat16; likelihood, sums over cells and genes, weights
-        and their moments stay in float32. 'auto' is 'bf16' where the device has units for it; a fit knows which it was.
+        and their moments stay in float32. 'auto' is 'bf16' where the device has units for it, else 'float32'; a fit
+        knows which it was.
     """
 
     max_epochs: int
@@ -146,7 +147,7 @@ class Plan:
     early_stopping_min_delta: float = 0.0
     lr_patience: int = 10
     lr_factor: float = 0.6
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     early_stopping_mode: StoppingMode = field(default="min", metadata=_LATER)
     early_stopping_warmup_epochs: int = field(default=0, metadata=_LATER)
     lr_min: float = field(default=0.0, metadata=_LATER)
