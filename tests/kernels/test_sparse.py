@@ -94,6 +94,9 @@ def test_duplicate_entries_add_up() -> None:
     counts = csr_matrix((np.array([1, 2, 4, 8]), np.array([1, 1, 0, 1]), np.array([0, 3, 4])), shape=(2, 3))
     check(counts, coo_matrix(counts).toarray(), np.array([1, 0]), None, 3)
     check(counts, coo_matrix(counts).toarray(), np.array([0, 1]), np.array([-1, 0, 1], np.int32), 2)
+    rows = rows_to_sparse(counts, np.array([1, 0]), None, 3)
+    assert rows.genes[:1].tolist() == [1]
+    assert rows.genes[rows.starts[1] : rows.starts[2]].tolist() == [0, 1]  # sums over them do not hang on the matrix
 
 
 def test_explicit_zeros_and_empty_rows() -> None:

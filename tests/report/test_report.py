@@ -112,13 +112,13 @@ def test_the_commands_do_it_again_to_the_bit(cls, tmp_path):
 
 def test_the_commands_name_all_that_was_told():
     model = make(scvi.SCVI, setup=KEYS, gene_likelihood="nb")
-    model.train(**QUICK, validation_indices=np.arange(9))
-    model.train(max_epochs=1, kl_warmup=0.5, seed=3, enable_progress_bar=False, gradient_clip=None)
+    model.train(**QUICK, precision="float32", validation_indices=np.arange(9))
+    model.train(max_epochs=1, kl_warmup=0.5, seed=3, enable_progress_bar=False, gradient_clip=None, precision="float32")
     lines = commands(model, Wish(None, ("score",), "cell_type", 60, 0))
     assert all(f"{name}={value!r}" in lines[4] for name, value in KEYS.items())
     assert "gene_likelihood='nb'" in lines[5]
-    assert lines[6] == "model.train(max_epochs=3, batch_size=64, validation_indices=..., seed=0)"
-    assert lines[7] == "model.train(max_epochs=1, gradient_clip=None, kl_warmup=0.5, seed=3)"
+    assert lines[6] == "model.train(max_epochs=3, batch_size=64, validation_indices=..., precision='float32', seed=0)"
+    assert lines[7] == "model.train(max_epochs=1, gradient_clip=None, kl_warmup=0.5, precision='float32', seed=3)"
     assert lines[8] == "model.report(\"report.html\", columns=['score'], labels_key='cell_type', n_cells=60, seed=0)"
 
 
@@ -132,7 +132,7 @@ def test_it_answers_what_is_asked_first(tmp_path):
     assert f"It is {found.level}" in first
     assert found["convergence"].says in first
     worst = re.findall(r"(\w+) \([0-9.]+\)", found["worst genes"].says)
-    assert f"{worst[0]}, {worst[1]} and {worst[2]} (scatter" in first
+    assert f"{worst[0]}, {worst[1]} and {worst[2]}: their counts vary" in first
 
 
 @pytest.mark.parametrize("apart", ["b0", "b2"])
@@ -295,9 +295,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(tmp_path,
 
 
 def test_types_that_lie_apart_and_types_that_do_not_are_named():
-    words = write.space._in_words(pd.Series({"T": 0.3, "NK": 0.8, "B": 0.98}), "cell_type")
+    names = ["T", "NK", "B"]
+    shares, sizes = pd.Series([0.3, 0.8, 0.98], names), pd.Series([10, 10, 80], names)
+    words = write.space._in_words(shares, sizes, "cell_type")
     assert words == (
-        "On average 69 % of a cell's neighbours have its cell_type. 90 % or more: B (98 %). Less than 70 %: T (30 %)."
+        "On average 89 % of a cell's neighbours have its cell_type. 90 % or more: B (98 %). Less than 70 %: T (30 %)."
     )
 
 
@@ -330,7 +332,7 @@ def test_labels_are_trusted_by_how_often_they_are_right():
     assert words["NK"].startswith("no")  # of those that are called so a third is T
     assert words["DC"] == "too few cells to say (3)"
     ((_, answer),) = section.short
-    assert "To be trusted: B. Not to be trusted: T and NK. Too few labelled cells to say: DC." in answer
+    assert "To be trusted: B. Not to be trusted: T and NK. Too few labelled cells to say: DC (2 of 3 right)." in answer
     assert "1 of the 153 cells shown" in section.blocks[-1].text
 
 

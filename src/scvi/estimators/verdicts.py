@@ -256,13 +256,15 @@ def by_misfit(features: pd.DataFrame) -> pd.DataFrame:
     """The features with enough counts in enough cells, the worst fitted first.
 
     'off' is how far (log2) their scatter around what is expected, beside that of draws, is from that of the median
-    feature: where all are off alike, the verdict on variation says so.
+    feature: where all are off alike, the verdict on variation says so. It is the smaller figure of two halves of the
+    cells, and 0 where they are not off on the same side: a cell with very many counts, or such a draw, is in one half.
     """
     mean, n_cells = features["mean"], features["n_cells"]
     # squares of Poisson counts, summed over fewer cells, are twice as large as others by chance
     clear = features[(mean >= FEW_COUNTS) & (n_cells * mean >= _CELLS_OF_SQUARES * (1 + 2 * mean))]
-    spread = np.log2(clear["spread"].clip(lower=1e-6))
-    off = np.abs(spread - spread.median()).fillna(0.0)
+    spread = np.log2(clear[["spread_even", "spread_odd"]].clip(lower=1e-6))
+    even, odd = (spread - spread.median()).fillna(0.0).to_numpy().T
+    off = np.where(even * odd > 0, np.minimum(np.abs(even), np.abs(odd)), 0.0)
     return clear.assign(off=off).sort_values("off", ascending=False, kind="stable")
 
 

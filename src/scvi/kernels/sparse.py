@@ -15,11 +15,11 @@ def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, sta
     """Copies what is not zero of ``rows[block[0]:block[1]]`` to `genes` and `values`, row i from ``starts[i]`` on.
 
     ``columns[j]`` is the new number of stored gene j, -1 leaves it out; an empty `columns` is the identity. Entries
-    of one place are added up. ``kept[i]`` and ``totals[i, 0]`` are set to the number of entries of row i and their sum;
-    a negative number says that the row names a gene beyond `n_stored`.
+    of one place are added up, and those of a row are in the order of genes. ``kept[i]`` and ``totals[i, 0]`` are set to
+    the number of entries of row i and their sum; a negative number says that the row names a gene beyond `n_stored`.
     """
     mapped = columns.shape[0] > 0
-    seen = np.empty(0, np.int64)
+    whole = np.empty(0, np.float32)
     for i in range(block[0], block[1]):
         first = np.uintp(starts[i])
         n, last, is_sorted, total = first, np.int32(-1), True, 0.0
@@ -39,30 +39,28 @@ def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, sta
         else:
             n_kept = np.intp(n - first)
             if not is_sorted:  # only then may a gene have come twice
-                if seen.shape[0] == 0:
-                    seen = np.full(n_genes, -1, np.int64)
-                n_kept = _add_up(genes, values, np.intp(first), n_kept, seen)
+                if whole.shape[0] == 0:
+                    whole = np.zeros(n_genes, np.float32)
+                n_kept = _sort(genes, values, np.intp(first), n_kept, whole)
             kept[i] = n_kept
             totals[i, 0] = total
 
 
 @njit(forceinline=True, **_PLAIN)
-def _add_up(genes, values, first, n, seen):
-    """Leaves one entry for each gene among n of them from `first` on; returns how many there are.
+def _sort(genes, values, first, n, whole):
+    """Puts n entries from `first` on in the order of genes, one for each; returns how many that are.
 
-    ``seen[j]`` is where gene j stands, if that is in this row.
+    In one order, sums over them have the same bits however the matrix was stored. `whole` are zeros, one for each gene.
     """
-    end = first
     for e in range(first, first + n):
-        j, value = genes[e], values[e]
-        place = seen[j]
-        if first <= place < end and genes[place] == j:
-            values[place] += value
-            continue
-        seen[j] = end
-        genes[end] = j
-        values[end] = value
-        end += 1
+        whole[genes[e]] += values[e]
+    end = first
+    for j in range(whole.shape[0]):
+        if whole[j] != ZERO:
+            genes[end] = j
+            values[end] = whole[j]
+            whole[j] = ZERO
+            end += 1
     return end - first
 
 

@@ -60,8 +60,9 @@ class Predictive:
     features
         A row for each gene or protein: 'mean', 'variance', 'cv' (coefficient of variation) and 'zeros' (share of zeros)
         over cells, each with a '*_drawn' beside it; 'spread' is the sum of squared distances from what is expected of
-        each cell, divided by that of the draws: 1 where the noise is as large as the model says; 'n_cells' is in how
-        many it was measured.
+        each cell, divided by that of the draws: 1 where the noise is as large as the model says; 'spread_even' and
+        'spread_odd' are the same of every other cell: where they differ, a few cells or draws made it; 'n_cells' is in
+        how many it was measured.
     cells
         A row for each cell: 'total', 'cv' over features, 'zeros' and 'smallest' (positive count), with '*_drawn'.
     intervals
@@ -119,7 +120,8 @@ class PredictiveSums:
         """The next cells."""
         x, mean, y = (values.astype(np.float64) for values in (block.counts, block.mean, block.drawn))
         measured = np.ones(x.shape, dtype=bool) if block.measured is None else block.measured
-        sums = [measured.sum(0), ((x - mean) ** 2).sum(0), ((y - mean) ** 2).sum(0)]
+        squares = [(values - mean) ** 2 for values in (x, y)]
+        sums = [measured.sum(0), *(square[half::2].sum(0) for half in (0, 1) for square in squares)]
         for values in (x, y):
             sums += [values.sum(0), (values**2).sum(0), ((values == 0) & measured).sum(0)]
         self._features = self._features + np.stack(sums)
@@ -130,7 +132,7 @@ class PredictiveSums:
 
     def result(self) -> Predictive:
         """What all blocks say."""
-        n, squares, drawn_squares, *of_counts = np.asarray(self._features)
+        n, even, even_drawn, odd, odd_drawn, *of_counts = np.asarray(self._features)
         columns: dict[str, np.ndarray] = {}
         for suffix, (total, of_squares, zeros) in {"": of_counts[:3], "_drawn": of_counts[3:]}.items():
             mean = total / np.maximum(n, 1)
@@ -138,7 +140,8 @@ class PredictiveSums:
             of_feature = {"mean": mean, "variance": variance, "cv": _ratio(np.sqrt(variance), mean)}
             of_feature["zeros"] = zeros / np.maximum(n, 1)
             columns |= {f"{name}{suffix}": values for name, values in of_feature.items()}
-        columns |= {"spread": _ratio(squares, drawn_squares), "n_cells": n}
+        columns |= {"spread": _ratio(even + odd, even_drawn + odd_drawn)}
+        columns |= {"spread_even": _ratio(even, even_drawn), "spread_odd": _ratio(odd, odd_drawn), "n_cells": n}
         names = ["total", "cv", "zeros", "smallest"]
         cells = pd.DataFrame(joined(self._cells), columns=[*names, *(f"{name}_drawn" for name in names)])
         intervals = pd.DataFrame(

@@ -173,7 +173,11 @@ def _in_words(table: pd.DataFrame) -> str:
         names = [str(name) for name, word in table["word"].items() if word.startswith(start)]
         if names:
             parts.append(f"{said}: {listed(names, 12)}.")
-    few = [str(name) for name, word in table["word"].items() if word.startswith("too few")]
+    few = [
+        f"{name} ({row['right']} of {row['known']} right)"
+        for name, row in table.iterrows()
+        if row["word"].startswith("too few")
+    ]
     return " ".join([*parts, *([f"Too few labelled cells to say: {listed(few, 12)}."] if few else [])])
 
 

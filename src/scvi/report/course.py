@@ -102,9 +102,9 @@ def worst(found: Predictive, what: str) -> Section:
     one = "protein" if what.endswith("proteins") else "gene"
     text = (
         "Scatter is how far counts are from what the model expects of each cell, beside the same of draws: 1 where the "
-        f"noise is as large as the model says, less where counts are closer "
-        f"to it. First come {one}s whose scatter is furthest from that of the others; "
-        "those with too few counts to say are left out."
+        f"noise is as large as the model says, less where counts are closer to it. First come {one}s whose scatter is "
+        "furthest, up or down, from that of the middle one, in both halves of the cells; those with too few counts to "
+        "say are left out."
     )
     name = what.replace(" ", "-")
     if not len(table):
@@ -120,5 +120,11 @@ def worst(found: Predictive, what: str) -> Section:
         f"worst-{name}",
         f"Worst-fitted {what}",
         blocks,
-        [(f"Which {what} fit worst?", f"{listed(first)} (scatter {scatter}; 1 is as the model says).")],
+        [
+            (
+                f"Which {what} fit worst?",
+                f"{listed(first)}: their counts vary {scatter} times as much as the model says, those of the middle "
+                f"{one} {number(table['scatter'].median())} times.",
+            )
+        ],
     )

@@ -17,6 +17,7 @@ from scvi.report.pictures import picture
 
 _FEWEST = 10  # cells of a label, to say anything of their neighbours
 _APART, _MIXED = 0.9, 0.7  # shares of neighbours of the same label from which, and below which, it is named
+_TOLD = "The model was told these types, which brings their cells together: it does not show that they are right."
 
 
 def umap(looked_at: Shown, seed: int) -> Section:
@@ -102,8 +103,8 @@ def mixing(looked_at: Shown, seed: int, with_pictures: bool, what: str) -> Secti
     )
 
 
-def purity(looked_at: Shown, labels_key: str, with_pictures: bool) -> Section | None:
-    """How many neighbours of the cells of each type are of their type, beside principal components."""
+def purity(looked_at: Shown, labels_key: str, with_pictures: bool, told: bool) -> Section | None:
+    """How many neighbours of the cells of each type are of their type; `told`: the model was fitted with the types."""
     assert looked_at.labels is not None
     labels = looked_at.labels.iloc[looked_at.scored]
     counts = labels.value_counts()
@@ -122,8 +123,9 @@ def purity(looked_at: Shown, labels_key: str, with_pictures: bool) -> Section | 
     ]
     text = (
         f"The share of the 30 nearest neighbours of a cell that have its own {labels_key}: near 100 % the cells of "
-        "this type lie together and apart from others, which supports the annotation. Low shares mean types that the "
-        "data do not tell apart, or labels that are wrong. A type of few cells has low shares in any case."
+        "this type lie together and apart from others. Low shares mean types that the data do not tell apart, or "
+        "labels that are wrong. A type of few cells has low shares in any case; those of very few, and cells without a "
+        f"label, are left out. {_TOLD if told else 'High ones support the annotation.'}"
     )
     blocks: list[Block] = [Text(text)]
     if with_pictures and "pca" in spaces:
@@ -133,16 +135,16 @@ def purity(looked_at: Shown, labels_key: str, with_pictures: bool) -> Section | 
         blocks.append(picture(lambda ax: plots.beside_pca(few, ax, xlabel="purity"), alt, size=size))
     heads = (labels_key, "cells", "latent space", *(("PCA",) if "pca" in spaces else ()))
     blocks.append(Table(f"Purity by {labels_key}, the least pure first", heads, rows))
-    answer = _in_words(shares["latent"], labels_key)
+    answer = _in_words(shares["latent"], shares["cells"], labels_key) + (f" {_TOLD}" if told else "")
     return Section(
         "purity", f"Do cells of one {labels_key} lie together?", blocks, [("Do cell types lie together?", answer)]
     )
 
 
-def _in_words(shares: pd.Series, labels_key: str) -> str:
+def _in_words(shares: pd.Series, sizes: pd.Series, labels_key: str) -> str:
     """Which types lie apart, and which are mixed with others; the purest first, then the least pure."""
     apart, mixed = shares[shares >= _APART][::-1], shares[shares < _MIXED]
-    parts = [f"On average {percent(shares.mean())} of a cell's neighbours have its {labels_key}."]
+    parts = [f"On average {percent(np.average(shares, weights=sizes))} of a cell's neighbours have its {labels_key}."]
     for said, some in ((f"{percent(_APART)} or more", apart), (f"Less than {percent(_MIXED)}", mixed)):
         if len(some):
             named = [f"{name} ({percent(share)})" for name, share in some.items()]

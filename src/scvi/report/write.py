@@ -201,7 +201,7 @@ def _of_latent_space(
     elif isinstance(model.module, VAEC):
         left_out["Purity of cell types"] = "this model is told the types, and its latent space holds what varies within"
     else:
-        section = space.purity(looked_at, str(wish.labels_key), with_pictures)
+        section = space.purity(looked_at, str(wish.labels_key), with_pictures, isinstance(model.module, SCANVAE))
         if section is None:
             left_out["Purity of cell types"] = "there are no two types with enough cells"
         else:
