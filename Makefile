@@ -71,6 +71,10 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/importance_weights.py
 	$(BIN)/python benchmarks/time_to_quality.py --data $(DATA)
 	$(BIN)/python benchmarks/overfitting.py --data $(DATA)
+	$(BIN)/python benchmarks/precision.py --data $(DATA)
+	$(BIN)/python benchmarks/tune.py --data $(DATA)
+	$(BIN)/python benchmarks/scaling.py --data $(DATA)
+	$(BIN)/python benchmarks/command.py --data $(DATA)
 	$(BIN)/python benchmarks/query_mapping.py --data $(DATA)
 	$(BIN)/python benchmarks/checks.py --data $(DATA)
 	$(BIN)/python benchmarks/far.py --data $(DATA)
