@@ -73,7 +73,7 @@ def seurat_v3(
     counts = as_rows(counts, "the matrix")
     n, g = counts.shape
     check_integer("n_top_genes", n_top_genes, 1)
-    _batch_masks(batch, n)
+    _batch_masks(batch, n)  # refuses a wrong batch before all counts are looked at
     _, estimates = checked_counts(counts, Called("the matrix", pd.RangeIndex(n), pd.RangeIndex(g)))
     warn_of_estimates(estimates)
     return seurat_v3_of_checked(counts, n_top_genes, batch)

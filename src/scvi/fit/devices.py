@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from scvi._checks import check_choice, is_integer
-from scvi.fit.plan import Precision
+from scvi.fit import checkpoint
+from scvi.fit.plan import Plan, Precision
+from scvi.fit.ranks import Ranks
 from scvi.kernels import bf16_is_supported, bf16_pays
 
 _KINDS = ("cpu", "cuda", "mps")
@@ -52,20 +56,29 @@ def _how_many(kind: str) -> int:
     return int(kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available()))
 
 
-def chosen_precision(wanted: Precision, device: torch.device, of_checkpoint: str | None) -> Precision:
-    """What 'auto' is: the precision of a fit that goes on; of a new one bfloat16 where the device has units for it.
+def with_precision(
+    plan: Plan, device: torch.device, checkpoint_dir: str | os.PathLike[str] | None, ranks: Ranks
+) -> Plan:
+    """The plan with one precision, which the first of several processes chooses.
+
+    'auto' is that of a fit that goes on, and of a new one bfloat16 where the device has units for it.
 
     Raises
     ------
     ValueError
         As :func:`check_precision`: a fit that began in bfloat16 goes on in it, or not at all.
     """
-    chosen: Precision = wanted
-    if wanted == "auto":
-        low = bf16_pays(device) if of_checkpoint is None else of_checkpoint == "bf16"
-        chosen = "bf16" if low else "float32"
-    check_precision(chosen, device)
-    return chosen
+
+    def choose() -> Precision:
+        if plan.precision != "auto":
+            return plan.precision
+        before = checkpoint.precision_of_fit(checkpoint_dir)
+        low = bf16_pays(device) if before is None else before == "bf16"
+        return "bf16" if low else "float32"
+
+    precision = ranks.of_first(choose)
+    check_precision(precision, device)
+    return replace(plan, precision=precision)
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

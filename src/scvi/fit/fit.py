@@ -7,7 +7,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -23,13 +22,13 @@ from scvi.cells.count_checks import BadCounts
 from scvi.cells.joint import JointCells
 from scvi.fit import checkpoint
 from scvi.fit.callbacks import Callbacks, Training
-from scvi.fit.devices import check_precision, chosen_precision
+from scvi.fit.devices import with_precision
 from scvi.fit.early_stopping import Patience
 from scvi.fit.history import named_values, tables
 from scvi.fit.loop import Loop, progress
 from scvi.fit.objectives import OBJECTIVES
 from scvi.fit.optimizer import ClippedAdam
-from scvi.fit.plan import Plan, Precision
+from scvi.fit.plan import Plan
 from scvi.fit.ranks import ALONE, Ranks
 from scvi.fit.scope import Columns, frozen, left_out, parts
 from scvi.fit.split import Split
@@ -105,7 +104,7 @@ class Fit:
         decided: Mapping[str, float] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        plan = _with_precision(plan, torch.device(device), checkpoint_dir, ranks)
+        plan = with_precision(plan, torch.device(device), checkpoint_dir, ranks)
         self.model, self.ranks = model.to(device), ranks
         self.split = Split(data, train_indices, validation_indices, plan.batch_size, torch.device(device), ranks)
         self.plan, self.seed, self.scope, self.decided = plan, seed, scope, dict(decided or {})
@@ -461,20 +460,6 @@ class Fit:
         self.plateau.best, self.plateau.wait = state["plateau"]
         self.history.update({name: [tuple(row) for row in rows] for name, rows in state["history"].items()})
         checkpoint.set_random_state(tensors, self.objective.generator)
-
-
-def _with_precision(
-    plan: Plan, device: torch.device, checkpoint_dir: str | os.PathLike[str] | None, ranks: Ranks
-) -> Plan:
-    """The plan with one precision, which the first process chooses."""
-
-    def choose() -> Precision:
-        before = checkpoint.precision_of_fit(checkpoint_dir) if plan.precision == "auto" else None
-        return chosen_precision(plan.precision, device, before)
-
-    precision = ranks.of_first(choose)
-    check_precision(precision, device)  # of this process
-    return replace(plan, precision=precision)
 
 
 def _found(

@@ -29,10 +29,10 @@ _D1, _D2, _D4, _D6 = F(-1 / 2), F(-1 / 12), F(1 / 120), F(-1 / 252)
 
 # A function that kernels call has to become part of them, so it is a PART, which LLVM puts in before it looks for
 # vector instructions. One that stayed a function would be linked in another form to a kernel that has just been
-# compiled than to the same kernel from the disk, and the last bits of the two would differ. A PART has no door for
-# Python and no file of its own, which take a seventh of a compiler's time; inline="always", by which numba copies the
-# Python code of a function to wherever it is called and finds its types anew, would take as much again, for the same
-# bits.
+# compiled than to the same kernel from the disk, and the last bits of the two would differ. A PART has no file of its
+# own and no door for Python, which may not call it: they take a seventh of a compiler's time. inline="always", by which
+# numba copies the Python code of a function to wherever it is called and finds its types anew, would take as much
+# again, for the same bits.
 # No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
 OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 SUMMING = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
