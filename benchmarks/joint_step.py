@@ -55,7 +55,8 @@ def measure(adata: AnnData, n_layers_decoder: int, n_steps: int) -> tuple[float,
     data = JointCells(tuple(cells.own("be timed") for cells in model._data_sets))
     products = bare_products((adata.n_vars, half.n_vars), HIDDEN if n_layers_decoder else 10)
     cells = np.arange(len(data))
-    plan = AdversarialPlan(max_epochs=math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS)), batch_size=CELLS)
+    epochs = math.ceil((n_steps + WARM_UP) / (adata.n_obs // CELLS))
+    plan = AdversarialPlan(max_epochs=epochs, batch_size=CELLS, precision="float32")
     fit = TimedFit(model._networks, data, cells, cells[:0], plan, seed=0, show_progbar=False, products=products)
     fit.fit()
     product_seconds = fit.product_seconds[WARM_UP // STEPS_BETWEEN_PRODUCTS :]
