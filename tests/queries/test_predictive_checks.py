@@ -183,15 +183,16 @@ def test_genes_with_few_counts_are_not_tested():
     assert found["p_value"].isna().tolist() == [True, False]
 
 
-def test_worst_are_features_that_are_off_in_both_halves_of_the_cells():
+def test_worst_are_features_that_are_off_in_most_cells():
     """Not one of which a single draw is very large: another seed would name another."""
     rng = np.random.default_rng(0)
     x, y = (rng.poisson(2.0, (2000, 6)).astype(np.float32) for _ in range(2))
-    x[:, 1] = 4 * (rng.random(2000) < 0.5)
+    x[:, 1] = 5 * (rng.random(2000) < 0.4)
     y[7, 4] = 1e4
     sums = PredictiveSums()
     sums.add(Beside(slice(0, 2000), x, np.full((2000, 6), 2.0, np.float32), y, None, rng.random((2000, 6))))
-    ranked = by_misfit(sums.result().features)
+    ranked = by_misfit(sums.result())
     assert ranked["spread"].idxmin() == 4
     assert ranked.index[0] == 1
-    assert ranked["off"][4] < 0.5 < ranked["off"][1]
+    assert ranked["off"][1] > 1  # its scatter is three times that of the draws
+    assert (ranked["off"].drop(1) < 0.3).all()

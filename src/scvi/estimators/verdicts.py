@@ -20,6 +20,7 @@ CLEAR_FOLD = 0.5  # log2: a residual that matters, a factor of 1.4
 _NAMED = 5  # genes in a sentence
 _MEAN_DISTANCE = np.sqrt(2 / np.pi)  # from 0, of a Normal with standard deviation 1
 _CELLS_OF_SQUARES = 50
+_OF_A_MEDIAN = np.sqrt(np.pi / 2)  # standard error of a median of Normal numbers, in those of their mean
 
 
 @dataclass(frozen=True)
@@ -252,31 +253,36 @@ def of_intervals(found: Predictive, what: str) -> Verdict:
     )
 
 
-def by_misfit(features: pd.DataFrame) -> pd.DataFrame:
+def by_misfit(found: Predictive) -> pd.DataFrame:
     """The features with enough counts in enough cells, the worst fitted first.
 
-    'off' is how far (log2) their scatter around what is expected, beside that of draws, is from that of the median
-    feature: where all are off alike, the verdict on variation says so. It is the smaller figure of two halves of the
-    cells, and 0 where they are not off on the same side: a cell with very many counts, or such a draw, is in one half.
+    'off' is how far (log2) their scatter around what is expected, beside that of draws, is at least from that of the
+    median feature, up or down: where all are off alike, the verdict on variation says so. It is the median over tenths
+    of the cells less two of its standard errors, or 0: a cell with very many counts, or one such draw, is in one tenth.
     """
-    mean, n_cells = features["mean"], features["n_cells"]
+    mean, n_cells = found.features["mean"], found.features["n_cells"]
     # squares of Poisson counts, summed over fewer cells, are twice as large as others by chance
-    clear = features[(mean >= FEW_COUNTS) & (n_cells * mean >= _CELLS_OF_SQUARES * (1 + 2 * mean))]
-    spread = np.log2(clear[["spread_even", "spread_odd"]].clip(lower=1e-6))
-    even, odd = (spread - spread.median()).fillna(0.0).to_numpy().T
-    off = np.where(even * odd > 0, np.minimum(np.abs(even), np.abs(odd)), 0.0)
-    return clear.assign(off=off).sort_values("off", ascending=False, kind="stable")
+    is_clear = ((mean >= FEW_COUNTS) & (n_cells * mean >= _CELLS_OF_SQUARES * (1 + 2 * mean))).to_numpy()
+    clear = found.features[is_clear]
+    if not len(clear):
+        return clear.assign(off=0.0)
+    spread = np.nan_to_num(np.log2(np.clip(found.spreads[:, is_clear], 1e-6, 1e6)))
+    spread -= np.median(spread, axis=1, keepdims=True)
+    middle = np.median(spread, axis=0)
+    error = _OF_A_MEDIAN * spread.std(axis=0, ddof=1) / np.sqrt(len(spread))
+    off = np.maximum(np.abs(middle) - 2 * error, 0.0)
+    return clear.assign(off=off).iloc[np.lexsort((-np.abs(middle), -off))]
 
 
 def of_worst(found: Predictive, what: str) -> Verdict:
     """Which features are fitted worst."""
-    clear = by_misfit(found.features)
+    clear = by_misfit(found)
     share = float((clear["off"] > 1).mean()) if len(clear) else 0.0
     worst = ", ".join(f"{name} ({spread:.2g})" for name, spread in clear["spread"].head(_NAMED).items())
     says = (
         f"{100 * share:.0f} % of {len(clear)} {what} (mean at least {FEW_COUNTS}, in enough cells) are scattered "
-        "around what is expected of them, beside draws, at least twice or at most half as much as others; furthest "
-        f"{worst or 'none'}"
+        "around what is expected of them, beside draws, for certain at least twice or at most half as much as others; "
+        f"furthest {worst or 'none'}"
     )
     advice = f"look at these {what}: few cells with very many counts, doublets, or a state that the model did not learn"
     return _verdict(f"worst {what}", graded(share, 0.25), says, advice)

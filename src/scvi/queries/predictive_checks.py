@@ -24,6 +24,7 @@ LEVELS = (0.5, 0.8, 0.95)
 """Probabilities of the central intervals that are checked."""
 _RANK_DRAWS = 39  # so that the limits of these intervals are ranks
 _RANKED = 200  # features whose ranks are looked at
+_PARTS_OF_CELLS = 10
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ class Predictive:
     features
         A row for each gene or protein: 'mean', 'variance', 'cv' (coefficient of variation) and 'zeros' (share of zeros)
         over cells, each with a '*_drawn' beside it; 'spread' is the sum of squared distances from what is expected of
-        each cell, divided by that of the draws: 1 where the noise is as large as the model says; 'spread_even' and
-        'spread_odd' are the same of every other cell: where they differ, a few cells or draws made it; 'n_cells' is in
-        how many it was measured.
+        each cell, divided by that of the draws: 1 where the noise is as large as the model says; 'n_cells' is in how
+        many it was measured.
+    spreads
+        (k, features) 'spread' of each tenth of the cells: where they differ, a few cells or draws made it.
     cells
         A row for each cell: 'total', 'cv' over features, 'zeros' and 'smallest' (positive count), with '*_drawn'.
     intervals
@@ -70,6 +72,7 @@ class Predictive:
     """
 
     features: pd.DataFrame
+    spreads: np.ndarray
     cells: pd.DataFrame
     intervals: pd.DataFrame
 
@@ -113,6 +116,7 @@ class PredictiveSums:
 
     def __init__(self) -> None:
         self._features: np.ndarray | float = 0.0  # (sums, f)
+        self._squares: np.ndarray | float = 0.0  # (2, tenths, f): of counts, and of draws
         self._cells: list[np.ndarray] = []  # (n, 8) each
         self._within = np.zeros((2, len(LEVELS)))  # inside, and all
 
@@ -120,8 +124,9 @@ class PredictiveSums:
         """The next cells."""
         x, mean, y = (values.astype(np.float64) for values in (block.counts, block.mean, block.drawn))
         measured = np.ones(x.shape, dtype=bool) if block.measured is None else block.measured
-        squares = [(values - mean) ** 2 for values in (x, y)]
-        sums = [measured.sum(0), *(square[half::2].sum(0) for half in (0, 1) for square in squares)]
+        tenths = np.arange(len(x)) % _PARTS_OF_CELLS == np.arange(_PARTS_OF_CELLS)[:, None]  # (k, n)
+        self._squares = self._squares + np.stack([tenths @ (values - mean) ** 2 for values in (x, y)])
+        sums = [measured.sum(0)]
         for values in (x, y):
             sums += [values.sum(0), (values**2).sum(0), ((values == 0) & measured).sum(0)]
         self._features = self._features + np.stack(sums)
@@ -132,7 +137,8 @@ class PredictiveSums:
 
     def result(self) -> Predictive:
         """What all blocks say."""
-        n, even, even_drawn, odd, odd_drawn, *of_counts = np.asarray(self._features)
+        n, *of_counts = np.asarray(self._features)
+        squares, drawn_squares = np.asarray(self._squares)
         columns: dict[str, np.ndarray] = {}
         for suffix, (total, of_squares, zeros) in {"": of_counts[:3], "_drawn": of_counts[3:]}.items():
             mean = total / np.maximum(n, 1)
@@ -140,14 +146,13 @@ class PredictiveSums:
             of_feature = {"mean": mean, "variance": variance, "cv": _ratio(np.sqrt(variance), mean)}
             of_feature["zeros"] = zeros / np.maximum(n, 1)
             columns |= {f"{name}{suffix}": values for name, values in of_feature.items()}
-        columns |= {"spread": _ratio(even + odd, even_drawn + odd_drawn)}
-        columns |= {"spread_even": _ratio(even, even_drawn), "spread_odd": _ratio(odd, odd_drawn), "n_cells": n}
+        columns |= {"spread": _ratio(squares.sum(0), drawn_squares.sum(0)), "n_cells": n}
         names = ["total", "cv", "zeros", "smallest"]
         cells = pd.DataFrame(joined(self._cells), columns=[*names, *(f"{name}_drawn" for name in names)])
         intervals = pd.DataFrame(
             {"covered": self._within[0] / np.maximum(self._within[1], 1)}, index=pd.Index(LEVELS, name="probability")
         )
-        return Predictive(pd.DataFrame(columns), cells, intervals)
+        return Predictive(pd.DataFrame(columns), _ratio(squares, drawn_squares), cells, intervals)
 
 
 def _of_cells(values: np.ndarray, measured: np.ndarray) -> np.ndarray:

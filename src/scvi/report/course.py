@@ -89,7 +89,7 @@ def _panel(found: Predictive, what: str, panel: Any) -> Picture:
 
 def worst(found: Predictive, what: str) -> Section:
     """Features by how far the scatter of their counts is from that of draws."""
-    ranked = by_misfit(found.features)
+    ranked = by_misfit(found)
     columns = {
         "scatter": "spread",
         "mean": "mean",
@@ -103,8 +103,8 @@ def worst(found: Predictive, what: str) -> Section:
     text = (
         "Scatter is how far counts are from what the model expects of each cell, beside the same of draws: 1 where the "
         f"noise is as large as the model says, less where counts are closer to it. First come {one}s whose scatter is "
-        "furthest, up or down, from that of the middle one, in both halves of the cells; those with too few counts to "
-        "say are left out."
+        "furthest, up or down, from that of the middle one, for certain (in the median tenth of the cells, less two "
+        "standard errors); those with too few counts to say are left out."
     )
     name = what.replace(" ", "-")
     if not len(table):
@@ -124,7 +124,15 @@ def worst(found: Predictive, what: str) -> Section:
             (
                 f"Which {what} fit worst?",
                 f"{listed(first)}: their counts vary {scatter} times as much as the model says, those of the middle "
-                f"{one} {number(table['scatter'].median())} times.",
+                f"{one} {number(table['scatter'].median())} times. {_how_sure(ranked['off'].iloc[:3])}",
             )
         ],
     )
+
+
+def _how_sure(off: pd.Series) -> str:
+    """Of the first features, which are off by a factor of two for certain."""
+    sure = [str(name) for name in off.index[off > 1]]
+    if not sure:
+        return "None is off by a factor of two for certain: another seed may name others."
+    return f"Off by a factor of two for certain: {listed(sure)}."
