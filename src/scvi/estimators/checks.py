@@ -19,6 +19,7 @@ from scvi.cells.checks import as_text
 from scvi.cells.checks import found as there
 from scvi.cells.schema import Schema
 from scvi.estimators import verdicts
+from scvi.estimators.advice import Done
 from scvi.estimators.base import Estimator
 from scvi.estimators.cells import Indices
 from scvi.estimators.verdicts import FitCheck, Verdict
@@ -68,15 +69,16 @@ def check(
     positions = drawn_cells(positions, n_cells, seed)
     columns = self.adata if adata is None else adata
     groups = group_codes(columns.obs, groupby, positions)  # type: ignore[union-attr]  # there is one, or no positions
+    course, done = of_course(self, _loss_now(self, batch_size, seed) if adata is None else None)
     cells = DrawnCells(
         self.module,
         lambda: self._minibatches(data, positions, batch_size),
         data.batch[positions],
         self.schema,
         seed,
+        done,
     )
-    course, why_not = of_course(self.history, _loss_now(self, batch_size, seed) if adata is None else None)
-    return verdicts.together([FitCheck(tuple(course), why_not), of_cells(cells, groups)])
+    return verdicts.together([course, of_cells(cells, groups)])
 
 
 def check_of_two(
@@ -100,8 +102,8 @@ def check_of_two(
     """
     self._require_trained()
     seed = resolve_seed(seed)
-    course, skipped = of_course(self.history, None)
-    parts, states = [FitCheck(tuple(course), skipped)], []
+    course, done = of_course(self, None)
+    parts, states = [course], []
     for number, name in enumerate(("seq", "spatial")):
         own = self._data_sets[number]
         data, positions = own.choose(None, None)
@@ -113,12 +115,13 @@ def check_of_two(
             data.batch[positions] - own.batches.start,
             own.schema,
             seed,
+            done.of(own.schema, number),
         )
         states.append(latent.latent(cells.model, cells.minibatches(), generator=cells.generator()))
         parts.append(verdicts.renamed(of_cells(cells, groups), f"{name} "))
     data_set = np.repeat([0, 1], [len(part) for part in states])
     mixed = checks.mixing(np.concatenate(states), None, data_set, np.random.default_rng([seed, 2]))
-    parts.append(FitCheck((verdicts.of_mixing(mixed, "data set mixing"),)))
+    parts.append(FitCheck((verdicts.of_mixing(mixed, done, "data set mixing"),)))
     return verdicts.together(parts)
 
 
@@ -173,15 +176,18 @@ def loss_of(model: Model, minibatches: Iterable[Minibatch], seed: int) -> float:
     return -float(likelihood.elbo(model, minibatches, generator).mean(dtype=np.float64))
 
 
-def of_course(history: Mapping[str, pd.DataFrame], loss_now: float | None) -> tuple[list[Verdict], dict[str, str]]:
-    """What the losses of a fit say, and of what they say nothing."""
+def of_course(self: Estimator, loss_now: float | None) -> tuple[FitCheck, Done]:
+    """What the losses of a fit say, and what was done, by which other verdicts are advised."""
+    history, done = self.history, Done.by(self)
     numbers = {
         "convergence": (checks.convergence(history), verdicts.of_convergence, "the losses of the fit are not known"),
         "warm-up": (checks.kl_weight(history), verdicts.of_warmup, "the KL weights of the fit are not known"),
         "over-fitting": (checks.held_out(history, loss_now), verdicts.of_overfitting, "no validation cells are known"),
     }
-    result = [say(found) for found, say, _ in numbers.values() if found is not None]  # type: ignore[operator]
-    return result, {name: why for name, (found, _, why) in numbers.items() if found is None}
+    said = {name: say(found, done) for name, (found, say, _) in numbers.items() if found is not None}  # type: ignore[operator]
+    skipped = {name: why for name, (found, _, why) in numbers.items() if found is None}
+    is_flat = "convergence" in said and said["convergence"].level == "good"
+    return FitCheck(tuple(said.values()), skipped), replace(done, longer="") if is_flat else done
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------
@@ -197,6 +203,8 @@ class DrawnCells:
         Gives them, as often as it is called.
     batch
         (n,) codes of batches of the `schema`.
+    done
+        What advice need not say.
     """
 
     model: Model
@@ -204,6 +212,7 @@ class DrawnCells:
     batch: np.ndarray
     schema: Schema
     seed: int
+    done: Done
 
     def generator(self) -> torch.Generator:
         """Of posterior draws."""
@@ -228,13 +237,15 @@ def of_cells(cells: DrawnCells, groups: Mapping[str, tuple[np.ndarray, list[str]
     if len(present) > 1:
         groups = {batch_key: (codes, [cells.schema.batch_names[code] for code in present]), **groups}
     by_modality, residuals, of_draws = _beside(cells, counts, groups)
-    of_counts = [verdicts.of_counts(by_modality["genes"], checks.spread_of_totals(counts))]
-    questions = (verdicts.of_variation, verdicts.of_zeros, verdicts.of_intervals, verdicts.of_worst)
-    of_counts += [ask(found, what) for what, found in by_modality.items() for ask in questions]
+    done = cells.done
+    of_counts = [verdicts.of_counts(by_modality["genes"], checks.spread_of_totals(counts), done)]
+    for what, found in by_modality.items():
+        of_counts += [verdicts.of_variation(found, what, done), verdicts.of_zeros(found, what, done)]
+        of_counts += [verdicts.of_intervals(found, what), verdicts.of_worst(found, what)]
     of_groups = [
-        verdicts.of_residuals(residuals[name], of_draws[name], name, is_known=name == batch_key) for name in groups
+        verdicts.of_residuals(residuals[name], of_draws[name], name, name == batch_key, done) for name in groups
     ]
-    all_of_them = [*of_counts, verdicts.of_underfitting(explained), *of_batch, *of_groups]
+    all_of_them = [*of_counts, verdicts.of_underfitting(explained, done), *of_batch, *of_groups]
     return FitCheck(tuple(all_of_them), skipped, by_modality, residuals)
 
 
@@ -248,7 +259,7 @@ def _batch_verdicts(
     where = latent.latent(cells.model, cells.minibatches(), generator=cells.generator())
     return [
         verdicts.of_batch(checks.batch_information(counts, codes, cells.rng())),
-        verdicts.of_mixing(checks.mixing(where, components, codes, cells.rng())),
+        verdicts.of_mixing(checks.mixing(where, components, codes, cells.rng()), cells.done),
     ], {}
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from scvi.estimators import advice as what_to_do
+from scvi.estimators.advice import Done
 from scvi.queries.checks import BatchInformation, Convergence, Explained, HeldOut, Mixing
 from scvi.queries.predictive_checks import Predictive
 
@@ -20,6 +22,7 @@ CLEAR_FOLD = 0.5  # log2: a residual that matters, a factor of 1.4
 _NAMED = 5  # genes in a sentence
 _MEAN_DISTANCE = np.sqrt(2 / np.pi)  # from 0, of a Normal with standard deviation 1
 _CELLS_OF_SQUARES = 50
+_NOTHING = Done()  # is known of what was done
 _OF_A_MEDIAN = np.sqrt(np.pi / 2)  # standard error of a median of Normal numbers, in those of their mean
 
 
@@ -131,11 +134,11 @@ def _verdict(name: str, level: Level, says: str, advice: str) -> Verdict:
 # ---- the course of the fit -------------------------------------------------------------------------------------------
 
 
-def of_convergence(found: Convergence) -> Verdict:
+def of_convergence(found: Convergence, done: Done = _NOTHING) -> Verdict:
     """Whether the loss was still falling."""
-    advice = "train longer: a further train() goes on from here, a larger max_epochs begins anew"
     if found.epochs == 1:
-        return Verdict("convergence", "doubtful", "the fit has one epoch, which shows no course of the loss", advice)
+        says = "the fit has one epoch, which shows no course of the loss"
+        return Verdict("convergence", "doubtful", says, done.longer)
     # a loss of thousands of nats that still falls by one or two has converged, however little it fell before
     matters = found.last_fall > 1e-3 * abs(found.last_loss)
     level = graded(found.last_share if matters else 0.0, 0.1, 0.3)
@@ -143,30 +146,30 @@ def of_convergence(found: Convergence) -> Verdict:
         f"in {found.epochs} epochs the training loss fell by {found.fall:.1f} nats per cell to {found.last_loss:.1f}, "
         f"{100 * found.last_share:.0f} % of it in the last fifth of them"
     )
-    return _verdict("convergence", level, says, advice)
+    return _verdict("convergence", level, says, done.longer)
 
 
-def of_warmup(kl_weight: float) -> Verdict:
+def of_warmup(kl_weight: float, done: Done = _NOTHING) -> Verdict:
     """Whether the KL weight was full at the end."""
     return _verdict(
         "warm-up",
         graded(abs(1 - kl_weight), 1e-6),
         f"the weight of the KL divergence ended at {kl_weight:.2g}",
-        "train on until the weight is 1: kl_warmup is the share of the planned steps over which it rises",
+        what_to_do.for_full_weight(done),
     )
 
 
-def of_overfitting(found: HeldOut) -> Verdict:
+def of_overfitting(found: HeldOut, done: Done = _NOTHING) -> Verdict:
     """Whether validation cells were explained better before."""
     says = (
         f"the loss of validation cells is {found.now:.1f} nats per cell, at its best it was {found.best:.1f} "
         f"(epoch {found.best_epoch}); that of training cells was {found.train:.1f} in the last epoch"
     )
-    advice = "stop where validation cells are explained best: train(early_stopping=True), or fewer epochs"
+    advice = what_to_do.against_overfitting(done, found.best_epoch)
     return _verdict("over-fitting", graded(found.rise, 0.1), says, advice)
 
 
-def of_underfitting(found: Explained) -> Verdict:
+def of_underfitting(found: Explained, done: Done = _NOTHING) -> Verdict:
     """Whether a coarse clustering explains as much."""
     says = (
         f"the model explains {100 * found.model:.0f} % of how cells differ in the median gene (deviance beyond library "
@@ -176,14 +179,13 @@ def of_underfitting(found: Explained) -> Verdict:
     if found.clusters < 0.01 and shortfall < 0.02:
         return Verdict("under-fitting", "good", f"{says}: there is little to explain")
     level = graded(shortfall / max(found.clusters, 0.01), -0.1, 0.2)
-    advice = "train longer, or with more latent dimensions; if that does not help, look at the verdict on counts"
-    return _verdict("under-fitting", level, says, advice)
+    return _verdict("under-fitting", level, says, what_to_do.against_underfitting(done))
 
 
 # ---- counts beside draws ---------------------------------------------------------------------------------------------
 
 
-def of_counts(found: Predictive, spread_of_totals: float) -> Verdict:
+def of_counts(found: Predictive, spread_of_totals: float, done: Done = _NOTHING) -> Verdict:
     """Whether these are counts at all."""
     smallest, drawn = found.cells["smallest"], found.cells["smallest_drawn"]
     excess = float((smallest > drawn).mean() - (smallest < drawn).mean())
@@ -193,8 +195,8 @@ def of_counts(found: Predictive, spread_of_totals: float) -> Verdict:
     if excess >= 0.1:
         says += f"; it is larger in {100 * (smallest > drawn).mean():.0f} % of the cells: there are gaps between values"
     advice = (
-        "give the model raw counts (setup_anndata(layer=...) says where they are): logarithms, normalised and scaled "
-        "values are none, even if they are rounded"
+        "give the model raw counts: setup_anndata(layer=...) says where they are, this fit has read "
+        f"{done.schema.counts_name}; logarithms, normalised and scaled values are none, even if they are rounded"
     )
     level = graded(excess, 0.1, 0.5)
     if level == "good" and spread_of_totals < 0.02:
@@ -203,7 +205,7 @@ def of_counts(found: Predictive, spread_of_totals: float) -> Verdict:
     return _verdict("counts", level, says, advice)
 
 
-def of_variation(found: Predictive, what: str) -> Verdict:
+def of_variation(found: Predictive, what: str, done: Done = _NOTHING) -> Verdict:
     """Whether features vary as much as in draws: coefficients of variation, and squares around the expectation."""
     clear = found.features[found.features["mean"] >= FEW_COUNTS]
     off = np.abs(np.log2(clear["cv"] / clear["cv_drawn"])).median() if len(clear) else 0.0
@@ -214,15 +216,12 @@ def of_variation(found: Predictive, what: str) -> Verdict:
         f"{what.rstrip('s')} and of {2**of_cells:.2f} in the median cell; counts are scattered around what is expected "
         f"of them {spread:.2f} times as much as draws"
     )
-    if spread > 1:
-        advice = "the likelihood may be too narrow: gene_likelihood='nb' or 'zinb', dispersion='gene-batch'"
-    else:
-        advice = "the likelihood is wider than the counts: train longer; are they counts?"
+    advice = what_to_do.other_noise(done, what, bool(spread <= 1))
     levels = [graded(float(off), 0.25, 1.0), graded(abs(float(np.log2(spread))), 1.0, 2.0)]
     return _verdict(f"variation of {what}", min(levels, key=_LEVELS.index), says, advice)
 
 
-def of_zeros(found: Predictive, what: str) -> Verdict:
+def of_zeros(found: Predictive, what: str, done: Done = _NOTHING) -> Verdict:
     """Whether there are as many zeros."""
     zeros, drawn, n = (found.features[name] for name in ("zeros", "zeros_drawn", "n_cells"))
     off = float(np.abs(zeros - drawn).mean())
@@ -233,8 +232,7 @@ def of_zeros(found: Predictive, what: str) -> Verdict:
         f"the shares of a {what.rstrip('s')} are {100 * off:.1f} points apart on average, by chance up to "
         f"{100 * by_chance:.1f}"
     )
-    advice = "compare gene_likelihood 'nb' and 'zinb' by get_marginal_ll of validation cells; train longer"
-    return _verdict(f"zeros of {what}", graded(beyond_chance, 0.04, 0.15), says, advice)
+    return _verdict(f"zeros of {what}", graded(beyond_chance, 0.04, 0.15), says, what_to_do.other_zeros(done, what))
 
 
 def of_intervals(found: Predictive, what: str) -> Verdict:
@@ -313,7 +311,7 @@ def of_batch(found: BatchInformation) -> Verdict:
     return _verdict("batch column", level, says, advice)
 
 
-def of_mixing(found: Mixing, name: str = "batch mixing") -> Verdict:
+def of_mixing(found: Mixing, done: Done = _NOTHING, name: str = "batch mixing") -> Verdict:
     """Whether the latent space mixes the batches."""
     says = f"neighbourhoods in the latent space are mixed {100 * found.latent:.0f} % as well as with shuffled batches"
     level = graded(1 - found.latent, 0.4)
@@ -323,14 +321,13 @@ def of_mixing(found: Mixing, name: str = "batch mixing") -> Verdict:
             level = "good"  # much of what could be mixed was
         if found.latent < 0.7 * found.components:
             level = "bad"
-    advice = (
-        "where batches share cell types, train longer or give covariates; where they do not, this is as it should be"
-    )
-    return _verdict(name, level, says, advice)
+    return _verdict(name, level, says, what_to_do.more_mixing(done, name != "batch mixing"))
 
 
-def of_residuals(found: pd.DataFrame, of_draws: pd.DataFrame, group: str, is_known: bool) -> Verdict:
-    """Which genes differ between groups beside what the model expects; whether it was told the groups, as batches."""
+def of_residuals(
+    found: pd.DataFrame, of_draws: pd.DataFrame, group: str, is_batch: bool, done: Done = _NOTHING
+) -> Verdict:
+    """Which genes differ between groups, or batches, beside what the model expects."""
     tested = found["p_adjusted"].notna()
     differ = found[depends(found)]
     share, by_chance = (len(part) / max(int(tested.sum()), 1) for part in (differ, of_draws[depends(of_draws)]))
@@ -342,13 +339,7 @@ def of_residuals(found: pd.DataFrame, of_draws: pd.DataFrame, group: str, is_kno
         f"differ from what the model expects in a group of {group!r}, by a factor of {2**CLEAR_FOLD:.1f} or more"
         + (f": {named}" if named else "")
     )
-    if is_known:
-        advice = "the model was told the batch and has not learnt what it does: train longer"
-    else:
-        advice = (
-            f"the latent states do not carry all that differs by {group!r}: give it as batch_key or covariate if it is "
-            "technical; if it is not, do not look for these genes in the latent space"
-        )
+    advice = what_to_do.for_residuals(done, group, is_batch)
     return _verdict(f"residuals by {group}", graded(share - by_chance, 0.05), says, advice)
 
 
