@@ -171,6 +171,22 @@ def test_sparse_rows_are_multiplied_in_float32() -> None:
         assert torch.equal(kernels.hidden_layer(x, layer, norm, 0.0), expected)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_rows_made_dense_in_bfloat16_are_those_that_are_rounded_afterwards(beside: bool) -> None:
+    rows = SparseRows.of(counts(16, 300)).over(torch.full((16, 1), 3.0))  # thirds, which bfloat16 rounds
+    columns = torch.rand(16, 3) if beside else None
+    layer, norm = nn.Linear(300 + 3 * beside, 64), nn.BatchNorm1d(64)
+
+    def results(x: Tensor | SparseRows) -> list[Tensor]:
+        with bf16_products(LowWeights()):
+            hidden = kernels.hidden_layer(x, layer, norm, 0.0, columns)
+            out = kernels.linear(x, layer.weight, layer.bias, columns)
+        return [hidden, out, *torch.autograd.grad(hidden.sum() + out.square().sum(), layer.parameters())]
+
+    for found, expected in zip(results(rows), results(rows.dense), strict=True):
+        assert torch.equal(found, expected)
+
+
 # ---- copies of weights -----------------------------------------------------------------------------------------------
 
 

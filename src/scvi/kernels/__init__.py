@@ -208,11 +208,13 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
 
 
 def _checked(x: Counts, beside: Tensor | None, weight: Tensor) -> Counts:
-    """Rows that belong to the weights, sparse where a sparse product is faster and compiled code has one."""
+    """Rows that belong to the weights: sparse where such a product is faster, else dense in its precision."""
     width = x.shape[-1] + (0 if beside is None else beside.shape[-1])
     if width != weight.shape[1]:  # compiled code does not check the bounds of its arrays
         raise ValueError(f"{width} columns do not belong to weights of shape {tuple(weight.shape)}")
-    return x if isinstance(x, SparseRows) and x.density < precision.dense_from(weight) else _dense(x)
+    if not isinstance(x, SparseRows) or x.density < precision.dense_from(weight):
+        return x
+    return _dense(x, torch.float32 if precision.low_of(weight) is None else torch.bfloat16)
 
 
 def hidden_layer(
@@ -288,14 +290,14 @@ def adam_step(moments: Moments, given: Sequence[int], loss: Tensor, rule: Rule) 
     return adam_in_torch(moments, given, loss, rule)
 
 
-def _dense(x: Counts) -> Tensor:
+def _dense(x: Counts, dtype: torch.dtype = torch.float32) -> Tensor:
     if not isinstance(x, SparseRows):
         return x
     if not _compiled(x):
         return x.dense
     from scvi.kernels.networks import densified
 
-    return densified(x)
+    return densified(x, dtype)
 
 
 def _compiled(*given: Counts | Affine) -> bool:

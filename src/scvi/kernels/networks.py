@@ -48,10 +48,13 @@ def _transposed_times(x: SparseRows, matrix: Tensor, out: Tensor) -> None:
     )
 
 
-def densified(x: SparseRows) -> Tensor:
-    """(n, g) float32."""
-    out = torch.zeros(x.shape)
-    *given, result = arrays(x.starts, x.genes, x.values, out)
+def densified(x: SparseRows, dtype: torch.dtype) -> Tensor:
+    """(n, g) float32 or bfloat16."""
+    out, values = torch.zeros(x.shape, dtype=dtype), x.values.to(dtype)
+    if dtype == torch.bfloat16:  # which numpy does not know: its bits are moved
+        *given, result = arrays(x.starts, x.genes, values.view(torch.int16), out.view(torch.int16))
+    else:
+        *given, result = arrays(x.starts, x.genes, values, out)
     run_blocks(lambda _, *rows: sparse.densify(*given, rows, result), row_blocks(len(x), min_rows=32))
     return out
 
