@@ -50,6 +50,7 @@ def counts_of(adata: AnnData, n_genes: int, rng: np.random.Generator) -> tuple[s
     """The genes with the highest totals; where there are too few, all genes again in cells that are shuffled."""
     by_total = np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel(), kind="stable")
     x = sparse.csr_matrix(adata.X[:, by_total])
+    x.sort_indices()  # as files have them: rows that are not sorted are whenever they are read
     if n_genes <= x.shape[1]:
         return sparse.csr_matrix(x[:, :n_genes]), "genes of highest total"
     copies = math.ceil(n_genes / x.shape[1])
