@@ -13,8 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scvi
-from scvi.estimators.train import quick_max_epochs
-from scvi.fit.plan import Plan, default_max_epochs, default_weight_decay
+from scvi.fit.plan import Course, Plan, default_max_epochs, default_weight_decay, quick_course, usual_course
 from small_cells import QUICK, TINY, make_adata
 
 SHORT = {name: QUICK[name] for name in ("seed", "enable_progress_bar")}
@@ -187,22 +186,30 @@ class FailAfter:
 # ---- a first look ----------------------------------------------------------------------------------------------------
 
 
-def test_a_quick_fit_takes_fewer_epochs() -> None:
-    assert quick_max_epochs(2_705, 64) == 15
-    assert quick_max_epochs(919, 64) == 36
-    assert quick_max_epochs(100, 64) == 50
-    assert quick_max_epochs(10**6, 128) == default_max_epochs(10**6, 128) == 10
+def test_a_quick_fit_takes_fewer_and_larger_steps() -> None:
+    assert quick_course(2_705, 64) == Course(15, 0.012)
+    assert quick_course(919, 64) == Course(36, 0.012)
+    assert quick_course(100, 64) == usual_course(100, 64) == Course(50, Plan.lr)  # no shorter: the default
+    assert quick_course(10**6, 128) == usual_course(10**6, 128) == Course(10, Plan.lr)
     model = model_of()
     model.train(**{**SHORT, "batch_size": 4}, preset="quick")
     n = len(model.train_indices)
-    assert len(validation(model)) == quick_max_epochs(n, 4) < default_max_epochs(n, 4)
+    assert len(validation(model)) == quick_course(n, 4).max_epochs < default_max_epochs(n, 4)
+    assert 0.011 < model.history["lr"]["lr"].max() <= 0.012
+
+
+@pytest.mark.parametrize("told", [{"lr": 0.002}, {"plan_kwargs": {"lr": 0.002}}])
+def test_a_learning_rate_that_is_told_is_that_of_a_quick_fit(told: dict[str, Any]) -> None:
+    model = model_of()
+    model.train(**{**SHORT, "batch_size": 4}, preset="quick", **told)
+    assert 0.0018 < model.history["lr"]["lr"].max() <= 0.002
 
 
 @pytest.mark.parametrize("told", [{}, {"weight_decay": 0.02}])
 def test_a_quick_fit_told_not_to_stop_early_is_as_long_whatever_else_is_told(told: dict[str, Any]) -> None:
     model = model_of(adata=sparse_adata())
     model.train(**SHORT, batch_size=4, train_size=0.3, early_stopping=False, preset="quick", **told)
-    assert len(validation(model)) == quick_max_epochs(len(model.train_indices), 4) == 46
+    assert len(validation(model)) == quick_course(len(model.train_indices), 4).max_epochs == 46
 
 
 def test_a_query_is_mapped_quickly() -> None:
@@ -214,7 +221,7 @@ def test_a_query_is_mapped_quickly() -> None:
     mapped = scvi.SCVI.load_query_data(query, reference)
     mapped.train(**{**SHORT, "batch_size": 4}, preset="quick")
     n = len(mapped.train_indices)
-    assert len(validation(mapped)) == quick_max_epochs(n, 4) < default_max_epochs(n, 4)
+    assert len(validation(mapped)) == quick_course(n, 4).max_epochs < default_max_epochs(n, 4)
 
 
 @pytest.mark.parametrize(

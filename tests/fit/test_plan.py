@@ -112,8 +112,9 @@ def test_minibatches_by_the_number_of_cells(monkeypatch: pytest.MonkeyPatch) -> 
 def test_none_is_a_value_where_it_means_something() -> None:
     assert planned() == Plan(20, 100)
     assert planned({"gradient_clip": None}).gradient_clip is None
-    with pytest.raises(ValueError, match="lr=None is not a positive number"):
-        planned({"lr": None})
+    assert planned({"lr": None}).lr == Plan.lr
+    with pytest.raises(ValueError, match="eps=None is not a positive number"):
+        planned({"eps": None})
 
 
 @pytest.mark.parametrize(("epochs", "patience"), [(1, 5), (20, 5), (30, 6), (50, 10), (400, 80)])
@@ -125,12 +126,12 @@ def test_the_patience_follows_from_the_epochs(epochs: int, patience: int) -> Non
 def test_the_signature_of_train_shows_the_defaults_of_the_plan() -> None:
     shown = {name: value.default for name, value in inspect.signature(scvi.SCVI.train).parameters.items()}
     defaults = {field.name: field.default for field in fields(Plan) if field.name in shown}
-    own = {"max_epochs", "batch_size", "weight_decay", "early_stopping"}  # by the cells
+    own = {"max_epochs", "batch_size", "weight_decay", "early_stopping", "lr"}  # decided by the plan
     assert {name: shown[name] for name in defaults if name not in own} == {
         name: default for name, default in defaults.items() if name not in own
     }
     assert len(defaults) >= 12
-    assert isinstance(shown["lr"], float)
+    assert isinstance(shown["kl_warmup"], float)
 
 
 def test_a_plan_is_plain_json() -> None:

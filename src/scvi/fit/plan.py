@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from scvi._checks import check_choice, check_flag, check_integer, check_number
 from scvi._settings import settings
@@ -20,6 +20,7 @@ Optimizer = Literal["Adam", "AdamW"]
 
 _MAX_EPOCHS, _MIN_EPOCHS = 50, 10
 _QUICK_EPOCHS, _LEAST_STEPS, _MOST_LINEAR_EPOCHS = 15, 500, 100
+_QUICK_LR = 1.2e-2
 _STEPS_WANTED = 20_000  # beyond these a large data set needs no further passes
 _STEPS_PER_COUNT = 2.4
 _SMALL_DATA, _SMALL_BATCH = 5_000, 64
@@ -27,7 +28,7 @@ _LEAST_PATIENCE = 5  # epochs
 _SPARSE_PRECISION, _PRECISION_OF_COUNTS = 40.0, 15.0
 _LEAST_DECAY, _MOST_DECAY = 3e-3, 0.1
 _PROTEIN_PRECISION, _LEAST_PROTEIN_DECAY = 6.0, 3e-4
-_FROM_CELLS = ("max_epochs", "batch_size", "weight_decay", "early_stopping")  # None: by the cells
+_DECIDED = ("max_epochs", "batch_size", "weight_decay", "early_stopping", "lr")  # None: decided here
 _AFTERWARDS = {"afterwards": True}  # marks an option of what is done when a fit is over
 _LATER = {"later": True}  # marks an option that plans of earlier checkpoints lack, and whose default is what they did
 
@@ -52,11 +53,27 @@ def default_max_epochs(n_cells: int, batch_size: int, mean_count: float | None =
     return min(epochs, max(_MIN_EPOCHS, round(wanted / steps)))
 
 
-def quick_max_epochs(n_cells: int, batch_size: int, mean_count: float | None = None) -> int:
-    """Passes over the data for a first look: 500 steps, at least 15 passes and no more than there are by default."""
+class Course(NamedTuple):
+    """What a fit is where nothing is told: passes over the data, and the peak learning rate."""
+
+    max_epochs: int
+    lr: float
+
+
+def usual_course(n_cells: int, batch_size: int, mean_count: float | None = None) -> Course:
+    """As long as the data bear."""
+    return Course(default_max_epochs(n_cells, batch_size, mean_count), Plan.lr)
+
+
+def quick_course(n_cells: int, batch_size: int, mean_count: float | None = None) -> Course:
+    """A first look: 500 steps, at least 15 passes and no more than there are by default.
+
+    Where they are fewer, the peak of the learning rate is more than twice as high: few steps have to be large.
+    """
+    usual = usual_course(n_cells, batch_size, mean_count)
     steps = max(1, n_cells // batch_size)
-    usual = default_max_epochs(n_cells, batch_size, mean_count)
-    return min(usual, max(_QUICK_EPOCHS, math.ceil(_LEAST_STEPS / steps)))
+    n_epochs = max(_QUICK_EPOCHS, math.ceil(_LEAST_STEPS / steps))
+    return Course(n_epochs, _QUICK_LR) if n_epochs < usual.max_epochs else usual
 
 
 def linear_max_epochs(n_cells: int, batch_size: int) -> int:
@@ -342,14 +359,14 @@ def make_plan(
     n_validation: int,
     kind: type[Plan] = Plan,
     mean_count: float | None = None,
-    length: Callable[[int, int, float | None], int] = default_max_epochs,
+    course: Callable[[int, int, float | None], Course] = usual_course,
 ) -> Plan:
     """A checked plan.
 
     Parameters
     ----------
     options
-        Options of the plan by name; `max_epochs`, `batch_size` and `weight_decay` may be None: by the cells, and
+        Options of the plan by name; `max_epochs`, `lr`, `batch_size` and `weight_decay` may be None: by the cells, and
         `early_stopping`, too: no.
     plan_kwargs
         Options under the names of scripts that exist, which win over `options`.
@@ -360,16 +377,16 @@ def make_plan(
     mean_count
         Of an entry of the training cells, by which weight decay and epochs are chosen where they are None; None: the
         weight decay is that of the class, and the epochs are by the number of cells.
-    length
-        Says how many passes, by the numbers of training cells and of those in a step, and the mean count.
+    course
+        Says how long and how fast, by the numbers of training cells and of those in a step, and the mean count.
     """
-    given = {name: value for name, value in options.items() if value is not None or name not in _FROM_CELLS}
+    given = {name: value for name, value in options.items() if value is not None or name not in _DECIDED}
     given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
     if mean_count is not None:
         given.setdefault("weight_decay", kind.decay_for(n_train, mean_count))
     plan = kind(**{"max_epochs": 1, **given})
-    if "max_epochs" not in given:
-        plan = replace(plan, max_epochs=length(n_train, plan.batch_size, mean_count))
+    decided = course(n_train, plan.batch_size, mean_count)._asdict()
+    plan = replace(plan, **{name: value for name, value in decided.items() if name not in given})
     told = translated({} if plan_kwargs is None else plan_kwargs, [option.name for option in fields(plan)])
     plan = _with_warmup(replace(plan, **told.options), told.warmup, count_minibatches(n_train, plan.batch_size))
     _check_monitors(plan, n_validation)

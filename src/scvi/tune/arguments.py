@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from scvi._checks import is_integer, is_number
 from scvi.estimators.base import Estimator
-from scvi.estimators.train import length_of
+from scvi.estimators.train import course_of
 from scvi.estimators.trainer_names import understood
 from scvi.fit.devices import check_precision, resolve_device
 from scvi.fit.plan import make_plan
@@ -91,6 +91,7 @@ def checked_arguments(model_class: type[Estimator], adata: AnnData, space: Mappi
     searched, fixed = distributions(space)
     of_model = model_class._defaults()
     of_train = {name: p.default for name, p in inspect.signature(model_class.train).parameters.items()}
+    of_train["lr"] = of_train["lr"] or model_class._plan.lr
     known = [name for name in (*of_model, *of_train) if name not in (*_OF_THE_SEARCH, "self", "trainer_kwargs")]
     for name in space:
         if name in _OF_THE_SEARCH:
@@ -126,5 +127,5 @@ def _check_train(model: Any, told: Mapping[str, Any]) -> None:
     given = understood(type(model).__name__, {**defaults, "trainer_kwargs": {}, **told})
     options = {option.name: given[option.name] for option in fields(model._plan) if option.name in given}
     n = model.adata.n_obs
-    plan = make_plan(options, given["plan_kwargs"], n, n, model._plan, length=length_of(model, given))
+    plan = make_plan(options, given["plan_kwargs"], n, n, model._plan, course=course_of(model, given))
     check_precision(plan.precision, resolve_device(given["accelerator"], given["devices"]))
