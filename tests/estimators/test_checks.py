@@ -1,5 +1,7 @@
 """Checks tell broken fits from good ones, and say what is wrong."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +10,11 @@ from scipy import sparse
 
 import scvi
 from asking import make
+from scvi.cells.categories import reads_as_unknown
 from scvi.cells.count_checks import EstimatedCounts
 from scvi.estimators import verdicts
 from scvi.estimators.verdicts import FitCheck, Verdict
+from scvi.queries import checks
 from scvi.queries.predictive_checks import Beside, PredictiveSums
 from small_cells import QUICK, make_adata
 
@@ -280,6 +284,72 @@ def test_each_estimator_is_checked(cls):
     model.train(**QUICK)
     found = model.check(seed=0)
     assert {"counts", "under-fitting", "worst genes", "convergence"} <= {verdict.name for verdict in found.verdicts}
+
+
+def history_of(losses, accuracies):
+    columns = {"classification_loss_train": losses, "accuracy_validation": accuracies}
+    return {name: pd.DataFrame({name: values}) for name, values in columns.items() if values is not None}
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracies", "level"),
+    [
+        (2 * np.exp(-np.arange(50) / 5), np.full(50, 0.9), "good"),
+        (2 * np.exp(-np.arange(50) / 5), None, "good"),
+        (2 - 1.5 * np.arange(10) / 10, None, "doubtful"),  # it falls on and on
+        (2 - 1.5 * (np.arange(10) / 10) ** 2, None, "bad"),  # faster and faster
+        (2 * np.exp(-np.arange(50) / 5), np.linspace(0.5, 0.9, 50), "doubtful"),  # labels change still
+        (0.3 - 0.0001 * np.arange(50), None, "good"),  # a mapped model, whose classifier has nothing to learn
+        (np.array([1.0]), None, "doubtful"),
+    ],
+)
+def test_a_classifier_that_still_learns_is_seen(losses, accuracies, level):
+    found = verdicts.of_classifier(checks.classifier(history_of(losses, accuracies)))
+    assert found.level == level, found
+    assert ("train longer" in found.advice) == (level != "good")
+    assert ("labelled validation cells are right" in found.says) == (accuracies is not None)
+
+
+def test_the_classifier_of_few_epochs_has_not_converged():
+    model = make(scvi.SCANVI)
+    model.train(**QUICK)
+    assert model.check(seed=0)["classifier"].level == "bad"
+    without = make(scvi.SCVI)
+    without.train(**QUICK)
+    found = without.check(seed=0)
+    assert "classifier" not in {*found.to_frame().index, *found.skipped}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        *((name, True) for name in ("Unassigned", "unknown", "NA", "n/a", "not_assigned", "?", "", "unknown cells")),
+        *((name, False) for name in ("NK", "Na+ cells", "B", "Unstable", "naive", "None-such", "Missing link")),
+    ],
+)
+def test_labels_that_read_as_none(name, says):
+    assert reads_as_unknown(name) == says
+
+
+@pytest.mark.parametrize("declared", ["Unknown", "t2"])
+def test_a_label_that_reads_as_none_is_named_with_what_to_do(declared):
+    """What is advised is done, and the doubt is gone."""
+    adata = make_adata()
+    adata.obs["cell_type"] = pd.Categorical(adata.obs["cell_type"].replace({"t1": "unassigned"}))
+    keys = {"labels_key": "cell_type", "unlabeled_category": declared}
+    model = make(scvi.SCANVI, adata, keys)
+    model.train(**QUICK)
+    found = model.check(seed=0)["labels"]
+    n = int((adata.obs["cell_type"] == "unassigned").sum())
+    assert f"'unassigned' ({n} cells) reads as if the label were not known" in found.says
+    if declared == "Unknown":  # which does not occur
+        keys["unlabeled_category"] = re.search("unlabeled_category='(.*)'", found.advice)[1]
+    else:
+        exec(re.search(r"(adata\.obs.* = .*), set up again", found.advice)[1], {"adata": adata})
+    model = make(scvi.SCANVI, adata, keys)
+    model.train(**QUICK)
+    assert model.check(seed=0)["labels"].level == "good"
+    assert model.schema.n_labels == 2 - (declared == "t2")
 
 
 def test_proteins_are_checked_where_they_were_measured():

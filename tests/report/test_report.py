@@ -16,7 +16,7 @@ import scvi
 from asking import ESTIMATORS, cells_of, make, same, weights
 from report_cells import IMAGE, TAG, hostile
 from scvi import plots
-from scvi.report import annotation, interactive, write
+from scvi.report import annotation, blocks, interactive, write
 from scvi.report.about_fit import commands
 from scvi.report.cells import Wish
 from small_cells import KEYS, QUICK, make_adata
@@ -334,6 +334,36 @@ def test_labels_are_trusted_by_how_often_they_are_right():
     ((_, answer),) = section.short
     assert "To be trusted: B. Not to be trusted: T and NK. Too few labelled cells to say: DC (2 of 3 right)." in answer
     assert "1 of the 153 cells shown" in section.blocks[-1].text
+
+
+def test_a_label_that_reads_as_none_is_said_beside_the_accuracy(tmp_path):
+    names, known = ["B", "NA", "T"], np.repeat([0, 1, 2], [40, 40, 20])
+    probabilities = np.eye(3)[np.where(known == 1, 0, known)]  # all of NA are taken for B
+    found = annotation.Judged(names, probabilities, known, np.arange(100), annotation._HELD_OUT)
+    ((_, answer),) = annotation.annotation(found, with_pictures=False).short
+    assert answer.startswith("The label is right in 60 % of 100 labelled cells held out of the fit. NA reads as if")
+    assert "without it: 100 %." in answer
+    adata = make_adata()
+    adata.obs["cell_type"] = adata.obs["cell_type"].replace({"t1": "unassigned"})
+    model = make(scvi.SCANVI, adata)
+    model.train(**QUICK)
+    page = page_of(model, tmp_path)
+    assert "unassigned reads as if the label were not known" in page.sections[""]
+    assert model.check(seed=0)["labels"].advice in page.sections["verdicts"]
+
+
+def test_the_course_of_a_classifier_is_beside_that_of_the_loss(tmp_path):
+    model = fitted(scvi.SCANVI)
+    page = page_of(model, tmp_path)
+    losses = model.history["classification_loss_train"].iloc[:, 0]
+    ends = "".join(blocks.number(losses.iloc[i], 4) for i in (0, -1))
+    assert f"classification losstraining cells{ends}" in page.sections["losses"].replace("\n", "")
+    assert "accuracyvalidation cells" in page.sections["losses"]
+    pictures = [image["alt"] for image in page.all("img") if "classification_loss_train from" in image["alt"]]
+    assert len(pictures) == 1
+    assert f"Did the classifier converge? No: {model.check(seed=0, n_cells=60)['classifier'].says}" in page.text
+    other = page_of(fitted(scvi.SCVI), tmp_path)
+    assert "classif" not in other.sections["losses"] + other.sections[""]
 
 
 def test_the_map_of_many_cells_is_thinned_and_says_so():

@@ -11,11 +11,23 @@ This is for matching alone. What is shown, stored or answered is spelled as in t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
+
+_UNKNOWN = re.compile(
+    r"(un(known|assigned|label+ed|classified|defined|determined|specified|annotated|identified)"
+    r"|not (known|assigned|label+ed|classified|annotated)|ambiguous)( cells?| type)?"
+    r"|missing|none|null|n[ /]?a|nan|[ ?]*"
+)
+
+
+def reads_as_unknown(name: str) -> bool:
+    """Whether a category reads as if nothing were known: 'Unassigned', 'not_known', 'N.A.', '?'."""
+    return _UNKNOWN.fullmatch(re.sub(r"[\s_.-]+", " ", name.casefold()).strip()) is not None
 
 
 def key_of(value: Any) -> str:

@@ -78,7 +78,7 @@ def check(
         seed,
         done,
     )
-    return verdicts.together([course, of_cells(cells, groups)])
+    return verdicts.together([course, _of_labels(self, data, done), of_cells(cells, groups)])
 
 
 def check_of_two(
@@ -123,6 +123,14 @@ def check_of_two(
     mixed = checks.mixing(np.concatenate(states), None, data_set, np.random.default_rng([seed, 2]))
     parts.append(FitCheck((verdicts.of_mixing(mixed, done, "data set mixing"),)))
     return verdicts.together(parts)
+
+
+def _of_labels(self: Estimator, data: CellData, done: Done) -> FitCheck:
+    """Of a model that knows of cells without a label, whether others seem to have none."""
+    if self.schema.unlabeled_category is None:
+        return FitCheck(())
+    names = np.array([*self.schema.label_names, ""], dtype=object)  # cells without a label have the code -1
+    return FitCheck((verdicts.of_labels(pd.Series(names[data.labels]).value_counts().to_dict(), done),))
 
 
 def _numbered(
@@ -182,10 +190,11 @@ def of_course(self: Estimator, loss_now: float | None) -> tuple[FitCheck, Done]:
     numbers = {
         "convergence": (checks.convergence(history), verdicts.of_convergence, "the losses of the fit are not known"),
         "warm-up": (checks.kl_weight(history), verdicts.of_warmup, "the KL weights of the fit are not known"),
+        "classifier": (checks.classifier(history), verdicts.of_classifier, ""),
         "over-fitting": (checks.held_out(history, loss_now), verdicts.of_overfitting, "no validation cells are known"),
     }
     said = {name: say(found, done) for name, (found, say, _) in numbers.items() if found is not None}  # type: ignore[operator]
-    skipped = {name: why for name, (found, _, why) in numbers.items() if found is None}
+    skipped = {name: why for name, (found, _, why) in numbers.items() if found is None and why}
     is_flat = "convergence" in said and said["convergence"].level == "good"
     return FitCheck(tuple(said.values()), skipped), replace(done, longer="") if is_flat else done
 

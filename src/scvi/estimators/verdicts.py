@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from scvi.cells.categories import reads_as_unknown
 from scvi.estimators import advice as what_to_do
 from scvi.estimators.advice import Done
-from scvi.queries.checks import BatchInformation, Convergence, Explained, HeldOut, Mixing
+from scvi.queries.checks import BatchInformation, Classifier, Convergence, Explained, HeldOut, Mixing
 from scvi.queries.predictive_checks import Predictive
 
 Level = Literal["good", "doubtful", "bad"]
@@ -23,6 +24,7 @@ _NAMED = 5  # genes in a sentence
 _MEAN_DISTANCE = np.sqrt(2 / np.pi)  # from 0, of a Normal with standard deviation 1
 _CELLS_OF_SQUARES = 50
 _NOTHING = Done()  # is known of what was done
+_SMALL_CROSS_ENTROPY = 0.01  # nats, of which a fall matters to no label
 _OF_A_MEDIAN = np.sqrt(np.pi / 2)  # standard error of a median of Normal numbers, in those of their mean
 
 
@@ -147,6 +149,42 @@ def of_convergence(found: Convergence, done: Done = _NOTHING) -> Verdict:
         f"{100 * found.last_share:.0f} % of it in the last fifth of them"
     )
     return _verdict("convergence", level, says, done.longer)
+
+
+def of_classifier(found: Classifier, done: Done = _NOTHING) -> Verdict:
+    """Whether the classifier was still learning."""
+    loss = found.loss
+    is_moving = graded(loss.last_share if loss.last_fall > _SMALL_CROSS_ENTROPY else 0.0, 0.1, 0.3)
+    says = (
+        f"in {loss.epochs} epochs the cross-entropy of labelled training cells fell by {loss.fall:.2f} nats to "
+        f"{loss.last_loss:.2f}, {100 * loss.last_share:.0f} % of it in the last fifth of them"
+    )
+    if found.accuracy is not None and found.gain is not None:
+        says += (
+            f"; {100 * found.accuracy:.0f} % of labelled validation cells are right, before the last fifth it was "
+            f"{100 * (found.accuracy - found.gain):.0f} %"
+        )
+        is_moving = min(is_moving, graded(abs(found.gain), 0.05), key=_LEVELS.index)
+    return _verdict("classifier", "doubtful" if loss.epochs == 1 else is_moving, says, done.longer)
+
+
+def of_labels(sizes: Mapping[str, int], done: Done) -> Verdict:
+    """Whether a label reads as if it were none; `sizes` are numbers of cells by label, '' of those without one."""
+    odd = [name for name in sizes if name and reads_as_unknown(name)]
+    key, declared = done.schema.labels_key, done.schema.unlabeled_category
+    if not odd:
+        return Verdict("labels", "good", f"none of the labels in obs[{key!r}] reads as if it were not known")
+    named = " and ".join(f"{name!r} ({sizes[name]:,} cells)" for name in odd)
+    says = (
+        f"{named} reads as if the label were not known, beside unlabeled_category={declared!r}: the classifier learns "
+        "it as a cell type, and accuracy and trust count it as one"
+    )
+    if sizes.get(""):
+        mapped = f"adata.obs[{key!r}].astype(str).replace({dict.fromkeys(odd, declared)!r})"
+        advice = f"unless it is a cell type, set adata.obs[{key!r}] = {mapped}, set up again and fit again"
+    else:
+        advice = f"unless it is a cell type, set up with unlabeled_category={odd[0]!r} and fit again"
+    return Verdict("labels", "doubtful", says, advice)
 
 
 def of_warmup(kl_weight: float, done: Done = _NOTHING) -> Verdict:

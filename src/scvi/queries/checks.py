@@ -37,7 +37,7 @@ class Convergence:
     epochs
         Of all fits.
     fall
-        Nats per cell by which the training loss (negative ELBO at full weights) fell since the first epoch.
+        Nats per cell by which the training loss fell since the first epoch.
     last_fall
         By how much it fell in the last fifth of the epochs, or that of validation cells if it fell by less: where only
         the training loss falls, the fit learns its cells by heart.
@@ -56,9 +56,9 @@ class Convergence:
         return max(0.0, self.last_fall / self.fall) if self.fall > 0 else 0.0
 
 
-def convergence(history: Mapping[str, pd.DataFrame]) -> Convergence | None:
-    """What the training losses say; None where they were not kept."""
-    losses, validation = _curve(history, "elbo_train"), _curve(history, "elbo_validation")
+def convergence(history: Mapping[str, pd.DataFrame], loss: str = "elbo") -> Convergence | None:
+    """What the training losses say: of the negative ELBO at full weights, or another; None where they were not kept."""
+    losses, validation = _curve(history, f"{loss}_train"), _curve(history, f"{loss}_validation")
     if losses is None:
         return None
     end, last_fall = _last_fall(losses)
@@ -72,6 +72,33 @@ def _last_fall(losses: np.ndarray) -> tuple[float, float]:
     last, before = max(1, len(losses) // 20), max(1, round(len(losses) / 5))
     end, start = losses[-last:], losses[: len(losses) - before][-last:]
     return float(end.mean()), float(start.mean() - end.mean()) if len(start) else 0.0
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """How the fit of a classifier ended.
+
+    Attributes
+    ----------
+    loss
+        The course of the cross-entropy of labelled cells.
+    accuracy, gain
+        Of labelled validation cells at the end, and by how much it rose in the last fifth of the epochs; None where
+        there are none.
+    """
+
+    loss: Convergence
+    accuracy: float | None
+    gain: float | None
+
+
+def classifier(history: Mapping[str, pd.DataFrame]) -> Classifier | None:
+    """What the losses of a classifier say; None where there was none to fit."""
+    loss, accuracies = convergence(history, "classification_loss"), _curve(history, "accuracy_validation")
+    if loss is None:
+        return None
+    end, fall = (None, None) if accuracies is None else _last_fall(accuracies)
+    return Classifier(loss, end, None if fall is None else -fall)
 
 
 @dataclass(frozen=True)

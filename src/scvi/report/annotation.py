@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scvi import plots
+from scvi.cells.categories import reads_as_unknown
 from scvi.queries.calibration import calibration_error
 from scvi.report.blocks import Block, Section, Table, Text, counted, listed, percent
 from scvi.report.cells import Shown, Wish
@@ -86,6 +87,7 @@ def annotation(found: Judged, with_pictures: bool) -> Section:
     error = calibration_error(found.probabilities[found.rows], known)
     right = float(np.mean(known == answers))
     answer = f"The label is right in {percent(right)} of {counted(len(known), 'labelled cell')} {found.of_whom}."
+    answer += _without_unknown(found.names, known, answers)
     table = _by_label(found, confused)
     blocks: list[Block] = [Text(f"{answer} {_CAPTION}"), Table("Trust by label", _HEADS, _rows(table), n_texts=2)]
     if with_pictures:
@@ -108,6 +110,18 @@ _CAPTION = (
     "so, the share that has this label; in brackets 95 % intervals. Not sure: the share of the cells that are called "
     f"so with a probability below {ABSTAIN_BELOW:g}."
 )
+
+
+def _without_unknown(names: list[str], known: np.ndarray, answers: np.ndarray) -> str:
+    """What the share is without labels that read as if there were none."""
+    odd = [name for name in names if reads_as_unknown(name)]
+    if not odd:
+        return ""
+    kept = ~np.isin(known, [names.index(name) for name in odd])
+    right = float(np.mean(known[kept] == answers[kept])) if kept.any() else float("nan")
+    return (
+        f" {listed(odd)} reads as if the label were not known, and is judged as a type; without it: {percent(right)}."
+    )
 
 
 def _confusions(found: Judged) -> pd.DataFrame:

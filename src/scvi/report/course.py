@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -35,24 +35,53 @@ def verdicts(found: FitCheck) -> Section:
 
 def _convergence(all_of_them: tuple[Verdict, ...]) -> Iterator[tuple[str, str]]:
     words = {"good": "Yes", "doubtful": "Not quite", "bad": "No"}
-    for verdict in all_of_them:
-        if verdict.name == "convergence":
-            yield "Did it converge?", f"{words[verdict.level]}: {verdict.says}."
+    asked = {"convergence": "Did it converge?", "classifier": "Did the classifier converge?"}
+    for verdict in sorted(all_of_them, key=lambda verdict: verdict.name != "convergence"):
+        if verdict.name in asked:
+            yield asked[verdict.name], f"{words[verdict.level]}: {verdict.says}."
+
+
+_CURVES = {
+    "elbo": "Loss (negative evidence lower bound), nats per cell: it falls, and should have become flat.",
+    "classification_loss": "Loss of the classifier (cross-entropy of labelled cells), nats per cell: flat at the end. "
+    "That of validation cells may rise a little; probabilities are calibrated afterwards.",
+    "accuracy": "Share of labelled validation cells that the classifier calls right: flat at the end.",
+}
+_OF_WHOM = {"train": "training cells", "validation": "validation cells"}
 
 
 def losses(model: Any, with_pictures: bool) -> Section:
-    """The course of the fit."""
-    kept = {name: table for name, table in model.history.items() if name in ("elbo_train", "elbo_validation")}
-    ends = [(name, number(table.iloc[0, 0], 4), number(table.iloc[-1, 0], 4)) for name, table in kept.items()]
-    blocks: list[Block] = []
-    if with_pictures:
-        said = "; ".join(f"{name} from {first} to {last}" for name, first, last in ends)
-        caption = (
-            "Loss (negative evidence lower bound) by epoch, in nats per cell: it falls, and should have become flat."
+    """The course of the fit, and of its classifier if it has one."""
+    curves = {
+        what: {f"{what}_{part}": part for part in _OF_WHOM if f"{what}_{part}" in model.history} for what in _CURVES
+    }
+    ends = [
+        (
+            what.replace("elbo", "loss (negative ELBO)").replace("_", " "),
+            _OF_WHOM[part],
+            *(number(model.history[name].iloc[i, 0], 4) for i in (0, -1)),
         )
-        blocks.append(picture(lambda ax: plots.history(kept, ax), f"Losses by epoch: {said}.", caption))
-    blocks.append(Table("Losses, nats per cell", ("loss", "first epoch", "last epoch"), ends))
-    return Section("losses", "Losses", blocks)
+        for what, names in curves.items()
+        for name, part in names.items()
+    ]
+    caption = "Losses, nats per cell" + (", and accuracy, a share" if curves["accuracy"] else "")
+    table = Table(caption, ("", "of", "first epoch", "last epoch"), ends, n_texts=2)
+    drawn = {what: names for what, names in curves.items() if names and with_pictures}
+    pictures = [_course(model.history, list(names), _CURVES[what]) for what, names in drawn.items()]
+    return Section("losses", "Losses", [*([Pictures(pictures)] if pictures else []), table])
+
+
+def _course(history: Mapping[str, pd.DataFrame], names: list[str], caption: str) -> Picture:
+    ends = "; ".join(
+        f"{name} from {number(history[name].iloc[0, 0], 4)} to {number(history[name].iloc[-1, 0], 4)}" for name in names
+    )
+    ylabel = "share of cells" if names == ["accuracy_validation"] else "nats per cell"
+    return picture(
+        lambda ax: plots.history(history, ax, names=names).set(ylabel=ylabel),
+        f"By epoch: {ends}.",
+        caption,
+        size=(4.4, 3.4),
+    )
 
 
 def beside_draws(found: FitCheck, with_pictures: bool) -> Iterator[Section]:
