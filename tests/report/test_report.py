@@ -16,7 +16,7 @@ import scvi
 from asking import ESTIMATORS, cells_of, make, same, weights
 from report_cells import IMAGE, TAG, hostile
 from scvi import plots
-from scvi.report import annotation, blocks, interactive, write
+from scvi.report import annotation, blocks, by_type, interactive, write
 from scvi.report.about_fit import commands
 from scvi.report.cells import Wish
 from small_cells import KEYS, QUICK, make_adata
@@ -157,6 +157,57 @@ def test_the_batch_that_mixes_worst_is_first(tmp_path, apart):
     assert shares[0] < 75
 
 
+def in_types(types: dict[str, tuple[int, int, float]]) -> write.Shown:
+    """Cells of types that are far from each other, with so many cells in two batches, so far apart within the type."""
+    rng = np.random.default_rng(0)
+    parts = [
+        rng.normal([20 * i, d * j], 1, (n, 2)) for i, (*ns, d) in enumerate(types.values()) for j, n in enumerate(ns)
+    ]
+    labels = [name for name, (n, m, _) in types.items() for _ in range(n + m)]
+    batch = [name for n, m, _ in types.values() for name in ["one"] * n + ["two"] * m]
+    latent = np.concatenate(parts)
+    n = len(latent)
+    return write.Shown(np.arange(n), n, latent, {}, pd.Series(batch), pd.Series(labels), np.arange(n), None)
+
+
+def test_a_type_that_is_not_mixed_is_named_and_types_of_one_batch_are_no_bad_score():
+    looked_at = in_types(
+        {
+            "B": (300, 200, 0),
+            "T": (100, 80, 9),
+            "NK": (40, 40, 3),
+            "DC": (50, 0, 0),
+            "pDC": (50, 4, 0),
+            "rare": (6, 5, 0),
+        }
+    )
+    section = by_type.mixing_by_type(looked_at, looked_at.labels, "", 0, False, "batch")
+    ((_, answer),) = section.short
+    assert re.fullmatch(
+        r"Not mixed: T \(\d %\)\. Partly: NK \([345]\d %\)\. Mixed: B \((9\d|10\d) %\)\. Only in batch one: DC\. "
+        r"Too few cells outside batch one: pDC\. Too few cells to say in every batch: rare\.",
+        answer,
+    ), answer
+    scored, others = section.blocks[1:]
+    assert [row[0] for row in scored.rows] == ["T", "NK", "B"]
+    assert dict(others.rows)["DC"] == "only in batch one"
+    assert (
+        by_type.mixing_by_type(looked_at, looked_at.labels.where(looked_at.batch == "one"), "", 0, False, "x") is None
+    )
+
+
+def test_in_a_report_mixing_is_that_of_each_type(tmp_path):
+    """Of a classifier cells without a label, too; where types are known in one batch alone it says so."""
+    page = page_of(fitted(scvi.SCVI), tmp_path, labels_key="cell_type")
+    assert "Are batches mixed in each cell type?" in page.sections[""]
+    assert all(name in page.sections["mixing-by-type"] for name in ("t0", "t1", "t2"))
+    assert "what the classifier calls them" in page_of(fitted(scvi.SCANVI), tmp_path).sections["mixing-by-type"]
+    adata = make_adata()
+    adata.obs["known"] = adata.obs["cell_type"].where(adata.obs["batch"] == "b1")
+    page = page_of(fitted(scvi.SCVI), tmp_path, adata=adata, labels_key="known")
+    assert "Mixing in each cell type: only cells of one batch have a type" in page.sections["left-out"]
+
+
 def test_columns_that_are_not_named_are_not_in_the_file(tmp_path):
     adata = make_adata()
     adata.obs["patient"] = [f"Jane Doe {i % 7}" for i in range(adata.n_obs)]
@@ -264,7 +315,7 @@ def test_mixing_is_left_out_where_the_cells_looked_at_are_of_one_batch():
     )
     left_out: dict[str, str] = {}
     model = fitted(scvi.SCVI)
-    assert list(write._of_latent_space(model, Wish(None, (), None, 60, 0), looked_at, False, left_out)) == []
+    assert list(write._of_latent_space(model, Wish(None, (), None, 60, 0), looked_at, None, False, left_out)) == []
     assert left_out["Mixing of batches"] == "the cells that were looked at are of one batch"
 
 

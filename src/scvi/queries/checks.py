@@ -15,7 +15,8 @@ from scvi.queries import clustering
 from scvi.queries.evaluation import evaluating
 from scvi.queries.predictive_checks import mean_counts
 
-_SHUFFLES = 20
+_SHUFFLES, _SHUFFLES_OF_LABEL = 20, 3
+_NEIGHBOURS, FEWEST_OF_BATCH = (5, 50), 10  # of the cells of one label
 _CLUSTERS = 8
 _GENES = 1000  # of the largest means, or at once: as dense arrays they stay small
 _LEAST_MEAN = 1e-6
@@ -351,6 +352,40 @@ def mixing(latent: np.ndarray, components: np.ndarray | None, batch: np.ndarray,
     by_chance = max(clustering.batch_entropy(latent, rng.permutation(batch)), 1e-9)
     of_latent = clustering.batch_entropy(latent, batch) / by_chance
     return Mixing(of_latent, None if components is None else clustering.batch_entropy(components, batch) / by_chance)
+
+
+def mixing_within(
+    spaces: Mapping[str, np.ndarray], batch: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> pd.DataFrame:
+    """How mixed batches (n,) are among the cells of each label (n,) alone, in spaces (n, d), as `Mixing` has it.
+
+    Batches with fewer than ten cells of a label say nothing of it.
+
+    Returns
+    -------
+    A row for each label: 'cells'; 'batch', where most of them are; 'elsewhere', how many are not; and by space the
+    share of what shuffled batches give, NaN where no two batches have enough cells.
+    """
+    rows = {}
+    for label in pd.unique(labels):
+        of_label = np.flatnonzero(labels == label)
+        sizes = pd.Series(batch[of_label]).value_counts()
+        enough = sizes.index[sizes >= FEWEST_OF_BATCH]
+        kept = of_label[np.isin(batch[of_label], enough)]
+        scores = dict.fromkeys(spaces, np.nan)
+        if len(enough) > 1:
+            k = int(np.clip(sizes[enough].min() // 3, *_NEIGHBOURS))  # fewer than a batch has, or all is mixed
+            shuffled = [rng.permutation(batch[kept]) for _ in range(_SHUFFLES_OF_LABEL)]
+            for name, space in spaces.items():
+                by_chance = np.mean([clustering.batch_entropy(space[kept], other, k) for other in shuffled])
+                scores[name] = clustering.batch_entropy(space[kept], batch[kept], k) / max(float(by_chance), 1e-9)
+        rows[label] = {
+            "cells": len(of_label),
+            "batch": sizes.index[0],
+            "elsewhere": int(sizes.iloc[1:].sum()),
+            **scores,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def principal_components(counts: sparse.csr_array, genes: np.ndarray) -> np.ndarray:

@@ -82,6 +82,14 @@ class Shown:
     components: np.ndarray | None
 
     @property
+    def spaces(self) -> dict[str, np.ndarray]:
+        """Where those whose neighbours are looked at lie: in the 'latent' space and, if there are counts, by 'pca'."""
+        return {
+            "latent": self.latent[self.scored],
+            **({} if self.components is None else {"pca": self.components}),
+        }
+
+    @property
     def sampled(self) -> str:
         """Says where they are not all cells."""
         n = len(self.latent)

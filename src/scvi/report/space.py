@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scvi.report.pictures import picture
 
 _FEWEST = 10  # cells of a label, to say anything of their neighbours
 _APART, _MIXED = 0.9, 0.7  # shares of neighbours of the same label from which, and below which, it is named
+_MOST_DRAWN = 40
 _TOLD = "The model was told these types, which brings their cells together: it does not show that they are right."
 
 
@@ -67,40 +69,39 @@ def mixing(looked_at: Shown, seed: int, with_pictures: bool, what: str) -> Secti
     """How mixed the neighbours of the cells of each batch are, beside principal components."""
     assert looked_at.batch is not None
     batch = looked_at.batch.iloc[looked_at.scored].to_numpy(dtype=object)
-    latent = looked_at.latent[looked_at.scored]
+    latent, spaces = looked_at.latent[looked_at.scored], looked_at.spaces
     by_chance = max(clustering.batch_entropy(latent, np.random.default_rng([seed, 2]).permutation(batch)), 1e-9)
-    spaces = {"latent": latent, **({} if looked_at.components is None else {"pca": looked_at.components})}
     entropies = {name: clustering.neighbourhood_entropy(space, batch) / by_chance for name, space in spaces.items()}
     table = pd.DataFrame({"cells": 1, **entropies}).groupby(batch, sort=False)
     shares = table.mean().assign(cells=table.size()).sort_values("latent")
-    rows = [
-        (str(name), f"{row['cells']:,.0f}", *(percent(row[space]) for space in spaces))
-        for name, row in shares.iterrows()
-    ]
+    plural = "batches" if what == "batch" else f"{what}s"
     text = (
         f"How mixed the neighbourhoods of the cells of each {what} are, as a share of what shuffled ones would be: "
         f"100 % is perfectly mixed, 0 % means that all neighbours are of the same {what}. Where a {what} has cell "
         f"types that no other has, it should not be mixed. {counted(len(batch), 'cell')} were looked at."
     )
-    blocks: list[Block] = [Text(text)]
-    if with_pictures and "pca" in spaces:
-        alt = (
-            f"Mixing of each {what} in the latent space and among principal components, the worst first; numbers below."
-        )
-        few = shares.head(30)
-        size = (5.6, 1.6 + 0.3 * len(few))
-        blocks.append(picture(lambda ax: plots.beside_pca(few, ax, xlabel="mixing"), alt, size=size))
-    heads = (what, "cells", "latent space", *(("PCA",) if "pca" in spaces else ()))
-    blocks.append(Table(f"Mixing by {what}, the worst first", heads, rows))
+    blocks: list[Block] = [Text(text), *beside_pca(shares, what, f"Mixing by {what}", with_pictures)]
     first = shares.iloc[0]
     pca = f" (among principal components {percent(first['pca'])})" if "pca" in spaces else ""
     answer = f"{shares.index[0]}: its neighbourhoods are {percent(first['latent'])} as mixed as shuffled ones{pca}."
-    return Section(
-        "mixing",
-        f"Mixing of {'batches' if what == 'batch' else what + 's'}",
-        blocks,
-        [(f"Which {what} mixes worst?", answer)],
-    )
+    return Section("mixing", f"Mixing of {plural}", blocks, [(f"Which {what} mixes worst?", answer)])
+
+
+def beside_pca(shares: pd.DataFrame, what: str, title: str, with_pictures: bool) -> list[Block]:
+    """A table of shares of groups in the latent space and among principal components, and its picture."""
+    spaces = {"latent": "latent space", "pca": "PCA"}
+    there = [space for space in spaces if space in shares]
+    rows = [
+        (str(name), f"{row['cells']:,.0f}", *(percent(row[space]) for space in there))
+        for name, row in shares.iterrows()
+    ]
+    table = Table(f"{title}, the worst first", (what, "cells", *(spaces[space] for space in there)), rows)
+    if not with_pictures or "pca" not in shares:
+        return [table]
+    few = shares.head(_MOST_DRAWN)
+    alt = f"{title} in the latent space and among principal components, the worst first; numbers below."
+    draw = partial(plots.beside_pca, few, xlabel=title.split()[0].lower())
+    return [picture(draw, alt, size=(5.6, 1.6 + 0.3 * len(few))), table]
 
 
 def purity(looked_at: Shown, labels_key: str, with_pictures: bool, told: bool) -> Section | None:
@@ -112,29 +113,16 @@ def purity(looked_at: Shown, labels_key: str, with_pictures: bool, told: bool) -
     if labels[known].nunique() < 2:
         return None
     names, sizes = np.unique(labels[known].to_numpy(dtype=str), return_counts=True)
-    spaces = {"latent": looked_at.latent[looked_at.scored][known]}
-    if looked_at.components is not None:
-        spaces["pca"] = looked_at.components[known]
+    spaces = {name: space[known] for name, space in looked_at.spaces.items()}
     found = {name: clustering.label_purity(space, labels[known].to_numpy(dtype=str)) for name, space in spaces.items()}
     shares = pd.DataFrame({"cells": sizes, **found}, index=names).sort_values("latent")
-    rows = [
-        (str(name), f"{row['cells']:,.0f}", *(percent(row[space]) for space in spaces))
-        for name, row in shares.iterrows()
-    ]
     text = (
         f"The share of the 30 nearest neighbours of a cell that have its own {labels_key}: near 100 % the cells of "
         "this type lie together and apart from others. Low shares mean types that the data do not tell apart, or "
         "labels that are wrong. A type of few cells has low shares in any case; those of very few, and cells without a "
         f"label, are left out. {_TOLD if told else 'High ones support the annotation.'}"
     )
-    blocks: list[Block] = [Text(text)]
-    if with_pictures and "pca" in spaces:
-        few = shares.head(40)
-        alt = f"Purity of each {labels_key} in the latent space and among principal components; numbers below."
-        size = (5.6, 1.6 + 0.3 * len(few))
-        blocks.append(picture(lambda ax: plots.beside_pca(few, ax, xlabel="purity"), alt, size=size))
-    heads = (labels_key, "cells", "latent space", *(("PCA",) if "pca" in spaces else ()))
-    blocks.append(Table(f"Purity by {labels_key}, the least pure first", heads, rows))
+    blocks: list[Block] = [Text(text), *beside_pca(shares, labels_key, f"Purity by {labels_key}", with_pictures)]
     answer = _in_words(shares["latent"], shares["cells"], labels_key) + (f" {_TOLD}" if told else "")
     return Section(
         "purity", f"Do cells of one {labels_key} lie together?", blocks, [("Do cell types lie together?", answer)]

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
@@ -18,7 +19,7 @@ from scvi._random import resolve_seed
 from scvi.cells.checks import checked_keys, found
 from scvi.models.scanvae import SCANVAE
 from scvi.models.vaec import VAEC
-from scvi.report import about_fit, annotation, course, differential, proteins, space
+from scvi.report import about_fit, annotation, by_type, course, differential, proteins, space
 from scvi.report.blocks import Section
 from scvi.report.cells import DATA_SET, N_CHECKED, Shown, Wish, has_counts, shown
 from scvi.report.page import Page, html
@@ -146,9 +147,10 @@ def _sections(
             yield space.umap(looked_at, wish.seed)
         else:
             left_out["The map of the cells"] = f"it needs {plots.FEWEST_CELLS} cells"
-    yield from _of_latent_space(model, wish, looked_at, with_pictures, left_out)
-    if isinstance(model.module, SCANVAE):
-        yield annotation.annotation(annotation.judged(model, wish, looked_at), with_pictures)
+    judged = annotation.judged(model, wish, looked_at) if isinstance(model.module, SCANVAE) else None
+    yield from _of_latent_space(model, wish, looked_at, judged, with_pictures, left_out)
+    if judged is not None:
+        yield annotation.annotation(judged, with_pictures)
     if found_of_check is not None:
         yield from course.beside_draws(found_of_check, with_pictures)
     if len(model._data_sets) == 1 and model.schema.proteins is not None:
@@ -184,7 +186,12 @@ def _groupby(model: Any, wish: Wish, looked_at: Shown) -> str | None:
 
 
 def _of_latent_space(
-    model: Any, wish: Wish, looked_at: Shown, with_pictures: bool, left_out: dict[str, str]
+    model: Any,
+    wish: Wish,
+    looked_at: Shown,
+    judged: annotation.Judged | None,
+    with_pictures: bool,
+    left_out: dict[str, str],
 ) -> Iterator[Section]:
     if len(looked_at.latent) < 2:
         left_out["Mixing and purity"] = "they need two cells"
@@ -194,6 +201,14 @@ def _of_latent_space(
     else:
         what = "batch" if len(model._data_sets) == 1 else DATA_SET
         yield space.mixing(looked_at, wish.seed, with_pictures, what)
+        types, note = _types(model, wish, looked_at, judged)
+        section = None
+        if types is not None:
+            section = by_type.mixing_by_type(looked_at, types, note, wish.seed, with_pictures, what)
+        if section is not None:
+            yield section
+        elif types is not None:
+            left_out["Mixing in each cell type"] = f"only cells of one {what} have a type that is known"
     if looked_at.labels is None:
         left_out["Purity of cell types, and genes that differ between them"] = (
             "no column with cell types was named: report(labels_key=...)"
@@ -206,6 +221,15 @@ def _of_latent_space(
             left_out["Purity of cell types"] = "there are no two types with enough cells"
         else:
             yield section
+
+
+def _types(model: Any, wish: Wish, looked_at: Shown, judged: annotation.Judged | None) -> tuple[pd.Series | None, str]:
+    """The type of each cell that is shown, a classifier's where none is known, and what is to be said of that."""
+    types = looked_at.labels
+    if judged is None or types is None or wish.labels_key != model.schema.labels_key:
+        return types, ""
+    called = np.array(judged.names, dtype=object)[judged.answers]
+    return types.where(types.notna(), called), "Cells without a label count as what the classifier calls them."
 
 
 def _differential(
