@@ -35,21 +35,21 @@ DATA_SETS = ("sc_mixology", "kang_ifnb_labelled", "pbmc3k", "zeisel_cortex", "sl
 SHOWN = {"elbo": 1, "kNN15": 3, "NMI": 3, "ARI": 3, "ASW": 3, "entropy": 3, "epochs": 0, "seconds": 0}
 
 
-def no_start(module: VAE, *_: object) -> None:
+def no_start(module: VAE, *_: object, **__: object) -> None:
     """The decoder and the dispersion start where torch and the model put them."""
 
 
-def start_frequencies_only(module: VAE, *arguments: Any) -> None:
+def start_frequencies_only(module: VAE, *arguments: Any, **options: Any) -> None:
     dispersion = module.px_r.detach().clone()
-    training_initialise(module, *arguments)
+    training_initialise(module, *arguments, **options)
     with torch.no_grad():
         module.px_r.copy_(dispersion)
 
 
-def start_dispersion_only(module: VAE, *arguments: Any) -> None:
+def start_dispersion_only(module: VAE, *arguments: Any, **options: Any) -> None:
     bias = module.decoder.scale_bias()
     frequencies = bias.detach().clone()
-    training_initialise(module, *arguments)
+    training_initialise(module, *arguments, **options)
     with torch.no_grad():
         bias.copy_(frequencies)
 
