@@ -218,13 +218,31 @@ def is_sorted(texts: list[str], ascending: bool) -> bool:
     return len(values) > 2 and values == sorted(values, reverse=not ascending)
 
 
-def test_it_fits_a_phone(page: Any) -> None:
-    resize(page, 360)
+_TOO_WIDE = """
+[...document.querySelectorAll(".scroll, pre")].filter((element) => element.scrollWidth > element.clientWidth)
+  .map((element) => `${element.ariaLabel}: ${element.scrollWidth} > ${element.clientWidth}`)
+"""
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_it_fits_a_phone_and_a_small_window(page: Any, width: int) -> None:
+    """Nor is a table or code wider than its place."""
+    resize(page, width)
     page.refresh()
     until(lambda: len(seen(page, ".slick-row")) > 3)
-    until(lambda: width_of_page(page) == 360)
+    until(lambda: width_of_page(page) == width)
+    assert page.execute_script(f"return {_TOO_WIDE.strip()}") == []
+    trust = page.find_element("css selector", "[aria-label='Trust by label']")
+    assert trust.find_element("css selector", "caption").size["height"] < 60
+    named = (
+        "getComputedStyle(arguments[0].querySelector('td'), '::before').content"
+        if width < 600
+        else "arguments[0].innerText"
+    )
+    assert "to be trusted?" in page.execute_script(f"return {named}", trust)
+    assert all(element.is_displayed() for element in trust.find_elements("css selector", "tbody td"))
     for inside in (group(page, "Map of"), group(page, "All genes")):
-        assert 250 < inside.size["width"] <= 360
+        assert 250 < inside.size["width"] <= width
     small = [link for link in page.find_elements("css selector", "nav a") if link.size["height"] < 24]
     assert not small
 

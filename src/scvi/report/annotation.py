@@ -19,6 +19,7 @@ ABSTAIN_BELOW = 0.5  # no label is more probable than all others together
 _FEWEST, _FEWEST_OF_LABEL = 30, 10  # validation cells, and cells of a label, that say anything
 _SURE, _FAIR = 0.9, 0.75
 _SOME_CONFUSED = 0.05  # of the cells of a label, to name what they are taken for
+_MOST_PAIRS = 20
 _NORMAL_95 = 1.96
 _HELD_OUT, _LEARNT = "held out of the fit", "that the classifier was trained on, so this flatters it"
 _OTHERS = "given for this report, which flatters the classifier if it was trained on some of them"
@@ -93,7 +94,7 @@ def annotation(found: Judged, with_pictures: bool) -> Section:
     if with_pictures:
         blocks += _pictures(found, confused, error)
     blocks += [
-        Table("Confusions: known labels in rows, predictions in columns", *_as_table(confused)),
+        _pairs(confused),
         Text(
             f"Calibration error {error:.3f}: so far are probabilities from the share of right answers. "
             f"{int(found.unsure.sum()):,} of the {len(found.unsure):,} cells shown have no label with a probability of "
@@ -178,7 +179,7 @@ def _share(part: float, whole: float) -> str:
     centre = (share + z2 / (2 * whole)) / (1 + z2 / whole)
     half = _NORMAL_95 / (1 + z2 / whole) * np.sqrt(share * (1 - share) / whole + z2 / (4 * whole**2))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{100 * share:.0f} %\n({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _in_words(table: pd.DataFrame) -> str:
@@ -195,9 +196,20 @@ def _in_words(table: pd.DataFrame) -> str:
     return " ".join([*parts, *([f"Too few labelled cells to say: {listed(few, 12)}."] if few else [])])
 
 
-def _as_table(confused: pd.DataFrame) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    heads = ("known label", *(str(name) for name in confused.columns))
-    return heads, [(str(name), *(f"{count:,}" for count in row)) for name, row in confused.iterrows()]
+def _pairs(confused: pd.DataFrame) -> Table:
+    """What is taken for what, the most cells first."""
+    counts = confused.to_numpy()
+    rows, columns = np.nonzero(counts * (1 - np.eye(len(counts), dtype=int)))
+    order = np.argsort(-counts[rows, columns], kind="stable")[:_MOST_PAIRS]
+    known = counts.sum(1)
+    names = [str(name) for name in confused.columns]
+    pairs = [
+        (names[i], names[j], f"{counts[i, j]:,}", percent(counts[i, j] / known[i]))
+        for i, j in zip(rows[order], columns[order], strict=True)
+    ]
+    more = f", the {_MOST_PAIRS} most frequent of {len(rows)}" if len(rows) > _MOST_PAIRS else ""
+    caption = f"Confusions: which labels are taken for which{more}" if pairs else "Confusions: there are none"
+    return Table(caption, ("known label", "is called", "cells", "of its cells"), pairs, n_texts=2)
 
 
 def _pictures(found: Judged, confused: pd.DataFrame, error: float) -> list[Block]:
@@ -206,7 +218,7 @@ def _pictures(found: Judged, confused: pd.DataFrame, error: float) -> list[Block
     return [
         picture(
             lambda ax: plots.confusion(confused, ax),
-            "Which labels are taken for which; the numbers are in the table below.",
+            "Which labels are taken for which; numbers are in the table below.",
             size=(min(side + 0.8, 9.0), min(side, 8.0)),
         ),
         picture(
