@@ -28,7 +28,7 @@ from scvi.cells.setup import declare
 from scvi.cells.storage import as_dense
 from scvi.fit.optimizer import ClippedAdam
 from scvi.kernels import Affine, twin
-from scvi.kernels.likelihood import negative_binomial_rows
+from scvi.kernels.likelihood import negative_binomial_rows, scratch
 from scvi.kernels.rows import arrays
 from scvi.models.gaussian import draw_with_kl, gaussian_of
 
@@ -89,10 +89,11 @@ def likelihood_of_zeros(n_genes: int, model: str) -> tuple[Call, Call]:
     written = [logits.clone(), dropout.clone()]
     given = arrays(biases, written[0], library.view(-1), theta, written[1], weight)
     results = arrays(losses, d_library, d_theta, sums)
+    memory = scratch(n_genes, int(counts[0][1:].max()))
     parameters = [t.requires_grad_() for t in (logits, theta, dropout)[: 3 if model == "zinb" else 2]]
 
     def ours() -> None:
-        negative_binomial_rows(*counts, *given, (0, CELLS), True, *results)
+        negative_binomial_rows(*counts, *given, (0, CELLS), memory, True, *results)
 
     def theirs() -> Tensor:
         rest = [dropout] if model == "zinb" else []

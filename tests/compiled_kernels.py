@@ -22,7 +22,7 @@ NUMBERS = ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"]
 
 def remove_stale() -> None:
     """Remove all compiled kernels if one of them is older than one of the sources."""
-    sources = [path.stat().st_mtime for path in KERNELS.glob("*.py") if "from numba import" in path.read_text("utf-8")]
+    sources = [path.stat().st_mtime for path in KERNELS.glob("*.py") if "from numba" in path.read_text("utf-8")]
     stored = [*COMPILED.glob("*.nb[ic]"), ALL]
     if any(path.stat().st_mtime < max(sources) for path in stored if path.exists()):
         for path in stored:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from numba import njit
+from numba.core import typed_passes, untyped_passes
+from numba.core.compiler import CompilerBase
+from numba.core.errors import TypingError
 from numba.core.registry import CPUDispatcher
 
 import compiled_kernels
+from scvi.kernels.compiler import OPTIONS, UNUSED_PASSES
 
 # Prints what the likelihood answers, to the last bit.
 ANSWER = """
@@ -74,6 +81,37 @@ def test_a_kernel_has_its_helpers_in_it() -> None:
                     assert helper.targetoptions.get("forceinline"), (kernel, helper)
                     checked += 1
     assert checked > 50
+
+
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_collector_of_garbage_rests_while_a_kernel_is_compiled(
+    collects: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is as it was."""
+    compile_extra, seen = CompilerBase.compile_extra, []
+
+    def noted(self: CompilerBase, func: object) -> object:
+        seen.append(gc.isenabled())
+        return compile_extra(self, func)
+
+    monkeypatch.setattr(CompilerBase, "compile_extra", noted)
+    kernel = njit(**{**OPTIONS, "cache": False})((lambda x: x.imagined) if fails else (lambda x: x))
+    try:
+        if not collects:
+            gc.disable()
+        with pytest.raises(TypingError) if fails else nullcontext():
+            kernel(1)
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
+    assert seen
+    assert not any(seen)
+
+
+def test_what_is_left_out_of_the_compiler_is_a_step_of_it() -> None:
+    known = {**vars(untyped_passes), **vars(typed_passes)}
+    assert known.keys() >= UNUSED_PASSES
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from scvi.kernels.elementary import ONE, OPTIONS, PART, SUMMING
+from scvi.kernels.compiler import CALLED_ONCE, OPTIONS, PART, SUMMING
+from scvi.kernels.elementary import ONE
 from scvi.kernels.moments import BETAS
 
 _F = np.float32
@@ -39,7 +40,7 @@ def sum_of_squares(places, pieces):
     """
     whole = 0.0
     for k in range(pieces.shape[0]):
-        i, first, last, _ = pieces[k]
+        i, first, last = pieces[k, 0], pieces[k, 1], pieces[k, 2]
         values = _numbers(places[i], first, last)
         for j in range(values.shape[0]):
             value = np.float64(values[j])
@@ -47,9 +48,10 @@ def sum_of_squares(places, pieces):
     return whole
 
 
-@njit(**PART)
-def _update(p, g, m, v, scale, decay, keep, rate, correction, eps):
-    """One step of some numbers; `keep` is what a penalty that is taken off the weights leaves of them."""
+@njit(**CALLED_ONCE)
+def _update(p, g, m, v, scale, numbers, eps):
+    """One step of some numbers of a tensor, which has its own `numbers`, see :func:`step`."""
+    decay, keep, rate, correction = numbers[0], numbers[1], numbers[2], numbers[3]
     for j in range(p.shape[0]):
         slope = g[j] * scale + decay * p[j]
         m[j] += (ONE - _B1) * (slope - m[j])
@@ -57,12 +59,11 @@ def _update(p, g, m, v, scale, decay, keep, rate, correction, eps):
         p[j] = p[j] * keep - rate * m[j] / (np.sqrt(v[j]) * correction + eps)
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def round_to_bfloat16(values, bits):
     """Writes the bits of numbers in bfloat16: the nearest, of two the even one; what is no number stays none."""
-    whole = values.view(np.uint32)
     for j in range(values.shape[0]):
-        b = whole[j]
+        b = np.float32(values[j]).view(np.uint32)
         nearest = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         is_none = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         bits[j] = np.uint16(np.uint32(0x7FC0) if is_none else nearest)
@@ -77,14 +78,11 @@ def step(places, of_copies, of_gradients, mean, square, pieces, numbers, scale, 
     there, too, in bfloat16, while they are in the first cache.
     """
     for k in range(pieces.shape[0]):
-        i, first, last, at = pieces[k]
+        i, first, last, at = pieces[k, 0], pieces[k, 1], pieces[k, 2], pieces[k, 3]
         while first < last:
             end = min(last, first + _AT_A_TIME) if of_copies[i] else last
             p, g, n = _numbers(places[i], first, end), _numbers(of_gradients[i], first, end), end - first
-            _update(
-                p, g, mean[at : at + n], square[at : at + n], scale, numbers[i, 0], numbers[i, 1], numbers[i, 2],
-                numbers[i, 3], eps,
-            )  # fmt: skip
+            _update(p, g, mean[at : at + n], square[at : at + n], scale, numbers[i], eps)
             if of_copies[i]:
                 round_to_bfloat16(p, carray(_pointer(of_copies[i] + 2 * first), (n,), np.uint16))
             first, at = end, at + n

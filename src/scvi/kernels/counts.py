@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,17 +37,24 @@ def rows_to_sparse(
     n_stored = counts.shape[1]
     if columns.size == 0 and n_stored > n_genes:
         raise ValueError(f"counts of {n_stored} genes were taken for counts of {n_genes}")
+    blocks = row_blocks(len(rows), min_rows=32)
     if isinstance(counts, np.ndarray):
-        read, lengths = partial(sparse.dense_rows, counts), np.empty(len(rows), np.int64)
-        run_blocks(lambda _, *block: sparse.count_nonzero(counts, rows, block, lengths), row_blocks(len(rows), 32))
+        lengths = np.empty(len(rows), np.int64)
+        run_blocks(lambda _, *block: sparse.count_nonzero(counts, rows, block, lengths), blocks)
     else:
-        read = partial(sparse.csr_rows, counts.data, counts.indices, counts.indptr, n_stored, n_genes)
         lengths = counts.indptr[rows + 1] - counts.indptr[rows]
     starts = starts_of(lengths)
     genes, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
     kept, totals = np.empty(len(rows), np.int64), np.empty((len(rows), 1), np.float32)
     results = (starts, genes, values, kept, totals)
-    run_blocks(lambda _, *block: read(rows, block, columns, *results), row_blocks(len(rows), min_rows=32))
+    if isinstance(counts, np.ndarray):
+        run_blocks(lambda _, *block: sparse.dense_rows(counts, rows, block, columns, *results), blocks)
+    else:
+        stored, whole = (
+            (counts.data, counts.indices, counts.indptr, n_stored),
+            np.zeros((len(blocks), n_genes), np.float32),
+        )
+        run_blocks(lambda i, *block: sparse.csr_rows(*stored, rows, block, columns, whole[i], *results), blocks)
     if (kept < 0).any():
         raise ValueError(
             f"row {rows[kept.argmin()]} of the counts names a gene that is not among the {n_stored} there are"

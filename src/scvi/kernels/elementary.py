@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from scvi.kernels.compiler import PART, SUMMING_PART
+
 F = np.float32
 ZERO, HALF, ONE, TWO, FOUR = F(0), F(0.5), F(1), F(2), F(4)
 _LOG2E, _LN2_HIGH, _LN2_LOW = F(1.44269504), F(0.693359375), F(-2.12194440e-4)
@@ -26,18 +28,6 @@ _A0, _A2, _A4, _A6 = F(1.9999998), F(0.66676706), F(0.39571026), F(0.34335709)
 # Coefficients of Stirling's series of log Gamma and of its derivative.
 _S1, _S3, _S5 = F(1 / 12), F(-1 / 360), F(1 / 1260)
 _D1, _D2, _D4, _D6 = F(-1 / 2), F(-1 / 12), F(1 / 120), F(-1 / 252)
-
-# A function that kernels call has to become part of them, so it is a PART, which LLVM puts in before it looks for
-# vector instructions. One that stayed a function would be linked in another form to a kernel that has just been
-# compiled than to the same kernel from the disk, and the last bits of the two would differ. A PART has no file of its
-# own and no door for Python, which may not call it: they take a seventh of a compiler's time. inline="always", by which
-# numba copies the Python code of a function to wherever it is called and finds its types anew, would take as much
-# again, for the same bits.
-# No reassociation: log1p and the rounding trick rely on the order of operations. Sums have a function of their own.
-OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-SUMMING = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
-PART = {**OPTIONS, "cache": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_SUMMING_PART = {**PART, "fastmath": SUMMING["fastmath"]}
 
 
 @njit(**PART)
@@ -100,7 +90,7 @@ def digamma_series(i):
     return i * _D1 + s * (_D2 + s * (_D4 + s * _D6))
 
 
-@njit(**_SUMMING_PART)
+@njit(**SUMMING_PART)
 def _sum(values):
     part = ZERO
     for j in range(values.shape[0]):
@@ -131,12 +121,3 @@ def largest(values):
         found = _order(np.float32(values[j]).view(np.int32))
         top = found if found > top else top
     return np.int32(_order(top)).view(np.float32)
-
-
-@njit(**PART)
-def aligned(n_rows, n_columns):
-    """Memory for float32 rows of at least `n_columns`; each begins at a multiple of the 64 bytes of a cache line."""
-    stride = (n_columns + 15) // 16 * 16
-    memory = np.empty(n_rows * stride + 16, np.float32)
-    first = -memory.ctypes.data // 4 % 16
-    return memory[first : first + n_rows * stride].reshape(n_rows, stride)

@@ -16,54 +16,42 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import (
-    FOUR,
-    HALF,
-    ONE,
-    PART,
-    TWO,
-    ZERO,
-    F,
-    digamma_series,
-    exp,
-    log,
-    log1p,
-    stirling,
-)
+from scvi.kernels.compiler import CALLED_ONCE
+from scvi.kernels.elementary import FOUR, HALF, ONE, TWO, ZERO, F, digamma_series, exp, log, log1p, stirling
 
 MAX_MEAN, MAX_LOG_MEAN = F(1e15), F(34.538776)
-_THREE, _FIVE = F(3), F(5)
+_THREE, _FIVE, _SIX, _18, _22 = F(3), F(5), F(6), F(18), F(22)
+_HALF_OF_9, _FIFTH = F(4.5), F(0.2)
 _SERIES_AT_5 = F(1 / 60 - 1 / 45000 + 1 / 3937500)  # stirling(1 / 5)
 _ONE_24TH, _ONE_6TH = F(1 / 24), F(1 / 6)
 
 
-@njit(**PART)
-def sort_entries(x, at, few, many):
-    """Counts of 1, 2 and 3 and their genes to the first two rows of `few`, larger ones and fractions to `many`.
+@njit(**CALLED_ONCE)
+def sort_entries(x, at, tables, integers):
+    """Counts of 1, 2 and 3 and their genes to the first two rows of the first table, others to those of the second.
 
-    What is not positive is left out. Returns both with their numbers of entries.
+    What is not positive is left out. Returns both numbers of entries.
     """
-    few_at, many_at = few[1].view(np.int32), many[1].view(np.int32)
+    few, many, few_at, many_at = tables[0, 0], tables[1, 0], integers[0, 1], integers[1, 1]
     n_few, n_many = np.uintp(0), np.uintp(0)  # unsigned: a signed index is looked at for being negative, every time
     for e in range(x.shape[0]):
         c, j = x[e], at[e]
         small = (c == ONE) | (c == TWO) | (c == _THREE)
-        few[0, n_few] = c
+        few[n_few] = c
         few_at[n_few] = j
         n_few += np.uintp(small)
-        many[0, n_many] = c
+        many[n_many] = c
         many_at[n_many] = j
         n_many += np.uintp(c > ZERO and not small)
-    return (few, np.intp(n_few)), (many, np.intp(n_many))
+    return np.intp(n_few), np.intp(n_many)
 
 
-@njit(**PART)
-def gather_entries(g, n, log_scale, scale, logits, share, theta, dropout, bias):
+@njit(**CALLED_ONCE)
+def gather_entries(g, where, n, log_scale, scale, logits, share, theta, dropout, bias):
     """Fills rows 2 to 5 of sorted entries with log mu, mu, theta and the dropout logit.
 
     Moves their shares to row 9: a gene without a share is a zero that is certain, whose terms and slopes are all 0.
     """
-    where = g[1].view(np.int32)
     inflated = dropout.shape[0] > 0
     for k in range(n):
         j = np.uintp(where[k])
@@ -78,10 +66,10 @@ def gather_entries(g, n, log_scale, scale, logits, share, theta, dropout, bias):
         share[j] = ZERO
 
 
-@njit(**PART)
-def small_entries(g, n, ll, d_mu, d_theta):
+@njit(**CALLED_ONCE)
+def small_entries(g, n):
     """Log-likelihood and its slopes in log mu and log theta where the count is 1, 2 or 3."""
-    x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
+    x, log_mu, mean, theta, ll, d_mu, d_theta = g[0], g[2], g[3], g[4], g[6], g[7], g[8]
     for k in range(n):
         c, m, t = x[k], mean[k], theta[k]
         i = ONE / t
@@ -101,10 +89,10 @@ def small_entries(g, n, ll, d_mu, d_theta):
         d_theta[k] = q + v * m - c * v + digamma
 
 
-@njit(**PART)
-def nb_entries(g, n, ll, d_mu, d_theta):
+@njit(**CALLED_ONCE)
+def nb_entries(g, n):
     """As :func:`small_entries` for any positive count."""
-    x, log_mu, mean, theta = g[0], g[2], g[3], g[4]
+    x, log_mu, mean, theta, ll, d_mu, d_theta = g[0], g[2], g[3], g[4], g[6], g[7], g[8]
     for k in range(n):
         c, m, t = x[k], mean[k], theta[k]
         t4, c5, z, z4 = t + FOUR, c + _FIVE, c + t, c + t + FOUR
@@ -118,20 +106,20 @@ def nb_entries(g, n, ll, d_mu, d_theta):
         rise_c = (c + ONE) * (c + TWO) * (c + _THREE) * (c + FOUR)
         grow = log1p(c * of_t4, t4 * of_z4)
         choose = log((rise_t / rise_z) * (rise_c * _ONE_24TH))
-        choose += (t4 - HALF) * grow - F(4.5) * log1p(c * F(0.2), _FIVE * of_c5)
+        choose += (t4 - HALF) * grow - _HALF_OF_9 * log1p(c * _FIFTH, _FIVE * of_c5)
         choose += stirling(of_z4) - stirling(of_t4) - stirling(of_c5) + _SERIES_AT_5
         ll[k] = q + c * (log_mu[k] + log(z4 * of_mean * of_c5)) + choose
-        slope_t = (((FOUR * t + F(18)) * t + F(22)) * t + F(6)) / rise_t
-        slope_z = (((FOUR * z + F(18)) * z + F(22)) * z + F(6)) / rise_z
+        slope_t = (((FOUR * t + _18) * t + _22) * t + _SIX) / rise_t
+        slope_z = (((FOUR * z + _18) * z + _22) * z + _SIX) / rise_z
         digamma = slope_t - slope_z + grow + (digamma_series(of_z4) - digamma_series(of_t4))
         d_mu[k] = v * (c - m)
         d_theta[k] = q + v * m - c * v + t * digamma
 
 
-@njit(**PART)
-def add_not_dropped(g, n, ll):
+@njit(**CALLED_ONCE)
+def add_not_dropped(g, n):
     """An observed count was not dropped: adds log sigmoid(-pi), and writes its slope over the gathered pi."""
-    dropout = g[5]
+    dropout, ll = g[5], g[6]
     for k in range(n):
         pi = dropout[k]
         b = exp(-abs(pi))
@@ -141,10 +129,9 @@ def add_not_dropped(g, n, ll):
         dropout[k] = -(ONE if pi > ZERO else b) / b1
 
 
-@njit(**PART)
-def scatter_entries(g, n, weight, share, d_mu, d_theta, d_dropout, sums):
+@njit(**CALLED_ONCE)
+def scatter_entries(g, where, n, weight, share, d_mu, d_theta, d_dropout, sums):
     """Puts what was computed of gathered entries in their places, and adds it up, as the zeros' slopes were."""
-    where = g[1].view(np.int32)
     inflated = d_dropout.shape[0] > 0
     for k in range(n):
         j = np.uintp(where[k])

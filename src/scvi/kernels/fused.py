@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scvi.kernels.affine import Affine, as_tensor
-from scvi.kernels.likelihood import negative_binomial_rows, poisson_rows
+from scvi.kernels.likelihood import negative_binomial_rows, poisson_rows, scratch
 from scvi.kernels.mixing import mix_rows, slope_rows
 from scvi.kernels.mixture import mixture_rows
 from scvi.kernels.parallel import Block, row_blocks, run_blocks
@@ -197,7 +197,7 @@ def _evaluate(
     m, g = rows[0].shape
     blocks = row_blocks(m, _MIN_ROWS)
     nll, d_library, sums = torch.empty(m), torch.empty(m), torch.zeros(len(blocks), 2, g)
-    biases = torch.empty(0, g) if biases is None else biases
+    biases = torch.zeros(len(rows), g) if biases is None else biases
     given = arrays(x.starts, x.genes, x.values, biases, rows[0], log_library)
     kernel, slots = poisson_rows, [sums]
     if log_theta is not None:
@@ -205,9 +205,11 @@ def _evaluate(
         given += arrays(log_theta, rows[1] if len(rows) > 1 else torch.empty(m, 0))
     given += arrays(weights)
     results, in_slots = arrays(nll, d_library), arrays(*slots)
+    most = int(np.diff(given[0]).max(initial=0))
+    memory = [scratch(g, most) for _ in blocks]
 
     def work(block: int, *own: int) -> None:
-        kernel(*given, own, wanted, *results, *(slot[block % len(slot)] for slot in in_slots))
+        kernel(*given, own, memory[block], wanted, *results, *(slot[block % len(slot)] for slot in in_slots))
 
     run_blocks(work, blocks)
     *d_theta, sums = (slot.sum(0) if len(slot) > 1 else slot[0] for slot in slots)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import OPTIONS, PART, F, clamp, log
+from scvi.kernels.compiler import OPTIONS, PART
+from scvi.kernels.elementary import F, clamp, log
 
 _LEAST_WIDTH, _MOST_WIDTH = 16, 64  # columns that are taken at a time
 _CACHED = 2**18  # bins of them that stay in a cache

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import HALF, ONE, OPTIONS, PART, ZERO, F, exp, log
+from scvi.kernels.compiler import CALLED_ONCE, OPTIONS
+from scvi.kernels.elementary import HALF, ONE, ZERO, F, exp, log
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _uniform(seed, number):
     """In [0, 1): two rounds of multiply and xor-shift of a 32-bit counter, which mix all of its bits."""
     z = np.uint32(np.uint32(number) * np.uint32(0x9E3779B9)) ^ np.uint32(seed)
@@ -20,15 +21,16 @@ def _uniform(seed, number):
 
 @njit(**OPTIONS)
 def hidden_forward(
-    x, bias, gamma, beta, eps, momentum, rate, seed, running_mean, running_variance, inverse, normed, out
+    x, bias, gamma, beta, eps, momentum, rate, seed, running_mean, running_variance, moments, normed, out
 ):
     """Batch norm with the moments of these rows, ReLU and dropout: `x` (n, d) -> `out` (n, d).
 
-    Writes the inverse standard deviations `inverse` (d,) and the normalised rows `normed`, and moves the running
-    moments towards those of these rows and `bias`, which the norm takes off again and which is not added to them.
+    Writes over `moments`, (3, d) zeros, the means, variances and inverse standard deviations, and the normalised rows
+    `normed`, and moves the running moments towards those of these rows and `bias`, which the norm takes off again and
+    which is not added to them.
     """
     n, d = x.shape
-    mean, variance = np.zeros(d, np.float32), np.zeros(d, np.float32)
+    mean, variance, inverse = moments[0], moments[1], moments[2]
     for i in range(n):
         for j in range(d):
             mean[j] += x[i, j]

@@ -24,16 +24,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from scvi.kernels.compiler import CALLED_ONCE, OPTIONS, PART
 from scvi.kernels.elementary import (
     FOUR,
     HALF,
     ONE,
-    OPTIONS,
-    PART,
     TWO,
     ZERO,
     F,
-    aligned,
     clamp,
     exp,
     largest,
@@ -58,28 +56,41 @@ _BLOCK = 512  # genes whose numbers stay in the first cache between loops
 _HALF_LOG_2PI = F(0.91893853)
 
 
-@njit(**PART)
-def _biases(biases, n_genes):
-    """Those of the logits and of the dropout logits, zeros where there are none."""
-    none = np.zeros(n_genes, np.float32)
-    return biases[0] if biases.shape[0] > 0 else none, biases[1] if biases.shape[0] > 1 else none
+def _aligned(n_rows: int, n_columns: int) -> np.ndarray:
+    """Memory for float32 rows of at least `n_columns`; each begins at a multiple of the 64 bytes of a cache line."""
+    stride = (n_columns + 15) // 16 * 16
+    memory = np.empty(n_rows * stride + 16, np.float32)
+    first = -memory.ctypes.data // 4 % 16
+    return memory[first : first + n_rows * stride].reshape(n_rows, stride)
 
 
-@njit(**PART)
+def scratch(n_genes: int, n_entries: int) -> tuple[np.ndarray, ...]:
+    """Memory in which one call of the kernels works; `n_entries` is how many counts a cell has at most.
+
+    Returns
+    -------
+    Rows of genes, rows of a block of them, and the tables of :mod:`scvi.kernels.entries`, as they are and as integers.
+    """
+    of_block, tables = _aligned(5, _BLOCK), _aligned(20, n_entries + 1).reshape(2, 10, -1)
+    return _aligned(6, n_genes), of_block, tables, tables.view(np.int32)
+
+
+@njit(**CALLED_ONCE)
 def _exponentials(logits, bias, biased, out):
     """Writes logits + bias, and exp of them minus their maximum.
 
     Returns the maximum and the sum of what was written to `out`: softmax is `out` / sum.
     """
-    for j in range(logits.shape[0]):
+    n = logits.shape[0]
+    for j in range(n):
         biased[j] = logits[j] + bias[j]
-    top = largest(biased)
-    for j in range(logits.shape[0]):
+    top = largest(biased[:n])
+    for j in range(n):
         out[j] = exp(biased[j] - top)
-    return top, np.float32(total(out))
+    return top, np.float32(total(out[:n]))
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _dispersions(log_theta, theta, inverse):
     """Writes theta and 1 / theta."""
     for j in range(log_theta.shape[0]):
@@ -88,10 +99,10 @@ def _dispersions(log_theta, theta, inverse):
         inverse[j] = exp(-r)
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _nb_zeros(share, scale, theta, inverse, ll, slope):
     """Log-likelihood of zeros and its slope in -log mu; mu is `share` times `scale`."""
-    for j in range(share.shape[0]):
+    for j in range(ll.shape[0]):
         mu = share[j] * scale
         mu = MAX_MEAN if mu > MAX_MEAN else mu
         ratio = mu * inverse[j]
@@ -100,7 +111,7 @@ def _nb_zeros(share, scale, theta, inverse, ll, slope):
         slope[j] = v * mu
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _nb_slopes(weight, ll, slope, d_mu, d_theta):
     """Writes slopes in log mu; subtracts `weight` times those in log theta from `d_theta`."""
     for j in range(ll.shape[0]):
@@ -108,7 +119,7 @@ def _nb_slopes(weight, ll, slope, d_mu, d_theta):
         d_theta[j] -= weight * (ll[j] + slope[j])
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _odds(dropout, bias, q, pi, a, b):
     """Writes pi, exp(-abs(q - pi)) and exp(-abs(pi))."""
     for j in range(dropout.shape[0]):
@@ -118,7 +129,7 @@ def _odds(dropout, bias, q, pi, a, b):
         b[j] = exp(-abs(pi[j]))
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _zinb_slopes(weight, slope, pi, a, b, ll, d_mu, d_theta, d_dropout, sums):
     """As :func:`_nb_slopes`; those in pi times `-weight` are written and added up in `sums`.
 
@@ -142,33 +153,11 @@ def _zinb_slopes(weight, slope, pi, a, b, ll, d_mu, d_theta, d_dropout, sums):
         sums[j] += d_dropout[j]
 
 
-@njit(**PART)
-def _zeros(weight, scale, share, theta, dropout, bias, block, d_mu, d_theta, d_dropout, sums):
-    """A row as if it were all zeros, a block of genes at a time: its log-likelihood and the sum of its `d_mu`.
-
-    Each loop is short enough for a processor to work on several of its rounds at once.
-    """
-    whole_ll = whole = 0.0
-    for a in range(0, share.shape[0], _BLOCK):
-        b = min(a + _BLOCK, share.shape[0])
-        ll, slope = block[0][: b - a], block[1][: b - a]
-        _nb_zeros(share[a:b], scale, theta[0][a:b], theta[1][a:b], ll, slope)
-        if dropout.shape[0] > 0:
-            pi, u, v = block[2], block[3], block[4]
-            _odds(dropout[a:b], bias[a:b], ll, pi, u, v)
-            _zinb_slopes(weight, slope, pi, u, v, ll, d_mu[a:b], d_theta[a:b], d_dropout[a:b], sums[a:b])
-        else:
-            _nb_slopes(weight, ll, slope, d_mu[a:b], d_theta[a:b])
-        whole_ll += total(ll)
-        whole += total(d_mu[a:b])
-    return whole_ll, whole
-
-
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _finish(weight, share, share_sum, whole, d_mu, sums):
     """From slopes of the log-likelihood in log mu to gradients of the loss in the logits; adds them up in `sums`."""
     factor = np.float32(whole) / share_sum
-    for j in range(share.shape[0]):
+    for j in range(d_mu.shape[0]):
         d_mu[j] = (share[j] * factor - d_mu[j]) * weight
         sums[j] += d_mu[j]
 
@@ -179,7 +168,7 @@ def within_bounds(log_theta, slope):
     return ZERO if log_theta < MIN_LOG_THETA or log_theta > MAX_LOG_THETA else slope
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _bound(log_theta, d_theta):
     for j in range(d_theta.shape[0]):
         d_theta[j] = within_bounds(log_theta[j], d_theta[j])
@@ -197,6 +186,7 @@ def negative_binomial_rows(
     dropout,
     weight,
     rows,
+    memory,
     gradients,
     nll,
     d_library,
@@ -211,7 +201,7 @@ def negative_binomial_rows(
         (n + 1,), (entries,) and (entries,): cell i has the counts ``x[starts[i]:starts[i + 1]]`` in the genes `at`.
         Row i of the others reads cell i modulo n, so that several draws share the counts.
     biases
-        (2, g) to be added to `logits` and to `dropout`, (1, g) where there is no zero inflation; no rows: none.
+        (2, g) to be added to `logits` and to `dropout`; (1, g) where there is no zero inflation.
     logits, dropout
         (m, g); `dropout` with no columns stands for no zero inflation. With `gradients` they are written over by the
         gradients of the same row.
@@ -219,6 +209,8 @@ def negative_binomial_rows(
         (m,).
     log_theta, d_theta
         (1, g) for all rows, or (m, g); gradients are added to `d_theta`.
+    memory
+        For this call alone, see :func:`scratch`.
     gradients
         Whether they are wanted.
     sums
@@ -227,37 +219,48 @@ def negative_binomial_rows(
     n_cells, n_genes = starts.shape[0] - 1, logits.shape[1]
     shared = log_theta.shape[0] == 1
     inflated = dropout.shape[1] > 0
-    scratch, block = aligned(6, n_genes), aligned(5, _BLOCK)
-    biased, share, theta = scratch[0][:n_genes], scratch[1][:n_genes], scratch[2:4]
-    bias, bias_of_dropout = _biases(biases, n_genes)
-    most = 0
-    for i in range(n_cells):
-        most = max(most, starts[i + 1] - starts[i])
-    few, many = aligned(10, most + 1), aligned(10, most + 1)
+    of_genes, block, tables, integers = memory
+    biased, share, theta, inverse = of_genes[0], of_genes[1], of_genes[2], of_genes[3]
+    ll, slope, pi, u, v = block[0], block[1], block[2], block[3], block[4]
+    bias, bias_of_dropout, sums_of_dropout = biases[0], biases[-1], sums[1]
     for i in range(rows[0], rows[1]):
         r = 0 if shared else i
         if i == rows[0] or not shared:
-            _dispersions(log_theta[r], theta[0], theta[1])
+            _dispersions(log_theta[r], theta, inverse)
         top, share_sum = _exponentials(logits[i], bias, biased, share)
         log_scale = log_library[i] - top - log(share_sum)
         scale = exp(log_library[i]) / share_sum
         cell = i % n_cells
         first, last = starts[cell], starts[cell + 1]
-        entries = sort_entries(x[first:last], at[first:last], few, many)
-        for g, n in entries:
-            gather_entries(g, n, log_scale, scale, biased, share, theta[0], dropout[i], bias_of_dropout)
-        d_mu, d_pi = (logits[i], dropout[i]) if gradients else (scratch[4][:n_genes], scratch[5][: dropout.shape[1]])
+        entries = sort_entries(x[first:last], at[first:last], tables, integers)
+        d_mu, d_pi = (logits[i], dropout[i]) if gradients else (of_genes[4][:n_genes], of_genes[5][: dropout.shape[1]])
         d_r = d_theta[r if gradients else 0]
-        ll, whole = _zeros(weight[i], scale, share, theta, dropout[i], bias_of_dropout, block, d_mu, d_r, d_pi, sums[1])
-        small_entries(few, entries[0][1], few[6], few[7], few[8])
-        nb_entries(many, entries[1][1], many[6], many[7], many[8])
-        for g, n in entries:
+        for k in range(2):
+            g, where, n = tables[k], integers[k, 1], entries[k]
+            gather_entries(g, where, n, log_scale, scale, biased, share, theta, dropout[i], bias_of_dropout)
+        whole_ll = whole = 0.0
+        # A row as if it were all zeros; each loop is short enough for a processor to work on several rounds at once.
+        for a in range(0, n_genes, _BLOCK):
+            b = min(a + _BLOCK, n_genes)
+            q, d = ll[: b - a], d_mu[a:b]
+            _nb_zeros(share[a:b], scale, theta[a:b], inverse[a:b], q, slope)
             if inflated:
-                add_not_dropped(g, n, g[6])
-            scatter_entries(g, n, weight[i], share, d_mu, d_r, d_pi, sums[1])
-            ll += total(g[6][:n])
-            whole += total(g[7][:n])
-        nll[i] = -ll
+                _odds(dropout[i][a:b], bias_of_dropout[a:b], q, pi, u, v)
+                _zinb_slopes(weight[i], slope, pi, u, v, q, d, d_r[a:b], d_pi[a:b], sums_of_dropout[a:b])
+            else:
+                _nb_slopes(weight[i], q, slope, d, d_r[a:b])
+            whole_ll += total(q)
+            whole += total(d)
+        small_entries(tables[0], entries[0])
+        nb_entries(tables[1], entries[1])
+        for k in range(2):
+            g, where, n = tables[k], integers[k, 1], entries[k]
+            if inflated:
+                add_not_dropped(g, n)
+            scatter_entries(g, where, n, weight[i], share, d_mu, d_r, d_pi, sums_of_dropout)
+            whole_ll += total(g[6, :n])
+            whole += total(g[7, :n])
+        nll[i] = -whole_ll
         if not gradients:
             continue
         d_library[i] = -np.float32(whole) * weight[i]
@@ -274,12 +277,10 @@ def _log_factorial(c):
 
 
 @njit(**OPTIONS)
-def poisson_rows(starts, at, x, biases, logits, log_library, weight, rows, gradients, nll, d_library, sums):
+def poisson_rows(starts, at, x, biases, logits, log_library, weight, rows, memory, gradients, nll, d_library, sums):
     """As :func:`negative_binomial_rows`, for Poisson counts."""
     n_cells, n_genes = starts.shape[0] - 1, logits.shape[1]
-    scratch = aligned(2, n_genes)
-    biased, share = scratch[0][:n_genes], scratch[1][:n_genes]
-    bias, _ = _biases(biases, n_genes)
+    biased, share, bias = memory[0][0], memory[0][1], biases[0]
     for i in range(rows[0], rows[1]):
         row = logits[i]
         top, share_sum = _exponentials(row, bias, biased, share)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, PART, ZERO, F, clamp, exp, log
+from scvi.kernels.compiler import CALLED_ONCE, OPTIONS, PART
+from scvi.kernels.elementary import ONE, ZERO, F, clamp, exp, log
 
 _MAX_LOGIT = F(60)
 _LEAST_WEIGHT = F(2**-24)  # of dropout; the next float32 is 0, whose logit is none
@@ -27,14 +28,14 @@ def _parts(a, delta, floor):
     return u, w, ONE - floor * w + delta * u
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _mix(a, delta, floor, out):
     for j in range(a.shape[0]):
         u, w, denominator = _parts(a[j], delta[j], floor)
         out[j] = log(w * (floor + u) / denominator)
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _slopes(a, delta, floor, upstream, d_a, d_delta):
     """Writes the gradient in `a`, adds the one in `delta`."""
     for j in range(a.shape[0]):

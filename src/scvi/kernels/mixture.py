@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import ONE, OPTIONS, PART, ZERO, F, clamp, exp, log, total
+from scvi.kernels.compiler import CALLED_ONCE, OPTIONS, PART
+from scvi.kernels.elementary import ONE, ZERO, F, clamp, exp, log, total
 from scvi.kernels.entries import MAX_LOG_MEAN, nb_entries
 from scvi.kernels.likelihood import MAX_LOG_THETA, MIN_LOG_THETA, within_bounds
 
@@ -31,25 +32,25 @@ def _fill(g, y, log_mean, factor, log_theta):
         g[0, j], g[2, j], g[3, j], g[4, j] = y[j], m, exp(m), exp(r)
 
 
-@njit(**PART)
+@njit(**CALLED_ONCE)
 def _mix(one, two, mixing, measured, weight, nll, d_back, d_factor, d_mixing, d_theta):
-    """From the two log-likelihoods and their slopes in log mu and log theta (rows 5 to 7) to those of the mixture."""
+    """From the two log-likelihoods and their slopes in log mu and log theta (rows 6 to 8) to those of the mixture."""
     for j in range(mixing.shape[0]):
         pi = mixing[j]
-        difference = one[5, j] - two[5, j] + pi
+        difference = one[6, j] - two[6, j] + pi
         a, b = exp(-abs(difference)), exp(-abs(pi))
         back = (ONE if difference > ZERO else a) / (ONE + a)  # posterior probability of the background
         fore = (a if difference > ZERO else ONE) / (ONE + a)
         prior = (ONE if pi > ZERO else b) / (ONE + b)
-        highest = one[5, j] if difference > ZERO else two[5, j] - pi
+        highest = one[6, j] if difference > ZERO else two[6, j] - pi
         softplus = (ZERO if pi > ZERO else -pi) + log(ONE + b)
         w = -measured[j]
         nll[j] = w * (highest + log(ONE + a) - softplus)
         w *= weight
-        slope = fore * two[6, j]
+        slope = fore * two[7, j]
         d_factor[j] = w * slope
-        d_back[j] = w * (back * one[6, j] + slope)
-        d_theta[j] = w * (back * one[7, j] + fore * two[7, j])
+        d_back[j] = w * (back * one[7, j] + slope)
+        d_theta[j] = w * (back * one[8, j] + fore * two[8, j])
         d_mixing[j] = w * (back - prior)
 
 
@@ -71,15 +72,15 @@ def mixture_rows(
         (m,).
     """
     n_cells, p = y.shape
-    one, two = np.empty((8, p), np.float32), np.empty((8, p), np.float32)
+    one, two = np.empty((9, p), np.float32), np.empty((9, p), np.float32)
     no_factor, losses = np.zeros(p, np.float32), np.empty(p, np.float32)
     for i in range(rows[0], rows[1]):
         cell = i % n_cells
         r = log_theta[i if log_theta.shape[0] > 1 else 0]
         _fill(one, y[cell], log_back[i], no_factor, r)
         _fill(two, y[cell], log_back[i], factor[i], r)
-        nb_entries(one, p, one[5], one[6], one[7])
-        nb_entries(two, p, two[5], two[6], two[7])
+        nb_entries(one, p)
+        nb_entries(two, p)
         _mix(one, two, mixing[i], measured[cell], weight[i], losses, d_back[i], d_factor[i], d_mixing[i], d_theta[i])
         nll[i] = total(losses)
         for j in range(p):

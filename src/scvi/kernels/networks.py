@@ -133,18 +133,18 @@ class Hidden(torch.autograd.Function):
         else:
             x, beside = (x if beside is None else torch.cat([x, beside], 1)).bfloat16(), None
             before = torch.mm(x, low.t()).float()
-        out, normed, inverse = torch.empty_like(before), np.empty(before.shape, _F), np.empty(before.shape[1], _F)
+        out, normed, moments = torch.empty_like(before), np.empty(before.shape, _F), np.zeros((3, len(gamma)), _F)
         seed = dropout_seed() if rate > 0 else 0
         numbers = (_F(norm.eps), _F(norm.momentum), _F(rate), np.uint32(seed))
         running = (norm.running_mean, norm.running_var)
         given = arrays(before, torch.zeros_like(gamma) if bias is None else bias, gamma, beta)
-        moments = [t.numpy() for t in running]  # type: ignore[union-attr]
-        layers.hidden_forward(*given, *numbers, *moments, inverse, normed, out.numpy())
+        moved = [t.numpy() for t in running]  # type: ignore[union-attr]
+        layers.hidden_forward(*given, *numbers, *moved, moments, normed, out.numpy())
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         torch.autograd.graph.increment_version(running)  # type: ignore[arg-type]
         dense = None if isinstance(x, SparseRows) else x
         ctx.save_for_backward(dense, beside, weight, low, gamma, out)
-        ctx.rows, ctx.kept = (x if dense is None else None), (inverse, normed, rate, g)
+        ctx.rows, ctx.kept = (x if dense is None else None), (moments[2], normed, rate, g)
         return out
 
     @staticmethod

@@ -5,21 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from scvi.kernels.elementary import OPTIONS, PART, ZERO
+from scvi.kernels.compiler import CALLED_ONCE, OPTIONS, PART, PLAIN
+from scvi.kernels.elementary import ZERO
 
-_PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-
-@njit(**_PLAIN)
-def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, starts, genes, values, kept, totals):
+@njit(**PLAIN)
+def csr_rows(data, indices, indptr, n_stored, rows, block, columns, whole, starts, genes, values, kept, totals):
     """Copies what is not zero of ``rows[block[0]:block[1]]`` to `genes` and `values`, row i from ``starts[i]`` on.
 
     ``columns[j]`` is the new number of stored gene j, -1 leaves it out; an empty `columns` is the identity. Entries
     of one place are added up, and those of a row are in the order of genes. ``kept[i]`` and ``totals[i, 0]`` are set to
     the number of entries of row i and their sum; a negative number says that the row names a gene beyond `n_stored`.
+    `whole`, (g,), are zeros to work with, one for each gene of the result.
     """
     mapped = columns.shape[0] > 0
-    whole = np.empty(0, np.float32)
     for i in range(block[0], block[1]):
         first = np.uintp(starts[i])
         n, last, is_sorted, total = first, np.int32(-1), True, 0.0
@@ -39,14 +38,12 @@ def csr_rows(data, indices, indptr, n_stored, n_genes, rows, block, columns, sta
         else:
             n_kept = np.intp(n - first)
             if not is_sorted:  # only then may a gene have come twice
-                if whole.shape[0] == 0:
-                    whole = np.zeros(n_genes, np.float32)
                 n_kept = _sort(genes, values, np.intp(first), n_kept, whole)
             kept[i] = n_kept
             totals[i, 0] = total
 
 
-@njit(forceinline=True, **_PLAIN)
+@njit(**CALLED_ONCE)
 def _sort(genes, values, first, n, whole):
     """Puts n entries from `first` on in the order of genes, one for each; returns how many that are.
 
@@ -64,7 +61,7 @@ def _sort(genes, values, first, n, whole):
     return end - first
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def count_nonzero(stored, rows, block, lengths):
     """Sets ``lengths[i]`` to the number of values of ``stored[rows[i]]`` that are not zero."""
     for i in range(block[0], block[1]):
@@ -74,7 +71,7 @@ def count_nonzero(stored, rows, block, lengths):
         lengths[i] = n
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def dense_rows(stored, rows, block, columns, starts, genes, values, kept, totals):
     """As :func:`csr_rows` for a dense matrix; several stored genes may not share a column here."""
     mapped = columns.shape[0] > 0
@@ -94,7 +91,7 @@ def dense_rows(stored, rows, block, columns, starts, genes, values, kept, totals
         totals[i, 0] = total
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def densify(starts, genes, values, block, out):
     """Writes rows ``block[0]:block[1]`` to the zeroed rows of `out`, (n, g)."""
     for i in range(block[0], block[1]):
@@ -103,7 +100,7 @@ def densify(starts, genes, values, block, out):
             row[np.uintp(genes[e])] = values[e]
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def digests(starts, genes, bits, block, out):
     """Writes to ``out[i]`` what tells row i from others: a sum over its entries, whatever their order.
 
@@ -120,7 +117,7 @@ def digests(starts, genes, bits, block, out):
         out[i] = total
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def first_bad_count(values):
     """Position of the first value that is no count, else -1."""
     for k in range(values.shape[0]):
@@ -130,7 +127,7 @@ def first_bad_count(values):
     return -1
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def look_at_values(values):
     """Position of the first value that is negative or not finite, else -1; and as :class:`scvi.kernels.CountsLook`.
 
@@ -148,14 +145,14 @@ def look_at_values(values):
     return -1, n_values, n_fractions, first_fraction
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def count_entries(starts, genes, rows, counts):
     """Adds to ``counts[j]`` how often gene j occurs in the rows."""
     for e in range(starts[rows[0]], starts[rows[1]]):
         counts[genes[e]] += 1
 
 
-@njit(**_PLAIN)
+@njit(**PLAIN)
 def transpose(starts, genes, values, rows, places, cells, by_gene):
     """Moves the entries of the rows to ``places[j]``, places[j] + 1, ... of `cells` and `by_gene`."""
     for i in range(rows[0], rows[1]):
