@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,15 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 import scvi
 from asking import ESTIMATORS, cells_of, make, same, weights
 from report_cells import IMAGE, TAG, hostile
 from scvi import plots
 from scvi.report import annotation, blocks, by_type, interactive, write
-from scvi.report.about_fit import commands
+from scvi.report.again import commands
 from scvi.report.cells import Wish
-from small_cells import KEYS, QUICK, make_adata
+from small_cells import KEYS, QUICK, TINY, make_adata
 
 EACH = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
 MOST_BYTES = 3_000_000
@@ -94,20 +97,108 @@ def test_every_estimator_has_one(cls, tmp_path):
     assert places == sorted(places)
 
 
+def files_of(model: Any) -> dict[str, Any]:
+    """Cells of a model by the name of the file that its report reads."""
+    cells = cells_of(model)
+    return dict(zip(("cells.h5ad",) if len(cells) == 1 else ("seq.h5ad", "spatial.h5ad"), cells, strict=True))
+
+
+def run_again(lines: Sequence[str], files: Mapping[str, Any], folder: Path, patch: pytest.MonkeyPatch) -> Any:
+    """Runs lines as they are shown where these files are; the model that they make."""
+    for name, adata in files.items():
+        written = adata.copy()
+        written.uns.pop("_scvi", None)
+        written.write_h5ad(folder / name)
+    patch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    return names["model"]
+
+
 @EACH
-def test_the_commands_do_it_again_to_the_bit(cls, tmp_path):
+def test_the_commands_do_it_again_to_the_bit(cls, tmp_path, monkeypatch):
     """What a model says of itself after it was saved and loaded, too."""
     model = fitted(cls)
-    model.save(tmp_path / "model", overwrite=True)
+    model.save(tmp_path / "model")
     loaded = cls.load(tmp_path / "model", *cells_of(model))
     for one in (model, loaded):
         lines = [line for line in commands(one, Wish(None, (), None, 60, 0)) if "model.report" not in line]
-        adatas = [adata.copy() for adata in cells_of(model)]
-        for adata in adatas:
-            adata.uns.pop("_scvi")
-        names: dict[str, Any] = {"read": iter(adatas)}
-        exec("\n".join(re.sub(r"anndata\.read_h5ad\(.*?\)", "next(read)", line) for line in lines), names)
-        assert same(weights(model), weights(names["model"]))
+        assert same(weights(model), weights(run_again(lines, files_of(model), tmp_path, monkeypatch)))
+
+
+def code_of(page: Path) -> list[str]:
+    """The lines that a page shows, as they are copied from it."""
+    (shown,) = re.findall(
+        r"aria-label=\"To repeat it\"><code>(.*?)</code>", page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    return html.unescape(re.sub(r"<[^>]*>", "", shown)).splitlines()
+
+
+@pytest.mark.parametrize("kind", ["a column", "all", "others", "on other cells"])
+def test_the_code_of_a_page_runs_where_the_file_is(kind, tmp_path, monkeypatch):
+    """Of which `var` lacks the column that chose the genes, and which has others; with the report at its end."""
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)  # no pictures, which take a while
+    adata = make_adata()
+    adata.layers["raw"] = adata.X.copy()
+    chosen = {"a column": {"mask_var": "chosen"}, "others": {"mask_var": list(adata.var_names[3:9])}}.get(kind, {})
+    setup = {**KEYS, "layer": "raw", **chosen}
+    model = make(scvi.SCVI, adata, setup)
+    model.train(**QUICK, validation_indices=np.arange(5, 40))
+    other = {"adata": make_adata(60, seed=3)} if kind == "on other cells" else {}
+    if other:
+        other["adata"].layers["raw"] = other["adata"].X.copy()
+    page = model.report(tmp_path / "first.html", seed=0, n_cells=60, **other)
+    text = Parsed(page.read_text(encoding="utf-8")).sections["fit"]
+    genes = (
+        f"the {model.schema.n_genes} genes that the lines name, whatever else"
+        if chosen
+        else "their 40 genes, and no others"
+    )
+    assert f"cells.h5ad, which is to have the 150 cells that were fitted, and no others; {genes}; raw counts in" in text
+    assert "in adata.layers['raw']; obs['batch'], obs['cell_type'], obs['size'], " in text
+    bare = adata.copy()
+    del bare.var["chosen"]
+    files = {
+        "cells.h5ad": bare,
+        **{f"{name}_cells.h5ad": x for name, x in zip(["other"], other.values(), strict=False)},
+    }
+    again = run_again(code_of(page), files, tmp_path, monkeypatch)
+    assert same(weights(model), weights(again))
+    first, second = (Parsed((tmp_path / f"{name}.html").read_text(encoding="utf-8")) for name in ("first", "report"))
+    assert first.sections["verdicts"] == second.sections["verdicts"]
+
+
+def test_the_code_for_a_mudata_reads_one(tmp_path, monkeypatch):
+    import mudata
+
+    with mudata.set_options(pull_on_update=False):
+        adata = make_adata()
+        mdata = mudata.MuData({"rna": adata, "protein": AnnData(adata.obsm.pop("proteins"))})
+        mdata.write_h5mu(tmp_path / "cells.h5mu")
+        scvi.TOTALVI.setup_mudata(mdata, batch_key="batch")
+        model = scvi.TOTALVI(mdata, **TINY)
+        model.train(**QUICK)
+        lines = commands(model, Wish(None, (), None, 60, 0))[:-1]
+        assert same(weights(model), weights(run_again(lines, {}, tmp_path, monkeypatch)))
+
+
+@pytest.mark.parametrize("options", [{}, {"dispersion": "gene-label"}])
+def test_the_code_of_a_model_that_began_as_another_fits_both(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    adata = make_adata()
+    first = make(scvi.SCVI, adata, {"batch_key": "batch", "labels_key": "cell_type"} if options else None, **options)
+    first.train(**QUICK)
+    model = scvi.SCANVI.from_scvi_model(first, "t1", labels_key="cell_type", linear_classifier=True, seed=3)
+    model.train(**{**QUICK, "max_epochs": 2})
+    model.save(tmp_path / "model")
+    for one in (model, scvi.SCANVI.load(tmp_path / "model", adata)):
+        lines = code_of(one.report(tmp_path / "first.html", seed=0, n_cells=60))[:-1]
+        assert same(weights(model), weights(run_again(lines, {"cells.h5ad": adata}, tmp_path, monkeypatch)))
+    other = scvi.SCANVI.from_scvi_model(first, "t1", labels_key="cell_type", adata=make_adata(seed=4), seed=3)
+    other.train(**QUICK)
+    page = page_of(other, tmp_path)
+    assert "fit a model like it, for not all that it began with was kept" in page.sections["fit"]
+    assert run_again(code_of(tmp_path / "report.html"), {"cells.h5ad": other.adata}, tmp_path, monkeypatch).is_trained
 
 
 def test_the_commands_name_all_that_was_told():
@@ -117,7 +208,8 @@ def test_the_commands_name_all_that_was_told():
     lines = commands(model, Wish(None, ("score",), "cell_type", 60, 0))
     assert all(f"{name}={value!r}" in lines[4] for name, value in KEYS.items())
     assert "gene_likelihood='nb'" in lines[5]
-    assert lines[6] == "model.train(max_epochs=3, batch_size=64, validation_indices=..., precision='float32', seed=0)"
+    first = "model.train(max_epochs=3, batch_size=64, precision='float32', seed=0)"
+    assert lines[6] == f"{first}  # also validation_indices, not kept"
     assert lines[7] == "model.train(max_epochs=1, gradient_clip=None, kl_warmup=0.5, precision='float32', seed=3)"
     assert lines[8] == "model.report(\"report.html\", columns=['score'], labels_key='cell_type', n_cells=60, seed=0)"
 
@@ -286,7 +378,8 @@ def test_of_other_cells_and_of_few(tmp_path):
     model = fitted(scvi.SCANVI)
     page = page_of(model, tmp_path, adata=make_adata(90, seed=4))
     assert "90 cells x 40 genes" in page.sections[""]
-    assert "n_cells=60, seed=0)  # other_cells: 90 cells" in page.sections["fit"]
+    assert 'other_cells = anndata.read_h5ad("other_cells.h5ad")  # 90 cells' in page.sections["fit"]
+    assert 'model.report("report.html", other_cells, labels_key=' in page.sections["fit"]
     assert "given for this report, which flatters the classifier if" in page.sections[""]
     page = page_of(model, tmp_path, adata=make_adata(4))
     assert "a check needs 30 cells" in page.sections["left-out"]

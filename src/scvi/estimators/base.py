@@ -155,6 +155,7 @@ class Estimator(ABC):
         self._scope: Scope | None = None  # the part of a mapped model that trains
         self._seed = None  # of the initial weights, unless they are of another model
         self._fits: list[dict[str, Any]] = []  # what `train` was told, call by call
+        self._first: dict[str, Any] | None = None  # seed, fits and labels of the model that the weights are from
         for cells in data_sets:
             self._check_kept(cells.data)
 

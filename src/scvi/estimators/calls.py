@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scvi._random import resolve_seed
 from scvi.estimators.added import in_json
 
 # They change nothing of the result: where a fit is written, shown and watched.
@@ -36,3 +37,14 @@ def checked_calls(values: Any) -> list[dict[str, Any]]:
     if not isinstance(values, list) or not all(isinstance(call, dict) for call in values):
         raise ValueError(f"fits is {values!r}")
     return values
+
+
+def checked_first(value: Any) -> dict[str, Any] | None:
+    """What a file says of the model that the weights are from; ValueError if it is nothing of the kind."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or set(value) != {"labels_key", "seed", "fits"}:
+        raise ValueError(f"first is {value!r}")
+    resolve_seed(value["seed"])
+    checked_calls(value["fits"])
+    return value

@@ -25,7 +25,7 @@ from scvi._random import resolve_seed, seeded
 from scvi.cells.schema import Schema
 from scvi.estimators import cell_files
 from scvi.estimators.added import checked_attributes
-from scvi.estimators.calls import checked_calls
+from scvi.estimators.calls import checked_calls, checked_first
 from scvi.estimators.cell_files import name_of, writable_cells, write_cells
 from scvi.estimators.cells import one_or_all
 from scvi.estimators.fitted_cells import FittedCells
@@ -74,6 +74,7 @@ class StoredModel:
     attributes: dict[str, Any] = field(default_factory=dict)  # what a user added
     seed: int | None = None  # of the initial weights
     fits: list[dict[str, Any]] = field(default_factory=list)  # what `train` was told
+    first: dict[str, Any] | None = None  # seed, fits and labels of the model that the weights are from
 
     def tensors(self) -> dict[str, Tensor]:
         """What goes into the one file."""
@@ -97,6 +98,7 @@ class StoredModel:
             **({"attributes": self.attributes} if self.attributes else {}),
             **({} if self.seed is None else {"seed": self.seed}),
             **({"fits": self.fits} if self.fits else {}),
+            **({} if self.first is None else {"first": self.first}),
             **({"cells": [part.among for part in self.train_cells]} if self.train_cells else {}),
             "scvi_version": __version__,
             "estimator": self.estimator,
@@ -235,6 +237,7 @@ def read(
         scope = _scope(description, tensors)
         attributes = checked_attributes(description.get("attributes", {}))
         seed, fits = description.get("seed"), checked_calls(description.get("fits", []))
+        first = checked_first(description.get("first"))
         if seed is not None:
             resolve_seed(seed)
     train_cells, validation_cells = (_split(side, tensors, description, of_weights, n_data_sets) for side in _SPLIT)
@@ -254,6 +257,7 @@ def read(
         attributes=attributes,
         seed=seed,
         fits=fits,
+        first=first,
     )
 
 

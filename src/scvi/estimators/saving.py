@@ -67,6 +67,7 @@ def save(
         added_attributes(self),
         self._seed,
         self._fits,
+        self._first,
     )
     files.write(dir_path, stored, adatas, overwrite, prefix)
 
@@ -163,7 +164,7 @@ def _restored(cls: type[Any], found: _Found, adatas: Sequence[AnnData | None]) -
     model.history, model.is_trained = stored.history, stored.is_trained
     model._train_cells, model._validation_cells = stored.train_cells, stored.validation_cells
     model._scope, model._is_initialised = stored.scope, stored.is_initialised
-    model._seed, model._fits = stored.seed, stored.fits
+    model._seed, model._fits, model._first = stored.seed, stored.fits, stored.first
     for name, value in stored.attributes.items():
         if not hasattr(cls, name):
             setattr(model, name, value)

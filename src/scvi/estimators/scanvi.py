@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi._checks import check_choice, check_flag, check_number
-from scvi._random import seeded
+from scvi._random import resolve_seed, seeded
 from scvi.cells.categories import places_among
 from scvi.cells.cell_data import CellData
 from scvi.cells.estimates import NonInteger
@@ -218,12 +218,16 @@ class SCANVI(WithOptionsOfSCVI):
         schema = labelled_schema(adata, scvi_model.schema, labels_key, unlabeled_category)
         of_classifier = {"linear_classifier": linear_classifier, "classifier_parameters": classifier_parameters}
         options = {**scvi_model.options, **of_classifier}
+        seed = resolve_seed(seed)
         with seeded(seed):
             module = cls._make_networks((schema,), options)
         _take_weights(module, scvi_model, schema.label_names)
         cells = cls._make_cells((schema,), options, (adata,), [digests])
         model = cls._assembled(options, module.to(scvi_model.device), cells)
         model._is_initialised = True
+        if adata is scvi_model._cells.given and scvi_model._seed is not None:
+            model._seed, known = seed, scvi_model.schema.labels_key
+            model._first = {"labels_key": known, "seed": scvi_model._seed, "fits": scvi_model._fits}
         return model
 
     # ---- fitting -----------------------------------------------------------------------------------------------------

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from scvi.cells.schema import Schema
-from scvi.report.blocks import Code, Section, Table, counted, listed
-from scvi.report.cells import DATA_SETS, N_CHECKED, Shown, Wish
+from scvi.report.again import commands, needed
+from scvi.report.blocks import Code, Section, Table, Text, counted, listed
+from scvi.report.cells import DATA_SETS, Shown, Wish
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "anndata")
 
@@ -20,7 +19,7 @@ def what_was_fitted(model: Any, wish: Wish, looked_at: Shown) -> Section:
     """Cells, genes, batches, options, versions, seeds and commands."""
     schemas = [cells.schema for cells in model._data_sets]
     sizes = _sizes(model, wish, looked_at)
-    defaults = type(model)._defaults()
+    defaults, lines = type(model)._defaults(), commands(model, wish)
     options = [
         (name, f"{value!r}" if value == defaults.get(name) else f"{value!r} (default {defaults.get(name)!r})")
         for name, value in model.options.items()
@@ -31,7 +30,8 @@ def what_was_fitted(model: Any, wish: Wish, looked_at: Shown) -> Section:
         [
             Table("The model and its cells", ("", ""), _facts(model, schemas, sizes, wish), n_texts=2),
             Table("Options of the model", ("option", "value"), options, n_texts=2),
-            Code("\n".join(commands(model, wish)), "To repeat it"),
+            Text(needed(model, lines)),
+            Code("\n".join(lines), "To repeat it"),
         ],
         [("How many cells and genes?", f"{sizes}{_batches(schemas)}."), *_alone(schemas)],
     )
@@ -101,87 +101,3 @@ def _own_version() -> str:
     from scvi import __version__
 
     return __version__
-
-
-# ---- the same again --------------------------------------------------------------------------------------------------
-
-
-def commands(model: Any, wish: Wish) -> list[str]:
-    """Lines of Python that make the model, fit it and write the report."""
-    cls = type(model).__name__
-    names = ["adata"] if len(model._data_sets) == 1 else ["adata_seq", "adata_spatial"]
-    lines = ["import anndata", "import scvi", ""]
-    for name, cells in zip(names, model._data_sets, strict=True):
-        n = "" if cells.given is None else f"  # the {cells.given.n_obs:,} cells"
-        lines.append(f'{name} = anndata.read_h5ad("cells.h5ad"){n}')
-    for name, cells in zip(names, model._data_sets, strict=True):
-        lines.append(_set_up(cls, name, cells))
-    told = {name: value for name, value in model.options.items() if type(model)._defaults().get(name) != value}
-    if model._seed is None:
-        lines.append("# the weights began as those of another model, or their seed was not kept")
-    else:
-        told["seed"] = model._seed
-    lines.append(f"model = scvi.{cls}({', '.join([*names, *_keywords(told)])})")
-    if not model._fits:
-        lines.append("model.train()  # with which arguments was not kept")
-    lines += [f"model.train({', '.join(_keywords(call, _kept))})" for call in model._fits]
-    return [*lines, _of_report(wish)]
-
-
-def _of_report(wish: Wish) -> str:
-    """The line that writes the report again."""
-    arguments = {
-        "columns": list(wish.columns) or None,
-        "labels_key": wish.labels_key,
-        "n_cells": None if wish.n_cells == N_CHECKED else wish.n_cells,
-        "seed": wish.seed,
-    }
-    cells = [] if wish.adata is None else ["other_cells"]
-    words = ", ".join(['"report.html"', *cells, *_keywords(_given(arguments))])
-    line = f"model.report({words})"
-    return line if wish.adata is None else f"{line}  # other_cells: {counted(wish.adata.n_obs, 'cell')}"
-
-
-def _set_up(cls: str, name: str, cells: Any) -> str:
-    """The declaration of one data set, as its schema has it."""
-    schema: Schema = cells.schema
-    keys: dict[str, Any] = {
-        "layer": schema.layer,
-        "batch_key": schema.batch_key,
-        "labels_key": schema.labels_key,
-        "unlabeled_category": schema.unlabeled_category,
-        "size_factor_key": schema.size_factor_key,
-        "categorical_covariate_keys": list(schema.categorical_covariate_keys) or None,
-        "continuous_covariate_keys": list(schema.continuous_covariate_keys) or None,
-        "mask_var": schema.mask_var,
-        "non_integer": None if schema.non_integer == "warn" else schema.non_integer,
-    }
-    method, proteins = "setup_anndata", schema.proteins
-    if proteins is not None and proteins.modalities:
-        method = "setup_mudata"
-        keys |= {"rna_layer": keys.pop("layer"), "protein_layer": proteins.layer, "modalities": proteins.modalities}
-    elif proteins is not None:
-        keys["protein_expression_obsm_key"] = proteins.obsm_key
-        keys["protein_names_uns_key"] = proteins.names_uns_key
-    line = f"scvi.{cls}.{method}({', '.join([name, *_keywords(_given(keys))])})"
-    if schema.mask_var is None and cells.adata is not None and cells.adata.n_vars != schema.n_genes:
-        line = line[:-1] + f", mask_var=genes)  # genes: names of the {schema.n_genes:,} that were fitted"
-    return line
-
-
-def _keywords(values: Mapping[str, Any], typed: Callable[[Any], str] = repr) -> list[str]:
-    """As they are typed."""
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-    return [f"{name}={typed(value)}" for name, value in plain.items()]
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is None, and need not be said."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _kept(value: Any) -> str:
-    """An argument of `train`, which is kept as a text in angle brackets where a file has no type for it."""
-    if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
-        return "..."  # positions of cells and the like, which are not kept
-    return repr(value)
