@@ -62,6 +62,12 @@ def test_of_two_data_sets_each_has_its_likelihood():
     assert "covariate" not in advice.more_mixing(seq, is_of_data_sets=False)  # it takes none
 
 
+def test_a_likelihood_that_is_too_wide():
+    wide, narrow = (Done.by(make(scvi.SCVI, gene_likelihood=name)) for name in ("zinb", "nb"))
+    assert "gene_likelihood 'nb' in place of 'zinb'" in advice.other_noise(wide, "genes", is_wider=True)
+    assert "in place of" not in advice.other_noise(narrow, "genes", is_wider=True)
+
+
 def test_zeros_are_compared_with_another_likelihood():
     text = advice.other_zeros(Done.by(make(scvi.SCVI, gene_likelihood="nb")), "genes")
     assert text.startswith("compare gene_likelihood 'zinb' with 'nb', which this fit has")

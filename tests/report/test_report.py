@@ -88,6 +88,8 @@ def test_every_estimator_has_one(cls, tmp_path):
     expected |= {"purity"} - ({"purity"} if cls is scvi.CondSCVI else set())
     expected |= {"annotation"} if cls is scvi.SCANVI else set()
     expected |= {"proteins"} if cls is scvi.TOTALVI else set()
+    expected |= {"zero-inflation"} if cls is scvi.AUTOZI else set()
+    expected |= {"dimensions"} if cls is scvi.LinearSCVI else set()
     expected |= {"differential-expression"} if cls is not scvi.GIMVI else set()
     assert expected <= set(page.sections)
     assert ("left-out" in page.sections) == (cls in (scvi.CondSCVI, scvi.GIMVI))
@@ -225,6 +227,35 @@ def test_it_answers_what_is_asked_first(tmp_path):
     assert found["convergence"].says in first
     worst = re.findall(r"(\w+) \([0-9.]+\)", found["worst genes"].says)
     assert f"{worst[0]}, {worst[1]} and {worst[2]}: their counts vary" in first
+
+
+@pytest.mark.parametrize("zero_inflation", ["gene", "gene-batch", "gene-cell"])
+def test_genes_with_too_many_zeros_are_counted_and_named(zero_inflation, monkeypatch):
+    model = make(scvi.AUTOZI, zero_inflation=zero_inflation)
+    model.train(**QUICK)
+    section = write.of_genes.zero_inflated(model)
+    assert (section is None) == (zero_inflation == "gene-cell")
+    if section is None:
+        left_out: dict[str, str] = {}
+        assert list(write._of_genes(model, left_out)) == []
+        assert "Zero-inflated genes" in left_out
+        return
+    found = pd.DataFrame(model.get_zero_inflation()).max(axis=1).sort_values(ascending=False)
+    ((_, answer),) = section.short
+    called = found.index[found > 0.5]
+    assert answer.startswith(f"{len(called)} of 40 genes")
+    assert not len(called) or f"first {called[0]}" in answer
+
+
+def test_dimensions_are_read_by_their_genes():
+    model = fitted(scvi.LinearSCVI)
+    rows = {row[0]: row[1:] for row in write.of_genes.dimensions(model).blocks[1].rows}
+    loadings = model.get_loadings()
+    assert list(rows) == list(loadings)
+    for name, values in loadings.items():
+        rise, fall = (text.replace(" and ", ", ").split(", ") for text in rows[name])
+        assert rise == list(values.nlargest(5).index)
+        assert fall == list(values.nsmallest(5).index)
 
 
 @pytest.mark.parametrize("apart", ["b0", "b2"])

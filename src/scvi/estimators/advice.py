@@ -127,9 +127,11 @@ def against_underfitting(done: Done) -> str:
 
 def other_noise(done: Done, what: str, is_wider: bool) -> str:
     """Where counts vary less than the likelihood says (`is_wider`), or more."""
-    if is_wider:
-        return f"the likelihood is wider than the counts: {_either(done.longer, 'are they counts?')}"
     is_protein, given = what.endswith("proteins"), done.options.get("gene_likelihood")
+    if is_wider:
+        narrower = f"{done.likelihood_option} 'nb' in place of 'zinb'" if given == "zinb" and not is_protein else ""
+        to_try = _either(done.longer, narrower, "find out whether they are counts")
+        return f"the likelihood is wider than the counts: {to_try}"
     others = {"poisson": "'nb' or 'zinb'", "nb": "'zinb'"}.get("" if is_protein else str(given))
     option, each = ("protein_dispersion", "protein") if is_protein else ("gene_dispersion", "gene")
     option = option if option in done.options else "dispersion"

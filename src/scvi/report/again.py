@@ -29,7 +29,9 @@ def _of_file(file: str, cells: Any) -> str:
     keys = [schema.batch_key, schema.labels_key, schema.size_factor_key]
     keys += [*schema.categorical_covariate_keys, *schema.continuous_covariate_keys]
     columns = [f"obs[{key!r}]" for key in dict.fromkeys(keys) if key is not None]
-    columns += [f"obsm[{schema.proteins.obsm_key!r}]"] if schema.proteins and schema.proteins.obsm_key else []
+    if schema.proteins is not None:
+        places = {"obsm": schema.proteins.obsm_key, "uns": schema.proteins.names_uns_key}
+        columns += [f"{where}[{key!r}]" for where, key in places.items() if key is not None]
     genes = counted(schema.n_genes, "gene")
     holds = [
         f"the {'' if cells.given is None else f'{cells.given.n_obs:,} '}cells that were fitted, and no others",

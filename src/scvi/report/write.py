@@ -17,9 +17,11 @@ from scvi import plots
 from scvi._files import replacing
 from scvi._random import resolve_seed
 from scvi.cells.checks import checked_keys, found
+from scvi.models.autozivae import AutoZIVAE
+from scvi.models.ldvae import LDVAE
 from scvi.models.scanvae import SCANVAE
 from scvi.models.vaec import VAEC
-from scvi.report import about_fit, annotation, by_type, course, differential, proteins, space
+from scvi.report import about_fit, annotation, by_type, course, differential, of_genes, proteins, space
 from scvi.report.blocks import Section
 from scvi.report.cells import DATA_SET, N_CHECKED, Shown, Wish, has_counts, shown
 from scvi.report.page import Page, html
@@ -153,6 +155,7 @@ def _sections(
         yield annotation.annotation(judged, with_pictures)
     if found_of_check is not None:
         yield from course.beside_draws(found_of_check, with_pictures)
+    yield from _of_genes(model, left_out)
     if len(model._data_sets) == 1 and model.schema.proteins is not None:
         if counts:
             of_proteins = proteins.by_protein(model, wish, looked_at)
@@ -160,6 +163,17 @@ def _sections(
         else:
             left_out["Foreground and background of proteins"] = _NO_COUNTS
     yield from _differential(model, wish, looked_at, table, counts, with_pictures, left_out)
+
+
+def _of_genes(model: Any, left_out: dict[str, str]) -> Iterator[Section]:
+    if isinstance(model.module, AutoZIVAE):
+        section = of_genes.zero_inflated(model)
+        if section is None:
+            left_out["Zero-inflated genes"] = "this model has an answer for each gene in each cell"
+        else:
+            yield section
+    if isinstance(model.module, LDVAE):
+        yield of_genes.dimensions(model)
 
 
 def _checked(model: Any, wish: Wish, looked_at: Shown, counts: bool, left_out: dict[str, str]) -> Any:
