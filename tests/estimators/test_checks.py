@@ -286,6 +286,19 @@ def test_each_estimator_is_checked(cls):
     assert {"counts", "under-fitting", "worst genes", "convergence"} <= {verdict.name for verdict in found.verdicts}
 
 
+def test_a_fit_that_validation_cells_gain_nothing_from_has_converged():
+    """As one that begins with the weights of another: they lose at first, and are back where they were in the end."""
+    n = 20
+    course = {
+        "elbo_train": 2720 - 35 * np.linspace(0, 1, n) ** 2,
+        "elbo_validation": 2734 + 40 * np.sin(np.arange(n) / 6.04),
+    }
+    history = {name: pd.DataFrame({name: values}) for name, values in course.items()}
+    assert verdicts.of_convergence(checks.convergence(history)).level == "good"
+    history["elbo_validation"] = 14 + history["elbo_train"].rename(columns={"elbo_train": "elbo_validation"})
+    assert verdicts.of_convergence(checks.convergence(history)).level == "bad"
+
+
 def history_of(losses, accuracies):
     columns = {"classification_loss_train": losses, "accuracy_validation": accuracies}
     return {name: pd.DataFrame({name: values}) for name, values in columns.items() if values is not None}

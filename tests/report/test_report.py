@@ -216,6 +216,14 @@ def test_the_commands_name_all_that_was_told():
     assert lines[8] == "model.report(\"report.html\", columns=['score'], labels_key='cell_type', n_cells=60, seed=0)"
 
 
+def test_options_that_were_chosen_are_told_from_defaults(tmp_path):
+    text = " ".join(page_of(fitted(scvi.SCVI), tmp_path).sections["fit"].split())
+    chosen, others = text.split("Options chosen")[1].split("Options by default")
+    assert chosen.strip() == "n_hidden=8 (default 128), n_latent=3 (default 10)"
+    assert "n_layers=1, " in others
+    assert "n_hidden" not in others.split("Epochs")[0]
+
+
 def test_it_answers_what_is_asked_first(tmp_path):
     """Sizes, trust, convergence, the worst batch and the worst genes, as the numbers behind them say."""
     model = fitted(scvi.SCVI)
@@ -472,9 +480,9 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(tmp_path,
 def test_types_that_lie_apart_and_types_that_do_not_are_named():
     names = ["T", "NK", "B"]
     shares, sizes = pd.Series([0.3, 0.8, 0.98], names), pd.Series([10, 10, 80], names)
-    words = write.space._in_words(shares, sizes, "cell_type")
+    words = write.space._in_words(shares, sizes)
     assert words == (
-        "On average 89 % of a cell's neighbours have its cell_type. 90 % or more: B (98 %). Less than 70 %: T (30 %)."
+        "On average 89 % of a cell's neighbours are of its type. 90 % or more: B (98 %). Less than 70 %: T (30 %)."
     )
 
 
@@ -516,14 +524,14 @@ def test_a_label_that_reads_as_none_is_said_beside_the_accuracy(tmp_path):
     probabilities = np.eye(3)[np.where(known == 1, 0, known)]  # all of NA are taken for B
     found = annotation.Judged(names, probabilities, known, np.arange(100), annotation._HELD_OUT)
     ((_, answer),) = annotation.annotation(found, with_pictures=False).short
-    assert answer.startswith("The label is right in 60 % of 100 labelled cells held out of the fit. NA reads as if")
+    assert answer.startswith("The label is right in 60 % of 100 labelled cells held out of the fit. 'NA' reads as if")
     assert "without it: 100 %." in answer
     adata = make_adata()
     adata.obs["cell_type"] = adata.obs["cell_type"].replace({"t1": "unassigned"})
     model = make(scvi.SCANVI, adata)
     model.train(**QUICK)
     page = page_of(model, tmp_path)
-    assert "unassigned reads as if the label were not known" in page.sections[""]
+    assert "'unassigned' reads as if the label were not known" in page.sections[""]
     assert model.check(seed=0)["labels"].advice in page.sections["verdicts"]
 
 

@@ -146,7 +146,8 @@ def of_convergence(found: Convergence, done: Done = _NOTHING) -> Verdict:
     level = graded(found.last_share if matters else 0.0, 0.1, 0.3)
     says = (
         f"in {found.epochs} epochs the training loss fell by {found.fall:.1f} nats per cell to {found.last_loss:.1f}, "
-        f"{100 * found.last_share:.0f} % of it in the last fifth of them"
+        f"{100 * found.last_share:.0f} % of it in the last fifth of them (of training or validation cells, whichever "
+        "is less)"
     )
     return _verdict("convergence", level, says, done.longer)
 

@@ -40,8 +40,8 @@ class Convergence:
     fall
         Nats per cell by which the training loss fell since the first epoch.
     last_fall
-        By how much it fell in the last fifth of the epochs, or that of validation cells if it fell by less: where only
-        the training loss falls, the fit learns its cells by heart.
+        By how much it fell in the last fifth of the epochs, or that of validation cells below its lowest before, if
+        that is less: where only the training loss falls, the fit learns its cells by heart.
     last_loss
         Where it ended.
     """
@@ -64,7 +64,8 @@ def convergence(history: Mapping[str, pd.DataFrame], loss: str = "elbo") -> Conv
         return None
     end, last_fall = _last_fall(losses)
     if validation is not None and len(losses) >= _EPOCHS_OF_NORMS:
-        last_fall = min(last_fall, _last_fall(validation)[1])
+        before = validation[: len(validation) - max(1, round(len(validation) / 5))]
+        last_fall = min(last_fall, float(before.min(initial=np.inf)) - _last_fall(validation)[0])
     return Convergence(len(losses), float(losses[0] - end), last_fall, end)
 
 

@@ -19,17 +19,12 @@ def what_was_fitted(model: Any, wish: Wish, looked_at: Shown) -> Section:
     """Cells, genes, batches, options, versions, seeds and commands."""
     schemas = [cells.schema for cells in model._data_sets]
     sizes = _sizes(model, wish, looked_at)
-    defaults, lines = type(model)._defaults(), commands(model, wish)
-    options = [
-        (name, f"{value!r}" if value == defaults.get(name) else f"{value!r} (default {defaults.get(name)!r})")
-        for name, value in model.options.items()
-    ]
+    lines = commands(model, wish)
     return Section(
         "fit",
         "What was fitted to what",
         [
             Table("The model and its cells", ("", ""), _facts(model, schemas, sizes, wish), n_texts=2),
-            Table("Options of the model", ("option", "value"), options, n_texts=2),
             Text(needed(model, lines)),
             Code("\n".join(lines), "To repeat it"),
         ],
@@ -68,6 +63,7 @@ def _facts(model: Any, schemas: Sequence[Schema], sizes: str, wish: Wish) -> lis
     facts += [(name, ", ".join(f"{len(part.positions):,}" for part in parts)) for name, parts in sides if parts]
     for name, schema in zip(DATA_SETS if len(schemas) > 1 else ("",), schemas, strict=True):
         facts += [(f"{what} {name}".strip(), said) for what, said in _reads(schema)]
+    facts += _options(model)
     epochs = next((len(table) for key, table in model.history.items() if key == "elbo_train"), None)
     if epochs is not None:
         facts.append(("Epochs", f"{epochs}"))
@@ -76,6 +72,15 @@ def _facts(model: Any, schemas: Sequence[Schema], sizes: str, wish: Wish) -> lis
     installed = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     facts.append(("Versions", f"scvi {_own_version()}, {installed}; Python {platform.python_version()}"))
     return facts
+
+
+def _options(model: Any) -> Iterator[tuple[str, str]]:
+    """Those that were chosen, and those that are the defaults."""
+    defaults = type(model)._defaults()
+    chosen = [name for name, value in model.options.items() if value != defaults.get(name)]
+    said = [f"{name}={model.options[name]!r} (default {defaults.get(name)!r})" for name in chosen]
+    yield "Options chosen", ", ".join(said) or "none"
+    yield "Options by default", ", ".join(f"{k}={v!r}" for k, v in model.options.items() if k not in chosen) or "none"
 
 
 def _reads(schema: Schema) -> Iterator[tuple[str, str]]:

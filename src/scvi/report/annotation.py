@@ -120,9 +120,8 @@ def _without_unknown(names: list[str], known: np.ndarray, answers: np.ndarray) -
         return ""
     kept = ~np.isin(known, [names.index(name) for name in odd])
     right = float(np.mean(known[kept] == answers[kept])) if kept.any() else float("nan")
-    return (
-        f" {listed(odd)} reads as if the label were not known, and is judged as a type; without it: {percent(right)}."
-    )
+    said = f"{listed(map(repr, odd))} reads as if the label were not known, and is judged as a type"
+    return f" {said}; without it: {percent(right)}."
 
 
 def _confusions(found: Judged) -> pd.DataFrame:

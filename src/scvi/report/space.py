@@ -117,22 +117,20 @@ def purity(looked_at: Shown, labels_key: str, with_pictures: bool, told: bool) -
     found = {name: clustering.label_purity(space, labels[known].to_numpy(dtype=str)) for name, space in spaces.items()}
     shares = pd.DataFrame({"cells": sizes, **found}, index=names).sort_values("latent")
     text = (
-        f"The share of the 30 nearest neighbours of a cell that have its own {labels_key}: near 100 % the cells of "
-        "this type lie together and apart from others. Low shares mean types that the data do not tell apart, or "
-        "labels that are wrong. A type of few cells has low shares in any case; those of very few, and cells without a "
-        f"label, are left out. {_TOLD if told else 'High ones support the annotation.'}"
+        f"The share of the 30 nearest neighbours of a cell that are of its own type (obs[{labels_key!r}]): near 100 % "
+        "the cells of this type lie together and apart from others. Low shares mean types that the data do not tell "
+        "apart, or labels that are wrong. A type of few cells has low shares in any case; those of very few, and cells "
+        f"without a label, are left out. {_TOLD if told else 'High ones support the annotation.'}"
     )
     blocks: list[Block] = [Text(text), *beside_pca(shares, labels_key, f"Purity by {labels_key}", with_pictures)]
-    answer = _in_words(shares["latent"], shares["cells"], labels_key) + (f" {_TOLD}" if told else "")
-    return Section(
-        "purity", f"Do cells of one {labels_key} lie together?", blocks, [("Do cell types lie together?", answer)]
-    )
+    answer = _in_words(shares["latent"], shares["cells"]) + (f" {_TOLD}" if told else "")
+    return Section("purity", "Do cells of one type lie together?", blocks, [("Do cell types lie together?", answer)])
 
 
-def _in_words(shares: pd.Series, sizes: pd.Series, labels_key: str) -> str:
+def _in_words(shares: pd.Series, sizes: pd.Series) -> str:
     """Which types lie apart, and which are mixed with others; the purest first, then the least pure."""
     apart, mixed = shares[shares >= _APART][::-1], shares[shares < _MIXED]
-    parts = [f"On average {percent(np.average(shares, weights=sizes))} of a cell's neighbours have its {labels_key}."]
+    parts = [f"On average {percent(np.average(shares, weights=sizes))} of a cell's neighbours are of its type."]
     for said, some in ((f"{percent(_APART)} or more", apart), (f"Less than {percent(_MIXED)}", mixed)):
         if len(some):
             named = [f"{name} ({percent(share)})" for name, share in some.items()]
