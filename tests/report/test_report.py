@@ -94,6 +94,7 @@ def test_every_estimator_has_one(cls, tmp_path):
     assert expected <= set(page.sections)
     assert ("left-out" in page.sections) == (cls in (scvi.CondSCVI, scvi.GIMVI))
     assert f"scvi.{cls.__name__}" in page.sections["fit"]
+    assert "ScVI" not in page.text
     found = model.check(**({} if cls is scvi.GIMVI else {"groupby": "cell_type"}), n_cells=60, seed=0)
     places = [page.sections["verdicts"].index(f"{one.level}{one.name}: {one.says}") for one in found.verdicts]
     assert places == sorted(places)

@@ -125,7 +125,8 @@ def _subtitle(model: Any, looked_at: Shown) -> str:
         "GIMVI": "spatial measurements and dissociated cells in one latent space",
     }
     about = classes.get(type(model).__name__, "a model of single-cell counts")
-    return f"{about[0].upper()}{about[1:]}. {looked_at.of_all:,} cells."
+    begin = about[0] if about.startswith("scVI") else about[0].upper()
+    return f"{begin}{about[1:]}. {looked_at.of_all:,} cells."
 
 
 def _sections(
