@@ -378,7 +378,6 @@ WRONG_FITS: list[tuple[dict[str, Any], str]] = [
     ({"accelerator": "cpu", "devices": True}, "devices=True"),
     ({"plan_kwargs": {3: 1, "b": 2}}, r"unknown keys \[3, 'b'\]; known are lr, "),
     ({"plan_kwargs": {"classification_ratio": 50}}, "'classification_ratio', which belongs to models with a classif"),
-    ({"lr": None}, "lr=None is not a positive number"),
     ({"checkpoint_dir": __file__}, "checkpoint_dir='.*' cannot be made"),
     ({"checkpoint_dir": Path(__file__) / "checkpoint"}, "checkpoint_dir='.*' cannot be made"),
     ({"seed": -3}, "seed=-3 is not an integer from 0"),
