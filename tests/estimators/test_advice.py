@@ -95,6 +95,13 @@ def test_what_ended_the_fit_is_what_is_to_change(train, words):
     assert words in fitted(train=train).check(seed=0)["convergence"].advice
 
 
+def test_a_quick_fit_that_early_stopping_did_not_end_is_not_said_to_be_stopped():
+    told = {"max_epochs": None, "preset": "quick", "early_stopping": True, "early_stopping_patience": 1000}
+    model = fitted(train={**told, "batch_size": 4})
+    assert len(model.history["elbo_train"]) < 50  # as many as there are without the preset
+    assert "train() without preset='quick' begins anew" in Done.by(model).longer
+
+
 def test_more_epochs_are_not_advised_where_losses_are_flat():
     model = fitted()
     for name in ("elbo_train", "elbo_validation"):

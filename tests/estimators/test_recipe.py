@@ -205,6 +205,13 @@ def test_a_learning_rate_that_is_told_is_that_of_a_quick_fit(told: dict[str, Any
     assert 0.0018 < model.history["lr"]["lr"].max() <= 0.002
 
 
+@pytest.mark.parametrize("told", [{"lr_schedule": "constant"}, {"plan_kwargs": {"reduce_lr_on_plateau": True}}])
+def test_a_rate_that_stays_is_the_usual_one_in_a_quick_fit(told: dict[str, Any]) -> None:
+    model = model_of()
+    model.train(**{**SHORT, "batch_size": 4}, preset="quick", **told)
+    assert model.history["lr"]["lr"].max() == Plan.lr
+
+
 @pytest.mark.parametrize("told", [{}, {"weight_decay": 0.02}])
 def test_a_quick_fit_told_not_to_stop_early_is_as_long_whatever_else_is_told(told: dict[str, Any]) -> None:
     model = model_of(adata=sparse_adata())

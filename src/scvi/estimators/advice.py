@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scvi._settings import settings
 from scvi.cells.schema import Schema
 from scvi.estimators.base import Estimator
-from scvi.fit.plan import AdversarialPlan, Plan, default_batch_size
+from scvi.estimators.train import course_of
+from scvi.fit.plan import AdversarialPlan, Plan, chosen_batch_size
 
 _GO_ON = "a further train() goes on from here"
 LONGER = f"train longer: {_GO_ON}, a larger max_epochs begins anew"
@@ -95,8 +95,9 @@ def _longer(model: Estimator, call: Mapping[str, Any]) -> str:
 def _planned(model: Estimator, call: Mapping[str, Any]) -> int:
     """Epochs that a fit with early stopping would have had."""
     n_cells = max((len(part.positions) for part in model._train_cells or ()), default=1)
-    batch_size = call.get("batch_size") or default_batch_size(n_cells, settings.batch_size)
-    return int(call.get("max_epochs") or model._plan.length_for(n_cells, batch_size))
+    batch_size = call.get("batch_size") or chosen_batch_size(n_cells)
+    told = {name: call.get(name) for name in ("early_stopping", "preset", "max_epochs")}
+    return int(told["max_epochs"] or course_of(model, told)(n_cells, batch_size, None).max_epochs)
 
 
 def for_full_weight(done: Done) -> str:

@@ -103,7 +103,7 @@ def train(
         None, where `max_epochs` is None, too: SCVI, LinearSCVI, CondSCVI and TOTALVI go back to the weights that are
         best for the validation cells and do not stop. If it is given, `max_epochs` does not follow the counts.
     lr, lr_schedule
-        Peak learning rate (None: 0.0055, and 0.012 of a fit that `preset` makes shorter), and 'one-cycle' (up, then
+        Peak learning rate (None: 0.0055, and 0.012 in one cycle that `preset` makes shorter), and 'one-cycle' (up, then
         down to 0 over the planned steps), 'constant' or 'plateau'.
     weight_decay, gradient_clip
         L2 penalty (None: 0.003, and of SCVI, SCANVI, CondSCVI and AUTOZI more where cells are few and genes are many:

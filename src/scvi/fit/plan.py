@@ -38,6 +38,11 @@ def default_batch_size(n_cells: int, usual: int) -> int:
     return min(usual, _SMALL_BATCH) if n_cells < _SMALL_DATA else usual
 
 
+def chosen_batch_size(n_cells: int) -> int:
+    """Cells in a step where `train` is not told: what the settings were, or by the number of cells."""
+    return settings.chosen_batch_size or default_batch_size(n_cells, settings.batch_size)
+
+
 def default_max_epochs(n_cells: int, batch_size: int, mean_count: float | None = None) -> int:
     """Passes over the data: 50, and fewer, down to 10, where they would be more than 20,000 steps.
 
@@ -381,13 +386,15 @@ def make_plan(
         Says how long and how fast, by the numbers of training cells and of those in a step, and the mean count.
     """
     given = {name: value for name, value in options.items() if value is not None or name not in _DECIDED}
-    given.setdefault("batch_size", settings.chosen_batch_size or default_batch_size(n_train, settings.batch_size))
+    given.setdefault("batch_size", chosen_batch_size(n_train))
     if mean_count is not None:
         given.setdefault("weight_decay", kind.decay_for(n_train, mean_count))
     plan = kind(**{"max_epochs": 1, **given})
-    decided = course(n_train, plan.batch_size, mean_count)._asdict()
-    plan = replace(plan, **{name: value for name, value in decided.items() if name not in given})
     told = translated({} if plan_kwargs is None else plan_kwargs, [option.name for option in fields(plan)])
+    decided = course(n_train, plan.batch_size, mean_count)
+    if told.options.get("lr_schedule", plan.lr_schedule) != "one-cycle":
+        decided = decided._replace(lr=plan.lr)  # what a peak may be, a rate that stays may not
+    plan = replace(plan, **{name: value for name, value in decided._asdict().items() if name not in given})
     plan = _with_warmup(replace(plan, **told.options), told.warmup, count_minibatches(n_train, plan.batch_size))
     _check_monitors(plan, n_validation)
     return plan
